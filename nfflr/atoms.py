@@ -1,0 +1,156 @@
+"""``Atoms``: one structure, or a batch of structures, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import ase
+import numpy as np
+import torch
+
+from .errors import StructureError
+
+
+@dataclass(frozen=True)
+class Atoms:
+    """Structures as a struct of arrays; batching is concatenation.
+
+    Attributes:
+        positions: (N, 3) float64, Å. Never wrapped into the cell.
+        numbers: (N,) int64 atomic numbers.
+        cell: (3, 3) float64, Å, rows are lattice vectors; (B, 3, 3) in a batch.
+        pbc: (3,) bool, one flag per lattice vector; (B, 3) in a batch.
+        structure: None for a single structure; (N,) int64 index of each atom's structure in a batch.
+    """
+
+    positions: torch.Tensor
+    numbers: torch.Tensor
+    cell: torch.Tensor
+    pbc: torch.Tensor
+    structure: torch.Tensor | None = None
+
+    @classmethod
+    def from_ase(cls, atoms: ase.Atoms) -> Atoms:
+        """Copy an ``ase.Atoms``; the original is left as it is."""
+        return cls(
+            positions=torch.tensor(atoms.positions, dtype=torch.float64),
+            numbers=torch.tensor(atoms.numbers, dtype=torch.int64),
+            cell=torch.tensor(atoms.cell.array, dtype=torch.float64),
+            pbc=torch.tensor(atoms.pbc, dtype=torch.bool),
+        )
+
+    def to_ase(self) -> ase.Atoms | list[ase.Atoms]:
+        """Return an ``ase.Atoms``, or a list of them for a batch."""
+        if self.is_batch:
+            return [single.to_ase() for single in unbatch(self)]
+        return ase.Atoms(
+            numbers=self.numbers.cpu().numpy(),
+            positions=self.positions.detach().cpu().numpy(),
+            cell=self.cell.detach().cpu().numpy(),
+            pbc=self.pbc.cpu().numpy(),
+        )
+
+    def __len__(self) -> int:
+        return self.positions.shape[0]
+
+    @property
+    def is_batch(self) -> bool:
+        return self.structure is not None
+
+    @property
+    def n_structures(self) -> int:
+        return self.cell.shape[0] if self.is_batch else 1
+
+    def structure_index(self) -> torch.Tensor:
+        """Index of each atom's structure, (N,), zeros for a single structure."""
+        if self.structure is not None:
+            return self.structure
+        return torch.zeros(len(self), dtype=torch.int64, device=self.positions.device)
+
+    def counts(self) -> torch.Tensor:
+        """Number of atoms of each structure, (B,)."""
+        return torch.bincount(self.structure_index(), minlength=self.n_structures)
+
+    def volumes(self) -> torch.Tensor:
+        """Cell volumes, (B,), Å³; zero where a cell vector is missing."""
+        return torch.linalg.det(self.cell.reshape(-1, 3, 3)).abs()
+
+    def to(self, device: torch.device | str) -> Atoms:
+        moved = {
+            name: value.to(device) if value is not None else None for name, value in vars(self).items()
+        }
+        return replace(self, **moved)
+
+
+def batch(structures: Sequence[Atoms | ase.Atoms]) -> Atoms:
+    """Concatenate single structures into one batch.
+
+    Raises:
+        StructureError: if there is nothing to concatenate, or an item is itself a batch.
+    """
+    singles = [s if isinstance(s, Atoms) else Atoms.from_ase(s) for s in structures]
+    if not singles:
+        raise StructureError("batch: no structures; expected at least one")
+    if any(s.is_batch for s in singles):
+        raise StructureError("batch: an item is already a batch; unbatch it first")
+    index = torch.arange(len(singles), device=singles[0].positions.device)
+    counts = torch.tensor([len(s) for s in singles], device=index.device)
+    return Atoms(
+        positions=torch.cat([s.positions for s in singles]),
+        numbers=torch.cat([s.numbers for s in singles]),
+        cell=torch.stack([s.cell for s in singles]),
+        pbc=torch.stack([s.pbc for s in singles]),
+        structure=index.repeat_interleave(counts),
+    )
+
+
+def unbatch(atoms: Atoms) -> list[Atoms]:
+    """Split a batch into its single structures; a single structure gives a list of one."""
+    if not atoms.is_batch:
+        return [atoms]
+    sizes = atoms.counts().tolist()
+    parts = zip(atoms.positions.split(sizes), atoms.numbers.split(sizes), atoms.cell, atoms.pbc, strict=True)
+    return [Atoms(*part) for part in parts]
+
+
+def check_structure(atoms: ase.Atoms, name: str = "structure") -> None:
+    """Refuse a structure that no calculator can treat.
+
+    Raises:
+        StructureError: empty structure, non-finite coordinate or cell, unknown atomic number, or a
+            periodic axis without volume. The message names the atom or axis.
+    """
+    if len(atoms) == 0:
+        raise StructureError(f"{name}: the structure has no atoms; expected at least one")
+    finite = np.isfinite(atoms.positions).all(axis=1)
+    if not finite.all():
+        raise StructureError(
+            f"{name}: atom {int(np.argmin(finite))} has a coordinate that is not finite; check the file"
+        )
+    known = (atoms.numbers > 0) & (atoms.numbers < 119)
+    if not known.all():
+        bad = int(np.argmin(known))
+        raise StructureError(
+            f"{name}: atom {bad} has atomic number {atoms.numbers[bad]}; expected an element (1 to 118)"
+        )
+    if not np.isfinite(atoms.cell.array).all():
+        raise StructureError(f"{name}: the cell is not finite; check the file")
+    check_cell(atoms.cell.array, atoms.pbc, name)
+
+
+def check_cell(cell: np.ndarray, pbc: np.ndarray, name: str = "structure") -> None:
+    """Refuse a cell (3, 3) in Å whose periodic axes ``pbc`` (3,) have no length or are parallel."""
+    lengths = np.linalg.norm(cell, axis=1)
+    for axis in np.flatnonzero(pbc):
+        if lengths[axis] < 1e-6:
+            raise StructureError(
+                f"{name}: axis {'abc'[axis]} is periodic but its cell vector is zero; "
+                "give the cell vector or switch off pbc along it"
+            )
+    periodic = cell[np.asarray(pbc, bool)]
+    if len(periodic):
+        unit = periodic / np.linalg.norm(periodic, axis=1)[:, None]
+        if np.linalg.svd(unit, compute_uv=False)[-1] < 1e-9:
+            axes = ", ".join("abc"[axis] for axis in np.flatnonzero(pbc))
+            raise StructureError(f"{name}: periodic axes {axes} are linearly dependent; check the cell")

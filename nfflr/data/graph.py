@@ -1,0 +1,171 @@
+"""Neighbour graphs: directed edges between atoms and periodic images within a radius."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import ase
+import numpy as np
+import torch
+import vesin
+from ase.geometry import complete_cell
+from matscipy.neighbours import neighbour_list as matscipy_neighbours
+
+from ..atoms import Atoms, batch, check_cell, unbatch
+from ..errors import ConfigError, StructureError
+
+COINCIDENT = 1e-6  # Å; two atoms nearer than this have no direction between them
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Atoms with directed edges, sorted by ``dst``, so that sums over neighbours are CSR segment sums.
+
+    Attributes:
+        atoms: the structure or batch; N atoms.
+        src: (E,) int64, neighbour j of each edge.
+        dst: (E,) int64, centre i of each edge, ascending.
+        shift: (E, 3) float64, Å: the lattice translation added to x_j.
+    """
+
+    atoms: Atoms
+    src: torch.Tensor
+    dst: torch.Tensor
+    shift: torch.Tensor
+
+    def vectors(self) -> torch.Tensor:
+        """Bond vectors r_ij = x_j + S·cell − x_i, (E, 3) float64, Å."""
+        x = self.atoms.positions
+        return x.index_select(0, self.src) - x.index_select(0, self.dst) + self.shift
+
+    def degree(self) -> torch.Tensor:
+        """Number of neighbours of each atom, (N,)."""
+        return torch.bincount(self.dst, minlength=len(self.atoms))
+
+    def to(self, device: torch.device | str) -> Graph:
+        moved = {name: value.to(device) for name, value in vars(self).items()}
+        return replace(self, **moved)
+
+
+def neighbor_list(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, backend: str = "vesin"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All ordered pairs (i, j, S) with \\|x_j + S·cell − x_i\\| < cutoff, sorted by i.
+
+    Args:
+        positions: (N, 3), Å; atoms may lie outside the cell.
+        cell: (3, 3), Å. Vectors along non-periodic axes may be anything, zero included.
+        pbc: (3,) bool.
+        cutoff: Å; may exceed the cell many times over.
+        backend: ``"vesin"`` or ``"matscipy"``.
+
+    Returns:
+        i (E,), j (E,) int64 and S (E, 3) int64, the lattice translation for the positions as given.
+
+    Raises:
+        StructureError: a periodic axis has no cell vector.
+        ConfigError: unknown backend.
+    """
+    pbc = np.asarray(pbc, dtype=bool)
+    check_cell(np.asarray(cell), pbc)
+    if backend not in BACKENDS:
+        raise ConfigError(f"neighbor_list: unknown backend {backend!r}; expected one of {sorted(BACKENDS)}")
+    # Wrapping inside the search keeps its cost independent of where the atoms are; the shifts are
+    # translated back, so the caller's coordinates are never touched.
+    box, wrapped, image = _wrap(np.asarray(positions, float), np.asarray(cell, float), pbc)
+    i, j, shift = BACKENDS[backend](wrapped, box, pbc, cutoff)
+    shift = shift + image[i] - image[j]
+    return i, j, shift
+
+
+def _wrap(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Box with a unit normal for each non-periodic axis, wrapped positions, and integer images (N, 3)."""
+    box = complete_cell(np.where(pbc[:, None], cell, 0.0))
+    image = np.floor(positions @ np.linalg.inv(box))
+    image[:, ~pbc] = 0
+    wrapped = positions - image @ box
+    if not pbc.all() and len(positions):
+        wrapped = wrapped - wrapped.min(axis=0)  # a cluster far from the origin costs nothing extra
+    return box, wrapped, image.astype(np.int64)
+
+
+def _vesin(positions, box, pbc, cutoff):
+    # One thread: callers that want more run more structures, and nobody's cores are taken unasked.
+    search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
+    i, j, shift = search.compute(positions, box, pbc, quantities="ijS")
+    return i.astype(np.int64), j.astype(np.int64), shift.astype(np.int64)
+
+
+def _matscipy(positions, box, pbc, cutoff):
+    span = np.ptp(positions, axis=0) + 2 * cutoff  # its cell must hold the atoms along open axes
+    box = np.where(pbc[:, None], box, box * np.linalg.norm(span))
+    i, j, shift = matscipy_neighbours("ijS", cutoff=cutoff, positions=positions, cell=box, pbc=pbc)
+    order = np.argsort(i, kind="stable")
+    return i[order].astype(np.int64), j[order].astype(np.int64), shift[order].astype(np.int64)
+
+
+BACKENDS = {"vesin": _vesin, "matscipy": _matscipy}
+
+
+def periodic_radius_graph(
+    atoms: Atoms | ase.Atoms | Sequence[Atoms | ase.Atoms], r: float = 5.0, backend: str = "vesin"
+) -> Graph:
+    """Build the graph of all pairs closer than ``r`` (Å), periodic images included, self-images too.
+
+    Args:
+        atoms: one structure, a batch, or a list of structures.
+        r: cutoff radius, Å.
+        backend: neighbour search, ``"vesin"`` or ``"matscipy"``.
+
+    Raises:
+        StructureError: two atoms coincide, or a periodic axis has no cell vector.
+    """
+    if isinstance(atoms, ase.Atoms):
+        atoms = Atoms.from_ase(atoms)
+    elif not isinstance(atoms, Atoms):
+        atoms = batch(atoms)
+    edges = [_edges(single, r, backend) for single in unbatch(atoms)]
+    sizes = torch.tensor([0] + [len(single) for single in unbatch(atoms)][:-1]).cumsum(0)
+    graph = Graph(
+        atoms,
+        src=torch.cat([e[0] + offset for e, offset in zip(edges, sizes, strict=True)]),
+        dst=torch.cat([e[1] + offset for e, offset in zip(edges, sizes, strict=True)]),
+        shift=torch.cat([e[2] for e in edges]),
+    )
+    check_distances(graph)
+    return graph
+
+
+def _edges(atoms: Atoms, r: float, backend: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    cell = atoms.cell.detach()
+    i, j, shift = neighbor_list(
+        atoms.positions.detach().cpu().numpy(), cell.cpu().numpy(), atoms.pbc.cpu().numpy(), r, backend
+    )
+    translation = torch.from_numpy(shift.astype(np.float64)).to(cell.device) @ cell  # (E, 3)
+    return torch.from_numpy(j).to(cell.device), torch.from_numpy(i).to(cell.device), translation
+
+
+def check_distances(graph: Graph) -> None:
+    """Refuse coincident atoms: the energy has no derivative there.
+
+    Raises:
+        StructureError: naming both atoms.
+    """
+    square = graph.vectors().square().sum(1)  # (E,)
+    if square.numel() and square.min() < COINCIDENT**2:
+        edge = int(square.argmin())
+        i, j = int(graph.dst[edge]), int(graph.src[edge])
+        raise StructureError(f"structure: atoms {i} and {j} coincide; move or remove one of them")
+
+
+def batch_graphs(graphs: Sequence[Graph]) -> Graph:
+    """Concatenate graphs of single structures into the graph of their batch."""
+    counts = torch.tensor([0] + [len(g.atoms) for g in graphs][:-1])
+    offsets = counts.cumsum(0).tolist()
+    return Graph(
+        batch([g.atoms for g in graphs]),
+        src=torch.cat([g.src + k for g, k in zip(graphs, offsets, strict=True)]),
+        dst=torch.cat([g.dst + k for g, k in zip(graphs, offsets, strict=True)]),
+        shift=torch.cat([g.shift for g in graphs]),
+    )

@@ -1,0 +1,49 @@
+"""Errors that a user can act on, each with the exit code the command line returns for it.
+
+A message is one line: ``<file or item>: <what is wrong; what was expected; what to do>``.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class NFFLrError(Exception):
+    """Base of all errors raised for bad input; ``exit_code`` is what ``nff`` exits with."""
+
+    exit_code = 1
+
+
+class ConfigError(NFFLrError, ValueError):
+    """Wrong usage, option, or configuration file."""
+
+    exit_code = 2
+
+
+class StructureError(NFFLrError, ValueError):
+    """A structure or a data set that cannot be used as it is."""
+
+    exit_code = 3
+
+
+class CheckpointError(NFFLrError, ValueError):
+    """A checkpoint that is damaged, unknown, or not to be trusted."""
+
+    exit_code = 4
+
+
+class NumericsError(NFFLrError, ArithmeticError):
+    """A calculation that produced NaN, exploded, or did not converge."""
+
+    exit_code = 5
+
+
+class ResourceError(NFFLrError, OSError):
+    """Input/output failed or a resource ran out."""
+
+    exit_code = 6
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the option nearest to ``name``, or an empty string."""
+    nearest = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""

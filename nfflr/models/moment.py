@@ -1,0 +1,258 @@
+"""Moment-tensor network: invariants of Cartesian density moments, read out by a small network.
+
+Per atom, the neighbour density is expanded in Bessel functions times the unit bond vector's Cartesian
+tensors up to rank 3 (traceless from rank 2), channels are mixed per rank, and rotational invariants up
+to body order 5 are contracted per channel: Shapeev's moment tensors (Multiscale Model. Simul. 14, 1153
+(2016)) with learned channels in the spirit of MACE (Batatia et al., NeurIPS 2022). Elements enter
+through learned embeddings, so their number does not change the cost.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from ..data.graph import Graph
+from ..nn.cutoff import smoothstep
+from ..nn.moments import density_moments, full_tensor_index, traceless_projection
+from ..nn.radial import bessel
+from ..nn.zbl import zbl_energy
+from .base import Potential, PotentialConfig, register
+
+RANK = 3
+N_INVARIANTS = 14
+
+
+class MomentConfig(PotentialConfig):
+    """Hyper-parameters of the moment-tensor network."""
+
+    n_radial: int = Field(8, ge=1, description="Bessel functions per bond")
+    envelope: int = Field(6, ge=3, description="order p of the polynomial cutoff")
+    channels: int = Field(32, ge=1, description="mixed channels per tensor rank")
+    hidden: int = Field(32, ge=1, description="width of the readout's hidden layer")
+    layers: int = Field(1, ge=1, description="1 is strictly local; more pass messages")
+    species_channels: int = Field(4, ge=1, description="length of an element's bond embedding")
+    message_channels: int = Field(8, ge=1, description="scalar features a neighbour sends per layer")
+    radial_decay: float = Field(0.0, ge=0, description="smoothness prior: function k is scaled by k^-decay")
+    zbl: bool = Field(True, description="screened nuclear repulsion below the distances in the data")
+
+
+@register("moment")
+class MomentNetwork(Potential):
+    """See the module's text. ``energies`` maps bond vectors (E, 3) to atomic energies (N,)."""
+
+    Config = MomentConfig
+
+    def __init__(self, config: MomentConfig):
+        super().__init__(config)
+        n = len(config.elements)
+        # One element needs no embedding: its weight is the channel mixing's.
+        self.bond_embedding = nn.Embedding(n, config.species_channels) if n > 1 else None
+        first = config.species_channels if n > 1 else 1
+        widths = [first] + [config.message_channels] * (config.layers - 1)
+        self.layers = nn.ModuleList(MomentLayer(config, w) for w in widths)
+        self.messages = nn.ModuleList(
+            nn.Linear(config.hidden, config.message_channels) for _ in range(config.layers - 1)
+        )
+        # Distances (Å) between which nuclear repulsion hands over to the network, per element pair.
+        self.register_buffer("zbl_inner", torch.full((n, n), 0.6))
+        self.register_buffer("zbl_outer", torch.full((n, n), 1.0))
+
+    def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
+        species = self.species(graph.atoms.numbers)
+        padded, slots = pad_bonds(graph, vectors, self.cutoff)  # (3, N, K), (E,)
+        shape = padded.shape[1:]
+        radial = partial(
+            faded_bessel,
+            n=self.config.n_radial,
+            cutoff=self.cutoff,
+            p=self.config.envelope,
+            decay=self.config.radial_decay,
+            window=self._window(graph, species, slots, shape),
+        )
+        weights = None
+        if self.bond_embedding is not None:
+            weights = pad_weights(self.bond_embedding(species[graph.src]), slots, shape)
+        total = padded.new_zeros(shape[0])
+        for k, layer in enumerate(self.layers):
+            moments = density_moments(padded, weights, radial, RANK, constant_bonds=self.training)
+            features, energies = layer(moments, species)
+            total = total + energies
+            if k < len(self.messages):
+                message = self.messages[k](features).index_select(0, graph.src)
+                weights = pad_weights(message, slots, shape)
+        if self.config.zbl:
+            total = total + self._repulsion(graph, vectors, species)
+        return total
+
+    def _window(self, graph, species, slots, shape):
+        """Distances (N, K) below which the network sees nothing and above which it sees all."""
+        if not self.config.zbl:
+            return None
+        if len(self.elements) == 1:
+            return self.zbl_inner[0, 0], self.zbl_outer[0, 0]
+        pair = species.index_select(0, graph.dst), species.index_select(0, graph.src)
+        return tuple(
+            edge.new_full((shape.numel(),), 1e-3 * (1 + k)).index_copy(0, slots, edge[pair]).view(shape)
+            for k, edge in enumerate((self.zbl_inner, self.zbl_outer))
+        )
+
+    def _repulsion(self, graph: Graph, vectors: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
+        """Half of each pair's screened repulsion on either atom, (N,), in units of ``scale``."""
+        r = vectors.square().sum(1)
+        near = torch.nonzero(r < self.zbl_outer.max() ** 2).squeeze(1)
+        if not len(near):
+            return vectors.new_zeros(len(species))
+        r = r.index_select(0, near).sqrt()
+        i, j = graph.dst.index_select(0, near), graph.src.index_select(0, near)
+        inner = self.zbl_inner[species[i], species[j]]
+        outer = self.zbl_outer[species[i], species[j]]
+        step, _ = smoothstep((r - inner) / (outer - inner))
+        z = graph.atoms.numbers
+        pair = zbl_energy(r, z[i], z[j]) * (1 - step) / (2 * self.scale.to(r.dtype))
+        return r.new_zeros(len(species)).index_add(0, i, pair)
+
+    @torch.no_grad()
+    def calibrate(self, graph: Graph) -> None:
+        """Set the repulsion's range from the shortest bonds and give every feature unit variance."""
+        vectors = graph.vectors()
+        species = self.species(graph.atoms.numbers)
+        r = vectors.square().sum(1).sqrt()
+        n = len(self.elements)
+        pair = species[graph.dst] * n + species[graph.src]
+        shortest = r.new_full((n * n,), 2.0).scatter_reduce(0, pair, r, "amin", include_self=False)
+        self.zbl_outer.copy_(0.95 * shortest.view(n, n))
+        self.zbl_inner.copy_(0.65 * shortest.view(n, n))
+        for layer in self.layers:
+            layer.calibrating = True
+        self.energies(graph, vectors.to(self.dtype))
+
+
+class MomentLayer(nn.Module):
+    """Moments (N, S·B, M) → hidden features (N, hidden) and atomic energies (N,)."""
+
+    def __init__(self, config: MomentConfig, width: int):
+        super().__init__()
+        n, channels = len(config.elements), config.channels
+        rows = width * config.n_radial
+        self.calibrating = False
+        self.mix = nn.Parameter(torch.randn(RANK + 1, rows, channels) / math.sqrt(rows))
+        self.gain = nn.Parameter(torch.ones(n, RANK + 1, channels)) if n > 1 else None
+        self.hidden = nn.Linear(N_INVARIANTS * channels, config.hidden)
+        self.species_bias = nn.Embedding(n, config.hidden) if n > 1 else None
+        self.readout = nn.Linear(config.hidden, 1)
+        self.linear = nn.Linear(N_INVARIANTS * channels, 1, bias=False)
+        nn.init.zeros_(self.linear.weight)
+        self.register_buffer("moment_scale", torch.ones(RANK + 1, rows))
+        self.register_buffer("moment_shift", torch.zeros(rows))
+        self.register_buffer("feature_scale", torch.ones(N_INVARIANTS * channels))
+        self.register_buffer("feature_shift", torch.zeros(N_INVARIANTS * channels))
+        self.register_buffer("projection", traceless_projection(RANK).float(), persistent=False)
+
+    def forward(self, moments: torch.Tensor, species: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        tensors = self.channels(moments, species)
+        features = invariants(*tensors)  # (N, F·C)
+        if self.calibrating:
+            self.feature_shift.copy_(features.mean(0))
+            self.feature_scale.copy_(1 / features.std(0).clamp(min=1e-6))
+            self.calibrating = False
+        features = (features - self.feature_shift) * self.feature_scale
+        hidden = self.hidden(features)
+        if self.species_bias is not None:
+            hidden = hidden + self.species_bias(species)
+        hidden = nn.functional.silu(hidden)
+        return hidden, (self.readout(hidden) + self.linear(features)).squeeze(1)
+
+    def channels(self, moments: torch.Tensor, species: torch.Tensor) -> list[torch.Tensor]:
+        """Mixed traceless tensors (N, M_l, C) of rank 0 to 3, M_l independent components each."""
+        moments = moments @ self.projection.to(moments.dtype)  # (N, S·B, M)
+        parts = moments.split([1, 3, 6, 10], dim=2)
+        if self.calibrating:
+            self.moment_shift.copy_(parts[0].mean((0, 2)))
+            parts_centred = [parts[0] - self.moment_shift[:, None], *parts[1:]]
+            for rank, part in enumerate(parts_centred):
+                self.moment_scale[rank] = 1 / part.square().sum(2).mean(0).sqrt().clamp(min=1e-6)
+        mixed = []
+        for rank, part in enumerate(parts):
+            if rank == 0:
+                part = part - self.moment_shift[:, None]
+            mix = self.mix[rank] * self.moment_scale[rank][:, None]
+            channel = part.transpose(1, 2) @ mix  # (N, M_l, C)
+            if self.gain is not None:
+                channel = channel * self.gain[species, rank][:, None]
+            mixed.append(channel)
+        return mixed
+
+
+def invariants(s, v, m, t) -> torch.Tensor:
+    """Contractions of tensors of rank 0-3 to rotational invariants, (N, F·C).
+
+    Body order counts the centre: a product of k moments has order k + 1.
+    """
+    n, _, c = v.shape
+    m_full = m.index_select(1, full_tensor_index(RANK, 2).to(m.device)).view(n, 3, 3, c)
+    t_full = t.index_select(1, full_tensor_index(RANK, 3).to(t.device)).view(n, 3, 3, 3, c)
+    s = s.squeeze(1)
+    mv = (m_full * v[:, None]).sum(2)  # (N, 3, C)
+    mm = (m_full[:, :, None] * m_full[:, None]).sum(3)  # (N, 3, 3, C)
+    tv = (t_full * v[:, None, None]).sum(3)  # (N, 3, 3, C)
+    tm = (t_full * m_full[:, None]).sum((2, 3))  # (N, 3, C)
+    t_flat = t_full.view(n, 3, 9, c)
+    tt = (t_flat[:, :, None] * t_flat[:, None]).sum(3)  # (N, 3, 3, C)
+    vv = v.square().sum(1)
+    m2 = mm[:, 0, 0] + mm[:, 1, 1] + mm[:, 2, 2]
+    features = [
+        s,  # order 2
+        vv,  # order 3 from here
+        m2,
+        t_full.square().sum((1, 2, 3)),
+        (mv * v).sum(1),  # order 4 from here
+        (mm * m_full).sum((1, 2)),
+        (tm * v).sum(1),
+        (tt * m_full).sum((1, 2)),
+        mv.square().sum(1),  # order 5 from here
+        tm.square().sum(1),
+        tv.square().sum((1, 2)),
+        (tm * mv).sum(1),
+        (tt * mm).sum((1, 2)),
+        tt.square().sum((1, 2)),
+    ]
+    return torch.cat(features, dim=1)
+
+
+def faded_bessel(r, n, cutoff, p, decay, window):
+    """Bessel functions and derivatives, (n, N, K), scaled by k^-decay and faded out inside ``window``."""
+    value, slope = bessel(r, n, cutoff, p)
+    if decay:
+        k = torch.arange(1, n + 1, dtype=r.dtype, device=r.device).pow(-decay)[:, None, None]
+        value, slope = k * value, k * slope
+    if window is None:
+        return value, slope
+    inner, outer = window
+    step, d_step = smoothstep((r - inner) / (outer - inner))
+    return value * step, slope * step + value * (d_step / (outer - inner))
+
+
+def pad_bonds(graph: Graph, vectors: torch.Tensor, cutoff: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bond vectors as (3, N, K), one row per atom, and the slot in (N·K) of each edge, (E,).
+
+    Empty slots hold a bond of length ``cutoff``, where every basis function vanishes.
+    """
+    degree = graph.degree()
+    n, k = len(degree), max(1, int(degree.max()) if len(degree) else 1)
+    first = degree.cumsum(0) - degree
+    rank = torch.arange(len(graph.dst), device=degree.device) - first.index_select(0, graph.dst)
+    slots = graph.dst * k + rank  # (E,)
+    fill = vectors.new_tensor([cutoff, 0.0, 0.0]).expand(n * k, 3)
+    padded = fill.index_copy(0, slots, vectors)
+    return padded.view(n, k, 3).permute(2, 0, 1).contiguous(), slots
+
+
+def pad_weights(weights: torch.Tensor, slots: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Per-edge weights (E, S) as (S, N, K), zero in empty slots."""
+    padded = weights.new_zeros(shape.numel(), weights.shape[1]).index_copy(0, slots, weights)
+    return padded.view(*shape, -1).permute(2, 0, 1).contiguous()
