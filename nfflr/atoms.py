@@ -77,9 +77,7 @@ class Atoms:
         return torch.linalg.det(self.cell.reshape(-1, 3, 3)).abs()
 
     def to(self, device: torch.device | str) -> Atoms:
-        moved = {
-            name: value.to(device) if value is not None else None for name, value in vars(self).items()
-        }
+        moved = {name: value.to(device) if value is not None else None for name, value in vars(self).items()}
         return replace(self, **moved)
 
 

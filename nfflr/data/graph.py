@@ -126,7 +126,7 @@ def periodic_radius_graph(
     elif not isinstance(atoms, Atoms):
         atoms = batch(atoms)
     edges = [_edges(single, r, backend) for single in unbatch(atoms)]
-    sizes = torch.tensor([0] + [len(single) for single in unbatch(atoms)][:-1]).cumsum(0)
+    sizes = torch.tensor([0, *[len(single) for single in unbatch(atoms)][:-1]]).cumsum(0)
     graph = Graph(
         atoms,
         src=torch.cat([e[0] + offset for e, offset in zip(edges, sizes, strict=True)]),
@@ -161,7 +161,7 @@ def check_distances(graph: Graph) -> None:
 
 def batch_graphs(graphs: Sequence[Graph]) -> Graph:
     """Concatenate graphs of single structures into the graph of their batch."""
-    counts = torch.tensor([0] + [len(g.atoms) for g in graphs][:-1])
+    counts = torch.tensor([0, *[len(g.atoms) for g in graphs][:-1]])
     offsets = counts.cumsum(0).tolist()
     return Graph(
         batch([g.atoms for g in graphs]),

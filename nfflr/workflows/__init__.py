@@ -1,0 +1,1 @@
+"""Workflows: one file each, a function ``(atoms, calculator, settings) -> result``."""

@@ -1,0 +1,243 @@
+"""The checkpoint file: safetensors with canonical JSON metadata and a digest over every other byte.
+
+Loading executes nothing: no pickle, no import of a name found in the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from importlib import resources
+from pathlib import Path
+
+import ase
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import ValidationError
+
+from . import __version__
+from .errors import CheckpointError, ConfigError, ResourceError, did_you_mean
+from .models.base import Potential, architecture
+
+FORMAT, VERSION = "nfflr-checkpoint", 1
+FILE = "model.safetensors"
+MAX_HEADER = 16 * 2**20  # bytes; ours are a few kilobytes
+UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3", "length": "Å"}
+STRESS_CONVENTION = "(1/V) dE/dstrain, tension positive"
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: Potential,
+    *,
+    data_digest: str | None = None,
+    scores: dict[str, float] | None = None,
+    notes: dict[str, str] | None = None,
+) -> str:
+    """Write ``model`` to ``path`` so that the file is either whole or absent; return its digest.
+
+    Args:
+        path: the file, ``model.safetensors`` in a run folder.
+        model: a registered architecture.
+        data_digest: ``AtomsDataset.digest()`` of what it was trained on.
+        scores: validation scores by name.
+        notes: free text (citation, licence of the data).
+
+    Raises:
+        ResourceError: the file cannot be written.
+    """
+    metadata = {
+        "architecture": model.key,
+        "hyperparameters": model.config.model_dump(mode="json"),
+        "elements": list(model.elements),
+        "cutoff": model.cutoff,
+        "reference_energies": dict(zip(model.elements, model.reference_energies.tolist(), strict=True)),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "units": UNITS,
+        "stress_convention": STRESS_CONVENTION,
+        "data_digest": data_digest,
+        "scores": scores or {},
+        "notes": notes or {},
+        "versions": library_versions(),
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    content = pack(tensors, metadata)
+    write_atomically(Path(path), content)
+    return _metadata(content, str(path), FORMAT)["sha256"]
+
+
+def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
+    """Build the model of a checkpoint, in eval mode on the CPU, and return it with the metadata.
+
+    Args:
+        source: a file, a run folder, or the name of a bundled calculator.
+
+    Raises:
+        ConfigError: there is no such file, folder or name.
+        CheckpointError: the file is damaged, not a checkpoint, of a newer format, or does not fit the
+            architecture it names.
+    """
+    path = find_checkpoint(source)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be read ({error.strerror}); check permissions") from error
+    tensors, metadata = unpack(content, str(path))
+    _check_metadata(metadata, str(path))
+    cls = architecture(metadata["architecture"])
+    try:
+        config = cls.Config(**metadata["hyperparameters"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"{path}: hyper-parameter {field!r} is wrong ({first['msg']})") from error
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be overwritten
+        model = cls(config).to(getattr(torch, metadata["dtype"]))
+    _fill(model, tensors, path)
+    return model.eval(), metadata
+
+
+def _fill(model: Potential, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    expected = model.state_dict()
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        what = "is missing" if name in expected else "is not part of the architecture"
+        raise CheckpointError(f"{path}: tensor {name!r} {what}; the file and the code do not fit")
+    for name, value in tensors.items():
+        if value.shape != expected[name].shape:
+            raise CheckpointError(
+                f"{path}: tensor {name!r} has shape {tuple(value.shape)}, "
+                f"expected {tuple(expected[name].shape)}"
+            )
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"{path}: tensor {name!r} holds values that are not finite; retrain")
+    model.load_state_dict(tensors, strict=True)
+
+
+def pack(tensors: dict[str, torch.Tensor], metadata: dict, kind: str = FORMAT) -> bytes:
+    """Bytes of a safetensors file whose metadata carry the SHA-256 of all other bytes."""
+    full = {"format": kind, "version": VERSION, **metadata, "sha256": "0" * 64}
+    text = json.dumps(full, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    content = safetensors.torch.save(tensors, metadata={"nfflr": text})
+    digest = hashlib.sha256(content).hexdigest().encode()
+    # Inside the header our JSON is a string, so its quotes are escaped.
+    return content.replace(rb"\"sha256\": \"" + b"0" * 64, rb"\"sha256\": \"" + digest, 1)
+
+
+def unpack(content: bytes, name: str, kind: str = FORMAT) -> tuple[dict[str, torch.Tensor], dict]:
+    """Tensors and metadata of ``pack``'s bytes, after every check.
+
+    Raises:
+        CheckpointError: with the reason.
+    """
+    metadata = _metadata(content, name, kind)
+    digest = str(metadata.get("sha256", "")).encode()
+    blank = content.replace(rb"\"sha256\": \"" + digest, rb"\"sha256\": \"" + b"0" * 64, 1)
+    if len(digest) != 64 or hashlib.sha256(blank).hexdigest().encode() != digest:
+        raise CheckpointError(f"{name}: the digest does not match, the file is damaged; fetch it again")
+    try:
+        tensors = safetensors.torch.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{name}: not a readable checkpoint ({error}); fetch it again") from error
+    return tensors, metadata
+
+
+def _check_metadata(metadata: dict, name: str) -> None:
+    needed = {"architecture": str, "hyperparameters": dict, "dtype": str}
+    for key, kind in needed.items():
+        if not isinstance(metadata.get(key), kind):
+            raise CheckpointError(f"{name}: metadata lack {key!r}; not a complete checkpoint")
+    if metadata["dtype"] not in ("float32", "float64"):
+        raise CheckpointError(f"{name}: dtype {metadata['dtype']!r}; expected float32 or float64")
+
+
+def _metadata(content: bytes, name: str, kind: str) -> dict:
+    not_ours = CheckpointError(
+        f"{name}: not a checkpoint; expected a {FILE} written by nff train "
+        "(pickled .pt files are never loaded)"
+    )
+    length = int.from_bytes(content[:8], "little")
+    if not 2 <= length <= min(MAX_HEADER, len(content) - 8) or content[8:9] != b"{":
+        raise not_ours
+    try:
+        header = json.loads(content[8 : 8 + length], object_pairs_hook=_no_duplicates)
+        metadata = json.loads(header["__metadata__"]["nfflr"], object_pairs_hook=_no_duplicates)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise not_ours from error
+    if not isinstance(metadata, dict) or metadata.get("format") != kind:
+        raise not_ours
+    if metadata.get("version") != VERSION:
+        raise CheckpointError(
+            f"{name}: format version {metadata.get('version')}, this nfflr reads {VERSION}; update nfflr"
+        )
+    return metadata
+
+
+def _no_duplicates(pairs: list[tuple]) -> dict:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        raise ValueError("duplicate keys")
+    return dict(pairs)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, flush it to disk, and rename it into place.
+
+    Raises:
+        ResourceError: the file cannot be written; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ResourceError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
+
+
+def bundled_calculators() -> dict[str, Path]:
+    """Folders of the calculators that ship with the package, by name."""
+    try:
+        root = Path(str(resources.files("nfflr.calculators")))
+    except ModuleNotFoundError:  # run from a source tree that is not installed
+        root = Path(__file__).parent.parent / "calculators"
+    return {p.name: p for p in sorted(root.iterdir()) if (p / "card.yaml").is_file()}
+
+
+def find_checkpoint(source: str | Path) -> Path:
+    """The file behind a file name, a run folder, or the name of a bundled calculator.
+
+    Raises:
+        ConfigError: nothing of the kind exists.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    if (path / FILE).is_file():
+        return path / FILE
+    bundled = bundled_calculators()
+    if str(source) in bundled and (bundled[str(source)] / FILE).is_file():
+        return bundled[str(source)] / FILE
+    if path.is_dir():
+        raise ConfigError(f"{path}: the folder holds no {FILE}; give a run folder or a checkpoint file")
+    raise ConfigError(
+        f"{source}: no such checkpoint; expected a file, a run folder, or one of "
+        f"{', '.join(bundled) or 'no bundled calculators'}{did_you_mean(str(source), bundled)}"
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return {
+        "nfflr": __version__,
+        "torch": torch.__version__,
+        "ase": ase.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

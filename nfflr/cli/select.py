@@ -1,0 +1,33 @@
+"""Choosing a bundled calculator by the elements of a structure."""
+
+from __future__ import annotations
+
+import ase
+import yaml
+
+from ..checkpoint import FILE, bundled_calculators
+from ..errors import StructureError
+
+
+def choose_calculator(atoms: ase.Atoms) -> str:
+    """Name of the bundled calculator that covers the structure's elements, the most specific one.
+
+    Raises:
+        StructureError: none does; names the elements that are missing and what to do.
+    """
+    needed = set(atoms.symbols)
+    covered = {
+        name: set(yaml.safe_load((folder / "card.yaml").read_text(encoding="utf-8"))["elements"])
+        for name, folder in bundled_calculators().items()
+        if (folder / FILE).is_file()
+    }
+    fitting = {name: elements for name, elements in covered.items() if needed <= elements}
+    if fitting:
+        return min(fitting, key=lambda name: (len(fitting[name]), name))
+    nearest = max(covered, key=lambda name: len(needed & covered[name]), default=None)
+    missing = ", ".join(sorted(needed - covered.get(nearest, set())))
+    have = "; ".join(f"{name}: {', '.join(sorted(elements))}" for name, elements in covered.items())
+    raise StructureError(
+        f"structure: no bundled calculator covers {missing} (bundled: {have or 'none'}); "
+        "give --model with a checkpoint, or train one with nff train"
+    )

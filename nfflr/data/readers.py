@@ -1,0 +1,70 @@
+"""Structures from files, with errors that name the file and the frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import ase
+import ase.io
+import ase.io.formats
+
+from ..atoms import check_structure
+from ..errors import ConfigError, StructureError
+
+
+def read_structures(path: str | Path) -> list[ase.Atoms]:
+    """Read every structure of a file in any format ASE knows (extended XYZ, also .xz and .gz, ASE db, CIF…).
+
+    Raises:
+        ConfigError: the file does not exist.
+        StructureError: it cannot be read, is empty, or holds a structure that cannot be used; the message
+            names the file and the frame.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; check the path")
+    frames = []
+    for atoms in _frames(path):
+        check_structure(atoms, f"{path}: frame {len(frames)}")
+        _check_occupancy(atoms, f"{path}: frame {len(frames)}")
+        frames.append(atoms)
+    if not frames:
+        raise StructureError(f"{path}: holds no structure; expected at least one")
+    return frames
+
+
+def _frames(path: Path) -> Iterator[ase.Atoms]:
+    count = 0
+    try:
+        for atoms in ase.io.iread(str(path), index=":"):
+            yield atoms
+            count += 1
+    except GeneratorExit:
+        raise
+    except Exception as error:  # ASE's parsers raise whatever their line of code happened to raise
+        if isinstance(error, StructureError):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, ase.io.formats.UnknownFileTypeError):
+            reason = f"unknown file format {reason}"
+        raise StructureError(
+            f"{path}: frame {count} cannot be read ({reason}); the file may be truncated or damaged"
+        ) from error
+
+
+def read_structure(path: str | Path) -> ase.Atoms:
+    """Read a file that holds one structure; of several, the last (as ASE does).
+
+    Raises:
+        ConfigError, StructureError: as ``read_structures``.
+    """
+    return read_structures(path)[-1]
+
+
+def _check_occupancy(atoms: ase.Atoms, name: str) -> None:
+    for site in (atoms.info.get("occupancy") or {}).values():
+        if len(site) > 1 or any(abs(share - 1) > 1e-6 for share in site.values()):
+            raise StructureError(
+                f"{name}: sites are partially occupied ({dict(site)}); give an ordered structure"
+            )

@@ -1,0 +1,45 @@
+"""Loss on energies, forces and stresses, with missing labels masked."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+KEYS = ("energy", "forces", "stress")
+
+
+def label_errors(output: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Prediction minus label of every label that exists, flattened.
+
+    Returns:
+        ``energy`` in eV/atom, ``forces`` in eV/Å, ``stress`` in eV/Å³ (nine components per structure).
+    """
+    errors = {
+        "energy": (output["total_energy"] - labels["total_energy"]) / labels["n_atoms"],
+        "forces": output["forces"] - labels["forces"],
+    }
+    if "stress" in output:
+        errors["stress"] = output["stress"] - labels["stress"]
+    known = {"energy": labels["total_energy"], "forces": labels["forces"], "stress": labels["stress"]}
+    return {key: error[torch.isfinite(known[key])] for key, error in errors.items()}
+
+
+def weighted_loss(
+    errors: dict[str, torch.Tensor],
+    weights: dict[str, float],
+    scales: dict[str, float],
+    criterion: nn.Module,
+) -> torch.Tensor:
+    """Σ_key weight · criterion(error / scale, 0); a key without labels adds nothing.
+
+    Args:
+        errors: as ``label_errors`` returns them.
+        weights, scales: per key; scales carry the error's unit.
+        criterion: a loss of (input, target) that averages, such as ``nn.HuberLoss()``.
+    """
+    terms = [
+        weights[key] * criterion(error / scales[key], torch.zeros_like(error))
+        for key, error in errors.items()
+        if weights[key] and error.numel()
+    ]
+    return sum(terms) if terms else torch.zeros(())

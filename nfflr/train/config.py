@@ -1,0 +1,148 @@
+"""Training settings: read from a Python file, validated into one object."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import sys
+import traceback
+from pathlib import Path
+from typing import Literal
+
+import torch
+from py_config_runner import ConfigObject
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
+
+from ..data.dataset import AtomsDataset
+from ..errors import ConfigError, NFFLrError
+from ..models.base import Potential
+from ..nn.losses import KEYS
+
+Weight = float | tuple[float, float]
+
+
+class TrainingConfig(BaseModel):
+    """Everything a training run needs; a config file defines these names at its top level."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    dataset: AtomsDataset = Field(description="labelled structures with their splits")
+    model: Potential = Field(description="the potential to train")
+    output_dir: Path = Field(Path("."), description="where checkpoint, metrics and state are written")
+    random_seed: int = Field(42, ge=0, description="of initial weights and shuffling")
+    num_workers: int = Field(0, ge=0, description="processes that prepare batches")
+    progress: bool = Field(True, description="show a progress bar on a terminal")
+
+    epochs: int = Field(100, ge=1, description="passes over the training split")
+    batch_size: int = Field(8, ge=1, description="structures per step")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="update rule")
+    criterion: nn.Module = Field(default_factory=nn.HuberLoss, description="loss of scaled errors")
+    learning_rate: float = Field(5e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(1e-4, ge=0, description="of matrices; biases and gains have none")
+    betas: tuple[float, float] = Field((0.9, 0.99), description="AdamW's averaging of gradients")
+    schedule: Literal["cosine", "onecycle", "constant"] = Field("cosine", description="after warm-up")
+    warmup_steps: int = Field(50, ge=0, description="steps of linear warm-up")
+    gradient_clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
+    ema_decay: float = Field(0.995, ge=0, lt=1, description="of the averaged weights that are kept")
+
+    energy_weight: Weight = Field(1.0, description="weight in the loss, or (start, end) of a smooth ramp")
+    force_weight: Weight = Field(1.0, description="as energy_weight")
+    stress_weight: Weight = Field(1.0, description="as energy_weight; 0 leaves stress out")
+    energy_scale: float = Field(0.01, gt=0, description="error that counts as one (eV/atom)")
+    force_scale: float = Field(0.05, gt=0, description="error that counts as one (eV/Å)")
+    stress_scale: float = Field(0.0025, gt=0, description="error that counts as one (eV/Å^3)")
+
+    validate_every: int = Field(5, ge=1, description="epochs between validations")
+    patience: int = Field(0, ge=0, description="validations without improvement before stopping; 0: never")
+    select_by: str = Field("val/loss", description="metric whose lowest value chooses the checkpoint")
+    notes: dict[str, str] = Field(
+        default_factory=dict, description="kept in the checkpoint: citation, licence"
+    )
+
+    def weights(self, progress: float) -> dict[str, float]:
+        """Loss weights at a fraction of the run, by key; a ramp is half a cosine."""
+        ramp = 0.5 - 0.5 * torch.cos(torch.tensor(torch.pi * min(max(progress, 0.0), 1.0))).item()
+        pairs = (self.energy_weight, self.force_weight, self.stress_weight)
+        ends = [w if isinstance(w, tuple) else (w, w) for w in pairs]
+        return {key: a + (b - a) * ramp for key, (a, b) in zip(KEYS, ends, strict=True)}
+
+    def scales(self) -> dict[str, float]:
+        return dict(zip(KEYS, (self.energy_scale, self.force_scale, self.stress_scale), strict=True))
+
+    def plain(self) -> dict:
+        """Settings as JSON, without the model, the data and where the output goes; a resume compares these."""
+        skip = {"dataset", "model", "output_dir", "criterion", "progress", "num_workers", "notes"}
+        return {**self.model_dump(mode="json", exclude=skip), "criterion": repr(self.criterion)}
+
+
+def load_config(path: str | Path, overrides: dict | None = None) -> TrainingConfig:
+    """Run a config file and validate the settings it defines.
+
+    Weights are initialised from the file's ``random_seed``; the caller's random state is left alone.
+
+    Args:
+        path: a Python file; other names in it (``cutoff``, helpers) are its own business.
+        overrides: settings that replace the file's (as ``--seed`` does); ``random_seed`` must be a literal
+            in the file to be replaced before the model is built.
+
+    Raises:
+        ConfigError: missing file, an error inside it (with its own line), or a setting that is misspelt,
+            missing or wrong.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; give a Python config file")
+    overrides = overrides or {}
+    seed = overrides.get("random_seed", _literal(path, "random_seed", 42))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        names = {**_run(path), "random_seed": seed, **overrides}
+    known = TrainingConfig.model_fields
+    _report_misspelt(path, names)
+    try:
+        return TrainingConfig(**{name: value for name, value in names.items() if name in known})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0])
+        got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+        raise ConfigError(
+            f"{path}: {field}: {first['msg']}{got}; see {known[field].description!r}"
+        ) from error
+
+
+def _literal(path: Path, name: str, default: int) -> int:
+    """The value of a top-level ``name = <number>``, read without running the file."""
+    try:
+        tree = ast.parse(path.read_text())
+    except SyntaxError as error:
+        raise ConfigError(f"{path}: line {error.lineno}: {error.msg}; correct the config") from error
+    for node in tree.body:
+        target = getattr(node, "targets", [None])[0]
+        if getattr(target, "id", None) == name and isinstance(getattr(node, "value", None), ast.Constant):
+            return int(node.value.value)
+    return default
+
+
+def _run(path: Path) -> dict:
+    try:
+        return {k: v for k, v in dict(ConfigObject(path.resolve())).items() if k != "config_filepath"}
+    except NFFLrError:
+        raise
+    except Exception as error:  # a config is a program: whatever it raises is the user's to see
+        frames = traceback.extract_tb(sys.exc_info()[2])
+        lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
+        where = f"line {lines[-1]}: " if lines else ""
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: {where}{type(error).__name__}: {reason}; correct the config") from error
+
+
+def _report_misspelt(path: Path, names: dict) -> None:
+    known = list(TrainingConfig.model_fields)
+    for name, value in names.items():
+        # Classes and functions are the file's own; a value nearly named like a setting is a slip.
+        if name in known or name.startswith("_") or callable(value):
+            continue
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+        if nearest:
+            raise ConfigError(f"{path}: unknown setting {name!r}; did you mean {nearest[0]!r}?")

@@ -1,0 +1,92 @@
+"""Predictions beside labels, and their errors per group of structures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..data.dataset import AtomsDataset, collate
+from ..models.base import Potential
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predicted and labelled values of structures, NaN where a label is missing.
+
+    Attributes:
+        energy: (S, 2) eV/atom; column 0 predicted, column 1 labelled, as in the other arrays.
+        forces: (ΣN, 3, 2) eV/Å.
+        stress: (S, 3, 3, 2) eV/Å³.
+        owner: (ΣN,) index of each atom's structure.
+        groups: (S,) group names.
+    """
+
+    energy: np.ndarray
+    forces: np.ndarray
+    stress: np.ndarray
+    owner: np.ndarray
+    groups: np.ndarray
+
+    def errors(self, group: str | None = None) -> dict[str, float]:
+        """MAE and RMSE of energy (eV/atom), forces (eV/Å) and stress (eV/Å³), pooled over components.
+
+        Args:
+            group: only structures of this group; default all.
+        """
+        chosen = np.ones(len(self.groups), bool) if group is None else self.groups == group
+        parts = {"energy": self.energy[chosen], "forces": self.forces[chosen[self.owner]]}
+        parts["stress"] = self.stress[chosen]
+        table = {}
+        for name, pair in parts.items():
+            error = pair[..., 0] - pair[..., 1]
+            error = error[np.isfinite(error)]
+            table[f"{name}_mae"] = float(np.abs(error).mean()) if error.size else float("nan")
+            table[f"{name}_rmse"] = float(np.sqrt(np.square(error).mean())) if error.size else float("nan")
+        return table
+
+
+def predict(
+    model: Potential, dataset: AtomsDataset, indices: Sequence[int], batch_size: int = 8
+) -> Predictions:
+    """Evaluate structures of a data set; the model's train/eval mode is restored afterwards."""
+    was_training = model.training
+    model.eval()
+    energy, forces, stress, sizes = [], [], [], []
+    for graph, labels in _batches(dataset, indices, batch_size):
+        output = model(graph)
+        output = {name: value.detach().cpu().double() for name, value in output.items()}
+        n = labels["n_atoms"]
+        energy.append(torch.stack([output["total_energy"] / n, labels["total_energy"] / n], -1))
+        forces.append(torch.stack([output["forces"], labels["forces"]], -1))
+        stress.append(torch.stack([output["stress"], labels["stress"]], -1))
+        sizes.append(n)
+    model.train(was_training)
+    return Predictions(
+        energy=torch.cat(energy).numpy(),
+        forces=torch.cat(forces).numpy(),
+        stress=torch.cat(stress).numpy(),
+        owner=np.repeat(np.arange(len(indices)), torch.cat(sizes).numpy()),
+        groups=np.array([dataset.records[k].group for k in indices]),
+    )
+
+
+def _batches(dataset: AtomsDataset, indices: Sequence[int], size: int) -> Iterator:
+    for start in range(0, len(indices), size):
+        yield collate([dataset[k] for k in indices[start : start + size]])
+
+
+def error_table(predictions: Predictions) -> dict[str, dict[str, float]]:
+    """Errors per group and over all structures, with the number of structures and atoms."""
+    names = [None, *sorted(set(predictions.groups))]
+    table = {}
+    for name in names:
+        chosen = np.ones(len(predictions.groups), bool) if name is None else predictions.groups == name
+        table[name or "all"] = {
+            "structures": int(chosen.sum()),
+            "atoms": int(chosen[predictions.owner].sum()),
+            **predictions.errors(name),
+        }
+    return table

@@ -1,0 +1,83 @@
+"""Files that show how a training went: metrics.csv, learning-curve.png, parity plots."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import matplotlib.figure
+import numpy as np
+
+from ..checkpoint import write_atomically
+from ..units import GPA
+from .evaluation import Predictions
+
+
+def write_metrics(out: Path, history: list[dict[str, float]]) -> None:
+    """Write ``metrics.csv`` (energies eV/atom, forces eV/Å, stresses eV/Å³) and ``learning-curve.png``."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in history
+    )
+    write_atomically(out / "metrics.csv", text.getvalue().encode())
+    save_figure(learning_curve(history), out / "learning-curve.png")
+
+
+def save_figure(figure: matplotlib.figure.Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    write_atomically(path, content.getvalue())
+
+
+def learning_curve(history: list[dict[str, float]]) -> matplotlib.figure.Figure:
+    """Loss and validation errors against epoch."""
+    panels = [
+        ("loss", [("train/loss", "training", 1.0), ("val/loss", "validation", 1.0)]),
+        ("energy MAE (meV/atom)", [("val/energy_mae", "validation", 1e3)]),
+        ("force MAE (meV/Å)", [("val/forces_mae", "validation", 1e3)]),
+        ("stress MAE (GPa)", [("val/stress_mae", "validation", 1 / GPA)]),
+    ]
+    figure = matplotlib.figure.Figure(figsize=(9, 6), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    for axes, (label, curves) in zip(figure.subplots(2, 2, sharex=True).flat, panels, strict=True):
+        for key, name, factor in curves:
+            style = {"color": "tab:orange" if name == "training" else "tab:blue", "marker": ".", "ms": 4}
+            axes.semilogy(epochs, [row[key] * factor for row in history], label=name, **style)
+        axes.set(ylabel=label)
+        axes.grid(alpha=0.3, which="both")
+    figure.axes[0].legend()
+    for axes in figure.axes[2:]:
+        axes.set_xlabel("epoch")
+    return figure
+
+
+def parity(predictions: Predictions, title: str = "") -> matplotlib.figure.Figure:
+    """Predicted against labelled energies, force components and stress components, coloured by group."""
+    groups = sorted(set(predictions.groups))
+    errors = predictions.errors()
+    per_atom = predictions.groups[predictions.owner]
+    panels = [
+        ("energy", "eV/atom", predictions.energy, predictions.groups, 1.0, 1e3, "meV/atom"),
+        ("forces", "eV/Å", predictions.forces, per_atom, 1.0, 1e3, "meV/Å"),
+        ("stress", "GPa", predictions.stress, predictions.groups, 1 / GPA, 1 / GPA, "GPa"),
+    ]
+    figure = matplotlib.figure.Figure(figsize=(12, 4.2), layout="constrained")
+    figure.suptitle(title)
+    for axes, panel in zip(figure.subplots(1, 3), panels, strict=True):
+        name, unit, pairs, owners, factor, error_factor, error_unit = panel
+        for k, group in enumerate(groups):
+            chosen = pairs[owners == group].reshape(-1, 2) * factor
+            axes.plot(chosen[:, 1], chosen[:, 0], ".", ms=3, alpha=0.6, color=f"C{k}", label=group)
+        finite = pairs[np.isfinite(pairs)] * factor
+        if finite.size:
+            ends = [finite.min(), finite.max()]
+            axes.plot(ends, ends, color="0.3", lw=0.8, zorder=0)
+        mae = errors[f"{name}_mae"] * error_factor
+        axes.set(xlabel=f"reference {name} ({unit})", ylabel=f"predicted {name} ({unit})")
+        axes.set_title(f"MAE {mae:.3g} {error_unit}", fontsize=10)
+    figure.axes[0].legend(markerscale=3, fontsize=8)
+    return figure

@@ -1,0 +1,80 @@
+"""Training state on disk: folders ``step-<n>/`` that are whole or absent, never pickled."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from ..checkpoint import pack, unpack
+from ..errors import CheckpointError, ResourceError
+
+FORMAT = "nfflr-state"
+KEEP = 2
+
+
+def save_state(root: Path, step: int, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
+    """Write ``root/step-<step>``: temporary name, flush, rename, read again, then remove the oldest.
+
+    Raises:
+        ResourceError: it cannot be written; earlier states are untouched.
+        CheckpointError: what was read back differs.
+    """
+    final, temporary = root / f"step-{step}", root / f".step-{step}.tmp"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for leftover in root.glob(".step-*.tmp"):
+            shutil.rmtree(leftover)
+        temporary.mkdir()
+        with open(temporary / "state.safetensors", "wb") as file:
+            file.write(pack({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata, FORMAT))
+            file.flush()
+            os.fsync(file.fileno())
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        _flush_folder(root)
+        read_state(final)
+        for old in states(root)[:-KEEP]:
+            shutil.rmtree(old)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise ResourceError(f"{final}: cannot be written ({error.strerror}); check the disk") from error
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)  # makes the rename itself durable
+    finally:
+        os.close(handle)
+
+
+def states(root: Path) -> list[Path]:
+    """Folders ``step-<n>`` by ascending n."""
+    found = [p for p in root.glob("step-*") if p.name.removeprefix("step-").isdigit()]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+
+
+def read_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Tensors and metadata of one state.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    file = folder / "state.safetensors"
+    if not file.is_file():
+        raise CheckpointError(f"{file}: missing; the state is incomplete")
+    return unpack(file.read_bytes(), str(file), FORMAT)
+
+
+def newest_state(root: Path) -> tuple[dict[str, torch.Tensor], dict] | None:
+    """The newest state that verifies, or None if there is none."""
+    for folder in reversed(states(root)):
+        try:
+            return read_state(folder)
+        except CheckpointError:
+            continue
+    return None

@@ -1,0 +1,145 @@
+"""Relax a structure: move atoms, and the cell if asked, to where forces and stress vanish."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import ase
+import matplotlib.figure
+import numpy as np
+from ase.calculators.calculator import Calculator
+from ase.constraints import FixSymmetry
+from ase.filters import FrechetCellFilter
+from ase.optimize import BFGS, FIRE, LBFGS
+from pydantic import Field
+
+from ..errors import StructureError
+from ..units import GPA, Unit
+from .base import Array, Progress, Result, Settings, silent, snapshot
+
+OPTIMIZERS = {"fire": FIRE, "bfgs": BFGS, "lbfgs": LBFGS}
+EXPLODED = 1e4  # eV/Å; no force that an optimiser can recover from
+
+
+class RelaxSettings(Settings):
+    """Options of a relaxation."""
+
+    fmax: Annotated[float, Unit("eV/Å")] = Field(0.01, gt=0, description="stop when no force exceeds this")
+    steps: int = Field(500, ge=0, description="give up after this many steps")
+    optimizer: Literal["fire", "bfgs", "lbfgs"] = Field("fire", description="how to step downhill")
+    cell: bool = Field(False, description="relax the cell too")
+    pressure: Annotated[float, Unit("GPa")] = Field(0.0, description="target pressure, with --cell")
+    symmetry: bool = Field(False, description="keep the space group the structure starts with")
+
+
+class RelaxResult(Result):
+    """Outcome of a relaxation; per-step arrays include the start."""
+
+    steps: int
+    energy: Annotated[float, Unit("eV")]
+    energy_change: Annotated[float, Unit("eV")]
+    fmax: Annotated[float, Unit("eV/Å")]
+    pressure: Annotated[float | None, Unit("GPa")]
+    volume: Annotated[float | None, Unit("Å^3")]
+    cell: Annotated[Array, Unit("Å")]
+    positions: Annotated[Array, Unit("Å")]
+    symbols: list[str]
+    energy_trace: Annotated[Array, Unit("eV")]
+    fmax_trace: Annotated[Array, Unit("eV/Å")]
+    relaxed: ase.Atoms
+    trajectory: list[ase.Atoms]
+
+
+def relax(
+    atoms: ase.Atoms,
+    calculator: Calculator,
+    settings: RelaxSettings = RelaxSettings(),
+    progress: Progress = silent,
+) -> RelaxResult:
+    """Minimise the energy, or with a cell and pressure the enthalpy, of a structure.
+
+    The cell moves through the Frechet derivative of the matrix exponential (``ase.filters``); fixed atoms and
+    other constraints of ``atoms`` are kept, and ``atoms`` itself is left as it is.
+
+    Args:
+        atoms: (N atoms), any mixture of periodic axes; a cell relaxation needs all three.
+        calculator: any ASE calculator with forces (and stress for a cell relaxation).
+        settings: see ``RelaxSettings``.
+        progress: called with every step.
+
+    Raises:
+        StructureError: a cell relaxation of a structure that is not periodic in three directions.
+    """
+    atoms = atoms.copy()
+    if settings.cell and not (atoms.pbc.all() and atoms.cell.rank == 3):
+        raise StructureError("structure: a cell relaxation needs three periodic axes; use --no-cell")
+    if settings.symmetry:
+        atoms.set_constraint([*atoms.constraints, FixSymmetry(atoms)])
+    atoms.calc = calculator
+    moving = FrechetCellFilter(atoms, scalar_pressure=settings.pressure * GPA) if settings.cell else atoms
+    optimizer = OPTIMIZERS[settings.optimizer](moving, logfile=None)
+
+    frames: list[ase.Atoms] = []
+    converged = exploded = False
+    for finished in optimizer.irun(fmax=settings.fmax, steps=settings.steps):
+        fmax = float(np.linalg.norm(moving.get_forces(), axis=1).max())
+        exploded = not np.isfinite(fmax) or fmax > EXPLODED
+        if exploded and frames:
+            break  # the last frame kept is the last sound one
+        frames.append(_frame(atoms, fmax))
+        progress(optimizer.nsteps, settings.steps, {"fmax (eV/Å)": fmax}, atoms)
+        converged = bool(finished)
+        if exploded:
+            break
+    return _result(frames, converged, _message(settings, optimizer.nsteps, converged, exploded))
+
+
+def _frame(atoms: ase.Atoms, fmax: float) -> ase.Atoms:
+    if atoms.pbc.any() and atoms.cell.rank == 3 and "stress" in atoms.calc.implemented_properties:
+        atoms.get_stress()
+    frame = snapshot(atoms)
+    frame.info["fmax"] = fmax
+    return frame
+
+
+def _message(settings: RelaxSettings, steps: int, converged: bool, exploded: bool) -> str:
+    if exploded:
+        return f"stopped at step {steps}: a force exceeds {EXPLODED:g} eV/Å or is not finite"
+    if not converged:
+        return f"fmax is still above {settings.fmax:g} eV/Å after {steps} steps; raise --steps"
+    return f"converged after {steps} steps"
+
+
+def _result(frames: list[ase.Atoms], converged: bool, message: str) -> RelaxResult:
+    last = frames[-1]
+    energies = np.array([f.get_potential_energy() for f in frames])
+    fmax = np.array([f.info["fmax"] for f in frames])
+    stress = last.calc.results.get("stress")
+    return RelaxResult(
+        converged=converged,
+        message=message,
+        steps=len(frames) - 1,
+        energy=float(energies[-1]),
+        energy_change=float(energies[-1] - energies[0]),
+        fmax=float(fmax[-1]),
+        pressure=None if stress is None else float(-np.mean(stress[:3]) / GPA),
+        volume=float(last.get_volume()) if last.cell.rank == 3 else None,
+        cell=last.cell.array,
+        positions=last.positions,
+        symbols=list(last.symbols),
+        energy_trace=energies,
+        fmax_trace=fmax,
+        relaxed=last,
+        trajectory=frames,
+    )
+
+
+def plot(result: RelaxResult) -> matplotlib.figure.Figure:
+    """Energy and largest force against step."""
+    figure = matplotlib.figure.Figure(figsize=(6, 4.5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    upper.plot(result.energy_trace - result.energy_trace[-1], color="tab:blue")
+    upper.set_ylabel("E − E(final) (eV)")
+    lower.semilogy(result.fmax_trace, color="tab:red")
+    lower.set(xlabel="step", ylabel="largest force (eV/Å)")
+    return figure
