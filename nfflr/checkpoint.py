@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from importlib import resources
 from pathlib import Path
@@ -21,6 +20,7 @@ from pydantic import ValidationError
 
 from . import __version__
 from .errors import CheckpointError, ConfigError, ResourceError, did_you_mean
+from .files import write_atomically
 from .models.base import Potential, architecture
 
 FORMAT, VERSION = "nfflr-checkpoint", 1
@@ -181,24 +181,6 @@ def _no_duplicates(pairs: list[tuple]) -> dict:
     if len(set(keys)) != len(keys):
         raise ValueError("duplicate keys")
     return dict(pairs)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to disk, and rename it into place.
-
-    Raises:
-        ResourceError: the file cannot be written; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ResourceError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
 
 
 def bundled_calculators() -> dict[str, Path]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from .output import claim_folder, provenance, write_json
+from ..files import claim_folder, write_figure, write_json
+from .output import provenance, refuse_existing
 
 COLUMNS = (  # header, key, factor name, digits
     ("structures", "structures", None),
@@ -37,15 +38,12 @@ def command(checkpoint: str, data: Path, out: Path, overwrite: bool) -> int:
     from ..checkpoint import load_checkpoint
     from ..data.dataset import AtomsDataset
     from ..data.graph import periodic_radius_graph
-    from ..errors import ConfigError
     from ..train.evaluation import error_table, predict
-    from ..train.report import parity, save_figure
+    from ..train.report import parity
 
     stem = data.name.split(".")[0]
     paths = {kind: out / f"{stem}-evaluate.{kind}" for kind in ("json", "png")}
-    for path in paths.values():
-        if path.exists() and not overwrite:
-            raise ConfigError(f"{path}: exists; use --overwrite, or another --out")
+    refuse_existing(paths.values(), overwrite)
     model, metadata = load_checkpoint(checkpoint)
     dataset = AtomsDataset(
         data,
@@ -59,7 +57,7 @@ def command(checkpoint: str, data: Path, out: Path, overwrite: bool) -> int:
     predictions = predict(model, dataset, range(len(dataset)))
     table = error_table(predictions)
     _print(table, f"{checkpoint} on {data.name}")
-    save_figure(parity(predictions, f"{checkpoint} on {data.name}"), paths["png"])
+    write_figure(paths["png"], parity(predictions, f"{checkpoint} on {data.name}"))
     record = {
         "checkpoint": {"source": str(checkpoint), "digest": metadata["sha256"]},
         "data": {"file": str(data), "digest": dataset.digest()},

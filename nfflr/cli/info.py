@@ -23,8 +23,8 @@ def command(checkpoint: str, as_json: bool) -> int:
         return 0
     lines = {
         "file": find_checkpoint(checkpoint),
-        "architecture": f"{metadata['architecture']}, {sum(p.numel() for p in model.parameters())} parameters, "
-        f"{metadata['dtype']}",
+        "architecture": f"{metadata['architecture']}, {metadata['dtype']}",
+        "parameters": sum(p.numel() for p in model.parameters()),
         "elements": ", ".join(metadata["elements"]),
         "cutoff": f"{metadata['cutoff']} Å",
         "reference energies": ", ".join(f"{k} {v:.6f} eV" for k, v in metadata["reference_energies"].items()),

@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import ase
@@ -16,29 +16,40 @@ import ase.io
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ..checkpoint import library_versions, write_atomically
+from ..checkpoint import library_versions
 from ..errors import ConfigError, ResourceError
+from ..files import claim_folder, write_atomically, write_figure, write_json
 from ..units import unit_of
 
 
 class Outputs:
-    """Files of one structure's result: ``si-relax.json``, ``si-relaxed.cif``, ``si-relax.traj``, ``si-relax.png``.
+    """Files of one structure's result: ``si-relax.json``, ``si-relaxed.cif``, ``si-relax.traj`` and a figure.
 
     Args:
         folder: where they go.
         stem: the structure file's stem, ``si``.
         workflow: ``relax``.
-        fields: the result's fields; those of type ``ase.Atoms`` become ``<stem>-<field>.cif``, a list of
-            them ``<stem>-<workflow>.traj``.
+        fields: the result's fields; one of type ``ase.Atoms`` becomes ``<stem>-<field>.cif`` (extended XYZ
+            where an axis is open, which CIF cannot say), a list of them ``<stem>-<workflow>.traj``.
+        periodic: whether the structure is periodic along all axes.
         has_plot: whether a figure is written.
     """
 
-    def __init__(self, folder: Path, stem: str, workflow: str, fields: dict[str, FieldInfo], has_plot: bool):
+    def __init__(
+        self,
+        folder: Path,
+        stem: str,
+        workflow: str,
+        fields: dict[str, FieldInfo],
+        periodic: bool,
+        has_plot: bool,
+    ):
         self.folder, self.fields = folder, fields
         self.structures = [n for n, f in fields.items() if f.annotation is ase.Atoms]
         self.trajectories = [n for n, f in fields.items() if f.annotation == list[ase.Atoms]]
+        self.structure_format = "cif" if periodic else "extxyz"
         names = {"json": f"{stem}-{workflow}.json"}
-        names |= {n: f"{stem}-{n}.cif" for n in self.structures}
+        names |= {n: f"{stem}-{n}.{'cif' if periodic else 'xyz'}" for n in self.structures}
         names |= {n: f"{stem}-{workflow}.traj" for n in self.trajectories}
         names |= {"plot": f"{stem}-{workflow}.png"} if has_plot else {}
         self.paths = {key: folder / name for key, name in names.items()}
@@ -50,48 +61,32 @@ class Outputs:
             ConfigError: a file exists and ``overwrite`` is not set.
             ResourceError: the folder cannot be written.
         """
-        for path in self.paths.values():
-            if path.exists() and not overwrite:
-                raise ConfigError(f"{path}: exists; use --overwrite, or another --out")
+        refuse_existing(self.paths.values(), overwrite)
         claim_folder(self.folder)
 
     def write(self, result: BaseModel, record: dict, plot: Callable | None) -> None:
         """Write every file of the result; ``record`` is what the JSON says besides it."""
         for name in self.structures:
-            write_atomically(self.paths[name], _cif(getattr(result, name)))
+            write_atomically(self.paths[name], _structure(getattr(result, name), self.structure_format))
         for name in self.trajectories:
             _write_trajectory(self.paths[name], getattr(result, name))
         if plot is not None:
-            figure, content = plot(result), io.BytesIO()
-            figure.savefig(content, format="png", dpi=150)
-            write_atomically(self.paths["plot"], content.getvalue())
+            write_figure(self.paths["plot"], plot(result))
         skip = {*self.structures, *self.trajectories}
         units = {n: unit_of(f) for n, f in self.fields.items() if unit_of(f)}
         full = {**record, "result": json.loads(result.model_dump_json(exclude=skip)), "units": units}
         write_json(self.paths["json"], full)
 
 
-def claim_folder(folder: Path) -> None:
-    """Make a folder and prove that a file can be created in it.
+def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
+    """Refuse to replace results unasked.
 
     Raises:
-        ResourceError: it cannot.
+        ConfigError: a file exists and ``overwrite`` is not set.
     """
-    probe = folder / f".nff-{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise ResourceError(
-            f"{folder}: cannot be written ({error.strerror}); choose another --out"
-        ) from error
-
-
-def write_json(path: Path, record: dict) -> None:
-    """Write JSON with sorted keys: equal results give equal bytes."""
-    text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    write_atomically(path, text.encode())
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise ConfigError(f"{path}: exists; use --overwrite, or another --out")
 
 
 def provenance() -> dict:
@@ -101,11 +96,11 @@ def provenance() -> dict:
     return {"versions": versions, "command": shlex.join(["nff", *sys.argv[1:]])}
 
 
-def _cif(atoms: ase.Atoms) -> bytes:
-    """CIF of a periodic structure; one without a full cell has no CIF and is written as extended XYZ."""
-    content = io.BytesIO()
-    ase.io.write(content, atoms, format="cif")
-    return content.getvalue()
+def _structure(atoms: ase.Atoms, form: str) -> bytes:
+    content = io.BytesIO() if form == "cif" else io.StringIO()  # ASE's writers differ in what they take
+    ase.io.write(content, atoms, format=form)
+    text = content.getvalue()
+    return text if isinstance(text, bytes) else text.encode()
 
 
 def _write_trajectory(path: Path, frames: list[ase.Atoms]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import time
 import typing
 from collections.abc import Callable
@@ -29,6 +28,7 @@ def workflow_command(name: str) -> click.Command:
     """The command of ``nfflr/workflows/<name>.py``."""
     module = importlib.import_module(f"nfflr.workflows.{name}")
     function, settings = getattr(module, name), getattr(module, f"{name.title()}Settings")
+    summary = inspect.getdoc(module).splitlines()[0]
 
     def callback(**values):
         return run_workflow(module, function, settings, values)
@@ -37,8 +37,8 @@ def workflow_command(name: str) -> click.Command:
         name,
         callback=callback,
         params=[*_shared_options(), *_settings_options(settings)],
-        help=f"{inspect.getdoc(module).splitlines()[0]}\n\nExample: nff {name} structure.cif --model mlearn-si",
-        short_help=inspect.getdoc(module).splitlines()[0],
+        help=f"{summary}\n\nExample: nff {name} structure.cif --model mlearn-si",
+        short_help=summary,
     )
 
 
@@ -98,16 +98,16 @@ def _settings_options(settings: type[BaseModel]) -> list[click.Option]:
 
 def run_workflow(module: ModuleType, function: Callable, settings: type[BaseModel], values: dict) -> int:
     """Read, compute, write; returns the exit code (5 if the result did not converge)."""
+    from ..data.readers import read_structure  # imports torch, which --help must not
+
     shared = {key: values.pop(key) for key in SHARED}
     chosen = _settings(settings, shared["config"], values)
     path: Path = shared["structure"]
     name = module.__name__.rpartition(".")[2]
     result_fields = inspect.signature(function, eval_str=True).return_annotation.model_fields
-    outputs = Outputs(shared["out"], path.stem, name, result_fields, has_plot=hasattr(module, "plot"))
-
-    from ..data.readers import read_structure
-
     atoms = read_structure(path)
+    periodic = bool(atoms.pbc.all()) and atoms.cell.rank == 3
+    outputs = Outputs(shared["out"], path.stem, name, result_fields, periodic, hasattr(module, "plot"))
     outputs.claim(shared["overwrite"])
     calculator = _calculator(atoms, shared)
     started = time.perf_counter()
@@ -182,8 +182,3 @@ def _summary(result: BaseModel) -> str:
         if isinstance(value, float):
             lines.append(f"  {name.replace('_', ' '):15s} {value:.6g} {unit_of(field) or ''}".rstrip())
     return "\n".join(lines)
-
-
-def dumps(record: dict) -> str:
-    """JSON as this project writes it: sorted keys, two spaces, UTF-8."""
-    return json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

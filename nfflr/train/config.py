@@ -71,7 +71,7 @@ class TrainingConfig(BaseModel):
         return dict(zip(KEYS, (self.energy_scale, self.force_scale, self.stress_scale), strict=True))
 
     def plain(self) -> dict:
-        """Settings as JSON, without the model, the data and where the output goes; a resume compares these."""
+        """Settings as JSON, without model, data and where the output goes; a resume compares these."""
         skip = {"dataset", "model", "output_dir", "criterion", "progress", "num_workers", "notes"}
         return {**self.model_dump(mode="json", exclude=skip), "criterion": repr(self.criterion)}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib.figure
 import numpy as np
 
-from ..checkpoint import write_atomically
+from ..files import write_atomically, write_figure
 from ..units import GPA
 from .evaluation import Predictions
 
@@ -23,14 +23,7 @@ def write_metrics(out: Path, history: list[dict[str, float]]) -> None:
         {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in history
     )
     write_atomically(out / "metrics.csv", text.getvalue().encode())
-    save_figure(learning_curve(history), out / "learning-curve.png")
-
-
-def save_figure(figure: matplotlib.figure.Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=150)
-    write_atomically(path, content.getvalue())
+    write_figure(out / "learning-curve.png", learning_curve(history))
 
 
 def learning_curve(history: list[dict[str, float]]) -> matplotlib.figure.Figure:

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from ..checkpoint import FILE, save_checkpoint
 from ..data.dataset import AtomsDataset, collate
 from ..data.graph import batch_graphs
-from ..errors import ConfigError, NumericsError, ResourceError
+from ..errors import ConfigError, NumericsError
+from ..files import claim_folder
 from ..models.base import Potential
 from ..nn.losses import label_errors, weighted_loss
 from .config import TrainingConfig
@@ -242,7 +243,9 @@ def train(
         ResourceError: the output cannot be written.
     """
     out = Path(config.output_dir)
-    claim_folder(out, resume=resume, overwrite=overwrite)
+    if (out / FILE).exists() and not (resume or overwrite):
+        raise ConfigError(f"{out / FILE}: exists; use --resume, --overwrite, or another --out")
+    claim_folder(out)
     initialise(config.model, config.dataset)
     run = Run(config)
     if resume:
@@ -304,21 +307,3 @@ def select(run: Run, row: dict[str, float], out: Path) -> None:
             scores={**scores, "epoch": row["epoch"]},
             notes=run.config.notes,
         )
-
-
-def claim_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make the output folder, or refuse it before anything is computed.
-
-    Raises:
-        ConfigError: it holds a model and neither resume nor overwrite is set.
-        ResourceError: it cannot be written.
-    """
-    if (out / FILE).exists() and not (resume or overwrite):
-        raise ConfigError(f"{out / FILE}: exists; use --resume, --overwrite, or another --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".probe"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise ResourceError(f"{out}: cannot be written ({error.strerror}); choose another folder") from error

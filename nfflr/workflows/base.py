@@ -39,7 +39,7 @@ def silent(step: int, total: int, numbers: dict[str, float], atoms: ase.Atoms) -
 
 
 def snapshot(atoms: ase.Atoms) -> ase.Atoms:
-    """Copy of a structure that carries its energy, forces and (if it has one) stress, without the calculator."""
+    """Copy of a structure that carries its energy, forces and stress, without the calculator."""
     from ase.calculators.singlepoint import SinglePointCalculator
 
     copy = atoms.copy()

@@ -1,0 +1,58 @@
+"""Writing files so that they are whole or absent."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+from .errors import ResourceError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, flush it to disk, and rename it into place.
+
+    Raises:
+        ResourceError: the file cannot be written; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ResourceError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
+
+
+def write_json(path: Path, record: dict) -> None:
+    """Write JSON with sorted keys: equal results give equal bytes."""
+    text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, text.encode())
+
+
+def write_figure(path: Path, figure) -> None:
+    """Write a matplotlib figure as PNG."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    write_atomically(path, content.getvalue())
+
+
+def claim_folder(folder: Path) -> None:
+    """Make a folder and prove that a file can be created in it, before anything is computed.
+
+    Raises:
+        ResourceError: it cannot.
+    """
+    probe = folder / f".probe-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ResourceError(
+            f"{folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
