@@ -210,7 +210,7 @@ def find_checkpoint(source: str | Path) -> Path:
         raise ConfigError(f"{path}: the folder holds no {FILE}; give a run folder or a checkpoint file")
     raise ConfigError(
         f"{source}: no such checkpoint; expected a file, a run folder, or one of "
-        f"{', '.join(bundled) or 'no bundled calculators'}{did_you_mean(str(source), bundled)}"
+        f"{', '.join(bundled) or 'the bundled calculators (none here)'}{did_you_mean(str(source), bundled)}"
     )
 
 

@@ -14,7 +14,6 @@ import ase
 import click
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticUndefined
 
 from ..errors import ConfigError, NFFLrError, did_you_mean
 from ..units import unit_of
@@ -87,12 +86,10 @@ def _settings_options(settings: type[BaseModel]) -> list[click.Option]:
         else:
             plain = [k for k in typing.get_args(kind) if k is not type(None)] or [kind]
             declaration, extra = f"--{flag}", {"type": plain[0]}
-        default = None if field.default is PydanticUndefined else field.default
+        shown = {True: flag, False: f"no-{flag}"}.get(field.default) if kind is bool else field.default
         # The default is shown but not set, so that a --config file stands where no option is given.
-        shown = {True: flag, False: f"no-{flag}"}.get(default) if kind is bool else str(default)
-        options.append(
-            click.Option([declaration, name], default=None, show_default=shown, help=help_text, **extra)
-        )
+        help_text += f"  [default: {shown}]"
+        options.append(click.Option([declaration, name], default=None, help=help_text, **extra))
     return options
 
 
@@ -109,14 +106,14 @@ def run_workflow(module: ModuleType, function: Callable, settings: type[BaseMode
     periodic = bool(atoms.pbc.all()) and atoms.cell.rank == 3
     outputs = Outputs(shared["out"], path.stem, name, result_fields, periodic, hasattr(module, "plot"))
     outputs.claim(shared["overwrite"])
-    calculator = _calculator(atoms, shared)
     started = time.perf_counter()
-    with step_bar(name) as progress:
-        try:
-            atoms.calc = calculator  # refuses unknown elements before the first step
+    try:
+        calculator = _calculator(atoms, shared)
+        atoms.calc = calculator  # refuses unknown elements before the first step
+        with step_bar(name) as progress:
             result = function(atoms, calculator, chosen, progress)
-        except NFFLrError as error:
-            raise type(error)(str(error).replace("structure:", f"{path}:", 1)) from error
+    except NFFLrError as error:  # the file says more than "structure"
+        raise type(error)(str(error).replace("structure:", f"{path}:", 1)) from error
     record = {
         "workflow": name,
         "structure": str(path),
@@ -161,7 +158,9 @@ def _settings(settings: type[BaseModel], config: Path | None, values: dict) -> B
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0])
-        raise ConfigError(f"{field}: {first['msg']}, got {first['input']!r}; see --help") from error
+        flag = f"--{field.replace('_', '-')}"
+        reason = first["msg"].replace("Input should be", "should be")
+        raise ConfigError(f"{flag}: {reason}, got {first['input']!r}; see --help") from error
 
 
 def _calculator(atoms: ase.Atoms, shared: dict):

@@ -25,9 +25,10 @@ def brute_force(positions, cell, pbc, cutoff):
     lattice = cell[pbc]  # (p, 3)
     inverse = np.linalg.pinv(lattice) if pbc.any() else np.zeros((3, 0))
     reach = np.ceil(cutoff * np.linalg.norm(inverse, axis=0)).astype(int) + 1
-    if np.prod(2.0 * reach + 1) > MAX_IMAGES:
+    n_images = int(np.prod(2 * reach + 1))
+    if n_images > MAX_IMAGES:
         return None
-    offsets = np.array(list(product(*[range(-k, k + 1) for k in reach]))).reshape(-1, len(lattice))
+    offsets = np.indices(2 * reach + 1).reshape(len(reach), n_images).T - reach  # (images, p)
     rows, vectors = [], []
     for i, centre in enumerate(positions):
         for j, other in enumerate(positions):
