@@ -24,7 +24,8 @@ from ..nn.zbl import zbl_energy
 from .base import Potential, PotentialConfig, register
 
 RANK = 3
-N_INVARIANTS = 14
+BODY_ORDER = (2, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 5, 5)  # of the invariants, centre included
+N_INVARIANTS = len(BODY_ORDER)
 
 
 class MomentConfig(PotentialConfig):
@@ -37,7 +38,10 @@ class MomentConfig(PotentialConfig):
     layers: int = Field(1, ge=1, description="1 is strictly local; more pass messages")
     species_channels: int = Field(4, ge=1, description="length of an element's bond embedding")
     message_channels: int = Field(8, ge=1, description="scalar features a neighbour sends per layer")
-    radial_decay: float = Field(0.0, ge=0, description="smoothness prior: function k is scaled by k^-decay")
+    radial_decay: float = Field(0.0, ge=0, description="smoothness prior: k^-decay on function k's moments")
+    order_decay: float = Field(
+        1.0, gt=0, le=1, description="prior: factor per body order above 2 on the features"
+    )
     zbl: bool = Field(True, description="screened nuclear repulsion below the distances in the data")
 
 
@@ -71,7 +75,6 @@ class MomentNetwork(Potential):
             n=self.config.n_radial,
             cutoff=self.cutoff,
             p=self.config.envelope,
-            decay=self.config.radial_decay,
             window=self._window(graph, species, slots, shape),
         )
         weights = None
@@ -147,9 +150,15 @@ class MomentLayer(nn.Module):
         self.readout = nn.Linear(config.hidden, 1)
         self.linear = nn.Linear(N_INVARIANTS * channels, 1, bias=False)
         nn.init.zeros_(self.linear.weight)
-        self.register_buffer("moment_scale", torch.ones(RANK + 1, rows))
+        smooth = torch.arange(1, config.n_radial + 1).pow(-config.radial_decay)
+        smooth = (smooth / smooth.square().mean().sqrt()).repeat(width)
+        prior = config.order_decay ** torch.tensor(BODY_ORDER).sub(2)
+        # Priors: how much of each moment and feature there would be if all had unit variance.
+        self.register_buffer("moment_prior", smooth.repeat(RANK + 1, 1), persistent=False)
+        self.register_buffer("feature_prior", prior.repeat_interleave(channels), persistent=False)
+        self.register_buffer("moment_scale", self.moment_prior.clone())
         self.register_buffer("moment_shift", torch.zeros(rows))
-        self.register_buffer("feature_scale", torch.ones(N_INVARIANTS * channels))
+        self.register_buffer("feature_scale", self.feature_prior.clone())
         self.register_buffer("feature_shift", torch.zeros(N_INVARIANTS * channels))
         self.register_buffer("projection", traceless_projection(RANK).float(), persistent=False)
 
@@ -158,7 +167,7 @@ class MomentLayer(nn.Module):
         features = invariants(*tensors)  # (N, F·C)
         if self.calibrating:
             self.feature_shift.copy_(features.mean(0))
-            self.feature_scale.copy_(1 / features.std(0).clamp(min=1e-6))
+            self.feature_scale.copy_(self.feature_prior / features.std(0, correction=0).clamp(min=1e-6))
             self.calibrating = False
         features = (features - self.feature_shift) * self.feature_scale
         hidden = self.hidden(features)
@@ -175,7 +184,8 @@ class MomentLayer(nn.Module):
             self.moment_shift.copy_(parts[0].mean((0, 2)))
             parts_centred = [parts[0] - self.moment_shift[:, None], *parts[1:]]
             for rank, part in enumerate(parts_centred):
-                self.moment_scale[rank] = 1 / part.square().sum(2).mean(0).sqrt().clamp(min=1e-6)
+                rms = part.square().sum(2).mean(0).sqrt().clamp(min=1e-6)
+                self.moment_scale[rank] = self.moment_prior[rank] / rms
         mixed = []
         for rank, part in enumerate(parts):
             if rank == 0:
@@ -188,48 +198,55 @@ class MomentLayer(nn.Module):
         return mixed
 
 
-def invariants(s, v, m, t) -> torch.Tensor:
-    """Contractions of tensors of rank 0-3 to rotational invariants, (N, F·C).
+# Unique components of symmetric tensors: axes, how often each occurs, and both axes as index lists.
+_PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+_COUNT_2 = (1, 2, 2, 1, 2, 1)
+_COUNT_3 = (1, 3, 3, 3, 6, 3, 1, 3, 3, 1)
+_FIRST, _SECOND = zip(*_PAIRS, strict=True)
 
-    Body order counts the centre: a product of k moments has order k + 1.
+
+def invariants(s, v, m, t) -> torch.Tensor:
+    """Contractions of tensors of rank 0-3, (N, M_l, C) each, to rotational invariants (N, F·C).
+
+    Body order counts the centre: a product of k moments has order k + 1. Symmetric pairs of axes are
+    summed once, with weight 2 off the diagonal.
     """
     n, _, c = v.shape
-    m_full = m.index_select(1, full_tensor_index(RANK, 2).to(m.device)).view(n, 3, 3, c)
-    t_full = t.index_select(1, full_tensor_index(RANK, 3).to(t.device)).view(n, 3, 3, 3, c)
+    count_2, count_3 = (s.new_tensor(k)[:, None] for k in (_COUNT_2, _COUNT_3))
+    first, second = torch.tensor((_FIRST, _SECOND), device=s.device)
+    rows_2 = full_tensor_index(RANK, 2).to(s.device)
+    rows_3 = full_tensor_index(RANK, 3).to(s.device).view(3, 9)[:, 3 * first + second]
     s = s.squeeze(1)
+    m_full = m.index_select(1, rows_2).view(n, 3, 3, c)
+    t_pairs = t.index_select(1, rows_3.flatten()).view(n, 3, 6, c)  # axes a, (bc)
+    m_twice, t_twice = m * count_2, t_pairs * count_2
     mv = (m_full * v[:, None]).sum(2)  # (N, 3, C)
-    mm = (m_full[:, :, None] * m_full[:, None]).sum(3)  # (N, 3, 3, C)
-    tv = (t_full * v[:, None, None]).sum(3)  # (N, 3, 3, C)
-    tm = (t_full * m_full[:, None]).sum((2, 3))  # (N, 3, C)
-    t_flat = t_full.view(n, 3, 9, c)
-    tt = (t_flat[:, :, None] * t_flat[:, None]).sum(3)  # (N, 3, 3, C)
-    vv = v.square().sum(1)
-    m2 = mm[:, 0, 0] + mm[:, 1, 1] + mm[:, 2, 2]
+    tm = (t_pairs * m_twice[:, None]).sum(2)  # (N, 3, C)
+    tv = (t_pairs * v[:, :, None]).sum(1)  # (N, 6, C), as are mm and tt
+    mm = (m_full.index_select(1, first) * m_full.index_select(1, second)).sum(2)
+    tt = (t_pairs.index_select(1, first) * t_twice.index_select(1, second)).sum(2)
     features = [
         s,  # order 2
-        vv,  # order 3 from here
-        m2,
-        t_full.square().sum((1, 2, 3)),
+        v.square().sum(1),  # order 3 from here
+        (m * m_twice).sum(1),
+        (t.square() * count_3).sum(1),
         (mv * v).sum(1),  # order 4 from here
-        (mm * m_full).sum((1, 2)),
+        (mm * m_twice).sum(1),
         (tm * v).sum(1),
-        (tt * m_full).sum((1, 2)),
+        (tt * m_twice).sum(1),
         mv.square().sum(1),  # order 5 from here
         tm.square().sum(1),
-        tv.square().sum((1, 2)),
+        (tv.square() * count_2).sum(1),
         (tm * mv).sum(1),
-        (tt * mm).sum((1, 2)),
-        tt.square().sum((1, 2)),
+        (tt * mm * count_2).sum(1),
+        (tt.square() * count_2).sum(1),
     ]
     return torch.cat(features, dim=1)
 
 
-def faded_bessel(r, n, cutoff, p, decay, window):
-    """Bessel functions and derivatives, (n, N, K), scaled by k^-decay and faded out inside ``window``."""
+def faded_bessel(r, n, cutoff, p, window):
+    """Bessel functions and derivatives, (n, N, K), faded out inside ``window``."""
     value, slope = bessel(r, n, cutoff, p)
-    if decay:
-        k = torch.arange(1, n + 1, dtype=r.dtype, device=r.device).pow(-decay)[:, None, None]
-        value, slope = k * value, k * slope
     if window is None:
         return value, slope
     inner, outer = window
