@@ -37,9 +37,9 @@ def slab(elements=("Si",), rattle=0.1, seed=2) -> ase.Atoms:
     return _finish(ase.Atoms("Si4", positions=positions, cell=cell, pbc=(1, 1, 0)), elements, rattle, seed)
 
 
-def cluster(elements=("Si",), rattle=0.05, seed=3) -> ase.Atoms:
-    """Five atoms without a cell; the first two nearer than a bond, where short-range terms act."""
-    positions = [[0, 0, 0], [1.7, 0.2, 0.1], [-0.9, 2.2, 0.3], [0.4, -1.1, 2.3], [2.5, 2.0, 1.1]]
+def cluster(elements=("Si",), rattle=0.05, seed=3, bond=1.35) -> ase.Atoms:
+    """Five atoms without a cell; the first two nearer than any other pair, where short-range terms act."""
+    positions = [[0, 0, 0], [bond, 0.2, 0.1], [-0.9, 2.2, 0.3], [0.4, -1.1, 2.3], [2.5, 2.0, 1.1]]
     return _finish(ase.Atoms("Si5", positions=positions), elements, rattle, seed)
 
 

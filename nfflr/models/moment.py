@@ -160,7 +160,6 @@ class MomentLayer(nn.Module):
         self.register_buffer("moment_shift", torch.zeros(rows))
         self.register_buffer("feature_scale", self.feature_prior.clone())
         self.register_buffer("feature_shift", torch.zeros(N_INVARIANTS * channels))
-        self.register_buffer("projection", traceless_projection(RANK).float(), persistent=False)
 
     def forward(self, moments: torch.Tensor, species: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         tensors = self.channels(moments, species)
@@ -178,7 +177,7 @@ class MomentLayer(nn.Module):
 
     def channels(self, moments: torch.Tensor, species: torch.Tensor) -> list[torch.Tensor]:
         """Mixed traceless tensors (N, M_l, C) of rank 0 to 3, M_l independent components each."""
-        moments = moments @ self.projection.to(moments.dtype)  # (N, S·B, M)
+        moments = moments @ traceless_projection(RANK).to(moments)  # (N, S·B, M)
         parts = moments.split([1, 3, 6, 10], dim=2)
         if self.calibrating:
             self.moment_shift.copy_(parts[0].mean((0, 2)))

@@ -9,13 +9,13 @@ from pathlib import Path
 import matplotlib.figure
 import numpy as np
 
-from ..files import write_atomically, write_figure
+from ..files import write_atomically
 from ..units import GPA
 from .evaluation import Predictions
 
 
 def write_metrics(out: Path, history: list[dict[str, float]]) -> None:
-    """Write ``metrics.csv`` (energies eV/atom, forces eV/Å, stresses eV/Å³) and ``learning-curve.png``."""
+    """Write ``metrics.csv``: energies in eV/atom, forces in eV/Å, stresses in eV/Å³."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
     writer.writeheader()
@@ -23,7 +23,6 @@ def write_metrics(out: Path, history: list[dict[str, float]]) -> None:
         {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in history
     )
     write_atomically(out / "metrics.csv", text.getvalue().encode())
-    write_figure(out / "learning-curve.png", learning_curve(history))
 
 
 def learning_curve(history: list[dict[str, float]]) -> matplotlib.figure.Figure:

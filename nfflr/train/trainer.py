@@ -17,12 +17,12 @@ from ..checkpoint import FILE, save_checkpoint
 from ..data.dataset import AtomsDataset, collate
 from ..data.graph import batch_graphs
 from ..errors import ConfigError, NumericsError
-from ..files import claim_folder
+from ..files import claim_folder, write_figure
 from ..models.base import Potential
 from ..nn.losses import label_errors, weighted_loss
 from .config import TrainingConfig
 from .evaluation import Predictions, predict
-from .report import write_metrics
+from .report import learning_curve, write_metrics
 from .state import newest_state, save_state
 
 Listener = Callable[[dict], None]
@@ -285,6 +285,7 @@ def train(
             {"epoch": run.epoch, "max_epochs": config.epochs, "epoch_length": len(run.batches)}
         )
         engine.run(loader)
+    write_figure(out / "learning-curve.png", learning_curve(run.history))
     return out / FILE
 
 
