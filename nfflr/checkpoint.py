@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from pydantic import ValidationError
 from . import __version__
 from .errors import CheckpointError, ConfigError, ResourceError, did_you_mean
 from .files import write_atomically
-from .models.base import Potential, architecture
+from .models.base import Potential, PotentialConfig, architecture
 
 FORMAT, VERSION = "nfflr-checkpoint", 1
 FILE = "model.safetensors"
@@ -88,21 +90,32 @@ def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
         raise ResourceError(f"{path}: cannot be read ({error.strerror}); check permissions") from error
     tensors, metadata = unpack(content, str(path))
     _check_metadata(metadata, str(path))
-    cls = architecture(metadata["architecture"])
     try:
+        cls = architecture(metadata["architecture"])
         config = cls.Config(**metadata["hyperparameters"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise CheckpointError(f"{path}: hyper-parameter {field!r} is wrong ({first['msg']})") from error
+    dtype = getattr(torch, metadata["dtype"])
+    _check_tensors(cls, config, dtype, tensors, path)
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be overwritten
-        model = cls(config).to(getattr(torch, metadata["dtype"]))
-    _fill(model, tensors, path)
+        model = cls(config).to(dtype)
+    model.load_state_dict(tensors, strict=True)
     return model.eval(), metadata
 
 
-def _fill(model: Potential, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    expected = model.state_dict()
+def _check_tensors(
+    cls: type[Potential], config: PotentialConfig, dtype: torch.dtype, tensors: dict, path: Path
+) -> None:
+    try:
+        with torch.device("meta"):  # shapes without memory: the file may ask for any size
+            expected = cls(config).to(dtype).state_dict()
+    except (RuntimeError, OverflowError, TypeError, ValueError) as error:  # sizes that torch cannot hold
+        reason = str(error).splitlines()[0][:200]
+        raise CheckpointError(f"{path}: hyper-parameters describe no model that fits ({reason})") from error
     for name in sorted(expected.keys() ^ tensors.keys()):
         what = "is missing" if name in expected else "is not part of the architecture"
         raise CheckpointError(f"{path}: tensor {name!r} {what}; the file and the code do not fit")
@@ -112,9 +125,12 @@ def _fill(model: Potential, tensors: dict[str, torch.Tensor], path: Path) -> Non
                 f"{path}: tensor {name!r} has shape {tuple(value.shape)}, "
                 f"expected {tuple(expected[name].shape)}"
             )
+        if value.dtype != expected[name].dtype:
+            raise CheckpointError(
+                f"{path}: tensor {name!r} is {value.dtype}, expected {expected[name].dtype}"
+            )
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{path}: tensor {name!r} holds values that are not finite; retrain")
-    model.load_state_dict(tensors, strict=True)
 
 
 def pack(tensors: dict[str, torch.Tensor], metadata: dict, kind: str = FORMAT) -> bytes:
@@ -134,7 +150,7 @@ def unpack(content: bytes, name: str, kind: str = FORMAT) -> tuple[dict[str, tor
         CheckpointError: with the reason.
     """
     metadata = _metadata(content, name, kind)
-    digest = str(metadata.get("sha256", "")).encode()
+    digest = str(metadata.get("sha256", "")).encode(errors="replace")
     blank = content.replace(rb"\"sha256\": \"" + digest, rb"\"sha256\": \"" + b"0" * 64, 1)
     if len(digest) != 64 or hashlib.sha256(blank).hexdigest().encode() != digest:
         raise CheckpointError(f"{name}: the digest does not match, the file is damaged; fetch it again")
@@ -164,7 +180,9 @@ def _metadata(content: bytes, name: str, kind: str) -> dict:
         raise not_ours
     try:
         header = json.loads(content[8 : 8 + length], object_pairs_hook=_no_duplicates)
-        metadata = json.loads(header["__metadata__"]["nfflr"], object_pairs_hook=_no_duplicates)
+        metadata = json.loads(
+            header["__metadata__"]["nfflr"], object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+        )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise not_ours from error
     if not isinstance(metadata, dict) or metadata.get("format") != kind:
@@ -174,6 +192,10 @@ def _metadata(content: bytes, name: str, kind: str) -> dict:
             f"{name}: format version {metadata.get('version')}, this nfflr reads {VERSION}; update nfflr"
         )
     return metadata
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _no_duplicates(pairs: list[tuple]) -> dict:
@@ -199,14 +221,14 @@ def find_checkpoint(source: str | Path) -> Path:
         ConfigError: nothing of the kind exists.
     """
     path = Path(source)
-    if path.is_file():
-        return path
-    if (path / FILE).is_file():
-        return path / FILE
+    with suppress(OSError, ValueError):  # a name that no file can have is looked up among the bundled ones
+        for candidate in (path, path / FILE):
+            if candidate.is_file():
+                return candidate
     bundled = bundled_calculators()
     if str(source) in bundled and (bundled[str(source)] / FILE).is_file():
         return bundled[str(source)] / FILE
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ConfigError(f"{path}: the folder holds no {FILE}; give a run folder or a checkpoint file")
     raise ConfigError(
         f"{source}: no such checkpoint; expected a file, a run folder, or one of "

@@ -12,6 +12,9 @@ class NFFLrError(Exception):
 
     exit_code = 1
 
+    def __init__(self, message: str):
+        super().__init__(" ".join(str(message).split()))  # one line, whatever was quoted in it
+
 
 class ConfigError(NFFLrError, ValueError):
     """Wrong usage, option, or configuration file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import ResourceError
@@ -24,8 +25,10 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ResourceError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)  # there only if something, an interrupt too, came between
 
 
 def write_json(path: Path, record: dict) -> None:

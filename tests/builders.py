@@ -28,7 +28,7 @@ class TinyConfig(PotentialConfig):
 
 
 class TinyNetwork(Potential):
-    """Gaussian densities of each element, read out by one hidden layer: smooth, strictly local, a few weights."""
+    """Gaussian densities of each element, read out by one hidden layer: smooth, strictly local."""
 
     key = "test-tiny"
     Config = TinyConfig

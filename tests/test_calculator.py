@@ -330,7 +330,9 @@ def test_a_bad_dtype_is_a_config_error(dtype):
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu:7:7", "mps", "cuda", "cuda:99"])
 def test_a_bad_or_absent_device_is_a_config_error(device):
     kind = device.partition(":")[0]
-    if (kind == "mps" and torch.backends.mps.is_available()) or (device == "cuda" and torch.cuda.is_available()):
+    if (kind == "mps" and torch.backends.mps.is_available()) or (
+        device == "cuda" and torch.cuda.is_available()
+    ):
         pytest.skip("this machine has it")
     with pytest.raises(ConfigError, match=device) as caught:
         NFFLrCalculator(tiny(), device=device)
@@ -371,7 +373,9 @@ def test_the_description_is_json_and_says_which_numbers_these_are(tmp_path, monk
     json.dumps(calculator().todict())  # without a file too
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))], ids=["copy", "pickle"])
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))], ids=["copy", "pickle"]
+)
 @pytest.mark.parametrize("used", [False, True])
 def test_copies_give_equal_results_and_are_independent(structures, duplicate, used):
     atoms = structures.triclinic(ELEMENTS)
@@ -538,7 +542,9 @@ def test_a_structure_among_many_that_cannot_be_used_is_named(structures, fault):
         many[2].positions[1] = many[2].positions[0]
     with pytest.raises(StructureError, match=r"^structure 2\b") as caught:
         calculator().evaluate(many)
-    assert fault != "coincident" or "atoms 0 and 1" in str(caught.value) or "atoms 1 and 0" in str(caught.value)
+    assert (
+        fault != "coincident" or "atoms 0 and 1" in str(caught.value) or "atoms 1 and 0" in str(caught.value)
+    )
 
 
 def test_evaluate_takes_an_iterator(structures):

@@ -58,7 +58,8 @@ def check_stress(records: Sequence[Record]) -> None:
             f"which looks like another unit; {advice}"
         )
     for slope, correlation, count in _stiffness(labelled):
-        if abs(correlation) * np.sqrt(count) < 4:  # not significant
+        t_statistic = abs(correlation) * np.sqrt((count - 2) / max(1 - correlation**2, 1e-12))
+        if t_statistic < 6:  # chance and temperature would do this
             continue
         if slope < 0:
             raise StructureError(

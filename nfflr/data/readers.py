@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def read_structures(path: str | Path) -> list[ase.Atoms]:
 def _frames(path: Path) -> Iterator[ase.Atoms]:
     count = 0
     try:
-        for atoms in ase.io.iread(str(path), index=":"):
+        for atoms in ase.io.iread(_source(path), index=":"):
             yield atoms
             count += 1
     except GeneratorExit:
@@ -51,6 +52,17 @@ def _frames(path: Path) -> Iterator[ase.Atoms]:
         raise StructureError(
             f"{path}: frame {count} cannot be read ({reason}); the file may be truncated or damaged"
         ) from error
+
+
+def _source(path: Path) -> str | io.StringIO:
+    """The path, or the unpacked text of a compressed XYZ file: ASE seeks, which would unpack it anew."""
+    name, compression = ase.io.formats.get_compression(path.name)
+    if compression is None or not name.endswith(("xyz", "exyz")):
+        return str(path)
+    with ase.io.formats.open_with_compression(str(path), "rb") as file:
+        text = io.StringIO(file.read().decode())
+    text.name = name  # ASE finds the format by it
+    return text
 
 
 def read_structure(path: str | Path) -> ase.Atoms:

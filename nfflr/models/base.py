@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import nn
 
 from ..atoms import Atoms
-from ..data.graph import Graph, periodic_radius_graph
+from ..data.graph import Graph
+from ..data.inputs import as_graph
 from ..errors import CheckpointError, StructureError, did_you_mean
 
 Input = Graph | Atoms | ase.Atoms | Sequence[Atoms | ase.Atoms]
@@ -22,7 +23,7 @@ Input = Graph | Atoms | ase.Atoms | Sequence[Atoms | ase.Atoms]
 class PotentialConfig(BaseModel):
     """Hyper-parameters that every interatomic potential has."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     elements: tuple[str, ...] = Field(min_length=1, description="chemical symbols the model covers")
     cutoff: float = Field(5.0, gt=0, description="radius of a neighbourhood (Å)")
@@ -109,15 +110,16 @@ class Potential(nn.Module):
         return index
 
     def graph(self, x: Input) -> Graph:
-        """Whatever describes the structures, as a ``Graph`` on the model's device."""
-        graph = x if isinstance(x, Graph) else periodic_radius_graph(x, r=self.cutoff)
+        """Whatever describes the structures (see ``as_graph``), on the model's device."""
+        graph = as_graph(x, self.cutoff)
         return graph if graph.src.device == self.device else graph.to(self.device)
 
     def forward(self, x: Input, stress: bool = True) -> dict[str, torch.Tensor]:
         """Energies, forces and stress of one structure or a batch.
 
         Args:
-            x: ``Graph``, ``nfflr.Atoms``, ``ase.Atoms``, or a list of structures.
+            x: ``Graph``, ``nfflr.Atoms``, ``ase.Atoms``, a list of structures, ghost-padded atoms, a DGL
+                graph, PyG data, or any type registered with ``nfflr.data.inputs.as_graph``.
             stress: leave the stress out with False.
 
         Returns:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import difflib
+import reprlib
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from py_config_runner import ConfigObject
@@ -19,13 +22,14 @@ from ..errors import ConfigError, NFFLrError
 from ..models.base import Potential
 from ..nn.losses import KEYS
 
-Weight = float | tuple[float, float]
+NotNegative = Annotated[float, Field(ge=0)]
+Weight = NotNegative | tuple[NotNegative, NotNegative]
 
 
 class TrainingConfig(BaseModel):
     """Everything a training run needs; a config file defines these names at its top level."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
     dataset: AtomsDataset = Field(description="labelled structures with their splits")
     model: Potential = Field(description="the potential to train")
@@ -97,7 +101,13 @@ def load_config(path: str | Path, overrides: dict | None = None) -> TrainingConf
     seed = overrides.get("random_seed", _literal(path, "random_seed", 42))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        names = {**_run(path), "random_seed": seed, **overrides}
+        names = _run(path)
+    if names.get("random_seed", seed) != seed and "random_seed" not in overrides:
+        raise ConfigError(
+            f"{path}: random_seed: must be a plain number, not negative, as weights are drawn while the file "
+            f"runs; got {reprlib.repr(names['random_seed'])}"
+        )
+    names = {**names, "random_seed": seed, **overrides}
     known = TrainingConfig.model_fields
     _report_misspelt(path, names)
     try:
@@ -105,7 +115,7 @@ def load_config(path: str | Path, overrides: dict | None = None) -> TrainingConf
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0])
-        got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+        got = "" if first["type"] == "missing" else f", got {reprlib.repr(first['input'])}"
         raise ConfigError(
             f"{path}: {field}: {first['msg']}{got}; see {known[field].description!r}"
         ) from error
@@ -114,27 +124,46 @@ def load_config(path: str | Path, overrides: dict | None = None) -> TrainingConf
 def _literal(path: Path, name: str, default: int) -> int:
     """The value of a top-level ``name = <number>``, read without running the file."""
     try:
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_bytes())
     except SyntaxError as error:
         raise ConfigError(f"{path}: line {error.lineno}: {error.msg}; correct the config") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a Python file ({error}); give a config") from error
+    found = default
     for node in tree.body:
-        target = getattr(node, "targets", [None])[0]
-        if getattr(target, "id", None) == name and isinstance(getattr(node, "value", None), ast.Constant):
-            return int(node.value.value)
-    return default
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        value = getattr(node, "value", None)
+        if any(getattr(t, "id", None) == name for t in targets) and isinstance(value, ast.Constant):
+            found = value.value
+    return found if type(found) is int and found >= 0 else default
 
 
 def _run(path: Path) -> dict:
     try:
-        return {k: v for k, v in dict(ConfigObject(path.resolve())).items() if k != "config_filepath"}
+        with _unnoticed(path.stem):
+            return {k: v for k, v in dict(ConfigObject(path.resolve())).items() if k != "config_filepath"}
     except NFFLrError:
         raise
-    except Exception as error:  # a config is a program: whatever it raises is the user's to see
+    except (Exception, SystemExit) as error:  # a config is a program: whatever it raises is the user's to see
         frames = traceback.extract_tb(sys.exc_info()[2])
         lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
         where = f"line {lines[-1]}: " if lines else ""
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: {where}{type(error).__name__}: {reason}; correct the config") from error
+
+
+@contextmanager
+def _unnoticed(name: str) -> Iterator[None]:
+    """The runner imports the file as a module of its own name: leave no trace of it, nor take one over."""
+    before, bytecode = sys.modules.pop(name, None), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = bytecode
+        sys.modules.pop(name, None)
+        if before is not None:
+            sys.modules[name] = before
 
 
 def _report_misspelt(path: Path, names: dict) -> None:

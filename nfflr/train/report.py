@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 import matplotlib.figure
+import matplotlib.ticker
 import numpy as np
 
 from ..files import write_atomically
@@ -40,6 +41,8 @@ def learning_curve(history: list[dict[str, float]]) -> matplotlib.figure.Figure:
             style = {"color": "tab:orange" if name == "training" else "tab:blue", "marker": ".", "ms": 4}
             axes.semilogy(epochs, [row[key] * factor for row in history], label=name, **style)
         axes.set(ylabel=label)
+        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            axis(matplotlib.ticker.FormatStrFormatter("%g"))
         axes.grid(alpha=0.3, which="both")
     figure.axes[0].legend()
     for axes in figure.axes[2:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -29,19 +30,32 @@ def save_state(root: Path, step: int, tensors: dict[str, torch.Tensor], metadata
             shutil.rmtree(leftover)
         temporary.mkdir()
         with open(temporary / "state.safetensors", "wb") as file:
-            file.write(pack({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata, FORMAT))
+            plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+            file.write(pack(plain, _finite(metadata), FORMAT))
             file.flush()
             os.fsync(file.fileno())
-        if final.exists():
-            shutil.rmtree(final)
+        if final.exists():  # a resume may reach a step again
+            os.rename(final, root / f".step-{step}.old.tmp")
         os.replace(temporary, final)
         _flush_folder(root)
         read_state(final)
+        shutil.rmtree(root / f".step-{step}.old.tmp", ignore_errors=True)
         for old in states(root)[:-KEEP]:
             shutil.rmtree(old)
     except OSError as error:
+        if not final.exists() and (root / f".step-{step}.old.tmp").exists():
+            os.rename(root / f".step-{step}.old.tmp", final)
         shutil.rmtree(temporary, ignore_errors=True)
         raise ResourceError(f"{final}: cannot be written ({error.strerror}); check the disk") from error
+
+
+def _finite(value):
+    """JSON has no NaN or infinity: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flush_folder(folder: Path) -> None:

@@ -162,8 +162,11 @@ class Run:
         self.ema.load_state_dict(_under("ema.", tensors))
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
-        for name in ("step", "epoch", "best", "stale", "history"):
+        for name in ("step", "epoch", "stale"):
             setattr(self, name, metadata[name])
+        self.best = math.inf if metadata["best"] is None else metadata["best"]
+        rows = metadata["history"]
+        self.history = [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
         self.batches.epoch = self.epoch
 
 

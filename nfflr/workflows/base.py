@@ -15,7 +15,7 @@ Array = Annotated[np.ndarray, PlainSerializer(lambda a: a.tolist(), return_type=
 class Settings(BaseModel):
     """Frozen options; each field's default, help text and unit are also the command line's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Result(BaseModel):
@@ -38,15 +38,17 @@ def silent(step: int, total: int, numbers: dict[str, float], atoms: ase.Atoms) -
     """The default ``Progress``: say nothing."""
 
 
+def has_stress(atoms: ase.Atoms) -> bool:
+    """Whether a stress is defined: an axis is periodic and the cell has a volume."""
+    return bool(atoms.pbc.any()) and atoms.cell.rank == 3
+
+
 def snapshot(atoms: ase.Atoms) -> ase.Atoms:
     """Copy of a structure that carries its energy, forces and stress, without the calculator."""
     from ase.calculators.singlepoint import SinglePointCalculator
 
     copy = atoms.copy()
-    results = {
-        name: value
-        for name, value in atoms.calc.results.items()
-        if name in ("energy", "free_energy", "forces", "stress")
-    }
+    names = ("energy", "free_energy", "forces", *(("stress",) if has_stress(atoms) else ()))
+    results = {name: value for name, value in atoms.calc.results.items() if name in names}
     copy.calc = SinglePointCalculator(copy, **results)
     return copy

@@ -13,9 +13,9 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
 from pydantic import Field
 
-from ..errors import StructureError
+from ..errors import NumericsError, StructureError
 from ..units import GPA, Unit
-from .base import Array, Progress, Result, Settings, silent, snapshot
+from .base import Array, Progress, Result, Settings, has_stress, silent, snapshot
 
 OPTIMIZERS = {"fire": FIRE, "bfgs": BFGS, "lbfgs": LBFGS}
 EXPLODED = 1e4  # eV/Å; no force that an optimiser can recover from
@@ -68,46 +68,64 @@ def relax(
         progress: called with every step.
 
     Raises:
-        StructureError: a cell relaxation of a structure that is not periodic in three directions.
+        StructureError: cell or symmetry asked for, and the structure is not periodic in three directions.
+        NumericsError: the forces of the start are not finite. Later on that is a result, not an error.
     """
     atoms = atoms.copy()
     if settings.cell and not (atoms.pbc.all() and atoms.cell.rank == 3):
         raise StructureError("structure: a cell relaxation needs three periodic axes; use --no-cell")
     if settings.symmetry:
+        if not (atoms.pbc.all() and atoms.cell.rank == 3):
+            raise StructureError("structure: symmetry needs three periodic axes; use --no-symmetry")
         atoms.set_constraint([*atoms.constraints, FixSymmetry(atoms)])
     atoms.calc = calculator
     moving = FrechetCellFilter(atoms, scalar_pressure=settings.pressure * GPA) if settings.cell else atoms
     optimizer = OPTIMIZERS[settings.optimizer](moving, logfile=None)
 
+    frames, converged, failure = _descend(atoms, moving, optimizer, settings, progress)
+    return _result(frames, converged, _message(settings, len(frames), converged, failure))
+
+
+def _descend(atoms, moving, optimizer, settings, progress) -> tuple[list[ase.Atoms], bool, str]:
+    """Frames from the start to the last sound one, whether it converged, and why it stopped if it had to.
+
+    Raises:
+        NumericsError: not even the start has finite forces.
+    """
     frames: list[ase.Atoms] = []
-    converged = exploded = False
-    for finished in optimizer.irun(fmax=settings.fmax, steps=settings.steps):
-        fmax = float(np.linalg.norm(moving.get_forces(), axis=1).max())
-        exploded = not np.isfinite(fmax) or fmax > EXPLODED
-        if exploded and frames:
-            break  # the last frame kept is the last sound one
-        frames.append(_frame(atoms, fmax))
-        progress(optimizer.nsteps, settings.steps, {"fmax (eV/Å)": fmax}, atoms)
-        converged = bool(finished)
-        if exploded:
-            break
-    return _result(frames, converged, _message(settings, optimizer.nsteps, converged, exploded))
+    steps = optimizer.irun(fmax=settings.fmax, steps=settings.steps)
+    converged = False
+    try:
+        for finished in steps:
+            fmax = float(np.linalg.norm(moving.get_forces(), axis=1).max())
+            if not np.isfinite(fmax):
+                raise NumericsError("structure: forces are not finite; check the geometry")
+            if fmax > EXPLODED and frames:
+                return frames, False, f"a force exceeds {EXPLODED:g} eV/Å"
+            frames.append(_frame(atoms, fmax))
+            progress(len(frames) - 1, settings.steps, {"fmax (eV/Å)": fmax}, atoms)
+            converged = bool(finished)
+    except NumericsError as error:
+        if not frames:
+            raise
+        return frames, False, str(error).removeprefix("structure: ")
+    return frames, converged, ""
 
 
 def _frame(atoms: ase.Atoms, fmax: float) -> ase.Atoms:
-    if atoms.pbc.any() and atoms.cell.rank == 3 and "stress" in atoms.calc.implemented_properties:
+    if has_stress(atoms) and "stress" in atoms.calc.implemented_properties:
         atoms.get_stress()
     frame = snapshot(atoms)
     frame.info["fmax"] = fmax
     return frame
 
 
-def _message(settings: RelaxSettings, steps: int, converged: bool, exploded: bool) -> str:
-    if exploded:
-        return f"stopped at step {steps}: a force exceeds {EXPLODED:g} eV/Å or is not finite"
+def _message(settings: RelaxSettings, frames: int, converged: bool, failure: str) -> str:
+    if failure:
+        return f"stopped at step {frames}: {failure}"
     if not converged:
-        return f"fmax is still above {settings.fmax:g} eV/Å after {steps} steps; raise --steps"
-    return f"converged after {steps} steps"
+        return f"fmax is still above {settings.fmax:g} eV/Å after {frames - 1} steps; raise --steps"
+    return f"converged after {frames - 1} steps"
 
 
 def _result(frames: list[ase.Atoms], converged: bool, message: str) -> RelaxResult:
@@ -140,6 +158,7 @@ def plot(result: RelaxResult) -> matplotlib.figure.Figure:
     upper, lower = figure.subplots(2, 1, sharex=True)
     upper.plot(result.energy_trace - result.energy_trace[-1], color="tab:blue")
     upper.set_ylabel("E − E(final) (eV)")
-    lower.semilogy(result.fmax_trace, color="tab:red")
+    lower.plot(result.fmax_trace, color="tab:red")
+    lower.set_yscale("log" if (result.fmax_trace > 0).any() else "linear")
     lower.set(xlabel="step", ylabel="largest force (eV/Å)")
     return figure

@@ -26,7 +26,9 @@ def changed(records, **functions) -> list[Record]:
     """Records with each named label replaced by ``function(label, atoms)``."""
     new = []
     for r in records:
-        labels = {k: np.asarray(functions[k](v, r.atoms)) if k in functions else v for k, v in r.labels.items()}
+        labels = {
+            k: np.asarray(functions[k](v, r.atoms)) if k in functions else v for k, v in r.labels.items()
+        }
         new.append(Record(r.id, r.group, r.atoms, labels))
     return new
 
@@ -77,7 +79,9 @@ def test_the_real_silicon_data_pass(name):
 
 
 @pytest.mark.parametrize("strain", [0.02, 0.05])
-@pytest.mark.parametrize("factor", [1 / GPa, 10 / GPa, -1 / GPa, -10 / GPa], ids=["GPa", "kbar", "-GPa", "-kbar"])
+@pytest.mark.parametrize(
+    "factor", [1 / GPa, 10 / GPa, -1 / GPa, -10 / GPa], ids=["GPa", "kbar", "-GPa", "-kbar"]
+)
 def test_stress_in_another_unit_is_refused(strain, factor):
     records = changed(read_records(copper(60, SIZES, strain)), stress=lambda s, _: s * factor)
     message = refused(checks.check_stress, records)
@@ -118,7 +122,12 @@ def test_energies_per_atom_cannot_be_told_where_sizes_are_equal():
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("key", ["total_energy", "forces", "stress"])
 def test_a_label_that_is_not_finite_names_structure_and_key(good, key, value):
-    records = changed(good[:5], total_energy=lambda e, _: e.copy(), forces=lambda f, _: f.copy(), stress=lambda s, _: s.copy())
+    records = changed(
+        good[:5],
+        total_energy=lambda e, _: e.copy(),
+        forces=lambda f, _: f.copy(),
+        stress=lambda s, _: s.copy(),
+    )
     records[3].labels[key][(-1,) * records[3].labels[key].ndim] = value
     message = refused(checks.check_labels, records, ())
     assert message.startswith(f"{records[3].id}: {key} is not finite")

@@ -38,7 +38,9 @@ def test_fractions_and_counts(n, n_train, n_val, sizes):
     assert sorted(split["train"] + split["val"] + split["test"]) == list(range(n))
 
 
-@pytest.mark.parametrize("n_train, n_val", [(11, 0), (6, 5), (0, 5), (0.9, 0.2), (1.5, 0.1), (-1, 2), (0.5, -0.1)])
+@pytest.mark.parametrize(
+    "n_train, n_val", [(11, 0), (6, 5), (0, 5), (0.9, 0.2), (1.5, 0.1), (-1, 2), (0.5, -0.1)]
+)
 def test_impossible_splits_are_refused(n_train, n_val):
     with pytest.raises(ConfigError, match="n_train|n_val") as caught:
         split_indices(10, n_train, n_val, seed=0)
@@ -193,7 +195,9 @@ def test_the_digest_changes_with_any_change_of_the_data(change):
     assert AtomsDataset(structures).digest() != before
 
 
-@pytest.mark.parametrize("option", [{"seed": 1}, {"n_train": 4, "n_val": 2}, {"stress_units": "GPa"}], ids=str)
+@pytest.mark.parametrize(
+    "option", [{"seed": 1}, {"n_train": 4, "n_val": 2}, {"stress_units": "GPa"}], ids=str
+)
 def test_the_digest_changes_with_the_split_and_the_units(option):
     assert AtomsDataset(copper(6), **option).digest() != AtomsDataset(copper(6)).digest()
 

@@ -87,7 +87,9 @@ def test_labels_come_from_results_then_info_then_arrays_under_any_name():
     atoms.arrays["dft_forces"] = np.ones((2, 3))
     keys = {"total_energy": "dft_energy", "forces": "dft_forces", "stress": "none"}
     (record,) = read_records([atoms], keys=keys)
-    assert record.labels["total_energy"] == -7.0 and record.labels["forces"].tolist() == np.ones((2, 3)).tolist()
+    assert (
+        record.labels["total_energy"] == -7.0 and record.labels["forces"].tolist() == np.ones((2, 3)).tolist()
+    )
     assert "stress" not in record.labels
 
 
@@ -119,7 +121,11 @@ def test_an_empty_set_is_refused():
 
 @pytest.mark.parametrize("option", ["energy_units", "stress_units", "target"])
 def test_an_unknown_choice_gets_the_nearest_match(option):
-    near = {"energy_units": ("eV/at", "eV/atom"), "stress_units": ("Kbar", "kbar"), "target": ("energy", "total_energy")}
+    near = {
+        "energy_units": ("eV/at", "eV/atom"),
+        "stress_units": ("Kbar", "kbar"),
+        "target": ("energy", "total_energy"),
+    }
     given, meant = near[option]
     with pytest.raises(ConfigError, match=f"{option}: got '{given}'.*did you mean '{meant}'"):
         AtomsDataset(copper(2), **{option: given})

@@ -1,4 +1,4 @@
-"""The kept neighbour list gives the graph that a new search would give, and is searched only when it must be."""
+"""The kept neighbour list gives the graph of a new search, and is searched only when it must be."""
 
 import ase
 import numpy as np

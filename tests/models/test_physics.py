@@ -26,7 +26,8 @@ CASES = [
     pytest.param(
         (key, elements, settings), id="-".join([key, *elements, *(f"{k}{v}" for k, v in settings.items())])
     )
-    for key in sorted(architectures())
+    for key, cls in sorted(architectures().items())
+    if cls.__module__.startswith("nfflr.")  # not the toys that other tests may have registered
     for settings in [{}, *SETTINGS.get(key, [])]
     for elements in [("Si",), ("C", "Si")]
 ]
@@ -191,10 +192,8 @@ def test_energy_and_forces_are_continuous_where_a_pair_crosses_the_cutoff(model)
 
 
 def test_bonds_longer_than_the_cutoff_change_nothing(model, atoms):
-    # What a neighbour list with a skin hands over.
-    long = periodic_radius_graph(atoms, model.cutoff + 1.0)
-    graph = periodic_radius_graph(atoms, model.cutoff)
-    assert isinstance(long.src, torch.Tensor) and len(long.src) >= len(graph.src)
+    # A graph may come prebuilt and reach farther than the model does.
+    graph, long = (periodic_radius_graph(atoms, model.cutoff + extra) for extra in (0.0, 1.0))
     expected, found = evaluate(model, graph), evaluate(model, long)
     for name in expected:
         assert_close(found[name], expected[name], 1e-10)
@@ -361,11 +360,15 @@ def test_the_gradient_of_a_force_and_stress_loss_is_right_for_every_weight(model
     for name, value in training(graph).items():
         assert_close(value.detach().numpy(), expected[name], 1e-12)
 
+    # Targets near the outputs, so that no large sum hides the change that a weight makes; uneven, since
+    # forces sum to zero whatever the weights are.
+    shifts = {"total_energy": 0.3, "forces": 0.3, "stress": 0.03}
+    uneven = {name: np.cos(np.arange(expected[name].size)).reshape(expected[name].shape) for name in shifts}
+    targets = {name: torch.from_numpy(expected[name] + shifts[name] * uneven[name]) for name in shifts}
+
     def loss():
         result = training(graph)
-        energy = (result["total_energy"] + 3.0).square().sum()
-        force = (result["forces"] - 0.3).square().sum()
-        return 1e-3 * energy + force + 100 * (result["stress"] - 0.01).square().sum()
+        return sum(((result[name] - targets[name]) / shifts[name]).square().sum() for name in shifts)
 
     weights = dict(training.named_parameters())
     gradients = torch.autograd.grad(loss(), list(weights.values()))
