@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import ase
@@ -13,9 +14,9 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from .atoms import check_structure
 from .checkpoint import load_checkpoint
-from .data.graph import periodic_radius_graph
+from .data.graph import Graph, batch_graphs, periodic_radius_graph
 from .data.verlet import VerletList
-from .errors import ConfigError, NumericsError
+from .errors import ConfigError, NumericsError, StructureError
 from .models.base import Potential
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -55,7 +56,12 @@ class NFFLrCalculator(Calculator):
             raise ConfigError(f"dtype: got {dtype!r}; expected one of {sorted(DTYPES)}")
         if skin < 0:
             raise ConfigError(f"skin: got {skin}; expected a length in Å, not negative")
-        self.model = model.to(device=_device(device or model.device), dtype=DTYPES.get(dtype)).eval()
+        where, precision = _device(device or model.device), DTYPES.get(dtype, model.dtype)
+        if model.training or (model.device, model.dtype) != (where, precision):
+            model = (
+                copy.deepcopy(model).to(device=where, dtype=precision).eval()
+            )  # the caller's stays as it is
+        self.model = model
         self.metadata = metadata or {}
         self.implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
         self._neighbours = VerletList(model.cutoff, skin, self.model.device)
@@ -91,9 +97,9 @@ class NFFLrCalculator(Calculator):
         """
         super().calculate(atoms, properties, system_changes)
         check_structure(self.atoms)
-        graph = self._neighbours.graph(self.atoms)
         has_stress = _has_volume(self.atoms)
-        output = self.model(graph, stress=has_stress)
+        with torch.inference_mode(False):  # forces need gradients whatever the caller's mode
+            output = self.model(self._neighbours.graph(self.atoms), stress=has_stress)
         self.results = _results(output, has_stress)
 
     def get_property(self, name, atoms=None, allow_calculation=True):
@@ -105,27 +111,47 @@ class NFFLrCalculator(Calculator):
             )
         return super().get_property(name, atoms, allow_calculation)
 
-    def evaluate(self, structures: Sequence[ase.Atoms], max_edges: int = 100_000) -> list[dict]:
-        """Results of many structures, evaluated as batches of at most ``max_edges`` neighbours.
+    def evaluate(self, structures: Iterable[ase.Atoms], max_edges: int = 100_000) -> list[dict]:
+        """Results of many structures, evaluated as batches of about ``max_edges`` neighbours at most.
 
         Returns:
             one dict per structure, as ``calculate`` leaves in ``results``.
+
+        Raises:
+            StructureError, NumericsError: naming the structure by its position.
         """
         results = []
-        for chunk in _chunks(structures, max_edges, self.model.cutoff):
-            output = self.model(periodic_radius_graph(chunk, r=self.model.cutoff))
-            output = {name: value.cpu() for name, value in output.items()}
-            sizes = [len(atoms) for atoms in chunk]
-            forces, energies = output["forces"].split(sizes), output["energies"].split(sizes)
-            for k, atoms in enumerate(chunk):
-                single = {
-                    "total_energy": output["total_energy"][k],
-                    "energies": energies[k],
-                    "forces": forces[k],
-                    "stress": output["stress"][k],
-                }
-                results.append(_results(single, _has_volume(atoms)))
+        with torch.inference_mode(False):
+            for chunk in self._chunks(structures, max_edges):
+                output = self.model(batch_graphs([graph for _, graph in chunk]))
+                output = {name: value.cpu() for name, value in output.items()}
+                sizes = [len(atoms) for atoms, _ in chunk]
+                parts = {name: output[name].split(sizes) for name in ("forces", "energies")}
+                parts |= {name: output[name] for name in ("total_energy", "stress")}
+                for k, (atoms, _) in enumerate(chunk):
+                    single = {name: values[k] for name, values in parts.items()}
+                    results.append(_results(single, _has_volume(atoms), f"structure {len(results)}"))
         return results
+
+    def _chunks(
+        self, structures: Iterable[ase.Atoms], max_edges: int
+    ) -> Iterator[list[tuple[ase.Atoms, Graph]]]:
+        """Runs of structures and their graphs with at most ``max_edges`` bonds, or a single structure."""
+        chunk, edges = [], 0
+        for k, atoms in enumerate(structures):
+            check_structure(atoms, f"structure {k}")
+            try:
+                self.set_atoms(atoms)
+                graph = periodic_radius_graph(atoms, r=self.model.cutoff)
+            except StructureError as error:
+                raise StructureError(str(error).replace("structure", f"structure {k}", 1)) from error
+            if chunk and edges + len(graph.dst) > max_edges:
+                yield chunk
+                chunk, edges = [], 0
+            chunk.append((atoms, graph))
+            edges += len(graph.dst)
+        if chunk:
+            yield chunk
 
     def todict(self) -> dict:
         """JSON description: enough to know which numbers these are."""
@@ -147,6 +173,10 @@ def _device(name: str | torch.device) -> torch.device:
         raise ConfigError(f"device: got {name!r}; expected cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: {name} asked for, but torch finds no GPU; use --device cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        raise ConfigError(f"device: {name} is not there; use --device cpu") from error
     return device
 
 
@@ -154,7 +184,7 @@ def _has_volume(atoms: ase.Atoms) -> bool:
     return bool(atoms.pbc.any()) and atoms.cell.rank == 3
 
 
-def _results(output: dict[str, torch.Tensor], has_stress: bool) -> dict:
+def _results(output: dict[str, torch.Tensor], has_stress: bool, item: str = "structure") -> dict:
     """The model's dict as ASE wants it: Python floats and contiguous float64 arrays.
 
     Raises:
@@ -171,27 +201,9 @@ def _results(output: dict[str, torch.Tensor], has_stress: bool) -> dict:
         results["stress"] = full_3x3_to_voigt_6_stress(_array(output["stress"]))
     for name, value in results.items():
         if not np.isfinite(value).all():
-            raise NumericsError(f"structure: the model's {name} is not finite; check the geometry")
+            raise NumericsError(f"{item}: the model's {name} is not finite; check the geometry")
     return results
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype=np.float64)
-
-
-def _chunks(structures: Sequence[ase.Atoms], max_edges: int, cutoff: float) -> Iterator[list[ase.Atoms]]:
-    """Runs of structures whose expected number of neighbours stays within ``max_edges``."""
-    chunk, load = [], 0.0
-    for k, atoms in enumerate(structures):
-        check_structure(atoms, f"structure {k}")
-        volume = (
-            atoms.cell.volume if _has_volume(atoms) else np.prod(np.ptp(atoms.positions, axis=0) + cutoff)
-        )
-        edges = len(atoms) ** 2 * 4.19 * cutoff**3 / max(volume, 1.0)
-        if chunk and load + edges > max_edges:
-            yield chunk
-            chunk, load = [], 0.0
-        chunk.append(atoms)
-        load += edges
-    if chunk:
-        yield chunk

@@ -485,6 +485,17 @@ def test_forces_come_out_where_gradients_are_switched_off(structures, mode):
         assert atoms.get_forces() == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_model_in_inference_mode_gives_forces_or_an_error_but_no_zeros(structures):
+    atoms, model = structures.crystal(), tiny(ELEMENTS)
+    expected = model(atoms)["forces"]
+    with torch.inference_mode():
+        try:
+            found = model(atoms)["forces"]
+        except RuntimeError:
+            return
+    assert torch.allclose(found, expected, atol=1e-12)
+
+
 # Many structures
 
 

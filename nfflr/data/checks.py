@@ -30,6 +30,10 @@ def check_labels(records: Sequence[Record], required: Sequence[str]) -> None:
                 raise StructureError(
                     f"{record.id}: no {key} label; compute it, drop the structure, or set allow_missing=True"
                 )
+        if "stress" in record.labels and record.atoms.cell.rank < 3:
+            raise StructureError(
+                f"{record.id}: stress label of a structure whose cell has no volume; drop it"
+            )
         for key, value in record.labels.items():
             if value.shape != shapes[key]:
                 raise StructureError(f"{record.id}: {key} has shape {value.shape}, expected {shapes[key]}")

@@ -33,7 +33,8 @@ class AtomsDataset(Dataset):
         stress_units: eV/Å^3, GPa or kbar.
         stress_sign: +1 if tension is positive (ASE), −1 if pressure is (VASP).
         n_train, n_val: fractions, or counts; what is left is the test split.
-        transform: structure → graph; default ``periodic_radius_graph`` with r = 5 Å.
+        transform: structure → graph; default: neighbours within the cutoff of the model that is trained
+            (5 Å outside of training).
         seed: of the split.
         test_source: a separate test file; its structures must not occur in ``source``.
         keys: names of the labels in the source if they differ from energy, forces, stress.
@@ -68,7 +69,7 @@ class AtomsDataset(Dataset):
         if stress_sign not in (1, -1):
             raise ConfigError(f"stress_sign: got {stress_sign!r}; expected 1 (tension positive) or -1")
         self.target = target
-        self.transform = transform or partial(periodic_radius_graph, r=5.0)
+        self.transform = transform
         read = partial(
             read_records,
             energy_units=energy_units,
@@ -102,7 +103,8 @@ class AtomsDataset(Dataset):
         record = self.records[index]
         if index not in self._graphs:
             try:
-                self._graphs[index] = self.transform(record.atoms)
+                transform = self.transform or partial(periodic_radius_graph, r=5.0)
+                self._graphs[index] = transform(record.atoms)
             except StructureError as error:
                 raise StructureError(f"{record.id}: {error}") from error
         return self._graphs[index], label_tensors(record) | {"index": torch.tensor(index)}
@@ -118,7 +120,8 @@ class AtomsDataset(Dataset):
         content = hashlib.sha256(repr(self.split).encode())
         for record in self.records:
             content.update(record.id.encode())
-            for array in (record.atoms.numbers, record.atoms.positions, record.atoms.cell.array):
+            atoms = record.atoms
+            for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
                 content.update(np.ascontiguousarray(array).tobytes())
             for key in sorted(record.labels):
                 content.update(key.encode() + record.labels[key].tobytes())

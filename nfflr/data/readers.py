@@ -38,7 +38,7 @@ def read_structures(path: str | Path) -> list[ase.Atoms]:
 def _frames(path: Path) -> Iterator[ase.Atoms]:
     count = 0
     try:
-        for atoms in ase.io.iread(_source(path), index=":"):
+        for atoms in ase.io.iread(_source(path), index=":", do_not_split_by_at_sign=True):
             yield atoms
             count += 1
     except GeneratorExit:
@@ -46,6 +46,8 @@ def _frames(path: Path) -> Iterator[ase.Atoms]:
     except Exception as error:  # ASE's parsers raise whatever their line of code happened to raise
         if isinstance(error, StructureError):
             raise
+        if isinstance(error, _CutError):
+            error, count = ValueError(error.args[0]), error.args[1]
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, ase.io.formats.UnknownFileTypeError):
             reason = f"unknown file format {reason}"
@@ -55,14 +57,30 @@ def _frames(path: Path) -> Iterator[ase.Atoms]:
 
 
 def _source(path: Path) -> str | io.StringIO:
-    """The path, or the unpacked text of a compressed XYZ file: ASE seeks, which would unpack it anew."""
-    name, compression = ase.io.formats.get_compression(path.name)
-    if compression is None or not name.endswith(("xyz", "exyz")):
+    """The path, or the text of an XYZ file: ASE seeks in it, and would unpack a compressed one each time.
+
+    Raises:
+        ValueError: the last line seems to be cut in its last number.
+    """
+    name, _ = ase.io.formats.get_compression(path.name)
+    if not name.endswith("xyz"):
         return str(path)
     with ase.io.formats.open_with_compression(str(path), "rb") as file:
-        text = io.StringIO(file.read().decode())
+        content = file.read().decode()
+    lines = content.split("\n")
+    if lines[-1] and len(lines) > 1:
+        # A missing end of line is no damage, but fewer decimals than in the line before are.
+        last, before = (line.rpartition(".")[2] for line in lines[-1:-3:-1])
+        if len(last) < len(before):
+            frames = sum(line.strip().isdigit() for line in lines)
+            raise _CutError(f"its last number is cut to {lines[-1].split()[-1]}", max(frames - 1, 0))
+    text = io.StringIO(content)
     text.name = name  # ASE finds the format by it
     return text
+
+
+class _CutError(ValueError):
+    """A file that ends inside a number of frame ``args[1]``."""
 
 
 def read_structure(path: str | Path) -> ase.Atoms:

@@ -10,6 +10,7 @@ import ase
 import ase.units
 import numpy as np
 
+from ..atoms import check_structure
 from ..errors import StructureError
 from ..units import GPA
 from .readers import read_structures
@@ -56,15 +57,16 @@ def read_records(
         scale = ENERGY_UNITS[energy_units]
         per = len(atoms) if energy_units.endswith("/atom") else 1
         factors = {"total_energy": scale * per, "forces": scale, "stress": stress_factor}
-        ident = atoms.info.get("config_id", k)
+        ident = f"{name}[{atoms.info.get('config_id', k)}]"
+        if not named:  # files have been checked frame by frame
+            check_structure(atoms, ident)
         labels = {}
         for key, stored in keys.items():
             value = _stored(atoms, stored)
             if value is not None:
-                value = _square(value) if key == "stress" else np.array(value, dtype=float)
-                labels[key] = np.asarray(value * factors[key])
+                labels[key] = _numbers(ident, key, value) * factors[key]
         plain = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-        records.append(Record(f"{name}[{ident}]", str(atoms.info.get("group", "all")), plain, labels))
+        records.append(Record(ident, str(atoms.info.get("group", "all")), plain, labels))
     return records
 
 
@@ -76,9 +78,16 @@ def _stored(atoms: ase.Atoms, key: str):
     return None
 
 
-def _square(stress) -> np.ndarray:
+def _numbers(ident: str, key: str, value) -> np.ndarray:
+    try:
+        numbers = np.array(value, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise StructureError(f"{ident}: {key} is {value!r}, expected numbers; correct the label") from error
+    return _square(numbers) if key == "stress" else numbers
+
+
+def _square(stress: np.ndarray) -> np.ndarray:
     """(3, 3) from ASE's Voigt order xx, yy, zz, yz, xz, xy, from nine numbers, or from itself."""
-    stress = np.array(stress, dtype=float)
     if stress.shape == (6,):
         return stress[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
     return stress.reshape(3, 3) if stress.size == 9 else stress

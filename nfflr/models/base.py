@@ -100,9 +100,13 @@ class Potential(nn.Module):
         Raises:
             StructureError: naming the elements that the model does not cover.
         """
-        index = self.element_index.index_select(0, numbers)
+        possible = numbers.clamp(0, len(self.element_index) - 1)
+        index = self.element_index.index_select(0, possible).masked_fill(numbers != possible, -1)
         if index.numel() and int(index.min()) < 0:
-            missing = sorted({chemical_symbols[n] for n in numbers[index < 0].tolist()})
+            unknown = set(numbers[index < 0].tolist())
+            missing = sorted(
+                chemical_symbols[n] if 0 <= n < len(chemical_symbols) else f"Z={n}" for n in unknown
+            )
             raise StructureError(
                 f"structure: element {', '.join(missing)} is not covered by this model; "
                 f"it knows {', '.join(self.elements)}"

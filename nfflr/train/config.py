@@ -79,6 +79,11 @@ class TrainingConfig(BaseModel):
         skip = {"dataset", "model", "output_dir", "criterion", "progress", "num_workers", "notes"}
         return {**self.model_dump(mode="json", exclude=skip), "criterion": repr(self.criterion)}
 
+    def described_model(self) -> dict:
+        """Architecture, hyper-parameters and dtype as JSON."""
+        model = self.model
+        return {"key": model.key, "dtype": str(model.dtype), **model.config.model_dump(mode="json")}
+
 
 def load_config(path: str | Path, overrides: dict | None = None) -> TrainingConfig:
     """Run a config file and validate the settings it defines.

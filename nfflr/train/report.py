@@ -18,7 +18,9 @@ from .evaluation import Predictions
 def write_metrics(out: Path, history: list[dict[str, float]]) -> None:
     """Write ``metrics.csv``: energies in eV/atom, forces in eV/Å, stresses in eV/Å³."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    first = ["epoch", "step"]
+    names = [*first, *sorted(set(history[0]) - set(first))]
+    writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(
         {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in history

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +17,19 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint import FILE, save_checkpoint
 from ..data.dataset import AtomsDataset, collate
-from ..data.graph import batch_graphs
-from ..errors import ConfigError, NumericsError
+from ..data.graph import batch_graphs, periodic_radius_graph
+from ..errors import ConfigError, NumericsError, StructureError, did_you_mean
 from ..files import claim_folder, write_figure
 from ..models.base import Potential
-from ..nn.losses import label_errors, weighted_loss
+from ..nn.losses import KEYS, label_errors, weighted_loss
 from .config import TrainingConfig
 from .evaluation import Predictions, predict
 from .report import learning_curve, write_metrics
 from .state import newest_state, save_state
 
 Listener = Callable[[dict], None]
+METRICS = ["train/loss", "val/loss"]
+METRICS += [f"val/{key}_{kind}" for key in KEYS for kind in ("mae", "rmse")]
 CALIBRATION = 64  # structures; enough for means and variances, and for the shortest distances seen
 
 
@@ -40,7 +44,6 @@ class ShuffledBatches:
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.indices).tolist()
-        self.epoch += 1
         return iter([order[k : k + self.size] for k in range(0, len(order), self.size)])
 
 
@@ -65,6 +68,9 @@ class Run:
             raise ConfigError(
                 "dataset: the validation split is empty; the model is selected on it, set n_val"
             )
+        if config.select_by not in METRICS:
+            hint = did_you_mean(config.select_by, METRICS)
+            raise ConfigError(f"select_by: no metric {config.select_by!r}; expected one of {METRICS}{hint}")
         self.batches = ShuffledBatches(indices, config.batch_size, config.random_seed)
         self.optimizer = build_optimizer(config)
         self.ema = AveragedModel(config.model, multi_avg_fn=_warmed_average(config.ema_decay))
@@ -85,23 +91,28 @@ class Run:
         model.train()
         errors = label_errors(model(graph, stress=weights["stress"] > 0), labels)
         loss = weighted_loss(errors, weights, config.scales(), config.criterion)
-        if not torch.isfinite(loss):
-            ids = ", ".join(config.dataset.records[k].id for k in labels["index"].tolist())
-            raise NumericsError(
-                f"{ids}: the loss is not finite at step {self.step}; check these structures or lower "
-                "learning_rate"
-            )
+        self._require_finite(loss, "the loss", labels)
         rate = config.learning_rate * rate_factor(config, self.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer.zero_grad()
-        loss.backward(inputs=parameters)
-        torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+        if loss.requires_grad:  # not if no structure of the batch has a label
+            loss.backward(inputs=parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+        self._require_finite(norm, "the gradient", labels)
         self.optimizer.step()
         self.ema.update_parameters(model)
         self.step += 1
         return loss.item()
+
+    def _require_finite(self, value: torch.Tensor, what: str, labels: dict[str, torch.Tensor]) -> None:
+        if torch.isfinite(value):
+            return
+        ids = ", ".join(self.config.dataset.records[k].id for k in labels["index"].tolist())
+        raise NumericsError(
+            f"{ids}: {what} is not finite at step {self.step}; check these structures or lower learning_rate"
+        )
 
     def validate(self, train_loss: float) -> dict[str, float]:
         """Errors of the averaged weights on the validation split, as a row of the history."""
@@ -130,6 +141,7 @@ class Run:
     def metadata(self) -> dict:
         return {
             "settings": self.config.plain(),
+            "model": self.config.described_model(),
             "data_digest": self.config.dataset.digest(),
             "step": self.step,
             "epoch": self.epoch,
@@ -144,11 +156,12 @@ class Run:
         Raises:
             ConfigError: settings or data changed since; names the first difference.
         """
-        for name, now in self.config.plain().items():
-            then = metadata["settings"].get(name)
-            if then != now:
+        then = {**metadata["settings"], "model": metadata["model"]}
+        for name, now in {**self.config.plain(), "model": self.config.described_model()}.items():
+            if then.get(name) != now:
                 raise ConfigError(
-                    f"{name}: was {then!r} when this run started, is {now!r}; a resume needs both equal"
+                    f"{name}: was {then.get(name)!r} when this run started, is {now!r}; "
+                    "a resume needs both equal"
                 )
         if metadata["data_digest"] != self.config.dataset.digest():
             raise ConfigError("dataset: structures, labels or split changed since this run started")
@@ -209,6 +222,23 @@ def _warmed_average(decay: float):
     return update
 
 
+def match_cutoff(dataset: AtomsDataset, model: Potential) -> None:
+    """Give the data the model's cutoff, or see that the transform they came with has it.
+
+    Raises:
+        ConfigError: the transform's graphs are not those that the model will see in use.
+    """
+    if dataset.transform is None:
+        dataset.transform = partial(periodic_radius_graph, r=model.cutoff)
+    for k in dataset.split["train"][:3]:
+        expected = periodic_radius_graph(dataset.records[k].atoms, r=model.cutoff)
+        if len(dataset[k][0].dst) != len(expected.dst):
+            raise ConfigError(
+                f"dataset: the transform's graphs do not have the model's cutoff of {model.cutoff} Å; "
+                f"use transform=partial(periodic_radius_graph, r={model.cutoff}), or leave it out"
+            )
+
+
 @torch.no_grad()
 def initialise(model: Potential, dataset: AtomsDataset) -> None:
     """Reference energies by least squares in float64, energy scale, and the model's own constants."""
@@ -224,7 +254,10 @@ def initialise(model: Potential, dataset: AtomsDataset) -> None:
         model.scale.fill_(max(1e-3, float(np.sqrt(np.mean(np.concatenate(forces) ** 2)))))
     chosen = dataset.split["train"]
     stride = math.ceil(len(chosen) / CALIBRATION)
-    model.calibrate(batch_graphs([dataset[k][0] for k in chosen[::stride]]))
+    sample = batch_graphs([dataset[k][0] for k in chosen[::stride]])
+    if not len(sample.dst):
+        raise StructureError("dataset: every atom is isolated; there are no neighbours to learn from")
+    model.calibrate(sample)
 
 
 def train(
@@ -249,6 +282,9 @@ def train(
     if (out / FILE).exists() and not (resume or overwrite):
         raise ConfigError(f"{out / FILE}: exists; use --resume, --overwrite, or another --out")
     claim_folder(out)
+    if not resume:
+        shutil.rmtree(out / "state", ignore_errors=True)
+    match_cutoff(config.dataset, config.model)
     initialise(config.model, config.dataset)
     run = Run(config)
     if resume:
@@ -257,7 +293,11 @@ def train(
             raise ConfigError(f"{out}: holds no training state to resume; train without --resume")
         run.restore(*state)
     loader = DataLoader(
-        config.dataset, batch_sampler=run.batches, collate_fn=collate, num_workers=config.num_workers
+        config.dataset,
+        batch_sampler=run.batches,
+        collate_fn=collate,
+        num_workers=config.num_workers,
+        generator=torch.Generator().manual_seed(config.random_seed),  # not the caller's
     )
     engine = Engine(run.train_step)
     losses: list[float] = []
@@ -270,7 +310,8 @@ def train(
 
     @engine.on(Events.EPOCH_COMPLETED)
     def finish_epoch(engine: Engine) -> None:
-        run.epoch = engine.state.epoch
+        # Not counted by the sampler: a loader with workers iterates over it more than once an epoch.
+        run.epoch = run.batches.epoch = engine.state.epoch
         if run.epoch % config.validate_every and run.epoch != config.epochs:
             return
         row = run.validate(float(np.mean(losses)))
@@ -295,10 +336,8 @@ def train(
 def select(run: Run, row: dict[str, float], out: Path) -> None:
     """Append a validation to the history and keep its weights if it is the best so far."""
     name = run.config.select_by
-    if name not in row:
-        raise ConfigError(
-            f"select_by: no metric {name!r}; expected one of {sorted(k for k in row if '/' in k)}"
-        )
+    if math.isnan(row[name]):
+        raise ConfigError(f"select_by: {name} has no labels in the validation split; choose another metric")
     run.history.append(row)
     run.stale += 1
     if row[name] < run.best:

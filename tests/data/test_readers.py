@@ -6,6 +6,7 @@ import lzma
 import pickle
 from pathlib import Path
 
+import ase
 import ase.io
 import numpy as np
 import pytest
@@ -120,9 +121,14 @@ def test_a_cut_anywhere_in_the_last_frame_names_that_frame(tmp_path, frames):
 
 
 def test_a_missing_final_newline_is_not_damage(tmp_path, frames):
+    single = ase.Atoms("Cu", positions=[[0.25, 0.5, 0.125]], cell=[3.123456789012] * 3, pbc=True)
+    plain = b"1\nenergy=-3.123456789012\nCu 0.25 0.5 0.125"
     path = tmp_path / "copper.xyz"
-    path.write_bytes(xyz(frames)[:-1])
-    assert_same(read_structures(path), frames, 1e-7)
+    for content, expected in ((xyz(frames)[:-1], frames), (xyz([single])[:-1], [single])):
+        path.write_bytes(content)
+        assert_same(read_structures(path), expected, 1e-7)
+    path.write_bytes(plain)  # written by hand, with numbers of any length
+    assert read_structure(path).positions.tolist() == [[0.25, 0.5, 0.125]]
 
 
 def test_a_cut_in_the_middle_of_the_file_names_the_frame_it_is_in(tmp_path, frames):

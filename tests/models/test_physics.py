@@ -191,6 +191,25 @@ def test_energy_and_forces_are_continuous_where_a_pair_crosses_the_cutoff(model)
         assert np.abs(inside[name] - outside[name]).max() < 1e-9
 
 
+def test_the_work_along_a_dimer_curve_is_the_difference_in_energy(model):
+    # From strong overlap to beyond the cutoff: a jump of the energy anywhere between would show, be it
+    # at the cutoff or where a short-range term hands over.
+    ends = np.linspace(0.8, model.cutoff + 0.2, 100)
+    nodes, weights = np.polynomial.legendre.leggauss(4)
+    half = np.diff(ends)[:, None] / 2
+    inside = (ends[:-1, None] + half * (1 + nodes)).ravel()
+    symbols = [model.elements[0], model.elements[-1]]
+    dimers = [ase.Atoms(symbols, [[0, 0, 0], [r, 0, 0]]) for r in [*ends, *inside]]
+    result = evaluate(model, dimers)
+    pull = -result["forces"][1::2, 0][len(ends) :].reshape(-1, 4)  # dE/dr at the nodes of each interval
+    rise = np.diff(result["total_energy"][: len(ends)])
+    work = (pull * weights * half).sum(1)
+    # Random weights can turn sharply within an interval: the quadrature errs by a part of the variation.
+    allowed = (1e-2 * np.abs(pull).max(1) + 0.1 * np.ptp(pull, axis=1)) * np.diff(ends)
+    assert (np.abs(rise - work) <= allowed + 1e-9).all()
+    assert np.abs(rise[:-5]).min() > 0  # the curve is not flat where the pair is within reach
+
+
 def test_bonds_longer_than_the_cutoff_change_nothing(model, atoms):
     # A graph may come prebuilt and reach farther than the model does.
     graph, long = (periodic_radius_graph(atoms, model.cutoff + extra) for extra in (0.0, 1.0))
