@@ -74,7 +74,10 @@ class Atoms:
 
     def volumes(self) -> torch.Tensor:
         """Cell volumes, (B,), Å³; zero where a cell vector is missing."""
-        return torch.linalg.det(self.cell.reshape(-1, 3, 3)).abs()
+        cell = self.cell.reshape(-1, 3, 3)
+        volume = torch.linalg.det(cell).abs()
+        # Rounding leaves a flat cell some volume: what is tiny beside its edges is none.
+        return torch.where(volume > 1e-9 * cell.norm(dim=2).prod(1), volume, torch.zeros_like(volume))
 
     def to(self, device: torch.device | str) -> Atoms:
         moved = {name: value.to(device) if value is not None else None for name, value in vars(self).items()}

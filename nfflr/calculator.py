@@ -98,7 +98,7 @@ class NFFLrCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         check_structure(self.atoms)
         has_stress = _has_volume(self.atoms)
-        with torch.inference_mode(False):  # forces need gradients whatever the caller's mode
+        with torch.inference_mode(False):  # the list is kept, and may meet gradients later
             output = self.model(self._neighbours.graph(self.atoms), stress=has_stress)
         self.results = _results(output, has_stress)
 

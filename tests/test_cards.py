@@ -6,7 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 from nfflr.checkpoint import FILE, bundled_calculators, load_checkpoint
 from nfflr.data.dataset import AtomsDataset
-from nfflr.data.graph import periodic_radius_graph
 from nfflr.train.evaluation import predict
 
 
@@ -60,12 +59,7 @@ def test_scores_of_the_card_are_measured_again(name):
     folder = bundled_calculators()[name]
     card = Card(**yaml.safe_load((folder / "card.yaml").read_text()))
     model, _ = load_checkpoint(folder / FILE)
-    dataset = AtomsDataset(
-        folder / "test.xyz.xz",
-        n_train=1.0,
-        n_val=0.0,
-        transform=lambda atoms: periodic_radius_graph(atoms, r=model.cutoff),
-    )
+    dataset = AtomsDataset(folder / "test.xyz.xz", n_train=1.0, n_val=0.0)
     errors = predict(model, dataset, range(len(dataset))).errors()
     assert errors["energy_mae"] * 1e3 == pytest.approx(card.test.energy_mae_meV_per_atom, abs=0.01)
     assert errors["forces_mae"] * 1e3 == pytest.approx(card.test.force_mae_meV_per_A, abs=0.1)

@@ -1,29 +1,25 @@
 """Recipe of the bundled ``mlearn-si`` potential: silicon, from the mlearn set (Zuo et al. 2020)."""
 
-from functools import partial
 from pathlib import Path
 
 from nfflr.data.dataset import AtomsDataset
-from nfflr.data.graph import periodic_radius_graph
 from nfflr.models.moment import MomentConfig, MomentNetwork
 
 here = Path(__file__).parent
 output_dir = Path("runs/mlearn-si")
 random_seed = 0
 
-cutoff = 5.5
 dataset = AtomsDataset(
     here / "train.xyz.xz",
     "energy_and_forces",
     n_train=0.9,
     n_val=0.1,
     test_source=here / "test.xyz.xz",
-    transform=partial(periodic_radius_graph, r=cutoff),
 )
 model = MomentNetwork(
     MomentConfig(
         elements=("Si",),
-        cutoff=cutoff,
+        cutoff=5.5,
         envelope=8,
         channels=16,
         hidden=32,

@@ -37,7 +37,6 @@ def command(checkpoint: str, data: Path, out: Path, overwrite: bool) -> int:
     """
     from ..checkpoint import load_checkpoint
     from ..data.dataset import AtomsDataset
-    from ..data.graph import periodic_radius_graph
     from ..train.evaluation import error_table, predict
     from ..train.report import parity
 
@@ -49,7 +48,6 @@ def command(checkpoint: str, data: Path, out: Path, overwrite: bool) -> int:
         data,
         n_train=1.0,
         n_val=0.0,
-        transform=lambda atoms: periodic_radius_graph(atoms, r=model.cutoff),
         allow_missing=True,
         allow_duplicates=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -90,6 +91,14 @@ class AtomsDataset(Dataset):
             held_out = [self.records[k] for k in self.split["val"] + self.split["test"]]
             checks.check_duplicates(self.part("train"), held_out)
         self._graphs: dict[int, Graph] = {}
+
+    def within(self, cutoff: float) -> AtomsDataset:
+        """The same data with graphs of radius ``cutoff`` (Å); itself if it came with a transform."""
+        if self.transform is not None:
+            return self
+        view = copy.copy(self)
+        view.transform, view._graphs = partial(periodic_radius_graph, r=cutoff), {}
+        return view
 
     def part(self, name: str) -> list[Record]:
         """Records of the split ``"train"``, ``"val"`` or ``"test"``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -27,12 +28,14 @@ class Graph:
         src: (E,) int64, neighbour j of each edge.
         dst: (E,) int64, centre i of each edge, ascending.
         shift: (E, 3) float64, Å: the lattice translation added to x_j.
+        cutoff: Å; no bond up to this length is missing. Infinite where that is not known.
     """
 
     atoms: Atoms
     src: torch.Tensor
     dst: torch.Tensor
     shift: torch.Tensor
+    cutoff: float = math.inf
 
     def vectors(self) -> torch.Tensor:
         """Bond vectors r_ij = x_j + S·cell − x_i, (E, 3) float64, Å."""
@@ -44,12 +47,12 @@ class Graph:
         return torch.bincount(self.dst, minlength=len(self.atoms))
 
     def to(self, device: torch.device | str) -> Graph:
-        moved = {name: value.to(device) for name, value in vars(self).items()}
+        moved = {name: getattr(self, name).to(device) for name in ("atoms", "src", "dst", "shift")}
         return replace(self, **moved)
 
 
 def neighbor_list(
-    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, backend: str = "vesin"
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, backend: str = "auto"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All ordered pairs (i, j, S) with \\|x_j + S·cell − x_i\\| < cutoff, sorted by i.
 
@@ -58,19 +61,30 @@ def neighbor_list(
         cell: (3, 3), Å. Vectors along non-periodic axes may be anything, zero included.
         pbc: (3,) bool.
         cutoff: Å; may exceed the cell many times over.
-        backend: ``"vesin"`` or ``"matscipy"``.
+        backend: ``"vesin"``, ``"matscipy"``, or ``"auto"`` for the faster: matscipy where some axes are
+            periodic and some open (vesin slows down there with the open extent), vesin elsewhere.
 
     Returns:
         i (E,), j (E,) int64 and S (E, 3) int64, the lattice translation for the positions as given.
 
     Raises:
-        StructureError: a periodic axis has no cell vector.
-        ConfigError: unknown backend.
+        StructureError: a periodic axis has no cell vector, or a number is not finite.
+        ConfigError: unknown backend, or a cutoff that is no length.
     """
     pbc = np.asarray(pbc, dtype=bool)
+    if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
+        raise StructureError("structure: a coordinate or the cell is not finite; check the file")
     check_cell(np.asarray(cell), pbc)
+    if not (np.isfinite(cutoff) and cutoff > 0):
+        raise ConfigError(f"neighbor_list: cutoff {cutoff}; expected a positive length (Å)")
+    if backend == "auto":
+        backend = "matscipy" if pbc.any() and not pbc.all() else "vesin"
     if backend not in BACKENDS:
-        raise ConfigError(f"neighbor_list: unknown backend {backend!r}; expected one of {sorted(BACKENDS)}")
+        raise ConfigError(
+            f"neighbor_list: unknown backend {backend!r}; expected auto or one of {sorted(BACKENDS)}"
+        )
+    if not len(positions):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3), np.int64)
     # Wrapping inside the search keeps its cost independent of where the atoms are; the shifts are
     # translated back, so the caller's coordinates are never touched.
     box, wrapped, image = _wrap(np.asarray(positions, float), np.asarray(cell, float), pbc)
@@ -109,14 +123,14 @@ BACKENDS = {"vesin": _vesin, "matscipy": _matscipy}
 
 
 def periodic_radius_graph(
-    atoms: Atoms | ase.Atoms | Sequence[Atoms | ase.Atoms], r: float = 5.0, backend: str = "vesin"
+    atoms: Atoms | ase.Atoms | Sequence[Atoms | ase.Atoms], r: float = 5.0, backend: str = "auto"
 ) -> Graph:
     """Build the graph of all pairs closer than ``r`` (Å), periodic images included, self-images too.
 
     Args:
         atoms: one structure, a batch, or a list of structures.
         r: cutoff radius, Å.
-        backend: neighbour search, ``"vesin"`` or ``"matscipy"``.
+        backend: neighbour search, see ``neighbor_list``.
 
     Raises:
         StructureError: two atoms coincide, or a periodic axis has no cell vector.
@@ -132,6 +146,7 @@ def periodic_radius_graph(
         src=torch.cat([e[0] + offset for e, offset in zip(edges, sizes, strict=True)]),
         dst=torch.cat([e[1] + offset for e, offset in zip(edges, sizes, strict=True)]),
         shift=torch.cat([e[2] for e in edges]),
+        cutoff=r,
     )
     check_distances(graph)
     return graph
@@ -168,4 +183,5 @@ def batch_graphs(graphs: Sequence[Graph]) -> Graph:
         src=torch.cat([g.src + k for g, k in zip(graphs, offsets, strict=True)]),
         dst=torch.cat([g.dst + k for g, k in zip(graphs, offsets, strict=True)]),
         shift=torch.cat([g.shift for g in graphs]),
+        cutoff=min(g.cutoff for g in graphs),
     )

@@ -32,7 +32,34 @@ def read_structures(path: str | Path) -> list[ase.Atoms]:
         frames.append(atoms)
     if not frames:
         raise StructureError(f"{path}: holds no structure; expected at least one")
+    if _ends_inside_a_number(path):
+        raise StructureError(
+            f"{path}: frame {len(frames) - 1} cannot be read (it ends inside a number); the file is truncated"
+        )
     return frames
+
+
+def _ends_inside_a_number(path: Path) -> bool:
+    """Whether a text file without a last newline was cut inside the last number of a table.
+
+    Only where the line before has the same number of decimals in every other column can that be known.
+    """
+    if ase.io.formats.get_compression(path.name)[1] is not None:  # a cut archive does not unpack
+        return False
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, 2) - 10_000))
+        lines = file.read().decode("utf-8", "ignore").split("\n")[-2:]
+    rows = [line.split() for line in lines]
+    if len(rows) < 2 or len(rows[-1]) < 2 or len(rows[-1]) != len(rows[-2]):
+        return False
+    *same, last = ([_decimals(cell) for cell in column] for column in zip(*rows, strict=True))
+    return all(above == below for above, below in same) and last[1] < last[0]
+
+
+def _decimals(cell: str) -> int:
+    """Digits behind the point of a plain decimal number; 0 for anything else."""
+    whole, _, fraction = cell.partition(".")
+    return len(fraction) if fraction.isdigit() and whole.lstrip("+-").isdigit() else 0
 
 
 def _frames(path: Path) -> Iterator[ase.Atoms]:
@@ -46,8 +73,6 @@ def _frames(path: Path) -> Iterator[ase.Atoms]:
     except Exception as error:  # ASE's parsers raise whatever their line of code happened to raise
         if isinstance(error, StructureError):
             raise
-        if isinstance(error, _CutError):
-            error, count = ValueError(error.args[0]), error.args[1]
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, ase.io.formats.UnknownFileTypeError):
             reason = f"unknown file format {reason}"
@@ -57,30 +82,14 @@ def _frames(path: Path) -> Iterator[ase.Atoms]:
 
 
 def _source(path: Path) -> str | io.StringIO:
-    """The path, or the text of an XYZ file: ASE seeks in it, and would unpack a compressed one each time.
-
-    Raises:
-        ValueError: the last line seems to be cut in its last number.
-    """
-    name, _ = ase.io.formats.get_compression(path.name)
-    if not name.endswith("xyz"):
+    """The path, or the unpacked text of a compressed XYZ file: ASE seeks, which would unpack it anew."""
+    name, compression = ase.io.formats.get_compression(path.name)
+    if compression is None or not name.endswith(("xyz", "exyz")):
         return str(path)
     with ase.io.formats.open_with_compression(str(path), "rb") as file:
-        content = file.read().decode()
-    lines = content.split("\n")
-    if lines[-1] and len(lines) > 1:
-        # A missing end of line is no damage, but fewer decimals than in the line before are.
-        last, before = (line.rpartition(".")[2] for line in lines[-1:-3:-1])
-        if len(last) < len(before):
-            frames = sum(line.strip().isdigit() for line in lines)
-            raise _CutError(f"its last number is cut to {lines[-1].split()[-1]}", max(frames - 1, 0))
-    text = io.StringIO(content)
+        text = io.StringIO(file.read().decode())
     text.name = name  # ASE finds the format by it
     return text
-
-
-class _CutError(ValueError):
-    """A file that ends inside a number of frame ``args[1]``."""
 
 
 def read_structure(path: str | Path) -> ase.Atoms:

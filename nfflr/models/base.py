@@ -116,6 +116,10 @@ class Potential(nn.Module):
     def graph(self, x: Input) -> Graph:
         """Whatever describes the structures (see ``as_graph``), on the model's device."""
         graph = as_graph(x, self.cutoff)
+        if graph.cutoff < self.cutoff - 1e-9:
+            raise StructureError(
+                f"graph: bonds reach {graph.cutoff:g} Å, the model needs {self.cutoff:g} Å; build it for that"
+            )
         return graph if graph.src.device == self.device else graph.to(self.device)
 
     def forward(self, x: Input, stress: bool = True) -> dict[str, torch.Tensor]:
@@ -132,13 +136,14 @@ class Potential(nn.Module):
 
         In training mode the outputs can be differentiated with respect to the weights.
         """
-        graph = self.graph(x)
-        species = self.species(graph.atoms.numbers)
-        with torch.enable_grad():
+        # Forces are gradients, whatever mode the caller is in.
+        with torch.inference_mode(False), torch.enable_grad():
+            graph = self.graph(x)
+            species = self.species(graph.atoms.numbers)
             vectors = graph.vectors().detach().to(self.dtype).requires_grad_()  # (E, 3)
             raw = self.energies(graph, vectors)  # (N,)
             slopes = bond_gradient(raw, vectors, create_graph=self.training) * self.scale.to(raw.dtype)
-        energies = raw.double() * self.scale + self.reference_energies.index_select(0, species)
+            energies = raw.double() * self.scale + self.reference_energies.index_select(0, species)
         energies = energies if self.training else energies.detach()
         result = {
             "total_energy": sum_structures(energies, graph.atoms),

@@ -17,8 +17,9 @@ from pydantic import Field
 from torch import nn
 
 from ..data.graph import Graph
-from ..nn.cutoff import smoothstep
+from ..nn.cutoff import polynomial_cutoff, smoothstep
 from ..nn.moments import density_moments, full_tensor_index, traceless_projection
+from ..nn.padding import pad_bonds, pad_weights
 from ..nn.radial import bessel
 from ..nn.zbl import zbl_energy
 from .base import Potential, PotentialConfig, register
@@ -26,6 +27,8 @@ from .base import Potential, PotentialConfig, register
 RANK = 3
 BODY_ORDER = (2, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 5, 5)  # of the invariants, centre included
 N_INVARIANTS = len(BODY_ORDER)
+LONGEST_CORE = 2.5  # Å; the network is not faded out at longer distances even where the data hold none
+LEAST = 1e-2  # variation, relative to what is typical, that calibration blows up to one; below is noise
 
 
 class MomentConfig(PotentialConfig):
@@ -42,7 +45,9 @@ class MomentConfig(PotentialConfig):
     order_decay: float = Field(
         1.0, gt=0, le=1, description="prior: factor per body order above 2 on the features"
     )
-    zbl: bool = Field(True, description="screened nuclear repulsion below the distances in the data")
+    zbl: bool = Field(
+        True, description="add screened nuclear repulsion; the network fades out below the data's distances"
+    )
 
 
 @register("moment")
@@ -62,13 +67,13 @@ class MomentNetwork(Potential):
         self.messages = nn.ModuleList(
             nn.Linear(config.hidden, config.message_channels) for _ in range(config.layers - 1)
         )
-        # Distances (Å) between which nuclear repulsion hands over to the network, per element pair.
+        # Distances (Å) between which the network fades in, per element pair: below, repulsion acts alone.
         self.register_buffer("zbl_inner", torch.full((n, n), 0.6))
         self.register_buffer("zbl_outer", torch.full((n, n), 1.0))
 
     def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
         species = self.species(graph.atoms.numbers)
-        padded, slots = pad_bonds(graph, vectors, self.cutoff)  # (3, N, K), (E,)
+        padded, slots = pad_bonds(graph.dst, len(graph.atoms), vectors, self.cutoff)  # (3, N, K), (E,)
         shape = padded.shape[1:]
         radial = partial(
             faded_bessel,
@@ -105,19 +110,17 @@ class MomentNetwork(Potential):
         )
 
     def _repulsion(self, graph: Graph, vectors: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
-        """Half of each pair's screened repulsion on either atom, (N,), in units of ``scale``."""
-        r = vectors.square().sum(1)
-        near = torch.nonzero(r < self.zbl_outer.max() ** 2).squeeze(1)
-        if not len(near):
-            return vectors.new_zeros(len(species))
-        r = r.index_select(0, near).sqrt()
-        i, j = graph.dst.index_select(0, near), graph.src.index_select(0, near)
-        inner = self.zbl_inner[species[i], species[j]]
-        outer = self.zbl_outer[species[i], species[j]]
-        step, _ = smoothstep((r - inner) / (outer - inner))
+        """Half of each pair's screened repulsion on either atom, (N,), in units of ``scale``.
+
+        It acts at every distance, falling to zero at the cutoff, and the network learns the rest: a
+        structure that is compressed beyond the data is then met by a wall that was there all along.
+        """
+        r = vectors.square().sum(1).sqrt()
         z = graph.atoms.numbers
-        pair = zbl_energy(r, z[i], z[j]) * (1 - step) / (2 * self.scale.to(r.dtype))
-        return r.new_zeros(len(species)).index_add(0, i, pair)
+        pair = zbl_energy(r, z.index_select(0, graph.dst), z.index_select(0, graph.src))
+        pair = pair * polynomial_cutoff(r / self.cutoff, self.config.envelope)[0]
+        pair = pair / (2 * self.scale.to(r.dtype))
+        return r.new_zeros(len(species)).index_add(0, graph.dst, pair)
 
     @torch.no_grad()
     def calibrate(self, graph: Graph) -> None:
@@ -127,12 +130,16 @@ class MomentNetwork(Potential):
         r = vectors.square().sum(1).sqrt()
         n = len(self.elements)
         pair = species[graph.dst] * n + species[graph.src]
-        shortest = r.new_full((n * n,), 2.0).scatter_reduce(0, pair, r, "amin", include_self=False)
-        self.zbl_outer.copy_(0.95 * shortest.view(n, n))
-        self.zbl_inner.copy_(0.65 * shortest.view(n, n))
+        shortest = r.new_full((n * n,), LONGEST_CORE).scatter_reduce(0, pair, r, "amin")
+        self.zbl_outer.copy_(shortest.view(n, n))
+        self.zbl_inner.copy_(0.75 * shortest.view(n, n))
         for layer in self.layers:
             layer.calibrating = True
-        self.energies(graph, vectors.to(self.dtype))
+        try:
+            self.energies(graph, vectors.to(self.dtype))
+        finally:
+            for layer in self.layers:
+                layer.calibrating = False
 
 
 class MomentLayer(nn.Module):
@@ -165,9 +172,7 @@ class MomentLayer(nn.Module):
         tensors = self.channels(moments, species)
         features = invariants(*tensors)  # (N, F·C)
         if self.calibrating:
-            self.feature_shift.copy_(features.mean(0))
-            self.feature_scale.copy_(self.feature_prior / features.std(0, correction=0).clamp(min=1e-6))
-            self.calibrating = False
+            self._calibrate_features(features)
         features = (features - self.feature_shift) * self.feature_scale
         hidden = self.hidden(features)
         if self.species_bias is not None:
@@ -180,11 +185,7 @@ class MomentLayer(nn.Module):
         moments = moments @ traceless_projection(RANK).to(moments)  # (N, S·B, M)
         parts = moments.split([1, 3, 6, 10], dim=2)
         if self.calibrating:
-            self.moment_shift.copy_(parts[0].mean((0, 2)))
-            parts_centred = [parts[0] - self.moment_shift[:, None], *parts[1:]]
-            for rank, part in enumerate(parts_centred):
-                rms = part.square().sum(2).mean(0).sqrt().clamp(min=1e-6)
-                self.moment_scale[rank] = self.moment_prior[rank] / rms
+            self._calibrate_moments(parts)
         mixed = []
         for rank, part in enumerate(parts):
             if rank == 0:
@@ -195,6 +196,22 @@ class MomentLayer(nn.Module):
                 channel = channel * self.gain[species, rank][:, None]
             mixed.append(channel)
         return mixed
+
+    def _calibrate_moments(self, parts: tuple[torch.Tensor, ...]) -> None:
+        """Unit variance of every moment (N, S·B, M_l), but for those that hardly vary."""
+        self.moment_shift.copy_(parts[0].mean((0, 2)))
+        typical = parts[0].square().mean().sqrt().clamp(min=1e-6)
+        for rank, part in enumerate([parts[0] - self.moment_shift[:, None], *parts[1:]]):
+            rms = part.square().sum(2).mean(0).sqrt().clamp(min=LEAST * typical)
+            self.moment_scale[rank] = self.moment_prior[rank] / rms
+
+    def _calibrate_features(self, features: torch.Tensor) -> None:
+        """Zero mean and unit variance of every feature (N, F·C), but for those that hardly vary."""
+        kinds = features.unflatten(1, (N_INVARIANTS, -1))  # (N, F, C)
+        typical = kinds.square().mean((0, 2)).sqrt().clamp(min=LEAST)[:, None]
+        spread = kinds.std(0, correction=0).clamp(min=LEAST * typical).flatten()
+        self.feature_shift.copy_(features.mean(0))
+        self.feature_scale.copy_(self.feature_prior / spread)
 
 
 # Unique components of symmetric tensors: axes, how often each occurs, and both axes as index lists.
@@ -251,24 +268,3 @@ def faded_bessel(r, n, cutoff, p, window):
     inner, outer = window
     step, d_step = smoothstep((r - inner) / (outer - inner))
     return value * step, slope * step + value * (d_step / (outer - inner))
-
-
-def pad_bonds(graph: Graph, vectors: torch.Tensor, cutoff: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bond vectors as (3, N, K), one row per atom, and the slot in (N·K) of each edge, (E,).
-
-    Empty slots hold a bond of length ``cutoff``, where every basis function vanishes.
-    """
-    degree = graph.degree()
-    n, k = len(degree), max(1, int(degree.max()) if len(degree) else 1)
-    first = degree.cumsum(0) - degree
-    rank = torch.arange(len(graph.dst), device=degree.device) - first.index_select(0, graph.dst)
-    slots = graph.dst * k + rank  # (E,)
-    fill = vectors.new_tensor([cutoff, 0.0, 0.0]).expand(n * k, 3)
-    padded = fill.index_copy(0, slots, vectors)
-    return padded.view(n, k, 3).permute(2, 0, 1).contiguous(), slots
-
-
-def pad_weights(weights: torch.Tensor, slots: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Per-edge weights (E, S) as (S, N, K), zero in empty slots."""
-    padded = weights.new_zeros(shape.numel(), weights.shape[1]).index_copy(0, slots, weights)
-    return padded.view(*shape, -1).permute(2, 0, 1).contiguous()

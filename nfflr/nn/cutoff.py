@@ -1,4 +1,6 @@
-"""Smooth switching functions of a distance, each with its derivative."""
+"""Smooth switching functions of a distance, with the derivative where it is written by hand."""
+
+import math
 
 import torch
 
@@ -33,3 +35,17 @@ def smoothstep(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     value = x * x * x * (10 - x * (15 - 6 * x))
     slope = 30 * (x * (1 - x)).square()
     return value, slope
+
+
+def cosine_cutoff(x: torch.Tensor) -> torch.Tensor:
+    """½ (1 + cos πx), falling from 1 at x = 0 to 0 at x = 1 with zero slope; 0 beyond.
+
+    Behler, J. Chem. Phys. 134, 074106 (2011). The second derivative jumps at x = 1.
+
+    Args:
+        x: r / cutoff, any shape.
+
+    Returns:
+        values shaped like ``x``; autograd differentiates them.
+    """
+    return 0.5 * (1 + torch.cos(math.pi * x.clamp(max=1.0)))

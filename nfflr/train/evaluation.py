@@ -52,6 +52,7 @@ def predict(
     model: Potential, dataset: AtomsDataset, indices: Sequence[int], batch_size: int = 8
 ) -> Predictions:
     """Evaluate structures of a data set; the model's train/eval mode is restored afterwards."""
+    dataset = dataset.within(model.cutoff)
     was_training = model.training
     model.eval()
     energy, forces, stress, sizes = [], [], [], []

@@ -6,7 +6,6 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -222,14 +221,13 @@ def _warmed_average(decay: float):
     return update
 
 
-def match_cutoff(dataset: AtomsDataset, model: Potential) -> None:
-    """Give the data the model's cutoff, or see that the transform they came with has it.
+def matching(dataset: AtomsDataset, model: Potential) -> AtomsDataset:
+    """The data with the model's cutoff; of a transform that they came with, see that it has it.
 
     Raises:
         ConfigError: the transform's graphs are not those that the model will see in use.
     """
-    if dataset.transform is None:
-        dataset.transform = partial(periodic_radius_graph, r=model.cutoff)
+    dataset = dataset.within(model.cutoff)
     for k in dataset.split["train"][:3]:
         expected = periodic_radius_graph(dataset.records[k].atoms, r=model.cutoff)
         if len(dataset[k][0].dst) != len(expected.dst):
@@ -237,6 +235,7 @@ def match_cutoff(dataset: AtomsDataset, model: Potential) -> None:
                 f"dataset: the transform's graphs do not have the model's cutoff of {model.cutoff} Å; "
                 f"use transform=partial(periodic_radius_graph, r={model.cutoff}), or leave it out"
             )
+    return dataset
 
 
 @torch.no_grad()
@@ -282,9 +281,7 @@ def train(
     if (out / FILE).exists() and not (resume or overwrite):
         raise ConfigError(f"{out / FILE}: exists; use --resume, --overwrite, or another --out")
     claim_folder(out)
-    if not resume:
-        shutil.rmtree(out / "state", ignore_errors=True)
-    match_cutoff(config.dataset, config.model)
+    config = config.model_copy(update={"dataset": matching(config.dataset, config.model)})
     initialise(config.model, config.dataset)
     run = Run(config)
     if resume:
@@ -292,6 +289,8 @@ def train(
         if state is None:
             raise ConfigError(f"{out}: holds no training state to resume; train without --resume")
         run.restore(*state)
+    else:
+        shutil.rmtree(out / "state", ignore_errors=True)  # of a run that is overwritten
     loader = DataLoader(
         config.dataset,
         batch_sampler=run.batches,

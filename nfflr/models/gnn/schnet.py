@@ -1,0 +1,66 @@
+"""SchNet: continuous-filter convolutions, a deep network of interatomic distances.
+
+Schütt, Sauceda, Kindermans, Tkatchenko and Müller, J. Chem. Phys. 148, 241722 (2018).
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from ...data.graph import Graph
+from ...nn.cutoff import cosine_cutoff
+from ...nn.dense import ShiftedSoftplus, dense
+from ...nn.radial import gaussian
+from ..base import Potential, PotentialConfig, register
+
+
+class SchNetConfig(PotentialConfig):
+    """Hyper-parameters of SchNet."""
+
+    n_radial: int = Field(20, ge=2, description="Gaussians per bond")
+    channels: int = Field(64, ge=1, description="features per atom, and filters")
+    layers: int = Field(3, ge=1, description="interaction blocks")
+
+
+@register("schnet")
+class SchNet(Potential):
+    """See the module's text. ``energies`` maps bond vectors (E, 3) to atomic energies (N,)."""
+
+    Config = SchNetConfig
+
+    def __init__(self, config: SchNetConfig):
+        super().__init__(config)
+        self.embedding = nn.Embedding(len(config.elements), config.channels)
+        self.layers = nn.ModuleList(Interaction(config) for _ in range(config.layers))
+        self.readout = nn.Sequential(
+            dense(config.channels, max(1, config.channels // 2)),
+            ShiftedSoftplus(),
+            dense(max(1, config.channels // 2), 1),
+        )
+
+    def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
+        r = vectors.square().sum(1).sqrt()  # (E,)
+        radial = gaussian(r, self.config.n_radial, self.cutoff)  # (E, R)
+        fade = cosine_cutoff(r / self.cutoff)[:, None]  # (E, 1)
+        features = self.embedding(self.species(graph.atoms.numbers))  # (N, C)
+        for layer in self.layers:
+            features = features + layer(features, radial, fade, graph)
+        return self.readout(features).squeeze(1)
+
+
+class Interaction(nn.Module):
+    """Features (N, C) → their change (N, C): x_i += f(Σ_j x_j ∘ W(r_ij))."""
+
+    def __init__(self, config: SchNetConfig):
+        super().__init__()
+        c = config.channels
+        self.filter = nn.Sequential(dense(config.n_radial, c), ShiftedSoftplus(), dense(c, c))
+        self.incoming = dense(c, c, bias=False)
+        self.outgoing = nn.Sequential(dense(c, c), ShiftedSoftplus(), dense(c, c))
+
+    def forward(self, features, radial, fade, graph: Graph) -> torch.Tensor:
+        filters = self.filter(radial) * fade  # (E, C)
+        messages = self.incoming(features).index_select(0, graph.src) * filters
+        return self.outgoing(torch.zeros_like(features).index_add(0, graph.dst, messages))
