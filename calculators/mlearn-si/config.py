@@ -37,7 +37,7 @@ ema_decay = 0.998
 # Forces count squared (their scale lies above all errors), energies and stresses by Huber: a few hot cells
 # would dominate them otherwise. Stress is weighted for the elastic constants, C12 above all.
 force_scale, force_weight = 1.0, 40.0  # eV/Å
-energy_scale, energy_weight = 0.01, 0.02  # eV/atom
+energy_scale, energy_weight = 0.01, (0.02, 0.1)  # eV/atom; a smooth ramp: forces first
 stress_scale, stress_weight = 0.0025, 0.25  # eV/Å^3
 notes = {
     "data": "mlearn Si (BSD-3-Clause)",

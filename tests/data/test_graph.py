@@ -212,7 +212,7 @@ def test_a_pair_exactly_at_the_cutoff_is_outside(backend):
 
 def test_unknown_backend_is_refused_with_the_known_ones(structures):
     with pytest.raises(
-        ConfigError, match=r"unknown backend 'vesim'; expected one of \['matscipy', 'vesin'\]"
+        ConfigError, match=r"unknown backend 'vesim'; expected auto or one of \['matscipy', 'vesin'\]"
     ):
         periodic_radius_graph(structures.crystal(), 5.0, backend="vesim")
 
