@@ -91,3 +91,23 @@ def test_atoms_pushed_together_repel(calculator):
         atoms.calc = calculator
         bulk_energies.append(atoms.get_potential_energy())
     assert np.all(np.diff(bulk_energies) > 0)
+
+
+def test_hot_silicon_does_not_fall_into_a_hole():
+    """Far above melting, atoms collide at distances the data hardly hold; none may fuse or fly off."""
+    from ase.md.langevin import Langevin
+    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+    from ase.neighborlist import neighbor_list
+    from ase.units import fs
+
+    atoms = bulk("Si", "diamond", a=A0, cubic=True).repeat(2)
+    atoms.calc = NFFLrCalculator.load("mlearn-si")
+    rng = np.random.default_rng(0)
+    MaxwellBoltzmannDistribution(atoms, temperature_K=6000, rng=rng)  # half of it becomes potential energy
+    dynamics = Langevin(atoms, 1 * fs, temperature_K=3000, friction=0.01 / fs, rng=rng)
+    shortest = []
+    for _ in dynamics.irun(1000):
+        shortest.append(neighbor_list("d", atoms, 2.6).min(initial=2.6))
+    assert min(shortest) > 1.5  # Å; the shortest bond of the data is 1.8
+    assert atoms.get_temperature() < 6000
+    assert np.abs(atoms.get_forces()).max() < 50
