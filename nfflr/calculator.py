@@ -10,7 +10,6 @@ import ase
 import numpy as np
 import torch
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
-from ase.stress import full_3x3_to_voigt_6_stress
 
 from .atoms import check_structure
 from .checkpoint import load_checkpoint
@@ -198,7 +197,9 @@ def _results(output: dict[str, torch.Tensor], has_stress: bool, item: str = "str
         "forces": _array(output["forces"]),
     }
     if has_stress:
-        results["stress"] = full_3x3_to_voigt_6_stress(_array(output["stress"]))
+        results["stress"] = _array(output["stress"])[
+            [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
+        ]  # xx yy zz yz xz xy
     for name, value in results.items():
         if not np.isfinite(value).all():
             raise NumericsError(f"{item}: the model's {name} is not finite; check the geometry")

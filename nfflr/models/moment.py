@@ -10,7 +10,7 @@ through learned embeddings, so their number does not change the cost.
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import cache, partial
 
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ from torch import nn
 
 from ..data.graph import Graph
 from ..nn.cutoff import polynomial_cutoff, smoothstep
-from ..nn.moments import density_moments, full_tensor_index, traceless_projection
+from ..nn.moments import density_moments, full_tensor_index, monomials, traceless_projection
 from ..nn.padding import pad_bonds, pad_weights
 from ..nn.radial import bessel
 from ..nn.zbl import zbl_energy
@@ -214,11 +214,20 @@ class MomentLayer(nn.Module):
         self.feature_scale.copy_(self.feature_prior / spread)
 
 
-# Unique components of symmetric tensors: axes, how often each occurs, and both axes as index lists.
-_PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
-_COUNT_2 = (1, 2, 2, 1, 2, 1)
-_COUNT_3 = (1, 3, 3, 3, 6, 3, 1, 3, 3, 1)
-_FIRST, _SECOND = zip(*_PAIRS, strict=True)
+@cache
+def component_tables(dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Index tables of symmetric tensors, whose unique components are the monomials of their rank.
+
+    Returns:
+        how often each component of rank 2 and 3 occurs, (6, 1) and (10, 1); first and second axis of the
+        components of rank 2, (6,) both; components of rank 2 as (3·3,) and of rank 3 as (3·6,).
+    """
+    second_rank = monomials(RANK)[4:10]
+    first, second = torch.tensor(second_rank).T
+    rows_3 = full_tensor_index(RANK, 3).view(3, 9)[:, 3 * first + second].flatten()
+    rows_2 = full_tensor_index(RANK, 2)
+    counts = [torch.bincount(full_tensor_index(RANK, k)).to(dtype)[:, None] for k in (2, 3)]
+    return tuple(t.to(device) for t in (*counts, first, second, rows_2, rows_3))
 
 
 def invariants(s, v, m, t) -> torch.Tensor:
@@ -228,13 +237,10 @@ def invariants(s, v, m, t) -> torch.Tensor:
     summed once, with weight 2 off the diagonal.
     """
     n, _, c = v.shape
-    count_2, count_3 = (s.new_tensor(k)[:, None] for k in (_COUNT_2, _COUNT_3))
-    first, second = torch.tensor((_FIRST, _SECOND), device=s.device)
-    rows_2 = full_tensor_index(RANK, 2).to(s.device)
-    rows_3 = full_tensor_index(RANK, 3).to(s.device).view(3, 9)[:, 3 * first + second]
+    count_2, count_3, first, second, rows_2, rows_3 = component_tables(s.dtype, s.device)
     s = s.squeeze(1)
     m_full = m.index_select(1, rows_2).view(n, 3, 3, c)
-    t_pairs = t.index_select(1, rows_3.flatten()).view(n, 3, 6, c)  # axes a, (bc)
+    t_pairs = t.index_select(1, rows_3).view(n, 3, 6, c)  # axes a, (bc)
     m_twice, t_twice = m * count_2, t_pairs * count_2
     mv = (m_full * v[:, None]).sum(2)  # (N, 3, C)
     tm = (t_pairs * m_twice[:, None]).sum(2)  # (N, 3, C)

@@ -3,7 +3,8 @@
 import torch
 
 COULOMB = 14.399645478425668  # e²/(4πε0), eV·Å
-SCREENING = ((0.18175, 3.19980), (0.50986, 0.94229), (0.28022, 0.40290), (0.02817, 0.20162))
+SHARES = (0.18175, 0.50986, 0.28022, 0.02817)  # c_k
+DECAYS = (3.19980, 0.94229, 0.40290, 0.20162)  # d_k
 
 
 def zbl_energy(r: torch.Tensor, z_i: torch.Tensor, z_j: torch.Tensor) -> torch.Tensor:
@@ -18,5 +19,5 @@ def zbl_energy(r: torch.Tensor, z_i: torch.Tensor, z_j: torch.Tensor) -> torch.T
     """
     z_i, z_j = z_i.to(r.dtype), z_j.to(r.dtype)
     x = r * (z_i**0.23 + z_j**0.23) / 0.46850
-    screening = sum(c * torch.exp(-d * x) for c, d in SCREENING)
+    screening = torch.exp(-x[..., None] * r.new_tensor(DECAYS)) @ r.new_tensor(SHARES)
     return COULOMB * z_i * z_j / r * screening

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import constants
 
-from nfflr.nn.zbl import COULOMB, SCREENING, zbl_energy
+from nfflr.nn.zbl import COULOMB, SHARES, zbl_energy
 
 
 def textbook(r, z1, z2):
@@ -36,7 +36,7 @@ def test_energy_is_the_textbook_potential(pair):
 
 def test_constants_are_those_of_nature_and_the_screening_starts_at_one():
     assert pytest.approx(ase.units._e / (4 * np.pi * ase.units._eps0) * 1e10, rel=1e-7) == COULOMB
-    assert sum(c for c, _ in SCREENING) == pytest.approx(1, abs=1e-10)
+    assert sum(SHARES) == pytest.approx(1, abs=1e-10)
 
 
 def test_bare_nuclei_are_left_at_short_distance():
