@@ -53,14 +53,11 @@ class NFFLrCalculator(Calculator):
         super().__init__()
         if dtype is not None and dtype not in DTYPES:
             raise ConfigError(f"dtype: got {dtype!r}; expected one of {sorted(DTYPES)}")
-        if skin < 0:
+        if not 0 <= skin < np.inf:
             raise ConfigError(f"skin: got {skin}; expected a length in Å, not negative")
         where, precision = _device(device or model.device), DTYPES.get(dtype, model.dtype)
-        if model.training or (model.device, model.dtype) != (where, precision):
-            model = (
-                copy.deepcopy(model).to(device=where, dtype=precision).eval()
-            )  # the caller's stays as it is
-        self.model = model
+        # A copy: what the caller does to the model later must not change numbers that ASE has cached.
+        self.model = copy.deepcopy(model).to(device=where, dtype=precision).eval()
         self.metadata = metadata or {}
         self.implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
         self._neighbours = VerletList(model.cutoff, skin, self.model.device)
@@ -94,6 +91,7 @@ class NFFLrCalculator(Calculator):
             StructureError: the structure cannot be treated (see ``check_structure``).
             NumericsError: the model returned something that is not finite.
         """
+        self.results = {}  # a call that fails must not leave those of another structure
         super().calculate(atoms, properties, system_changes)
         check_structure(self.atoms)
         has_stress = _has_volume(self.atoms)

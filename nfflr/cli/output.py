@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable
@@ -17,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ..checkpoint import library_versions
-from ..errors import ConfigError, ResourceError
+from ..errors import ConfigError
 from ..files import claim_folder, write_atomically, write_figure, write_json
 from ..units import unit_of
 
@@ -65,17 +64,22 @@ class Outputs:
         claim_folder(self.folder)
 
     def write(self, result: BaseModel, record: dict, plot: Callable | None) -> None:
-        """Write every file of the result; ``record`` is what the JSON says besides it."""
-        for name in self.structures:
-            write_atomically(self.paths[name], _structure(getattr(result, name), self.structure_format))
-        for name in self.trajectories:
-            _write_trajectory(self.paths[name], getattr(result, name))
-        if plot is not None:
-            write_figure(self.paths["plot"], plot(result))
+        """Write every file of the result, or none; ``record`` is what the JSON says besides it."""
         skip = {*self.structures, *self.trajectories}
         units = {n: unit_of(f) for n, f in self.fields.items() if unit_of(f)}
         full = {**record, "result": json.loads(result.model_dump_json(exclude=skip)), "units": units}
-        write_json(self.paths["json"], full)
+        try:
+            for name in self.structures:
+                write_atomically(self.paths[name], _structure(getattr(result, name), self.structure_format))
+            for name in self.trajectories:
+                write_atomically(self.paths[name], _structure(getattr(result, name), "traj"))
+            if plot is not None:
+                write_figure(self.paths["plot"], plot(result))
+            write_json(self.paths["json"], full)
+        except BaseException:
+            for path in self.paths.values():
+                path.unlink(missing_ok=True)  # half a result would block the next run
+            raise
 
 
 def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
@@ -96,18 +100,8 @@ def provenance() -> dict:
     return {"versions": versions, "command": shlex.join(["nff", *sys.argv[1:]])}
 
 
-def _structure(atoms: ase.Atoms, form: str) -> bytes:
-    content = io.BytesIO() if form == "cif" else io.StringIO()  # ASE's writers differ in what they take
+def _structure(atoms: ase.Atoms | list[ase.Atoms], form: str) -> bytes:
+    content = io.StringIO() if form == "extxyz" else io.BytesIO()  # ASE's writers differ in what they take
     ase.io.write(content, atoms, format=form)
     text = content.getvalue()
     return text if isinstance(text, bytes) else text.encode()
-
-
-def _write_trajectory(path: Path, frames: list[ase.Atoms]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        ase.io.write(temporary, frames, format="traj")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ResourceError(f"{path}: cannot be written ({error.strerror}); check the disk") from error

@@ -105,11 +105,11 @@ def run_workflow(module: ModuleType, function: Callable, settings: type[BaseMode
     atoms = read_structure(path)
     periodic = bool(atoms.pbc.all()) and atoms.cell.rank == 3
     outputs = Outputs(shared["out"], path.stem, name, result_fields, periodic, hasattr(module, "plot"))
-    outputs.claim(shared["overwrite"])
     started = time.perf_counter()
     try:
         calculator = _calculator(atoms, shared)
         atoms.calc = calculator  # refuses unknown elements before the first step
+        outputs.claim(shared["overwrite"])
         with step_bar(name) as progress:
             result = function(atoms, calculator, chosen, progress)
     except NFFLrError as error:  # the file says more than "structure"
@@ -157,10 +157,10 @@ def _settings(settings: type[BaseModel], config: Path | None, values: dict) -> B
         return settings(**merged)
     except ValidationError as error:
         first = error.errors()[0]
-        field = str(first["loc"][0])
-        flag = f"--{field.replace('_', '-')}"
-        reason = first["msg"].replace("Input should be", "should be")
-        raise ConfigError(f"{flag}: {reason}, got {first['input']!r}; see --help") from error
+        flag = f"--{str(first['loc'][0]).replace('_', '-')}" if first["loc"] else "options"
+        reason = first["msg"].replace("Input should be", "should be").removeprefix("Value error, ")
+        got = f", got {first['input']!r}" if first["loc"] else ""
+        raise ConfigError(f"{flag}: {reason}{got}; see --help") from error
 
 
 def _calculator(atoms: ase.Atoms, shared: dict):

@@ -69,6 +69,8 @@ class AtomsDataset(Dataset):
         _choose("stress_units", stress_units, STRESS_UNITS)
         if stress_sign not in (1, -1):
             raise ConfigError(f"stress_sign: got {stress_sign!r}; expected 1 (tension positive) or -1")
+        for key in keys or {}:
+            _choose("keys", key, DEFAULT_KEYS)
         self.target = target
         self.transform = transform
         read = partial(

@@ -77,4 +77,4 @@ def from_ghosts(ghosts: GhostAtoms, r: float) -> Graph:
     src, dst = graph.src.index_select(0, keep), graph.dst.index_select(0, keep)
     folded = owner.index_select(0, src)
     shift = everything.index_select(0, src) - atoms.positions.index_select(0, folded)
-    return Graph(atoms, src=folded, dst=dst, shift=shift)
+    return Graph(atoms, src=folded, dst=dst, shift=shift, cutoff=r)

@@ -66,7 +66,7 @@ def read_records(
             if value is not None:
                 labels[key] = _numbers(ident, key, value) * factors[key]
         plain = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-        records.append(Record(ident, str(atoms.info.get("group", "all")), plain, labels))
+        records.append(Record(ident, str(atoms.info.get("group", "other")), plain, labels))
     return records
 
 

@@ -48,6 +48,7 @@ class Potential(nn.Module):
     """
 
     Config: type[PotentialConfig] = PotentialConfig
+    fits_references = True  # False for a complete potential, whose energies need no reference
 
     def __init__(self, config: PotentialConfig):
         super().__init__()
@@ -91,8 +92,17 @@ class Potential(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must define energies(graph, vectors) -> (N,)")
 
-    def calibrate(self, graph: Graph) -> None:
-        """Set data-dependent constants (not weights) from a sample of training structures."""
+    def calibrate(self, graph: Graph, shortest: torch.Tensor | None = None) -> None:
+        """Set data-dependent constants (not weights) before training.
+
+        Args:
+            graph: a sample of the training structures.
+            shortest: (n, n) Å, shortest distance of each pair of elements in all of them.
+        """
+
+    def fixed_energy(self, graph: Graph) -> torch.Tensor:
+        """Energy (eV) of one structure that is there before anything is learned, () float64."""
+        return torch.zeros((), dtype=torch.float64)
 
     def species(self, numbers: torch.Tensor) -> torch.Tensor:
         """Position of each atomic number in ``elements``, (N,).
@@ -200,7 +210,8 @@ def register(key: str) -> Callable[[type[Potential]], type[Potential]]:
     """Class decorator: make an architecture known to checkpoints and tests under ``key``."""
 
     def add(cls: type[Potential]) -> type[Potential]:
-        if REGISTRY.get(key, cls).__qualname__ != cls.__qualname__:
+        known = REGISTRY.get(key, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise CheckpointError(f"architecture {key!r} is already registered by {REGISTRY[key].__name__}")
         cls.key = key
         REGISTRY[key] = cls

@@ -13,6 +13,7 @@ import math
 from functools import cache, partial
 
 import torch
+from ase.data import covalent_radii
 from pydantic import Field
 from torch import nn
 
@@ -27,7 +28,6 @@ from .base import Potential, PotentialConfig, register
 RANK = 3
 BODY_ORDER = (2, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 5, 5)  # of the invariants, centre included
 N_INVARIANTS = len(BODY_ORDER)
-LONGEST_CORE = 2.5  # Å; the network is not faded out at longer distances even where the data hold none
 LEAST = 1e-2  # variation, relative to what is typical, that calibration blows up to one; below is noise
 
 
@@ -123,16 +123,27 @@ class MomentNetwork(Potential):
         return r.new_zeros(len(species)).index_add(0, graph.dst, pair)
 
     @torch.no_grad()
-    def calibrate(self, graph: Graph) -> None:
-        """Set the repulsion's range from the shortest bonds and give every feature unit variance."""
+    def fixed_energy(self, graph: Graph) -> torch.Tensor:
+        if not self.config.zbl:
+            return super().fixed_energy(graph)
+        species = self.species(graph.atoms.numbers)
+        return self._repulsion(graph, graph.vectors(), species).double().sum() * self.scale
+
+    @torch.no_grad()
+    def calibrate(self, graph: Graph, shortest: torch.Tensor | None = None) -> None:
+        """Fade the network out below the shortest distances, and give every feature unit variance."""
         vectors = graph.vectors()
         species = self.species(graph.atoms.numbers)
-        r = vectors.square().sum(1).sqrt()
-        n = len(self.elements)
-        pair = species[graph.dst] * n + species[graph.src]
-        shortest = r.new_full((n * n,), LONGEST_CORE).scatter_reduce(0, pair, r, "amin")
-        self.zbl_outer.copy_(shortest.view(n, n))
-        self.zbl_inner.copy_(0.75 * shortest.view(n, n))
+        if shortest is None:
+            n = len(self.elements)
+            pair = species[graph.dst] * n + species[graph.src]
+            shortest = vectors.new_full((n * n,), torch.inf)
+            shortest = shortest.scatter_reduce(0, pair, vectors.norm(dim=1), "amin").view(n, n)
+        # A pair that the data lack, or hold only far apart, meets its repulsion where its atoms would touch.
+        radii = vectors.new_tensor(covalent_radii[self.numbers.cpu().numpy()])
+        outer = torch.minimum(shortest, radii[:, None] + radii)
+        self.zbl_outer.copy_(outer)
+        self.zbl_inner.copy_(0.75 * outer)
         for layer in self.layers:
             layer.calibrating = True
         try:
@@ -222,12 +233,16 @@ def component_tables(dtype: torch.dtype, device: torch.device) -> tuple[torch.Te
         how often each component of rank 2 and 3 occurs, (6, 1) and (10, 1); first and second axis of the
         components of rank 2, (6,) both; components of rank 2 as (3·3,) and of rank 3 as (3·6,).
     """
-    second_rank = monomials(RANK)[4:10]
-    first, second = torch.tensor(second_rank).T
+    with torch.inference_mode(False), torch.device("cpu"):  # kept for later calls, whatever their mode is
+        return tuple(t.to(device) for t in _component_tables(dtype))
+
+
+def _component_tables(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    first, second = torch.tensor(monomials(RANK)[4:10]).T
     rows_3 = full_tensor_index(RANK, 3).view(3, 9)[:, 3 * first + second].flatten()
     rows_2 = full_tensor_index(RANK, 2)
     counts = [torch.bincount(full_tensor_index(RANK, k)).to(dtype)[:, None] for k in (2, 3)]
-    return tuple(t.to(device) for t in (*counts, first, second, rows_2, rows_3))
+    return *counts, first, second, rows_2, rows_3
 
 
 def invariants(s, v, m, t) -> torch.Tensor:

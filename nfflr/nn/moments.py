@@ -135,6 +135,11 @@ def traceless_projection(rank: int) -> torch.Tensor:
     T2_ab − δ_ab T0/3 and T3_abc − (δ_ab T1_c + δ_ac T1_b + δ_bc T1_a)/5; traces of products of a unit
     vector are the lower moments themselves.
     """
+    with torch.inference_mode(False), torch.device("cpu"):  # kept for later calls, whatever their mode is
+        return _traceless_projection(rank)
+
+
+def _traceless_projection(rank: int) -> torch.Tensor:
     table = monomials(rank)
     index = {m: k for k, m in enumerate(table)}
     projection = torch.eye(len(table), dtype=torch.float64)
@@ -148,7 +153,6 @@ def traceless_projection(rank: int) -> torch.Tensor:
     return projection
 
 
-@cache
 def full_tensor_index(rank: int, order: int) -> torch.Tensor:
     """Position, among the monomials of degree ``order``, of each of the 3^order Cartesian components."""
     same = [m for m in monomials(rank) if len(m) == order]

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import torch
 from py_config_runner import ConfigObject
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import nn
 
 from ..data.dataset import AtomsDataset
@@ -63,6 +63,15 @@ class TrainingConfig(BaseModel):
     notes: dict[str, str] = Field(
         default_factory=dict, description="kept in the checkpoint: citation, licence"
     )
+
+    @field_validator("model")
+    @classmethod
+    def _registered(cls, model: Potential) -> Potential:
+        if not hasattr(model, "key"):
+            raise ValueError(
+                "its class is not registered, so no checkpoint could name it; use @register('name')"
+            )
+        return model
 
     def weights(self, progress: float) -> dict[str, float]:
         """Loss weights at a fraction of the run, by key; a ramp is half a cosine."""
@@ -171,8 +180,13 @@ def _unnoticed(name: str) -> Iterator[None]:
             sys.modules[name] = before
 
 
+SYNONYMS = {"lr": "learning_rate", "num_epochs": "epochs", "n_epochs": "epochs", "seed": "random_seed"}
+
+
 def _report_misspelt(path: Path, names: dict) -> None:
     known = list(TrainingConfig.model_fields)
+    for name in SYNONYMS.keys() & names.keys():
+        raise ConfigError(f"{path}: unknown setting {name!r}; did you mean {SYNONYMS[name]!r}?")
     for name, value in names.items():
         # Classes and functions are the file's own; a value nearly named like a setting is a slip.
         if name in known or name.startswith("_") or callable(value):

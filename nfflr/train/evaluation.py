@@ -41,8 +41,8 @@ class Predictions:
         parts["stress"] = self.stress[chosen]
         table = {}
         for name, pair in parts.items():
-            error = pair[..., 0] - pair[..., 1]
-            error = error[np.isfinite(error)]
+            known = pair[np.isfinite(pair[..., 1])]  # a prediction that is not finite must show
+            error = known[:, 0] - known[:, 1]
             table[f"{name}_mae"] = float(np.abs(error).mean()) if error.size else float("nan")
             table[f"{name}_rmse"] = float(np.sqrt(np.square(error).mean())) if error.size else float("nan")
         return table
@@ -81,7 +81,7 @@ def _batches(dataset: AtomsDataset, indices: Sequence[int], size: int) -> Iterat
 
 def error_table(predictions: Predictions) -> dict[str, dict[str, float]]:
     """Errors per group and over all structures, with the number of structures and atoms."""
-    names = [None, *sorted(set(predictions.groups))]
+    names = [None, *sorted(set(predictions.groups) - {"all"})]
     table = {}
     for name in names:
         chosen = np.ones(len(predictions.groups), bool) if name is None else predictions.groups == name

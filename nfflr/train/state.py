@@ -66,6 +66,12 @@ def _flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def clear_states(root: Path) -> None:
+    """Remove the states below ``root``, and nothing else that may lie there."""
+    for folder in [*states(root), *root.glob(".step-*.tmp")]:
+        shutil.rmtree(folder)
+
+
 def states(root: Path) -> list[Path]:
     """Folders ``step-<n>`` by ascending n."""
     found = [p for p in root.glob("step-*") if p.name.removeprefix("step-").isdigit()]

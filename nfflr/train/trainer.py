@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint import FILE, save_checkpoint
 from ..data.dataset import AtomsDataset, collate
-from ..data.graph import batch_graphs, periodic_radius_graph
+from ..data.graph import Graph, batch_graphs, periodic_radius_graph
 from ..errors import ConfigError, NumericsError, StructureError, did_you_mean
 from ..files import claim_folder, write_figure
 from ..models.base import Potential
@@ -24,7 +23,7 @@ from ..nn.losses import KEYS, label_errors, weighted_loss
 from .config import TrainingConfig
 from .evaluation import Predictions, predict
 from .report import learning_curve, write_metrics
-from .state import newest_state, save_state
+from .state import clear_states, newest_state, save_state, states
 
 Listener = Callable[[dict], None]
 METRICS = ["train/loss", "val/loss"]
@@ -66,6 +65,12 @@ class Run:
         if not config.dataset.split["val"]:
             raise ConfigError(
                 "dataset: the validation split is empty; the model is selected on it, set n_val"
+            )
+        labels = {key for record in config.dataset.part("val") for key in record.labels}
+        used = {"energy": "total_energy", "forces": "forces", "stress": "stress"}
+        if not any(weight and used[key] in labels for key, weight in config.weights(1.0).items()):
+            raise ConfigError(
+                "dataset: the validation split has no label that the loss uses; set weights or n_val"
             )
         if config.select_by not in METRICS:
             hint = did_you_mean(config.select_by, METRICS)
@@ -125,8 +130,8 @@ class Run:
     def _validation_loss(self, predictions: Predictions) -> float:
         """The loss with the weights of the end of the run, so that epochs can be compared."""
         pairs = {"energy": predictions.energy, "forces": predictions.forces, "stress": predictions.stress}
-        errors = {key: torch.from_numpy(pair[..., 0] - pair[..., 1]) for key, pair in pairs.items()}
-        errors = {key: error[torch.isfinite(error)] for key, error in errors.items()}
+        known = {key: pair[np.isfinite(pair[..., 1])] for key, pair in pairs.items()}
+        errors = {key: torch.from_numpy(pair[:, 0] - pair[:, 1]) for key, pair in known.items()}
         config = self.config
         return float(weighted_loss(errors, config.weights(1.0), config.scales(), config.criterion))
 
@@ -240,23 +245,53 @@ def matching(dataset: AtomsDataset, model: Potential) -> AtomsDataset:
 
 @torch.no_grad()
 def initialise(model: Potential, dataset: AtomsDataset) -> None:
-    """Reference energies by least squares in float64, energy scale, and the model's own constants."""
-    records = [r for r in dataset.part("train") if "total_energy" in r.labels]
-    if records:
-        energy = np.array([float(r.labels["total_energy"]) for r in records])
-        counts = np.stack([np.bincount(r.atoms.numbers, minlength=119) for r in records])
-        per_element = counts[:, model.numbers.numpy()].astype(float)  # (S, elements)
-        solution = np.linalg.lstsq(per_element, energy, rcond=None)[0]
-        model.reference_energies.copy_(torch.from_numpy(solution))
+    """Energy scale, the model's own constants, and reference energies by least squares in float64.
+
+    A model that has been initialised before (trained, or loaded from a checkpoint) and a complete potential
+    (``fits_references`` False) are left as they are.
+
+    Raises:
+        StructureError: an element that the model does not cover, or data without neighbours.
+    """
+    for record in dataset.records:
+        missing = sorted(set(record.atoms.symbols) - set(model.elements))
+        if missing:
+            raise StructureError(
+                f"{record.id}: element {', '.join(missing)} is not covered by this model; "
+                f"it knows {', '.join(model.elements)}"
+            )
+    if not model.fits_references or model.scale != 1 or model.reference_energies.any():
+        return
     forces = [r.labels["forces"] for r in dataset.part("train") if "forces" in r.labels]
     if forces:
         model.scale.fill_(max(1e-3, float(np.sqrt(np.mean(np.concatenate(forces) ** 2)))))
     chosen = dataset.split["train"]
-    stride = math.ceil(len(chosen) / CALIBRATION)
-    sample = batch_graphs([dataset[k][0] for k in chosen[::stride]])
-    if not len(sample.dst):
+    graphs = [dataset[k][0] for k in chosen]
+    if not any(len(graph.dst) for graph in graphs):
         raise StructureError("dataset: every atom is isolated; there are no neighbours to learn from")
-    model.calibrate(sample)
+    stride = math.ceil(len(graphs) / CALIBRATION)
+    model.calibrate(batch_graphs(graphs[::stride]), shortest_bonds(model, graphs))
+    labelled = [k for k in chosen if "total_energy" in dataset.records[k].labels]
+    if labelled:
+        records = [dataset.records[k] for k in labelled]
+        energy = np.array([float(r.labels["total_energy"]) for r in records])
+        fixed = np.array([float(model.fixed_energy(dataset[k][0])) for k in labelled])
+        counts = np.stack([np.bincount(r.atoms.numbers, minlength=119) for r in records])
+        per_element = counts[:, model.numbers.cpu().numpy()].astype(float)  # (S, elements)
+        solution = np.linalg.lstsq(per_element, energy - fixed, rcond=None)[0]
+        model.reference_energies.copy_(torch.from_numpy(solution))
+
+
+def shortest_bonds(model: Potential, graphs: list[Graph]) -> torch.Tensor:
+    """Shortest distance of each pair of elements in the graphs, (n, n) Å; infinite where there is none."""
+    n = len(model.elements)
+    shortest = torch.full((n * n,), torch.inf, dtype=torch.float64)
+    for graph in graphs:
+        species = model.species(graph.atoms.numbers)
+        pair = species[graph.dst] * n + species[graph.src]
+        shortest.scatter_reduce_(0, pair, graph.vectors().norm(dim=1), "amin")
+    shortest = shortest.view(n, n)
+    return torch.minimum(shortest, shortest.T)
 
 
 def train(
@@ -278,8 +313,9 @@ def train(
         ResourceError: the output cannot be written.
     """
     out = Path(config.output_dir)
-    if (out / FILE).exists() and not (resume or overwrite):
-        raise ConfigError(f"{out / FILE}: exists; use --resume, --overwrite, or another --out")
+    for existing in [out / FILE, *states(out / "state")]:
+        if existing.exists() and not (resume or overwrite):
+            raise ConfigError(f"{existing}: exists; use --resume, --overwrite, or another --out")
     claim_folder(out)
     config = config.model_copy(update={"dataset": matching(config.dataset, config.model)})
     initialise(config.model, config.dataset)
@@ -290,7 +326,7 @@ def train(
             raise ConfigError(f"{out}: holds no training state to resume; train without --resume")
         run.restore(*state)
     else:
-        shutil.rmtree(out / "state", ignore_errors=True)  # of a run that is overwritten
+        clear_states(out / "state")  # of a run that is overwritten
     loader = DataLoader(
         config.dataset,
         batch_sampler=run.batches,
@@ -336,7 +372,9 @@ def select(run: Run, row: dict[str, float], out: Path) -> None:
     """Append a validation to the history and keep its weights if it is the best so far."""
     name = run.config.select_by
     if math.isnan(row[name]):
-        raise ConfigError(f"select_by: {name} has no labels in the validation split; choose another metric")
+        raise ConfigError(
+            f"select_by: {name} is not a number (no labels, or diverged); choose another metric"
+        )
     run.history.append(row)
     run.stale += 1
     if row[name] < run.best:

@@ -11,7 +11,7 @@ from ase.calculators.calculator import Calculator
 from ase.constraints import FixSymmetry
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..errors import NumericsError, StructureError
 from ..units import GPA, Unit
@@ -30,6 +30,12 @@ class RelaxSettings(Settings):
     cell: bool = Field(False, description="relax the cell too")
     pressure: Annotated[float, Unit("GPa")] = Field(0.0, description="target pressure, with --cell")
     symmetry: bool = Field(False, description="keep the space group the structure starts with")
+
+    @model_validator(mode="after")
+    def _pressure_acts_on_a_cell(self):
+        if self.pressure and not self.cell:
+            raise ValueError("pressure needs the cell to move: give --cell")
+        return self
 
 
 class RelaxResult(Result):
@@ -105,7 +111,7 @@ def _descend(atoms, moving, optimizer, settings, progress) -> tuple[list[ase.Ato
             frames.append(_frame(atoms, fmax))
             progress(len(frames) - 1, settings.steps, {"fmax (eV/Å)": fmax}, atoms)
             converged = bool(finished)
-    except NumericsError as error:
+    except (NumericsError, StructureError) as error:
         if not frames:
             raise
         return frames, False, str(error).removeprefix("structure: ")

@@ -100,7 +100,7 @@ def test_ids_name_the_file_and_the_configuration(tmp_path):
     ase.io.write(tmp_path / "copper.xyz", structures)
     records = read_records(tmp_path / "copper.xyz")
     assert [r.id for r in records] == ["copper.xyz[0]", "copper.xyz[Cu-77]"]
-    assert [r.group for r in records] == ["all", "hot"]
+    assert [r.group for r in records] == ["other", "hot"]
     assert [r.id for r in read_records(structures)] == ["structures[0]", "structures[Cu-77]"]
 
 

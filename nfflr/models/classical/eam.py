@@ -46,6 +46,7 @@ class EAM(Potential):
     """
 
     Config = EAMConfig
+    fits_references = False
 
     def __init__(self, config: EAMConfig):
         super().__init__(config)

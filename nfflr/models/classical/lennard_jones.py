@@ -62,6 +62,7 @@ class LennardJones(Potential):
     """
 
     Config = LennardJonesConfig
+    fits_references = False
 
     def __init__(self, config: LennardJonesConfig):
         super().__init__(config)

@@ -100,6 +100,7 @@ class StillingerWeber(Potential):
     """
 
     Config = StillingerWeberConfig
+    fits_references = False
 
     def __init__(self, config: StillingerWeberConfig):
         super().__init__(config)

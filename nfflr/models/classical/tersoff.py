@@ -135,6 +135,7 @@ class Tersoff(Potential):
     """
 
     Config = TersoffConfig
+    fits_references = False
 
     def __init__(self, config: TersoffConfig):
         super().__init__(config)
