@@ -59,7 +59,9 @@ class NFFLrCalculator(Calculator):
         # A copy: what the caller does to the model later must not change numbers that ASE has cached.
         self.model = copy.deepcopy(model).to(device=where, dtype=precision).eval()
         self.metadata = metadata or {}
-        self.implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
+        self.implemented_properties = ["energy", "free_energy", "energies"]
+        if model.compute_forces:
+            self.implemented_properties += ["forces", "stress"]
         self._neighbours = VerletList(model.cutoff, skin, self.model.device)
 
     @classmethod
@@ -123,8 +125,8 @@ class NFFLrCalculator(Calculator):
                 output = self.model(batch_graphs([graph for _, graph in chunk]))
                 output = {name: value.cpu() for name, value in output.items()}
                 sizes = [len(atoms) for atoms, _ in chunk]
-                parts = {name: output[name].split(sizes) for name in ("forces", "energies")}
-                parts |= {name: output[name] for name in ("total_energy", "stress")}
+                per_atom = {"forces", "energies"} & output.keys()
+                parts = output | {name: output[name].split(sizes) for name in per_atom}
                 for k, (atoms, _) in enumerate(chunk):
                     single = {name: values[k] for name, values in parts.items()}
                     results.append(_results(single, _has_volume(atoms), f"structure {len(results)}"))
@@ -192,9 +194,10 @@ def _results(output: dict[str, torch.Tensor], has_stress: bool, item: str = "str
         "energy": energy,
         "free_energy": energy,
         "energies": _array(output["energies"]),
-        "forces": _array(output["forces"]),
     }
-    if has_stress:
+    if "forces" in output:
+        results["forces"] = _array(output["forces"])
+    if has_stress and "stress" in output:
         results["stress"] = _array(output["stress"])[
             [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
         ]  # xx yy zz yz xz xy

@@ -7,7 +7,7 @@ from nfflr.models.moment import MomentConfig, MomentNetwork
 
 here = Path(__file__).parent
 output_dir = Path("runs/mlearn-si")
-random_seed = 0
+random_seed = 2  # of 0, 1, 2 the one with the lowest validation loss
 
 dataset = AtomsDataset(
     here / "train.xyz.xz",

@@ -48,6 +48,7 @@ class Potential(nn.Module):
     """
 
     Config: type[PotentialConfig] = PotentialConfig
+    compute_forces = True  # a model set to False returns energies alone
     fits_references = True  # False for a complete potential, whose energies need no reference
 
     def __init__(self, config: PotentialConfig):
@@ -142,24 +143,25 @@ class Potential(nn.Module):
 
         Returns:
             ``total_energy`` () or (B,) float64, eV; ``energies`` (N,) float64, eV; ``forces`` (N, 3), eV/Å;
-            ``stress`` (3, 3) or (B, 3, 3), eV/Å³, zero for a structure whose cell has no volume.
+            ``stress`` (3, 3) or (B, 3, 3), eV/Å³, zero for a structure whose cell has no volume. The last two
+            are left out by a model whose ``compute_forces`` is False.
 
         In training mode the outputs can be differentiated with respect to the weights.
         """
         # Forces are gradients, whatever mode the caller is in.
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.set_grad_enabled(self.training or self.compute_forces):
             graph = self.graph(x)
             species = self.species(graph.atoms.numbers)
             vectors = graph.vectors().detach().to(self.dtype).requires_grad_()  # (E, 3)
             raw = self.energies(graph, vectors)  # (N,)
-            slopes = bond_gradient(raw, vectors, create_graph=self.training) * self.scale.to(raw.dtype)
+            if self.compute_forces:
+                slopes = bond_gradient(raw, vectors, create_graph=self.training) * self.scale.to(raw.dtype)
             energies = raw.double() * self.scale + self.reference_energies.index_select(0, species)
         energies = energies if self.training else energies.detach()
-        result = {
-            "total_energy": sum_structures(energies, graph.atoms),
-            "energies": energies,
-            "forces": forces_from_bonds(graph, slopes),
-        }
+        result = {"total_energy": sum_structures(energies, graph.atoms), "energies": energies}
+        if not self.compute_forces:
+            return result
+        result["forces"] = forces_from_bonds(graph, slopes)
         if stress:
             result["stress"] = stress_from_bonds(graph, vectors.detach(), slopes)
         return result

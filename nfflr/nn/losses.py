@@ -9,17 +9,13 @@ KEYS = ("energy", "forces", "stress")
 
 
 def label_errors(output: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Prediction minus label of every label that exists, flattened.
+    """Prediction minus label of everything that is both predicted and labelled, flattened.
 
     Returns:
         ``energy`` in eV/atom, ``forces`` in eV/Å, ``stress`` in eV/Å³ (nine components per structure).
     """
-    errors = {
-        "energy": (output["total_energy"] - labels["total_energy"]) / labels["n_atoms"],
-        "forces": output["forces"] - labels["forces"],
-    }
-    if "stress" in output:
-        errors["stress"] = output["stress"] - labels["stress"]
+    errors = {"energy": (output["total_energy"] - labels["total_energy"]) / labels["n_atoms"]}
+    errors |= {key: output[key] - labels[key] for key in ("forces", "stress") if key in output}
     known = {"energy": labels["total_energy"], "forces": labels["forces"], "stress": labels["stress"]}
     return {key: error[torch.isfinite(known[key])] for key, error in errors.items()}
 

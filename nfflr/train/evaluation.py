@@ -14,7 +14,7 @@ from ..models.base import Potential
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predicted and labelled values of structures, NaN where a label is missing.
+    """Predicted and labelled values of structures, NaN where one is missing.
 
     Attributes:
         energy: (S, 2) eV/atom; column 0 predicted, column 1 labelled, as in the other arrays.
@@ -57,8 +57,9 @@ def predict(
     model.eval()
     energy, forces, stress, sizes = [], [], [], []
     for graph, labels in _batches(dataset, indices, batch_size):
-        output = model(graph)
-        output = {name: value.detach().cpu().double() for name, value in output.items()}
+        output = {name: value.detach().cpu().double() for name, value in model(graph).items()}
+        for name in {"forces", "stress"} - output.keys():  # what a model does not predict, it gets not wrong
+            output[name] = labels[name] = torch.full_like(labels[name], torch.nan)
         n = labels["n_atoms"]
         energy.append(torch.stack([output["total_energy"] / n, labels["total_energy"] / n], -1))
         forces.append(torch.stack([output["forces"], labels["forces"]], -1))

@@ -22,7 +22,7 @@ from nfflr.nn.cutoff import polynomial_cutoff
 from nfflr.nn.zbl import zbl_energy
 
 # Settings beyond the defaults that reach other code of an architecture; absent means defaults only.
-SETTINGS = {"moment": [{"layers": 2}]}
+SETTINGS = {"moment": [{"layers": 2}], "alignn": [{"alignn_layers": 1, "gcn_layers": 0, "cutoff_onset": 3.5}]}
 CASES = [
     pytest.param(
         (key, elements, settings), id="-".join([key, *elements, *(f"{k}{v}" for k, v in settings.items())])
