@@ -82,7 +82,7 @@ def run(arguments: list[str]) -> int:
     # Accepted anywhere on the line: one adds it after the fact, at the end.
     arguments = (["--debug"] if debug else []) + [a for a in arguments if a != "--debug"]
     try:
-        return nff.main(arguments, prog_name="nff", standalone_mode=False) or 0
+        return nff.main(list(arguments), prog_name="nff", standalone_mode=False, obj=arguments) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
         return 0

@@ -6,12 +6,12 @@ import importlib.metadata
 import io
 import json
 import shlex
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import ase
 import ase.io
+import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -97,7 +97,7 @@ def provenance() -> dict:
     """Versions and the command line."""
     versions = library_versions()
     versions |= {n: importlib.metadata.version(n) for n in ("vesin", "matscipy", "phonopy", "spglib")}
-    return {"versions": versions, "command": shlex.join(["nff", *sys.argv[1:]])}
+    return {"versions": versions, "command": shlex.join(["nff", *click.get_current_context().obj])}
 
 
 def _structure(atoms: ase.Atoms | list[ase.Atoms], form: str) -> bytes:

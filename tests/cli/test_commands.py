@@ -75,7 +75,7 @@ def test_relax_writes_structure_trajectory_figure_and_json(capsys, tmp_path, che
     assert record["units"]["fmax"] == "eV/Å"
     assert record["calculator"]["dtype"] == "float64" and len(record["calculator"]["digest"]) == 64
     assert {"torch", "ase", "vesin"} <= set(record["versions"])
-    assert record["command"].startswith("nff ")
+    assert record["command"].startswith("nff relax ") and record["command"].endswith("--dtype float64")
     assert (out / f"{stem}-relax.png").read_bytes().startswith(b"\x89PNG")
 
 
