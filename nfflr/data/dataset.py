@@ -47,6 +47,8 @@ class AtomsDataset(Dataset):
         StructureError: a structure or a label cannot be used; the message names it.
     """
 
+    is_force_field, targets, classes = True, (), {}
+
     def __init__(
         self,
         source: str | Path | Sequence[ase.Atoms],

@@ -20,6 +20,13 @@ def label_errors(output: dict[str, torch.Tensor], labels: dict[str, torch.Tensor
     return {key: error[torch.isfinite(known[key])] for key, error in errors.items()}
 
 
+def scaled_loss(error: torch.Tensor, scale: float, criterion: nn.Module) -> torch.Tensor:
+    """criterion(error / scale, 0), () float64, of errors of any shape; zero without any."""
+    if not error.numel():
+        return error.new_zeros((), dtype=torch.float64)
+    return criterion(error / scale, torch.zeros_like(error)).double()
+
+
 def weighted_loss(
     errors: dict[str, torch.Tensor],
     weights: dict[str, float],
@@ -34,8 +41,8 @@ def weighted_loss(
         criterion: a loss of (input, target) that averages, such as ``nn.HuberLoss()``.
     """
     terms = [
-        weights[key] * criterion(error / scales[key], torch.zeros_like(error))
+        weights[key] * scaled_loss(error, scales[key], criterion)
         for key, error in errors.items()
-        if weights[key] and error.numel()
+        if weights[key]
     ]
     return sum(terms) if terms else torch.zeros(())

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import torch
 from py_config_runner import ConfigObject
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import nn
 
 from ..data.dataset import AtomsDataset
@@ -32,23 +32,37 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
     dataset: AtomsDataset = Field(description="labelled structures with their splits")
-    model: Potential = Field(description="the potential to train")
+    model: Potential = Field(description="the potential, or model of properties, to train")
     output_dir: Path = Field(Path("."), description="where checkpoint, metrics and state are written")
     random_seed: int = Field(42, ge=0, description="of initial weights and shuffling")
     num_workers: int = Field(0, ge=0, description="processes that prepare batches")
     progress: bool = Field(True, description="show a progress bar on a terminal")
+    device: str | None = Field(None, description="cpu or cuda; None: a GPU where there is one")
+    tensorboard: bool = Field(False, description="write event files for TensorBoard too")
 
     epochs: int = Field(100, ge=1, description="passes over the training split")
-    batch_size: int = Field(8, ge=1, description="structures per step")
+    batch_size: int = Field(8, ge=1, description="structures per step, of all processes together")
+    accumulate: int = Field(1, ge=1, description="parts a batch is evaluated in, to save memory")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="update rule")
-    criterion: nn.Module = Field(default_factory=nn.HuberLoss, description="loss of scaled errors")
+    criterion: nn.Module | dict[str, nn.Module] = Field(
+        default_factory=nn.HuberLoss, description="loss of scaled errors, or a dict of them by target"
+    )
     learning_rate: float = Field(5e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(1e-4, ge=0, description="of matrices; biases and gains have none")
+    weight_decay: NotNegative | dict[str, NotNegative] = Field(
+        1e-4, description="of matrices (biases and gains have none), or by pattern of parameter names"
+    )
     betas: tuple[float, float] = Field((0.9, 0.99), description="AdamW's averaging of gradients")
     schedule: Literal["cosine", "onecycle", "constant"] = Field("cosine", description="after warm-up")
     warmup_steps: int = Field(50, ge=0, description="steps of linear warm-up")
     gradient_clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
     ema_decay: float = Field(0.995, ge=0, lt=1, description="of the averaged weights that are kept")
+
+    swa_start: float = Field(1.0, ge=0, le=1, description="fraction of the run from which all weights count")
+    swag_samples: int = Field(0, ge=0, description="posterior samples to write to swag/; 0: none")
+    swag_rank: int = Field(20, ge=2, description="deviations from the mean that SWAG keeps")
+
+    init_from: Path | None = Field(None, description="checkpoint whose weights to start from")
+    freeze: tuple[str, ...] = Field((), description="patterns of parameter names that are not trained")
 
     energy_weight: Weight = Field(1.0, description="weight in the loss, or (start, end) of a smooth ramp")
     force_weight: Weight = Field(1.0, description="as energy_weight")
@@ -56,6 +70,11 @@ class TrainingConfig(BaseModel):
     energy_scale: float = Field(0.01, gt=0, description="error that counts as one (eV/atom)")
     force_scale: float = Field(0.05, gt=0, description="error that counts as one (eV/Å)")
     stress_scale: float = Field(0.0025, gt=0, description="error that counts as one (eV/Å^3)")
+
+    target_weights: dict[str, NotNegative] = Field(
+        default_factory=dict, description="weights of properties in the loss; 1 if not given"
+    )
+    adaptive_weights: bool = Field(False, description="learn how much each term of the loss counts")
 
     validate_every: int = Field(5, ge=1, description="epochs between validations")
     patience: int = Field(0, ge=0, description="validations without improvement before stopping; 0: never")
@@ -73,6 +92,30 @@ class TrainingConfig(BaseModel):
             )
         return model
 
+    @field_validator("criterion")
+    @classmethod
+    def _averages(cls, criterion: nn.Module | dict[str, nn.Module]):
+        for one in criterion.values() if isinstance(criterion, dict) else [criterion]:
+            if getattr(one, "reduction", "mean") != "mean":
+                raise ValueError("a criterion must average (reduction='mean'), as a batch comes in parts")
+        return criterion
+
+    @field_validator("device")
+    @classmethod
+    def _there(cls, device: str | None) -> str | None:
+        kind = (device or "cpu").partition(":")[0]
+        if kind not in ("cpu", "cuda"):
+            raise ValueError("expected cpu or cuda")
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise ValueError("no CUDA device here; use cpu")
+        return device
+
+    @model_validator(mode="after")
+    def _swag_has_weights_to_sample(self):
+        if self.swag_samples and self.swa_start >= 1:
+            raise ValueError("swag_samples needs swa_start below 1, from where weights are collected")
+        return self
+
     def weights(self, progress: float) -> dict[str, float]:
         """Loss weights at a fraction of the run, by key; a ramp is half a cosine."""
         ramp = 0.5 - 0.5 * torch.cos(torch.tensor(torch.pi * min(max(progress, 0.0), 1.0))).item()
@@ -86,6 +129,7 @@ class TrainingConfig(BaseModel):
     def plain(self) -> dict:
         """Settings as JSON, without model, data and where the output goes; a resume compares these."""
         skip = {"dataset", "model", "output_dir", "criterion", "progress", "num_workers", "notes"}
+        skip |= {"device", "tensorboard"}
         return {**self.model_dump(mode="json", exclude=skip), "criterion": repr(self.criterion)}
 
     def described_model(self) -> dict:
@@ -128,6 +172,8 @@ def load_config(path: str | Path, overrides: dict | None = None) -> TrainingConf
         return TrainingConfig(**{name: value for name, value in names.items() if name in known})
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:
+            raise ConfigError(f"{path}: {first['msg'].removeprefix('Value error, ')}") from error
         field = str(first["loc"][0])
         got = "" if first["type"] == "missing" else f", got {reprlib.repr(first['input'])}"
         raise ConfigError(

@@ -30,6 +30,15 @@ class Predictions:
     owner: np.ndarray
     groups: np.ndarray
 
+    @classmethod
+    def join(cls, parts: Sequence[Predictions]) -> Predictions:
+        """The predictions of several sets of structures as one."""
+        first = np.cumsum([0, *(len(part.groups) for part in parts)])
+        owner = [part.owner + start for part, start in zip(parts, first[:-1], strict=True)]
+        fields = ("energy", "forces", "stress", "groups")
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in fields}
+        return cls(owner=np.concatenate(owner), **arrays)
+
     def errors(self, group: str | None = None) -> dict[str, float]:
         """MAE and RMSE of energy (eV/atom), forces (eV/Å) and stress (eV/Å³), pooled over components.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 
@@ -11,8 +12,30 @@ from ..data.dataset import AtomsDataset
 from ..data.graph import Graph, batch_graphs, periodic_radius_graph
 from ..errors import ConfigError, StructureError
 from ..models.base import Potential
+from ..models.finetune import freeze, load_weights
+from .config import TrainingConfig
+from .evaluation import predict
 
 CALIBRATION = 64  # structures; enough for means and variances
+
+
+def prepared(config: TrainingConfig) -> TrainingConfig:
+    """The settings with data that fit the model, and the model ready for the first step on its device.
+
+    Raises:
+        ConfigError: data or checkpoint do not fit the model.
+        StructureError: see ``initialise``.
+    """
+    config = config.model_copy(update={"dataset": matching(config.dataset, config.model)})
+    if config.init_from is not None:
+        load_weights(config.model, config.init_from)
+    if config.freeze:
+        freeze(config.model, config.freeze)
+    initialise(config.model, config.dataset)
+    if config.init_from is not None and config.dataset.is_force_field:
+        shift_references(config.model, config.dataset, config.batch_size)
+    config.model.to(config.device or idist.device())
+    return config
 
 
 def matching(dataset: AtomsDataset, model: Potential) -> AtomsDataset:
@@ -49,26 +72,48 @@ def initialise(model: Potential, dataset: AtomsDataset) -> None:
                 f"{record.id}: element {', '.join(missing)} is not covered by this model; "
                 f"it knows {', '.join(model.elements)}"
             )
+    if not dataset.is_force_field:
+        model.standardise(training_labels(dataset))
+        return
     if not model.fits_references or model.scale != 1 or model.reference_energies.any():
         return
     forces = [r.labels["forces"] for r in dataset.part("train") if "forces" in r.labels]
     if forces:
         model.scale.fill_(max(1e-3, float(np.sqrt(np.mean(np.concatenate(forces) ** 2)))))
     chosen = dataset.split["train"]
-    graphs = [dataset[k][0] for k in chosen]
+    graphs = [model.graph(dataset[k][0]) for k in chosen]
     if not any(len(graph.dst) for graph in graphs):
         raise StructureError("dataset: every atom is isolated; there are no neighbours to learn from")
     stride = math.ceil(len(graphs) / CALIBRATION)
     model.calibrate(batch_graphs(graphs[::stride]), shortest_bonds(model, graphs))
-    labelled = [k for k in chosen if "total_energy" in dataset.records[k].labels]
-    if labelled:
-        records = [dataset.records[k] for k in labelled]
-        energy = np.array([float(r.labels["total_energy"]) for r in records])
-        fixed = np.array([float(model.fixed_energy(dataset[k][0])) for k in labelled])
-        counts = np.stack([np.bincount(r.atoms.numbers, minlength=119) for r in records])
-        per_element = counts[:, model.numbers.cpu().numpy()].astype(float)  # (S, elements)
-        solution = np.linalg.lstsq(per_element, energy - fixed, rcond=None)[0]
-        model.reference_energies.copy_(torch.from_numpy(solution))
+    energies = [r.labels.get("total_energy", np.nan) for r in dataset.part("train")]
+    fixed = [float(model.fixed_energy(graph)) for graph in graphs]
+    add_references(model, dataset, np.array(energies, dtype=float) - np.array(fixed))
+
+
+def add_references(model: Potential, dataset: AtomsDataset, energies: np.ndarray) -> None:
+    """Add to the reference energies the least-squares fit of energies (S,) eV, NaN where unknown."""
+    known = np.isfinite(energies)
+    if not known.any():
+        return
+    counts = np.stack([np.bincount(r.atoms.numbers, minlength=119) for r in dataset.part("train")])
+    per_element = counts[:, model.numbers.cpu().numpy()].astype(float)  # (S, elements)
+    solution = np.linalg.lstsq(per_element[known], energies[known], rcond=None)[0]
+    model.reference_energies += torch.from_numpy(solution).to(model.device)
+
+
+def shift_references(model: Potential, dataset: AtomsDataset, batch_size: int) -> None:
+    """Fit the reference energies of a loaded model to the energies it is to be tuned on; forces stay."""
+    pairs = predict(model, dataset, dataset.split["train"], batch_size).energy  # (S, 2) per atom
+    sizes = np.array([len(r.atoms) for r in dataset.part("train")])
+    add_references(model, dataset, (pairs[:, 1] - pairs[:, 0]) * sizes)
+
+
+def training_labels(dataset: AtomsDataset) -> dict[str, torch.Tensor]:
+    """Labels of the training split: name → (S,) or (S, P), with NaN where one is missing; no classes."""
+    rows = [dataset[k][1] for k in dataset.split["train"]]
+    names = [name for name in dataset.targets if name not in dataset.classes]
+    return {name: torch.stack([row[name] for row in rows]) for name in [*names, "n_atoms"]}
 
 
 def shortest_bonds(model: Potential, graphs: list[Graph]) -> torch.Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.figure
@@ -13,6 +15,7 @@ import numpy as np
 from ..files import write_atomically
 from ..units import GPA
 from .evaluation import Predictions
+from .objective import Column, higher_is_better
 
 
 def write_metrics(out: Path, history: list[dict[str, float]]) -> None:
@@ -28,26 +31,29 @@ def write_metrics(out: Path, history: list[dict[str, float]]) -> None:
     write_atomically(out / "metrics.csv", text.getvalue().encode())
 
 
-def learning_curve(history: list[dict[str, float]]) -> matplotlib.figure.Figure:
+def learning_curve(history: list[dict[str, float]], columns: Sequence[Column]) -> matplotlib.figure.Figure:
     """Loss and validation errors against epoch."""
-    panels = [
-        ("loss", [("train/loss", "training", 1.0), ("val/loss", "validation", 1.0)]),
-        ("energy MAE (meV/atom)", [("val/energy_mae", "validation", 1e3)]),
-        ("force MAE (meV/Å)", [("val/forces_mae", "validation", 1e3)]),
-        ("stress MAE (GPa)", [("val/stress_mae", "validation", 1 / GPA)]),
-    ]
-    figure = matplotlib.figure.Figure(figsize=(9, 6), layout="constrained")
+    panels = [("loss", [("train/loss", "training", 1.0), ("val/loss", "validation", 1.0)])]
+    panels += [(c.label, [(f"val/{c.key}", "validation", c.factor)]) for c in columns if c.panel]
+    rows = math.ceil(len(panels) / 2)
+    figure = matplotlib.figure.Figure(figsize=(9, 3 * rows), layout="constrained")
     epochs = [row["epoch"] for row in history]
-    for axes, (label, curves) in zip(figure.subplots(2, 2, sharex=True).flat, panels, strict=True):
+    grid = figure.subplots(rows, 2, sharex=True, squeeze=False)
+    for axes, (label, curves) in zip(grid.flat, panels, strict=False):
         for key, name, factor in curves:
             style = {"color": "tab:orange" if name == "training" else "tab:blue", "marker": ".", "ms": 4}
-            axes.semilogy(epochs, [row[key] * factor for row in history], label=name, **style)
+            axes.plot(epochs, [row[key] * factor for row in history], label=name, **style)
         axes.set(ylabel=label)
-        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            axis(matplotlib.ticker.FormatStrFormatter("%g"))
+        positive = all(row[key] > 0 for row in history for key, _, _ in curves)
+        if positive and not higher_is_better(curves[0][0]):
+            axes.set_yscale("log")
+            for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                axis(matplotlib.ticker.FormatStrFormatter("%g"))
         axes.grid(alpha=0.3, which="both")
-    figure.axes[0].legend()
-    for axes in figure.axes[2:]:
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    grid.flat[0].legend()
+    for axes in grid[-1]:
         axes.set_xlabel("epoch")
     return figure
 

@@ -12,7 +12,7 @@ import torch
 
 from nfflr.errors import ConfigError, StructureError
 from nfflr.train.config import TrainingConfig, load_config
-from nfflr.train.trainer import rate_factor
+from nfflr.train.optimizer import rate_factor
 
 GOOD = """
 from builders import TinyConfig, TinyNetwork, copper_dataset

@@ -20,10 +20,12 @@ from nfflr.data.dataset import AtomsDataset
 from nfflr.errors import ConfigError, NumericsError, ResourceError, StructureError
 from nfflr.models import base
 from nfflr.train import trainer
+from nfflr.train.batches import ShuffledBatches
 from nfflr.train.config import TrainingConfig
 from nfflr.train.evaluation import predict
+from nfflr.train.initialise import initialise
 from nfflr.train.state import newest_state
-from nfflr.train.trainer import ShuffledBatches, initialise, train
+from nfflr.train.trainer import train
 
 SHORT = {"epochs": 6, "validate_every": 2}
 

@@ -1,0 +1,54 @@
+"""Find a learning rate for a config file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..files import claim_folder, write_atomically, write_figure
+from .output import refuse_existing
+from .progress import training_bar
+
+
+@click.command("lr")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Folder."
+)
+@click.option("--start", type=float, default=1e-6, show_default=True, help="Lowest learning rate.")
+@click.option("--end", type=float, default=1.0, show_default=True, help="Highest learning rate.")
+@click.option("--steps", type=int, default=200, show_default=True, help="Updates on the way.")
+@click.option("--seed", type=int, help="Replaces the config's random_seed.")
+@click.option("--write", is_flag=True, help="Write a copy of the config with the suggestion in it.")
+@click.option("--overwrite", is_flag=True, help="Replace results that exist.")
+def command(config, out, start, end, steps, seed, write, overwrite) -> int:
+    """Find a learning rate for a config file.
+
+    Raises the rate exponentially until the loss diverges (ignite's FastaiLRFinder), prints the rate at which
+    the loss falls fastest, and writes <config>-lr.csv, <config>-lr.png and, with --write, <config>-lr.py.
+
+    Example: nff lr calculators/mlearn-si/config.py --write
+    """
+    from ..train.config import load_config
+    from ..train.lr import as_csv, copy_with_rate, find_learning_rate, plot
+
+    kinds = ("csv", "png", "py") if write else ("csv", "png")
+    paths = {kind: out / f"{config.stem}-lr.{kind}" for kind in kinds}
+    refuse_existing(paths.values(), overwrite)
+    settings = load_config(config, {} if seed is None else {"random_seed": seed})
+    claim_folder(out)
+    with training_bar("lr", settings.progress) as update:
+
+        def on_step(now: dict) -> None:
+            update(now["step"], now["total"], f"loss {now['loss']:.4g}")
+
+        found = find_learning_rate(settings, start, end, steps, on_step)
+    if write:
+        copy_with_rate(config, found.suggestion, paths["py"])
+    write_atomically(paths["csv"], as_csv(found).encode())
+    write_figure(paths["png"], plot(found))
+    click.echo(f"suggested learning_rate = {found.suggestion:.3g}")
+    for path in paths.values():
+        click.echo(f"  wrote {path}")
+    return 0

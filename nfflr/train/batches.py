@@ -1,0 +1,53 @@
+"""Which structures make a step, on which rank, in how many parts."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from ..data.dataset import AtomsDataset, collate
+from .distributed import share
+
+
+class ShuffledBatches:
+    """Batches of indices in an order that depends on seed and epoch alone, so that a resume repeats it.
+
+    ``size`` counts the structures of all ranks together. Each rank iterates over its share of every batch,
+    which is empty where the last one has fewer structures than there are ranks.
+    """
+
+    def __init__(self, indices: list[int], size: int, seed: int):
+        self.indices, self.size, self.seed, self.epoch = np.array(indices), size, seed, 0
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.indices) / self.size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.indices).tolist()
+        return iter([share(order[k : k + self.size]) for k in range(0, len(order), self.size)])
+
+
+def collate_parts(items: list, parts: int) -> list:
+    """A batch as up to ``parts`` collated pieces of nearly equal size; none if there are no items."""
+    sizes = [len(piece) for piece in np.array_split(np.arange(len(items)), parts)]
+    ends = np.cumsum(sizes)
+    return [collate(items[end - n : end]) for end, n in zip(ends, sizes, strict=True) if n]
+
+
+def make_loader(dataset: AtomsDataset, batches: ShuffledBatches, parts: int, workers: int) -> DataLoader:
+    """The loader of a run; its workers stay, as they keep the graphs they have built."""
+    workers = min(workers, len(os.sched_getaffinity(0)))  # more than there are cores would only wait
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=partial(collate_parts, parts=parts),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        generator=torch.Generator().manual_seed(batches.seed),  # not the caller's
+    )

@@ -1,0 +1,65 @@
+"""The force-field task: energies, forces and stresses, each with a weight and a scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..data.dataset import AtomsDataset
+from ..nn.losses import KEYS, label_errors, scaled_loss, weighted_loss
+from ..units import GPA
+from .config import TrainingConfig
+from .evaluation import Predictions, predict
+from .objective import Column, Labels
+
+COLUMNS = (
+    Column("energy_mae", "E MAE", "meV/atom", 1e3),
+    Column("energy_rmse", "E RMSE", "meV/atom", 1e3, panel=False),
+    Column("forces_mae", "F MAE", "meV/Å", 1e3),
+    Column("forces_rmse", "F RMSE", "meV/Å", 1e3, panel=False),
+    Column("stress_mae", "σ MAE", "GPa", 1 / GPA),
+    Column("stress_rmse", "σ RMSE", "GPa", 1 / GPA, panel=False),
+)
+LABELS = {"energy": "total_energy", "forces": "forces", "stress": "stress"}
+
+
+class ForceFieldObjective:
+    """See the module's text; ``nfflr.train.objective.Objective`` says what each method does."""
+
+    keys, columns = KEYS, COLUMNS
+
+    def __init__(self, config: TrainingConfig):
+        self.config = config
+        self.scales = config.scales()
+        self.with_stress = any(config.weights(progress)["stress"] for progress in (0.0, 1.0))
+
+    def output(self, model: nn.Module, x) -> dict[str, torch.Tensor]:
+        return model(x, stress=self.with_stress)
+
+    def counts(self, labels: Labels) -> torch.Tensor:
+        return torch.stack([torch.isfinite(labels[LABELS[key]]).sum() for key in KEYS]).double()
+
+    def terms(self, output: dict[str, torch.Tensor], labels: Labels) -> torch.Tensor:
+        errors = label_errors(output, labels)
+        nothing = labels["n_atoms"].new_zeros(0, dtype=torch.float64)
+        criterion = self.config.criterion
+        terms = [scaled_loss(errors.get(key, nothing), self.scales[key], criterion) for key in KEYS]
+        return torch.stack(terms)
+
+    def weights(self, progress: float) -> torch.Tensor:
+        return torch.tensor(list(self.config.weights(progress).values()), dtype=torch.float64)
+
+    def predict(self, model: nn.Module, dataset: AtomsDataset, indices: Sequence[int]) -> Predictions:
+        return predict(model, dataset, indices, self.config.batch_size)
+
+    def loss(self, pairs: Predictions) -> float:
+        parts = {"energy": pairs.energy, "forces": pairs.forces, "stress": pairs.stress}
+        known = {key: pair[np.isfinite(pair[..., 1])] for key, pair in parts.items()}
+        errors = {key: torch.from_numpy(pair[:, 0] - pair[:, 1]) for key, pair in known.items()}
+        return float(weighted_loss(errors, self.config.weights(1.0), self.scales, self.config.criterion))
+
+    def join(self, parts: Sequence[Predictions]) -> Predictions:
+        return Predictions.join(parts)

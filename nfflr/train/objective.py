@@ -1,0 +1,78 @@
+"""What is learned: how outputs and labels make a loss, and in which numbers the errors are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from ..data.dataset import AtomsDataset
+from .distributed import gathered, share
+
+Labels = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric as people read it: ``value · factor`` in ``unit``."""
+
+    key: str
+    title: str
+    unit: str = ""
+    factor: float = 1.0
+    panel: bool = True  # whether it has a place in the learning curve
+
+    @property
+    def label(self) -> str:
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+class Pairs(Protocol):
+    """Predictions beside labels."""
+
+    def errors(self) -> dict[str, float]: ...
+
+
+class Objective(Protocol):
+    """One task: force field, or properties. ``keys`` name the terms of the loss."""
+
+    keys: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    def output(self, model: nn.Module, x) -> dict[str, torch.Tensor]:
+        """The model's prediction by name, as ``terms`` takes it."""
+
+    def counts(self, labels: Labels) -> torch.Tensor:
+        """How many numbers are labelled, per key, (K,) float64."""
+
+    def terms(self, output: dict[str, torch.Tensor], labels: Labels) -> torch.Tensor:
+        """Mean loss over the labelled numbers, per key, (K,); zero where there are none."""
+
+    def weights(self, progress: float) -> torch.Tensor:
+        """Weights of the terms at a fraction of the run, (K,)."""
+
+    def predict(self, model: nn.Module, dataset: AtomsDataset, indices: Sequence[int]) -> Pairs:
+        """Predictions of structures by the model as it is in use."""
+
+    def loss(self, pairs: Pairs) -> float:
+        """The loss with the weights of the end of the run, so that epochs can be compared."""
+
+    def join(self, parts: Sequence[Pairs]) -> Pairs:
+        """Predictions of several parts as one."""
+
+
+def predict_shared(
+    objective: Objective, model: nn.Module, dataset: AtomsDataset, indices: list[int]
+) -> Pairs:
+    """As ``objective.predict``, each rank doing its share; every rank gets all."""
+    own = share(indices)
+    parts = gathered(objective.predict(model, dataset, own) if own else None)
+    return objective.join([part for part in parts if part is not None])
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether a metric is a score rather than an error."""
+    return metric.endswith("accuracy")

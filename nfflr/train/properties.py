@@ -1,0 +1,191 @@
+"""Property tasks: scalars, vectors and classes, one or several of them, each with its own loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..data.dataset import AtomsDataset, collate
+from ..errors import ConfigError
+from .config import TrainingConfig
+from .objective import Column, Labels
+
+MISSING_CLASS = -100  # what torch's losses ignore
+
+
+@dataclass(frozen=True)
+class PropertyPredictions:
+    """Predicted and labelled properties of S structures.
+
+    Attributes:
+        values: name → (S, P, 2) of each regression target; predicted, labelled; NaN where a label is missing.
+        scores: name → (S, C) of each classification target, unnormalised.
+        classes: name → (S,) labelled classes, −100 where missing.
+    """
+
+    values: dict[str, np.ndarray]
+    scores: dict[str, np.ndarray]
+    classes: dict[str, np.ndarray]
+
+    @classmethod
+    def join(cls, parts: Sequence[PropertyPredictions]) -> PropertyPredictions:
+        """The predictions of several sets of structures as one."""
+        fields = [{k: [getattr(p, f)[k] for p in parts] for k in getattr(parts[0], f)} for f in FIELDS]
+        return cls(*({k: np.concatenate(arrays) for k, arrays in field.items()} for field in fields))
+
+    def errors(self) -> dict[str, float]:
+        """``<name>_mae`` and ``_rmse`` in the label's unit; ``<name>_accuracy``; NaN without labels."""
+        table = {}
+        for name, pairs in self.values.items():
+            known = pairs[np.isfinite(pairs[..., 1])]  # (n, 2)
+            error = known[:, 0] - known[:, 1]
+            table[f"{name}_mae"] = float(np.abs(error).mean()) if len(error) else float("nan")
+            table[f"{name}_rmse"] = float(np.sqrt(np.square(error).mean())) if len(error) else float("nan")
+        for name, scores in self.scores.items():
+            known = self.classes[name] != MISSING_CLASS
+            right = scores[known].argmax(axis=1) == self.classes[name][known]
+            table[f"{name}_accuracy"] = float(right.mean()) if len(right) else float("nan")
+        return table
+
+
+FIELDS = ("values", "scores", "classes")
+
+
+class PropertyObjective:
+    """See the module's text; ``nfflr.train.objective.Objective`` says what each method does.
+
+    Errors of regression targets are divided by the standard deviation of their training labels before the
+    criterion sees them, so that targets of different units can be summed; a class has cross-entropy.
+
+    Raises:
+        ConfigError: a criterion or a weight names no target, or the model's outputs are not the targets.
+    """
+
+    def __init__(self, config: TrainingConfig):
+        dataset = config.dataset
+        self.config, self.keys = config, dataset.targets
+        self.classes = {name: dataset.classes[name] for name in self.keys if name in dataset.classes}
+        self.columns = tuple(column for name in self.keys for column in self._columns(name))
+        given = config.criterion if isinstance(config.criterion, dict) else {}
+        for setting, names in (("criterion", given), ("target_weights", config.target_weights)):
+            for name in names:
+                if name not in self.keys:
+                    raise ConfigError(f"{setting}: no target {name!r}; the data set has {list(self.keys)}")
+        self.criteria = {name: given.get(name, self._default(name)) for name in self.keys}
+        self.scales = {name: _spread(dataset, name) for name in self.keys if name not in self.classes}
+
+    def _columns(self, name: str) -> list[Column]:
+        if name in self.classes:
+            return [Column(f"{name}_accuracy", f"{name} accuracy", "%", 100.0)]
+        return [Column(f"{name}_mae", f"{name} MAE"), Column(f"{name}_rmse", f"{name} RMSE", panel=False)]
+
+    def _default(self, name: str) -> nn.Module:
+        given = self.config.criterion
+        if name in self.classes:
+            return given if isinstance(given, nn.CrossEntropyLoss) else nn.CrossEntropyLoss()
+        return nn.HuberLoss() if isinstance(given, dict) else given
+
+    def output(self, model: nn.Module, x) -> dict[str, torch.Tensor]:
+        """By target name; (B,), (B, P) or class scores (B, C).
+
+        Raises:
+            ConfigError: the model's outputs do not fit the targets.
+        """
+        found = model(x)
+        found = found if isinstance(found, dict) else {self.keys[0]: found}
+        if set(found) != set(self.keys):
+            raise ConfigError(
+                f"model: predicts {sorted(found)}, the targets are {list(self.keys)}; "
+                "set output_features to a dict of the targets"
+            )
+        return found
+
+    def counts(self, labels: Labels) -> torch.Tensor:
+        return torch.stack([self._known(name, labels).sum() for name in self.keys]).double()
+
+    def _known(self, name: str, labels: Labels) -> torch.Tensor:
+        label = labels[name]
+        return label != MISSING_CLASS if name in self.classes else torch.isfinite(label)
+
+    def terms(self, output: dict[str, torch.Tensor], labels: Labels) -> torch.Tensor:
+        return torch.stack([self._term(name, output[name], labels) for name in self.keys])
+
+    def _term(self, name: str, predicted: torch.Tensor, labels: Labels) -> torch.Tensor:
+        known, label = self._known(name, labels), labels[name]
+        if not known.any():
+            return predicted.sum().double() * 0
+        if name in self.classes:
+            _check_shape(name, predicted, (len(label), len(self.classes[name])), "class scores")
+            return self.criteria[name](predicted[known], label[known]).double()
+        _check_shape(name, predicted, tuple(label.shape), "values")
+        scaled = [(x[known] / self.scales[name]).double() for x in (predicted, label)]
+        return self.criteria[name](*scaled)
+
+    def weights(self, progress: float) -> torch.Tensor:
+        return torch.tensor([self.config.target_weights.get(k, 1.0) for k in self.keys], dtype=torch.float64)
+
+    @torch.no_grad()
+    def predict(self, model: nn.Module, dataset: AtomsDataset, indices: Sequence[int]) -> PropertyPredictions:
+        return predict_properties(model, dataset, indices, self.config.batch_size)
+
+    def loss(self, pairs: PropertyPredictions) -> float:
+        output = {k: torch.from_numpy(v[..., 0]) for k, v in pairs.values.items()}  # (S, P)
+        labels = {k: torch.from_numpy(v[..., 1]) for k, v in pairs.values.items()}
+        output |= {k: torch.from_numpy(v) for k, v in pairs.scores.items()}
+        labels |= {k: torch.from_numpy(v) for k, v in pairs.classes.items()}
+        return float(self.weights(1.0) @ self.terms(output, labels))
+
+    def join(self, parts: Sequence[PropertyPredictions]) -> PropertyPredictions:
+        return PropertyPredictions.join(parts)
+
+
+def predict_properties(
+    model: nn.Module, dataset: AtomsDataset, indices: Sequence[int], batch_size: int = 8
+) -> PropertyPredictions:
+    """Evaluate structures of a data set with targets; the model's train/eval mode is restored afterwards."""
+    dataset, was_training = dataset.within(model.cutoff), model.training
+    model.eval()
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(indices), batch_size):
+            x, labels = collate([dataset[k] for k in indices[start : start + batch_size]])
+            found = model(x)
+            found = found if isinstance(found, dict) else {dataset.targets[0]: found}
+            parts.append(_beside(found, labels, dataset.classes))
+    model.train(was_training)
+    return PropertyPredictions.join(parts)
+
+
+def _beside(output: dict[str, torch.Tensor], labels: Labels, classes: dict) -> PropertyPredictions:
+    """Outputs of one batch beside their labels."""
+    found = {name: value.detach().cpu().double().numpy() for name, value in output.items()}
+    known = {name: labels[name].numpy() for name in output}
+    values = {
+        name: np.stack([found[name], known[name]], axis=-1).reshape(len(known[name]), -1, 2)  # (B, P, 2)
+        for name in output
+        if name not in classes
+    }
+    return PropertyPredictions(
+        values,
+        {name: found[name] for name in output if name in classes},
+        {name: known[name] for name in output if name in classes},
+    )
+
+
+def _check_shape(name: str, predicted: torch.Tensor, expected: tuple[int, ...], what: str) -> None:
+    if tuple(predicted.shape) != expected:
+        raise ConfigError(
+            f"model: {name} comes out as {tuple(predicted.shape)}, the data ask for {what} {expected}; "
+            "set output_features to the number of components or classes"
+        )
+
+
+def _spread(dataset: AtomsDataset, name: str) -> float:
+    """Standard deviation of a target's training labels, pooled over components; 1 if they do not differ."""
+    values = [np.atleast_1d(r.labels[name]) for r in dataset.part("train") if name in r.labels]
+    spread = float(np.nanstd(np.stack(values))) if values else 0.0
+    return spread if spread > 0 else 1.0

@@ -1,0 +1,217 @@
+"""One training run: the step, the validation, and the state that a resume restores."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from ignite.engine import Engine
+from torch.optim.swa_utils import AveragedModel
+
+from ..errors import ConfigError, NumericsError, did_you_mean
+from .averaging import Swag, averaged
+from .batches import ShuffledBatches
+from .config import TrainingConfig
+from .distributed import gathered, sum_gradients, total
+from .force_field import LABELS, ForceFieldObjective
+from .objective import Objective, predict_shared
+from .optimizer import build_optimizer, rate_factor
+from .properties import PropertyObjective
+
+
+@dataclass
+class Run:
+    """What changes during a run; ``tensors`` and ``metadata`` are the state that a resume restores."""
+
+    config: TrainingConfig
+    objective: Objective = field(init=False)
+    log_variances: torch.nn.Parameter = field(init=False)
+    ema: AveragedModel = field(init=False)
+    swag: Swag | None = field(init=False)
+    optimizer: torch.optim.Optimizer = field(init=False)
+    batches: ShuffledBatches = field(init=False)
+    step: int = 0
+    epoch: int = 0
+    best: float = math.inf
+    stale: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self):
+        config = self.config
+        if not config.dataset.split["val"]:
+            raise ConfigError(
+                "dataset: the validation split is empty; the model is selected on it, set n_val"
+            )
+        self.objective = make_objective(config)
+        self._check_labels()
+        if config.select_by not in self.metrics:
+            hint = did_you_mean(config.select_by, self.metrics)
+            raise ConfigError(
+                f"select_by: no metric {config.select_by!r}; expected one of {self.metrics}{hint}"
+            )
+        self.batches = ShuffledBatches(config.dataset.split["train"], config.batch_size, config.random_seed)
+        zeros = torch.zeros(len(self.objective.keys), dtype=torch.float64, device=config.model.device)
+        self.log_variances = torch.nn.Parameter(zeros)  # (K,)
+        extra = (self.log_variances,) if config.adaptive_weights else ()
+        self.optimizer = build_optimizer(config, extra)
+        self.ema = averaged(config.model, config.ema_decay, math.ceil(config.swa_start * self.total_steps))
+        self.swag = Swag(config.model, config.swag_rank) if config.swag_samples else None
+
+    def _check_labels(self) -> None:
+        known = {key for record in self.config.dataset.part("val") for key in record.labels}
+        used = zip(self.objective.keys, self.objective.weights(1.0).tolist(), strict=True)
+        if not any(weight and LABELS.get(key, key) in known for key, weight in used):
+            raise ConfigError(
+                "dataset: the validation split has no label that the loss uses; set weights or n_val"
+            )
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names that ``select_by`` may have."""
+        return ["train/loss", "val/loss", *(f"val/{column.key}" for column in self.objective.columns)]
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.epochs * len(self.batches)
+
+    def set_rate(self) -> None:
+        """Give the optimiser the learning rate of the step that comes."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * rate_factor(self.config, self.step, self.total_steps)
+
+    def train_step(self, engine: Engine, parts: list) -> float:
+        """One update from this rank's parts of a batch; returns the loss of the whole batch.
+
+        The loss is Σ_k w_k L_k with L_k the mean over all labels of the batch, so a part counts by its share
+        of them, n_part/n_batch: however a batch is cut, over ranks or in time, the update is the same.
+
+        Raises:
+            NumericsError: the loss is not finite; names the step and the structures.
+        """
+        config, model = self.config, self.config.model
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        keys = len(self.objective.keys)
+        device = model.device
+        parts = [(x, {name: value.to(device) for name, value in labels.items()}) for x, labels in parts]
+        counts = [self.objective.counts(labels) for _, labels in parts]  # (K,) each
+        whole = total(sum(counts, torch.zeros(keys, dtype=torch.float64, device=device))).clamp(min=1)
+        weights = self.objective.weights(self.step / self.total_steps).to(device)
+
+        model.train()
+        self.optimizer.zero_grad()
+        losses = []
+        for (x, labels), count in zip(parts, counts, strict=True):
+            terms = self.objective.terms(self.objective.output(model, x), labels)
+            loss = self._weigh(terms, weights, count / whole)
+            losses.append(loss.detach())
+            if loss.requires_grad:  # not if no structure of the batch has a label
+                loss.backward(inputs=[p for p in parameters if p.requires_grad])
+        sum_gradients(parameters)
+        loss = total(sum(losses, torch.zeros((), dtype=torch.float64, device=device)))
+        self._require_finite(loss, "the loss", parts, losses)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+        self._require_finite(norm, "the gradient", parts, losses)
+        self.optimizer.step()
+        self.ema.update_parameters(model)
+        self.step += 1
+        return loss.item()
+
+    def _weigh(self, terms: torch.Tensor, weights: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+        """Σ_k w_k L_k n_k/N_k; adaptive: w_k (e^{−s_k} L_k + s_k) with s_k learned (Kendall, CVPR 2018)."""
+        used = weights > 0  # a term that does not count may be anything
+        terms, weights = terms[used], (weights * shares)[used]
+        if not self.config.adaptive_weights:
+            return weights @ terms
+        s = self.log_variances[used]
+        return weights @ (torch.exp(-s) * terms + s)
+
+    def _require_finite(self, value: torch.Tensor, what: str, parts: list, losses: list) -> None:
+        if torch.isfinite(value):
+            return
+        bad = [
+            labels["index"].tolist()
+            for (_, labels), loss in zip(parts, losses, strict=True)
+            if not torch.isfinite(loss)
+        ] or [labels["index"].tolist() for _, labels in parts]
+        indices = [k for rank in gathered(bad) for part in rank for k in part]
+        ids = ", ".join(self.config.dataset.records[k].id for k in indices)
+        raise NumericsError(
+            f"{ids}: {what} is not finite at step {self.step}; check these structures or lower learning_rate"
+        )
+
+    def validate(self, train_loss: float) -> dict[str, float]:
+        """Errors of the averaged weights on the validation split, as a row of the history."""
+        dataset = self.config.dataset
+        pairs = predict_shared(self.objective, self.ema.module, dataset, dataset.split["val"])
+        row = {"epoch": self.epoch, "step": self.step, "train/loss": train_loss}
+        row["val/loss"] = self.objective.loss(pairs)
+        return row | {f"val/{name}": value for name, value in pairs.errors().items()}
+
+    def collect(self) -> None:
+        """At the end of an epoch: add the weights to the Gaussian around the average, once it has begun."""
+        if self.swag is not None and self.step > self.config.swa_start * self.total_steps:
+            self.swag.collect(self.config.model)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        named = {f"model.{k}": v for k, v in self.config.model.state_dict().items()}
+        named |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            named |= {f"optimizer.{index}.{k}": v for k, v in slots.items()}
+        if self.swag is not None:
+            named |= {f"swag.{k}": v for k, v in self.swag.state().items()}
+        return named | {"log_variances": self.log_variances.detach()}
+
+    def metadata(self) -> dict:
+        return {
+            "settings": self.config.plain(),
+            "model": self.config.described_model(),
+            "data_digest": self.config.dataset.digest(),
+            "step": self.step,
+            "epoch": self.epoch,
+            "best": self.best,
+            "stale": self.stale,
+            "history": self.history,
+        }
+
+    def restore(self, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
+        """Continue from a state.
+
+        Raises:
+            ConfigError: settings or data changed since; names the first difference.
+        """
+        then = {**metadata["settings"], "model": metadata["model"]}
+        for name, now in {**self.config.plain(), "model": self.config.described_model()}.items():
+            if then.get(name) != now:
+                raise ConfigError(
+                    f"{name}: was {then.get(name)!r} when this run started, is {now!r}; "
+                    "a resume needs both equal"
+                )
+        if metadata["data_digest"] != self.config.dataset.digest():
+            raise ConfigError("dataset: structures, labels or split changed since this run started")
+        slots: dict[int, dict] = {}
+        for name, value in _under("optimizer.", tensors).items():
+            index, _, key = name.partition(".")
+            slots.setdefault(int(index), {})[key] = value
+        self.config.model.load_state_dict(_under("model.", tensors))
+        self.ema.load_state_dict(_under("ema.", tensors))
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self.log_variances.data.copy_(tensors["log_variances"])
+        if self.swag is not None:
+            self.swag.load_state(_under("swag.", tensors))
+        for name in ("step", "epoch", "stale"):
+            setattr(self, name, metadata[name])
+        self.best = math.inf if metadata["best"] is None else metadata["best"]
+        rows = metadata["history"]
+        self.history = [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
+        self.batches.epoch = self.epoch
+
+
+def make_objective(config: TrainingConfig) -> Objective:
+    """The task that the data set sets."""
+    return ForceFieldObjective(config) if config.dataset.is_force_field else PropertyObjective(config)
+
+
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
