@@ -39,7 +39,6 @@ def save_checkpoint(
     data_digest: str | None = None,
     scores: dict[str, float] | None = None,
     notes: dict[str, str] | None = None,
-    targets=None,
 ) -> str:
     """Write ``model`` to ``path`` so that the file is either whole or absent; return its digest.
 

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from ..errors import ConfigError, StructureError
 from ..files import claim_folder, write_figure, write_json
 from .output import provenance, refuse_existing
-
-COLUMNS = (  # header, key, factor name, digits
-    ("structures", "structures", None),
-    ("E MAE (meV/atom)", "energy_mae", "milli"),
-    ("E RMSE", "energy_rmse", "milli"),
-    ("F MAE (meV/Å)", "forces_mae", "milli"),
-    ("F RMSE", "forces_rmse", "milli"),
-    ("σ MAE (GPa)", "stress_mae", "gpa"),
-    ("σ RMSE", "stress_rmse", "gpa"),
-)
 
 
 @click.command("evaluate")
@@ -27,42 +20,57 @@ COLUMNS = (  # header, key, factor name, digits
 @click.option(
     "--out", "-o", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Folder."
 )
+@click.option(
+    "--energy-units", help="Of the data: eV, eV/atom, Ha or kcal/mol; default: what its format says."
+)
+@click.option("--stress-units", default="eV/Å^3", show_default=True, help="Of the data; GPa or kbar too.")
+@click.option("--stress-sign", type=click.Choice(["1", "-1"]), default="1", help="-1: pressure is positive.")
+@click.option("--key", "keys", multiple=True, metavar="LABEL=NAME", help="Name of a label in the data.")
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
-def command(checkpoint: str, data: Path, out: Path, overwrite: bool) -> int:
+def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys, overwrite) -> int:
     """Compare a checkpoint with labelled data: errors per group, parity plot.
 
-    Prints a table and writes <data>-evaluate.json and <data>-evaluate.png.
+    Prints a table and writes <data>-evaluate.json and <data>-evaluate.png. A checkpoint that predicts
+    properties is compared with the labels of those names.
 
     Example: nff evaluate mlearn-si calculators/mlearn-si/test.xyz.xz
     """
     from ..checkpoint import load_checkpoint
     from ..data.dataset import AtomsDataset
-    from ..train.evaluation import error_table, predict
-    from ..train.report import parity
 
     stem = data.name.split(".")[0]
     paths = {kind: out / f"{stem}-evaluate.{kind}" for kind in ("json", "png")}
     refuse_existing(paths.values(), overwrite)
     model, metadata = load_checkpoint(checkpoint)
+    targets = metadata.get("targets") or {}
+    units = {"stress_units": stress_units, "stress_sign": int(stress_sign)}
     dataset = AtomsDataset(
         data,
+        tuple(targets) or "energy_and_forces",
+        energy_units=energy_units,
         n_train=1.0,
         n_val=0.0,
         allow_missing=True,
         allow_duplicates=True,
+        keys=_pairs(keys),
+        **({"classes": _classes(targets)} if targets else units),
     )
     claim_folder(out)
-    predictions = predict(model, dataset, range(len(dataset)))
-    table = error_table(predictions)
-    _print(table, f"{checkpoint} on {data.name}")
-    write_figure(paths["png"], parity(predictions, f"{checkpoint} on {data.name}"))
+    started, title = time.perf_counter(), f"{checkpoint} on {data.name}"
+    table, columns, figure = (_properties if targets else _force_field)(model, dataset, title)
+    if not any(math.isfinite(row[column.key]) for row in table.values() for column in columns):
+        raise StructureError(f"{data}: holds no label that the model predicts; nothing to compare with")
+    _print(table, columns, title)
+    write_figure(paths["png"], figure)
     record = {
         "checkpoint": {"source": str(checkpoint), "digest": metadata["sha256"]},
         "data": {"file": str(data), "digest": dataset.digest()},
+        "settings": {"energy_units": energy_units, **units, "keys": _pairs(keys)},
         "errors": {
             g: {k: v if math.isfinite(v) else None for k, v in row.items()} for g, row in table.items()
         },
-        "units": {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å^3"},
+        "units": {} if targets else {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å^3"},
+        "wall_time_s": time.perf_counter() - started,
         **provenance(),
     }
     write_json(paths["json"], record)
@@ -71,18 +79,45 @@ def command(checkpoint: str, data: Path, out: Path, overwrite: bool) -> int:
     return 0
 
 
-def _print(table: dict[str, dict[str, float]], title: str) -> None:
+def _force_field(model, dataset, title: str) -> tuple:
+    from ..train.evaluation import error_table, predict
+    from ..train.force_field import COLUMNS
+    from ..train.report import parity
+
+    predictions = predict(model, dataset, range(len(dataset)))
+    return error_table(predictions), COLUMNS, parity(predictions, title)
+
+
+def _properties(model, dataset, title: str) -> tuple:
+    from ..train.properties import predict_properties, property_columns
+    from ..train.report import property_parity
+
+    predictions = predict_properties(model, dataset, range(len(dataset)))
+    table = {"all": {"structures": len(dataset), **predictions.errors()}}
+    figure = property_parity(predictions, dataset.classes, title)
+    return table, property_columns(dataset.targets, dataset.classes), figure
+
+
+def _classes(targets: dict[str, dict]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(t["classes"]) for name, t in targets.items() if t["kind"] == "class"}
+
+
+def _pairs(keys: Sequence[str]) -> dict[str, str]:
+    for key in keys:
+        if "=" not in key:
+            raise ConfigError(f"--key: got {key!r}; expected LABEL=NAME, such as energy=dft_energy")
+    return dict(key.split("=", 1) for key in keys)
+
+
+def _print(table: dict[str, dict[str, float]], columns: Sequence, title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..units import GPA
-
-    factors = {None: 1, "milli": 1e3, "gpa": 1 / GPA}
     view = Table(title=title, title_justify="left")
     view.add_column("group")
-    for header, _, _ in COLUMNS:
+    for header in ("structures", *(column.label for column in columns)):
         view.add_column(header, justify="right")
     for group, row in table.items():
-        cells = [f"{row[key] * factors[factor]:.4g}" for _, key, factor in COLUMNS]
-        view.add_row(group, *[cell.replace("nan", "–") for cell in cells])
+        numbers = [f"{row[column.key] * column.factor:.4g}".replace("nan", "–") for column in columns]
+        view.add_row(group, str(row["structures"]), *numbers)
     Console(width=None if Console().is_terminal else 120).print(view)

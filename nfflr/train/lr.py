@@ -78,14 +78,20 @@ def find_learning_rate(
         warnings.simplefilter("ignore")  # ignite warns of a run that does not diverge; the curve shows it
         finding.run(make_loader(run.config.dataset, run.batches, config.accumulate, config.num_workers))
     history = finder.get_results()
-    pairs = [(r, v) for r, v in zip(history["lr"], history["loss"], strict=True) if math.isfinite(v)]
+    rates = [_single(rate) for rate in history["lr"]]
+    pairs = [(r, v) for r, v in zip(rates, history["loss"], strict=True) if math.isfinite(v)]
     try:
-        suggestion = float(finder.lr_suggestion())
+        suggestion = _single(finder.lr_suggestion())
     except RuntimeError as error:
         raise NumericsError(
             f"learning rates: the loss never falls between {start:g} and {end:g}; start lower"
         ) from error
     return RangeTest([r for r, _ in pairs], [v for _, v in pairs], suggestion)
+
+
+def _single(rate: float | list[float]) -> float:
+    """ignite gives one rate for each parameter group; ours are equal."""
+    return float(rate[0] if isinstance(rate, list) else rate)
 
 
 def as_csv(test: RangeTest) -> str:

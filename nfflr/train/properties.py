@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +69,7 @@ class PropertyObjective:
         dataset = config.dataset
         self.config, self.keys = config, dataset.targets
         self.classes = {name: dataset.classes[name] for name in self.keys if name in dataset.classes}
-        self.columns = tuple(column for name in self.keys for column in self._columns(name))
+        self.columns = property_columns(self.keys, self.classes)
         given = config.criterion if isinstance(config.criterion, dict) else {}
         for setting, names in (("criterion", given), ("target_weights", config.target_weights)):
             for name in names:
@@ -77,11 +77,6 @@ class PropertyObjective:
                     raise ConfigError(f"{setting}: no target {name!r}; the data set has {list(self.keys)}")
         self.criteria = {name: given.get(name, self._default(name)) for name in self.keys}
         self.scales = {name: _spread(dataset, name) for name in self.keys if name not in self.classes}
-
-    def _columns(self, name: str) -> list[Column]:
-        if name in self.classes:
-            return [Column(f"{name}_accuracy", f"{name} accuracy", "%", 100.0)]
-        return [Column(f"{name}_mae", f"{name} MAE"), Column(f"{name}_rmse", f"{name} RMSE", panel=False)]
 
     def _default(self, name: str) -> nn.Module:
         given = self.config.criterion
@@ -141,6 +136,18 @@ class PropertyObjective:
 
     def join(self, parts: Sequence[PropertyPredictions]) -> PropertyPredictions:
         return PropertyPredictions.join(parts)
+
+
+def property_columns(names: Sequence[str], classes: Collection[str]) -> tuple[Column, ...]:
+    """Accuracy of a class; MAE and RMSE of anything else, in the unit of the labels."""
+    columns = []
+    for name in names:
+        if name in classes:
+            columns.append(Column(f"{name}_accuracy", f"{name} accuracy", "%", 100.0))
+        else:
+            columns.append(Column(f"{name}_mae", f"{name} MAE"))
+            columns.append(Column(f"{name}_rmse", f"{name} RMSE", panel=False))
+    return tuple(columns)
 
 
 def predict_properties(

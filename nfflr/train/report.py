@@ -16,6 +16,7 @@ from ..files import write_atomically
 from ..units import GPA
 from .evaluation import Predictions
 from .objective import Column, higher_is_better
+from .properties import MISSING_CLASS, PropertyPredictions
 
 
 def write_metrics(out: Path, history: list[dict[str, float]]) -> None:
@@ -84,3 +85,43 @@ def parity(predictions: Predictions, title: str = "") -> matplotlib.figure.Figur
         axes.set_title(f"MAE {mae:.3g} {error_unit}", fontsize=10)
     figure.axes[0].legend(markerscale=3, fontsize=8)
     return figure
+
+
+def property_parity(
+    predictions: PropertyPredictions, classes: dict[str, Sequence[str]], title: str = ""
+) -> matplotlib.figure.Figure:
+    """Predicted against labelled values of each target; a class as its confusion matrix."""
+    names = [*predictions.values, *predictions.scores]
+    figure = matplotlib.figure.Figure(figsize=(4.2 * len(names), 4.2), layout="constrained")
+    figure.suptitle(title)
+    errors = predictions.errors()
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False).flat, names, strict=True):
+        if name in predictions.scores:
+            confusion(axes, predictions.scores[name].argmax(1), predictions.classes[name], classes[name])
+            axes.set_title(f"{name}: {errors[f'{name}_accuracy']:.1%} right", fontsize=10)
+            continue
+        pairs = predictions.values[name].reshape(-1, 2)
+        pairs = pairs[np.isfinite(pairs[:, 1])]
+        axes.plot(pairs[:, 1], pairs[:, 0], ".", ms=4, alpha=0.6)
+        if len(pairs):
+            ends = [pairs.min(), pairs.max()]
+            axes.plot(ends, ends, color="0.3", lw=0.8, zorder=0)
+        axes.set(xlabel=f"reference {name}", ylabel=f"predicted {name}")
+        axes.set_title(f"MAE {errors[f'{name}_mae']:.3g}", fontsize=10)
+    return figure
+
+
+def confusion(axes, predicted: np.ndarray, labelled: np.ndarray, classes: Sequence[str]) -> None:
+    """Draw how often each class was taken for which, (S,) each."""
+    known = labelled != MISSING_CLASS
+    counts = np.zeros((len(classes), len(classes)), int)
+    np.add.at(counts, (labelled[known], predicted[known]), 1)
+    axes.imshow(counts, cmap="Blues")
+    for (row, column), count in np.ndenumerate(counts):
+        axes.text(
+            column, row, count, ha="center", va="center", color="k" if 2 * count <= counts.max() else "w"
+        )
+    ticks = range(len(classes))
+    axes.set_xticks(ticks, classes)
+    axes.set_yticks(ticks, classes)
+    axes.set(xlabel="predicted", ylabel="reference")
