@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import ase
 import numpy as np
 import torch
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.outputs import Properties, all_outputs
 
 from .atoms import check_structure
-from .checkpoint import load_checkpoint
+from .checkpoint import find_members, load_checkpoint
 from .data.graph import Graph, batch_graphs, periodic_radius_graph
 from .data.verlet import VerletList
 from .errors import ConfigError, NumericsError, StructureError
 from .models.base import Potential
+from .models.ensemble import Ensemble
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -25,17 +27,18 @@ class NFFLrCalculator(Calculator):
     """ASE calculator for a model that maps structures to energy, forces and stress.
 
     Results: ``energy`` = ``free_energy`` (eV), ``energies`` (N,) eV, ``forces`` (N, 3) eV/Å and, where the
-    cell has a volume and an axis is periodic, ``stress`` (6,) eV/Å³ in ASE's order and sign.
+    cell has a volume and an axis is periodic, ``stress`` (6,) eV/Å³ in ASE's order and sign. Of an ensemble
+    these are means, with the sample standard deviations ``energy_std`` (eV) and ``forces_std`` (N,) eV/Å.
 
     Args:
-        model: a ``Potential``.
+        model: a ``Potential`` or an ``Ensemble``.
         device: ``"cpu"``, ``"cuda"``, …; default: where the model is.
         dtype: ``"float32"`` or ``"float64"``; default: the model's.
         skin: Å by which the neighbour list reaches beyond the cutoff, so that it can be kept.
         metadata: what ``todict`` reports, as read from the checkpoint.
 
     Raises:
-        ConfigError: unknown dtype or a device that is not there.
+        ConfigError: unknown dtype, a device that is not there, or a model that predicts no energy.
         StructureError: on attaching to a structure with an element that the model does not cover.
     """
 
@@ -43,7 +46,7 @@ class NFFLrCalculator(Calculator):
 
     def __init__(
         self,
-        model: Potential,
+        model: Potential | Ensemble,
         *,
         device: str | None = None,
         dtype: str | None = None,
@@ -51,6 +54,11 @@ class NFFLrCalculator(Calculator):
         metadata: dict | None = None,
     ):
         super().__init__()
+        if not getattr(model, "is_potential", True):
+            raise ConfigError(
+                f"{type(model).__name__}: it predicts a property, not an energy; call the model itself, "
+                "model(atoms), or give a potential"
+            )
         if dtype is not None and dtype not in DTYPES:
             raise ConfigError(f"dtype: got {dtype!r}; expected one of {sorted(DTYPES)}")
         if not 0 <= skin < np.inf:
@@ -62,12 +70,14 @@ class NFFLrCalculator(Calculator):
         self.implemented_properties = ["energy", "free_energy", "energies"]
         if model.compute_forces:
             self.implemented_properties += ["forces", "stress"]
+        if isinstance(model, Ensemble):
+            self.implemented_properties += ["energy_std", "forces_std"][: 1 + model.compute_forces]
         self._neighbours = VerletList(model.cutoff, skin, self.model.device)
 
     @classmethod
     def load(
         cls,
-        source: str | Path,
+        source: str | Path | Sequence[str | Path],
         *,
         device: str | None = None,
         dtype: str | None = None,
@@ -75,12 +85,21 @@ class NFFLrCalculator(Calculator):
     ) -> NFFLrCalculator:
         """Calculator from a bundled name, a run folder, or a checkpoint file.
 
+        Several of them, or a folder with files ``member-<k>.safetensors``, make an ensemble. Members count
+        more than the ``model.safetensors`` that may lie beside them.
+
         Raises:
-            ConfigError: there is no such checkpoint.
+            ConfigError: there is no such checkpoint, or an ensemble has one member.
             CheckpointError: it is damaged or does not fit this version.
         """
-        model, metadata = load_checkpoint(source)
-        return cls(model, device=device, dtype=dtype, skin=skin, metadata={**metadata, "source": str(source)})
+        several = not isinstance(source, str | Path)
+        files = list(source) if several else find_members(source)
+        if several or len(files) > 1:
+            model, metadata = _load_ensemble(files)
+        else:
+            model, metadata = load_checkpoint(source)
+        name = [str(item) for item in source] if several else str(source)
+        return cls(model, device=device, dtype=dtype, skin=skin, metadata={**metadata, "source": name})
 
     def set_atoms(self, atoms: ase.Atoms) -> None:
         """Called by ASE when the calculator is attached: refuse elements the model does not cover."""
@@ -110,6 +129,10 @@ class NFFLrCalculator(Calculator):
             )
         return super().get_property(name, atoms, allow_calculation)
 
+    def export_properties(self) -> Properties:
+        """As ASE's, whose ``Properties`` takes only names that it knows: those of the spread are left out."""
+        return Properties({name: value for name, value in self.results.items() if name in all_outputs})
+
     def evaluate(self, structures: Iterable[ase.Atoms], max_edges: int = 100_000) -> list[dict]:
         """Results of many structures, evaluated as batches of about ``max_edges`` neighbours at most.
 
@@ -125,7 +148,7 @@ class NFFLrCalculator(Calculator):
                 output = self.model(batch_graphs([graph for _, graph in chunk]))
                 output = {name: value.cpu() for name, value in output.items()}
                 sizes = [len(atoms) for atoms, _ in chunk]
-                per_atom = {"forces", "energies"} & output.keys()
+                per_atom = {"forces", "energies", "forces_std"} & output.keys()
                 parts = output | {name: output[name].split(sizes) for name in per_atom}
                 for k, (atoms, _) in enumerate(chunk):
                     single = {name: values[k] for name, values in parts.items()}
@@ -153,7 +176,7 @@ class NFFLrCalculator(Calculator):
             yield chunk
 
     def todict(self) -> dict:
-        """JSON description: enough to know which numbers these are."""
+        """JSON description: enough to know which numbers these are; of an ensemble, all digests."""
         return {
             "name": self.name,
             "source": self.metadata.get("source"),
@@ -163,6 +186,13 @@ class NFFLrCalculator(Calculator):
             "device": str(self.model.device),
             "skin": self._neighbours.skin,
         }
+
+
+def _load_ensemble(sources: Sequence[str | Path]) -> tuple[Ensemble, dict]:
+    loaded = [load_checkpoint(source) for source in sources]
+    metadata = [found for _, found in loaded]
+    digests = [found["sha256"] for found in metadata]
+    return Ensemble([model for model, _ in loaded]), {"members": metadata, "sha256": digests}
 
 
 def _device(name: str | torch.device) -> torch.device:
@@ -195,8 +225,11 @@ def _results(output: dict[str, torch.Tensor], has_stress: bool, item: str = "str
         "free_energy": energy,
         "energies": _array(output["energies"]),
     }
-    if "forces" in output:
-        results["forces"] = _array(output["forces"])
+    if "energy_std" in output:
+        results["energy_std"] = float(output["energy_std"])
+    for name in ("forces", "forces_std"):
+        if name in output:
+            results[name] = _array(output[name])
     if has_stress and "stress" in output:
         results["stress"] = _array(output["stress"])[
             [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]

@@ -1,34 +1,29 @@
-"""The checkpoint file: safetensors with canonical JSON metadata and a digest over every other byte.
-
-Loading executes nothing: no pickle, no import of a name found in the file.
-"""
+"""The checkpoint file: a model's weights and all that is needed to build it and to know where it is from."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
+import re
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
 import ase
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from pydantic import ValidationError
 
 from . import __version__
-from .errors import CheckpointError, ConfigError, ResourceError, did_you_mean
+from .errors import CheckpointError, ConfigError, NumericsError, ResourceError, did_you_mean
 from .files import write_atomically
 from .models.base import Potential, PotentialConfig, architecture
+from .sealed import FILE, pack, read_metadata, unpack
 
-FORMAT, VERSION = "nfflr-checkpoint", 1
-FILE = "model.safetensors"
-MAX_HEADER = 16 * 2**20  # bytes; ours are a few kilobytes
+MEMBER = re.compile(r"member-(\d+)\.safetensors")
 UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3", "length": "Å"}
+DTYPES = ("float32", "float64")
+TARGET_KEYS = {"regression": {"kind"}, "class": {"kind", "classes"}}
 STRESS_CONVENTION = "(1/V) dE/dstrain, tension positive"
 
 
@@ -39,6 +34,7 @@ def save_checkpoint(
     data_digest: str | None = None,
     scores: dict[str, float] | None = None,
     notes: dict[str, str] | None = None,
+    targets: dict[str, dict] | None = None,
 ) -> str:
     """Write ``model`` to ``path`` so that the file is either whole or absent; return its digest.
 
@@ -48,28 +44,84 @@ def save_checkpoint(
         data_digest: ``AtomsDataset.digest()`` of what it was trained on.
         scores: validation scores by name.
         notes: free text (citation, licence of the data).
+        targets: of a property model, what each output is: name → ``{"kind": "regression"}`` or
+            ``{"kind": "class", "classes": [labels in the order of the scores]}``.
 
     Raises:
+        ConfigError: the model is no registered architecture, neither in float32 nor in float64, or the
+            targets do not fit its outputs.
+        NumericsError: a weight is not finite.
+        CheckpointError: the weights are not those of the model's hyper-parameters.
         ResourceError: the file cannot be written.
     """
+    if not isinstance(model, Potential) or not hasattr(model, "key"):
+        raise ConfigError(
+            f"{type(model).__name__}: cannot be saved; expected one model of a registered architecture"
+        )
+    dtype = str(model.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise ConfigError(f"{path}: the model is {dtype}; expected {' or '.join(DTYPES)}, convert it first")
     metadata = {
         "architecture": model.key,
         "hyperparameters": model.config.model_dump(mode="json"),
         "elements": list(model.elements),
         "cutoff": model.cutoff,
-        "reference_energies": dict(zip(model.elements, model.reference_energies.tolist(), strict=True)),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "units": UNITS,
-        "stress_convention": STRESS_CONVENTION,
+        "dtype": dtype,
         "data_digest": data_digest,
         "scores": scores or {},
         "notes": notes or {},
         "versions": library_versions(),
+        **(_energy_metadata(model) if model.is_potential else {"units": {"length": "Å"}}),
     }
+    if targets is not None:
+        check_targets(targets, model)
+        metadata["targets"] = targets
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise NumericsError(f"{path}: {name!r} is not finite, so the model is not saved; train it anew")
+    _check_tensors(type(model), model.config, model.dtype, tensors, Path(path))
     content = pack(tensors, metadata)
     write_atomically(Path(path), content)
-    return _metadata(content, str(path), FORMAT)["sha256"]
+    return read_metadata(content, str(path))["sha256"]
+
+
+def _energy_metadata(model: Potential) -> dict:
+    references = model.reference_energies.tolist()
+    return {
+        "reference_energies": dict(zip(model.elements, references, strict=True)),
+        "units": UNITS,
+        "stress_convention": STRESS_CONVENTION,
+    }
+
+
+def check_targets(targets: dict[str, dict], model: Potential) -> None:
+    """See that a description of outputs, as ``save_checkpoint`` takes it, fits the model.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if model.is_potential:
+        raise ConfigError("targets: the model is a potential; its outputs need no description")
+    sizes = getattr(model.config, "output_features", None)
+    if not isinstance(targets, dict) or (isinstance(sizes, int) and len(targets) != 1):
+        raise ConfigError("targets: expected a dict with one entry for each output of the model")
+    if isinstance(sizes, dict) and sizes.keys() != targets.keys():
+        raise ConfigError(f"targets: got {sorted(targets)}; the model predicts {sorted(sizes)}")
+    for name, target in targets.items():
+        kind = target.get("kind") if isinstance(target, dict) else None
+        if kind not in ("regression", "class") or target.keys() != TARGET_KEYS[kind]:
+            raise ConfigError(
+                f"targets: {name!r} should be {{'kind': 'regression'}} or {{'kind': 'class', 'classes': […]}}"
+            )
+        size = sizes[name] if isinstance(sizes, dict) else sizes
+        classes = target.get("classes", [])
+        if not isinstance(classes, list) or not all(isinstance(c, str | int) for c in classes):
+            raise ConfigError(f"targets: the classes of {name!r} should be a list of texts or integers")
+        if kind == "class" and size not in (None, len(classes)):
+            raise ConfigError(
+                f"targets: {name!r} has {len(classes)} classes and {size} scores; expected equal"
+            )
 
 
 def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
@@ -104,6 +156,11 @@ def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be overwritten
         model = cls(config).to(dtype)
     model.load_state_dict(tensors, strict=True)
+    if "targets" in metadata:
+        try:
+            check_targets(metadata["targets"], model)
+        except ConfigError as error:
+            raise CheckpointError(f"{path}: {error}") from error
     return model.eval(), metadata
 
 
@@ -133,76 +190,13 @@ def _check_tensors(
             raise CheckpointError(f"{path}: tensor {name!r} holds values that are not finite; retrain")
 
 
-def pack(tensors: dict[str, torch.Tensor], metadata: dict, kind: str = FORMAT) -> bytes:
-    """Bytes of a safetensors file whose metadata carry the SHA-256 of all other bytes."""
-    full = {"format": kind, "version": VERSION, **metadata, "sha256": "0" * 64}
-    text = json.dumps(full, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    content = safetensors.torch.save(tensors, metadata={"nfflr": text})
-    digest = hashlib.sha256(content).hexdigest().encode()
-    # Inside the header our JSON is a string, so its quotes are escaped.
-    return content.replace(rb"\"sha256\": \"" + b"0" * 64, rb"\"sha256\": \"" + digest, 1)
-
-
-def unpack(content: bytes, name: str, kind: str = FORMAT) -> tuple[dict[str, torch.Tensor], dict]:
-    """Tensors and metadata of ``pack``'s bytes, after every check.
-
-    Raises:
-        CheckpointError: with the reason.
-    """
-    metadata = _metadata(content, name, kind)
-    digest = str(metadata.get("sha256", "")).encode(errors="replace")
-    blank = content.replace(rb"\"sha256\": \"" + digest, rb"\"sha256\": \"" + b"0" * 64, 1)
-    if len(digest) != 64 or hashlib.sha256(blank).hexdigest().encode() != digest:
-        raise CheckpointError(f"{name}: the digest does not match, the file is damaged; fetch it again")
-    try:
-        tensors = safetensors.torch.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{name}: not a readable checkpoint ({error}); fetch it again") from error
-    return tensors, metadata
-
-
 def _check_metadata(metadata: dict, name: str) -> None:
     needed = {"architecture": str, "hyperparameters": dict, "dtype": str}
     for key, kind in needed.items():
         if not isinstance(metadata.get(key), kind):
             raise CheckpointError(f"{name}: metadata lack {key!r}; not a complete checkpoint")
-    if metadata["dtype"] not in ("float32", "float64"):
-        raise CheckpointError(f"{name}: dtype {metadata['dtype']!r}; expected float32 or float64")
-
-
-def _metadata(content: bytes, name: str, kind: str) -> dict:
-    not_ours = CheckpointError(
-        f"{name}: not a checkpoint; expected a {FILE} written by nff train "
-        "(pickled .pt files are never loaded)"
-    )
-    length = int.from_bytes(content[:8], "little")
-    if not 2 <= length <= min(MAX_HEADER, len(content) - 8) or content[8:9] != b"{":
-        raise not_ours
-    try:
-        header = json.loads(content[8 : 8 + length], object_pairs_hook=_no_duplicates)
-        metadata = json.loads(
-            header["__metadata__"]["nfflr"], object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise not_ours from error
-    if not isinstance(metadata, dict) or metadata.get("format") != kind:
-        raise not_ours
-    if metadata.get("version") != VERSION:
-        raise CheckpointError(
-            f"{name}: format version {metadata.get('version')}, this nfflr reads {VERSION}; update nfflr"
-        )
-    return metadata
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _no_duplicates(pairs: list[tuple]) -> dict:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):
-        raise ValueError("duplicate keys")
-    return dict(pairs)
+    if metadata["dtype"] not in DTYPES:
+        raise CheckpointError(f"{name}: dtype {metadata['dtype']!r}; expected {' or '.join(DTYPES)}")
 
 
 def bundled_calculators() -> dict[str, Path]:
@@ -228,12 +222,25 @@ def find_checkpoint(source: str | Path) -> Path:
     bundled = bundled_calculators()
     if str(source) in bundled and (bundled[str(source)] / FILE).is_file():
         return bundled[str(source)] / FILE
+    if find_members(path):
+        raise ConfigError(f"{path}: the folder holds no {FILE}, but an ensemble; give one of its files")
     if os.path.isdir(path):
         raise ConfigError(f"{path}: the folder holds no {FILE}; give a run folder or a checkpoint file")
     raise ConfigError(
         f"{source}: no such checkpoint; expected a file, a run folder, or one of "
         f"{', '.join(bundled) or 'the bundled calculators (none here)'}{did_you_mean(str(source), bundled)}"
     )
+
+
+def find_members(source: str | Path) -> list[Path]:
+    """Files ``member-<k>.safetensors`` in a folder or a bundled calculator, by ascending k."""
+    folder = Path(source)
+    with suppress(OSError, ValueError):
+        if not folder.is_dir():
+            folder = bundled_calculators().get(str(source), folder)
+        found = {p: MEMBER.fullmatch(p.name) for p in folder.glob("member-*.safetensors")}
+        return sorted((p for p, match in found.items() if match), key=lambda p: int(found[p][1]))
+    return []
 
 
 def library_versions() -> dict[str, str]:

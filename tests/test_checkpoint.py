@@ -19,8 +19,10 @@ from builders import TinyNetwork, tiny
 
 from nfflr import checkpoint
 from nfflr.checkpoint import FILE, find_checkpoint, load_checkpoint, save_checkpoint
-from nfflr.errors import CheckpointError, ConfigError, NFFLrError, ResourceError
+from nfflr.errors import CheckpointError, ConfigError, NFFLrError, NumericsError, ResourceError
 from nfflr.models import base
+from nfflr.models.ensemble import Ensemble
+from nfflr.models.gnn.schnet import SchNet, SchNetConfig
 
 CARRIER = re.compile(rb'(\\"sha256\\": \\")([0-9a-f]{64})')
 
@@ -606,3 +608,121 @@ def test_an_unreadable_file_is_a_resource_error(path, content, monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", denied)
     with pytest.raises(ResourceError, match="Permission denied"):
         load_checkpoint(path)
+
+
+# What is not written, because it could not be read
+
+
+def test_weights_that_are_not_finite_are_not_saved(path):
+    for name in ("readout.bias", "reference_energies"):
+        model = tiny()
+        model.state_dict()[name].fill_(float("nan"))
+        with pytest.raises(NumericsError, match=f"'{name}' is not finite"):
+            save_checkpoint(path, model)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_not_saved(path, dtype):
+    with pytest.raises(ConfigError, match=r"16; expected float32 or float64") as caught:
+        save_checkpoint(path, tiny(dtype=dtype))
+    assert caught.value.exit_code == 2 and not path.exists()
+
+
+def test_weights_that_do_not_fit_the_hyper_parameters_are_not_saved(path):
+    mixed, wide = tiny(dtype=torch.float64), tiny()
+    mixed.readout.half()
+    wide.readout = torch.nn.Linear(8, 2).double()
+    for model in (mixed, wide):
+        with pytest.raises(CheckpointError, match=r"'readout\.(weight|bias)'"):
+            save_checkpoint(path, model)
+    assert not path.exists()
+
+
+def test_what_is_no_registered_model_is_not_saved(path):
+    for model in (Ensemble([tiny(), tiny()]), torch.nn.Linear(2, 2)):
+        with pytest.raises(ConfigError, match="expected one model of a registered architecture"):
+            save_checkpoint(path, model)
+    assert not path.exists()
+
+
+# Property models
+
+
+GAP = {"kind": "regression"}
+METAL = {"kind": "class", "classes": ["metal", "insulator"]}
+
+
+def property_model(outputs):
+    config = SchNetConfig(elements=("C", "Si"), channels=8, readout="mean", output_features=outputs)
+    return SchNet(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets"),
+    [
+        (1, {"gap": GAP}),
+        (3, {"dipole": GAP}),
+        (2, {"metal": METAL}),
+        ({"metal": 2, "gap": 1}, {"metal": METAL, "gap": GAP}),
+        ({"metal": 2, "gap": 1}, None),
+    ],
+    ids=str,
+)
+def test_property_models_make_the_round_trip_with_their_targets(path, structures, outputs, targets):
+    model = property_model(outputs)
+    regression = {name: size for name, size in (targets or {}).items() if size == GAP}
+    for name in regression:
+        size = outputs if isinstance(outputs, int) else outputs[name]
+        model.standardise({name: torch.arange(4 * size).view(4, size) / 7})
+    save_checkpoint(path, model, targets=targets)
+    loaded, metadata = load_checkpoint(path)
+    assert metadata.get("targets") == targets and loaded.config == model.config
+    assert metadata["units"] == {"length": "Å"}
+    assert not {"stress_convention", "reference_energies"} & metadata.keys()
+    before, after = model(structures.crystal()), loaded(structures.crystal())
+    if isinstance(outputs, int):
+        before, after = {"": before}, {"": after}
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+WRONG_TARGETS = [
+    (2, {}),
+    (2, {"a": GAP, "b": GAP}),
+    (2, {"a": "regression"}),
+    (2, {"a": {"kind": "rank"}}),
+    (2, {"a": {"kind": ["class"]}}),
+    (2, {"a": {**GAP, "classes": []}}),
+    (2, {"a": {"kind": "class"}}),
+    (2, {"a": {"kind": "class", "classes": "ab"}}),
+    (2, {"a": {"kind": "class", "classes": ["a", None]}}),
+    (2, {"a": {"kind": "class", "classes": ["a", "b", "c"]}}),
+    ({"gap": 1}, {"gpa": GAP}),
+    ({"gap": 1, "metal": 2}, {"metal": METAL}),
+]
+
+
+@pytest.mark.parametrize(("outputs", "targets"), WRONG_TARGETS, ids=str)
+def test_targets_that_do_not_fit_are_neither_written_nor_read(path, outputs, targets):
+    model = property_model(outputs)
+    with pytest.raises(ConfigError, match="targets: "):
+        save_checkpoint(path, model, targets=targets)
+    assert not path.exists()
+    save_checkpoint(path, model)
+    assert "targets: " in refused(path, edited(path.read_bytes(), targets=targets))
+
+
+def test_a_potential_has_no_targets(path, content):
+    with pytest.raises(ConfigError, match="is a potential"):
+        save_checkpoint(path, tiny(), targets={"total_energy": GAP})
+    assert "is a potential" in refused(path, edited(content, targets={"total_energy": GAP}))
+
+
+@pytest.mark.parametrize("name", ["head.mean", "head.std"])
+def test_a_damaged_standardisation_is_refused(path, name):
+    save_checkpoint(path, property_model(2))
+    content = path.read_bytes()
+    assert name in refused(path, with_tensors(content, lambda t: t.pop(name)))
+    assert name in refused(path, with_tensors(content, lambda t: t[name].fill_(float("inf"))))
+    assert name in refused(path, with_tensors(content, lambda t: t.update({name: t[name].float()})))

@@ -10,12 +10,12 @@ import ase
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from torch import nn
 
 from ..atoms import Atoms
 from ..data.graph import Graph
 from ..data.inputs import as_graph
 from ..errors import CheckpointError, StructureError, did_you_mean
+from ..nn.exact import ExactBuffers
 
 Input = Graph | Atoms | ase.Atoms | Sequence[Atoms | ase.Atoms]
 
@@ -37,7 +37,7 @@ class PotentialConfig(BaseModel):
         return tuple(sorted(set(elements), key=atomic_numbers.__getitem__))
 
 
-class Potential(nn.Module):
+class Potential(ExactBuffers):
     """An interatomic potential: subclasses write ``energies``, this class derives the rest.
 
     With bond vectors r_e = x_src + S·cell − x_dst and g_e = ∂E/∂r_e,
@@ -48,6 +48,8 @@ class Potential(nn.Module):
     """
 
     Config: type[PotentialConfig] = PotentialConfig
+    exact = ("reference_energies", "scale")
+    is_potential = True  # False for a property model, which returns no energy
     compute_forces = True  # a model set to False returns energies alone
     fits_references = True  # False for a complete potential, whose energies need no reference
 
@@ -77,14 +79,6 @@ class Potential(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.reference_energies.device
-
-    def _apply(self, fn, recurse=True):
-        """Keep the reference energies in float64 whatever the weights become: −300 eV needs it."""
-        kept = {name: getattr(self, name) for name in ("reference_energies", "scale")}
-        super()._apply(fn, recurse)
-        for name, value in kept.items():
-            setattr(self, name, value.to(getattr(self, name).device))
-        return self
 
     def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
         """Atomic energies (N,), in units of ``scale``, from bond vectors (E, 3) in the model's dtype.
@@ -178,10 +172,11 @@ def bond_gradient(energies: torch.Tensor, vectors: torch.Tensor, create_graph: b
 
 
 def sum_structures(values: torch.Tensor, atoms: Atoms) -> torch.Tensor:
-    """Sum per-atom values (N,) over each structure: () for a single one, (B,) for a batch."""
+    """Sum per-atom values (N, …) over each structure: (…) for a single one, (B, …) for a batch."""
     if not atoms.is_batch:
-        return values.sum()
-    return values.new_zeros(atoms.n_structures).index_add(0, atoms.structure, values)
+        return values.sum(0)
+    total = values.new_zeros(atoms.n_structures, *values.shape[1:])
+    return total.index_add(0, atoms.structure, values)
 
 
 def forces_from_bonds(graph: Graph, slopes: torch.Tensor) -> torch.Tensor:

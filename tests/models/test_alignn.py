@@ -149,22 +149,6 @@ def test_energies_alone(structures):
     assert set(results[0]) == {"energy", "free_energy", "energies"}
 
 
-@pytest.mark.parametrize("readout", ["sum", "mean"])
-@pytest.mark.parametrize("components", [1, 3])
-def test_properties(structures, readout, components):
-    model = build(readout=readout, output_features=components)
-    one, other = structures.triclinic(), structures.cluster()
-    shape = (components,) if components > 1 else ()
-    assert model(one).shape == shape
-    together = model([one, other])
-    assert together.shape == (2, *shape)
-    torch.testing.assert_close(together, torch.stack([model(one), model(other)]), rtol=0, atol=1e-10)
-    factor = 2 if readout == "sum" else 1
-    torch.testing.assert_close(model(one.repeat((2, 1, 1))), factor * model(one), rtol=0, atol=1e-10)
-    model([one, other]).square().sum().backward()
-    assert all(p.grad.abs().max() > 0 for p in model.parameters())
-
-
 @pytest.mark.parametrize("settings", [{}, {"compute_forces": False}, {"readout": "mean"}], ids=str)
 def test_checkpoints_keep_the_model(tmp_path, structures, settings):
     model = build(torch.float32, cutoff_onset=3.0, **settings)

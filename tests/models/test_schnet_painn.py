@@ -90,7 +90,8 @@ def test_painn_s_scalars_stay_and_vectors_turn(layers):
     model, atoms, q = build("painn", layers=layers), molecule(), rotation(2)
     with torch.no_grad():
         (s, v), (s_turned, v_turned) = (
-            model.features(graph, graph.vectors()) for graph in map(model.graph, (atoms, rotated(atoms, q)))
+            model.scalars_and_vectors(graph, graph.vectors())
+            for graph in map(model.graph, (atoms, rotated(atoms, q)))
         )
     assert v.abs().max() > 1e-3
     torch.testing.assert_close(s_turned, s, rtol=0, atol=1e-10)

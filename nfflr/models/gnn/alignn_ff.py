@@ -30,10 +30,11 @@ from torch.nn.functional import silu
 from ...data.graph import Graph
 from ...nn.cutoff import smoothstep
 from ...nn.triplets import bond_pairs
-from ..base import Input, Potential, PotentialConfig, register
+from ..base import register
+from ..property import PropertyConfig, PropertyModel
 
 
-class ALIGNNConfig(PotentialConfig):
+class ALIGNNConfig(PropertyConfig):
     """Hyper-parameters of ALIGNN; the papers' size is 4 + 4 layers of 256 features."""
 
     elements: tuple[str, ...] = Field(
@@ -52,18 +53,11 @@ class ALIGNNConfig(PotentialConfig):
     triplet_input_features: int = Field(40, ge=2, description="radial basis functions of a cosine")
     embedding_features: int = Field(64, ge=1, description="width between basis and features")
     hidden_features: int = Field(64, ge=1, description="features of an atom, bond or angle")
-    readout: Literal["energy", "sum", "mean"] = Field(
-        "energy", description="potential energy, or a property: sum or mean over a structure's atoms"
-    )
-    output_features: int = Field(1, ge=1, description="components or classes of a property")
-    compute_forces: bool = Field(True, description="derive forces and stress from the energy")
 
     @model_validator(mode="after")
     def _consistent(self) -> ALIGNNConfig:
         if self.cutoff_onset is not None and self.cutoff_onset >= self.cutoff:
             raise ValueError(f"cutoff_onset {self.cutoff_onset} Å; expected less than cutoff {self.cutoff} Å")
-        if self.readout == "energy" and self.output_features != 1:
-            raise ValueError("an energy has output_features=1; for a property set readout to sum or mean")
         return self
 
     @property
@@ -73,18 +67,13 @@ class ALIGNNConfig(PotentialConfig):
 
 
 @register("alignn")
-class ALIGNN(Potential):
-    """See the module's text. ``energies`` maps bond vectors (E, 3) in Å to atomic energies (N,).
-
-    With ``readout`` sum or mean the model predicts a property instead (scalar, vector, class scores) and
-    returns a tensor; with ``compute_forces=False`` the dict holds energies alone.
-    """
+class ALIGNN(PropertyModel):
+    """See the module's text; a potential or, by its ``readout``, a property model."""
 
     Config = ALIGNNConfig
 
     def __init__(self, config: ALIGNNConfig):
         super().__init__(config)
-        self.compute_forces = config.compute_forces
         inner, width = config.embedding_features, config.hidden_features
         self.angle_cutoff = min(config.angle_cutoff, config.cutoff)
         self.atom_embedding = nn.Sequential(nn.Embedding(len(config.elements), inner), Dense(inner, width))
@@ -95,24 +84,7 @@ class ALIGNN(Potential):
         self.line_layers = nn.ModuleList(EdgeGatedConv(width, edges=k < last) for k in range(last + 1))
         last += config.gcn_layers
         self.atom_layers = nn.ModuleList(EdgeGatedConv(width, edges=k < last) for k in range(last + 1))
-        self.head = nn.Linear(width, config.output_features)
-
-    def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
-        return self.head(self.features(graph, vectors)).squeeze(1)
-
-    def forward(self, x: Input, stress: bool = True) -> dict[str, torch.Tensor] | torch.Tensor:
-        """As ``Potential.forward``; a property is a tensor (P,), (B, P) for a batch, without P if P is 1."""
-        if self.config.readout == "energy":
-            return super().forward(x, stress)
-        graph = self.graph(x)
-        outputs = self.head(self.features(graph, graph.vectors().to(self.dtype)))  # (N, P)
-        atoms = graph.atoms
-        result = outputs.new_zeros(atoms.n_structures, outputs.shape[1])
-        result = result.index_add(0, atoms.structure_index(), outputs)
-        if self.config.readout == "mean":
-            result = result / atoms.counts()[:, None]
-        result = result if self.config.output_features > 1 else result.squeeze(1)
-        return result if atoms.is_batch else result[0]
+        self.head = self.make_head(nn.Linear(width, config.n_outputs))
 
     def features(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
         """Features of the atoms, (N, H), from bond vectors (E, 3)."""

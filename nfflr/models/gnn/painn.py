@@ -21,10 +21,11 @@ from ...nn.cutoff import cosine_cutoff
 from ...nn.dense import dense
 from ...nn.padding import pad_bonds
 from ...nn.radial import spherical_bessel
-from ..base import Potential, PotentialConfig, register
+from ..base import register
+from ..property import PropertyConfig, PropertyModel
 
 
-class PaiNNConfig(PotentialConfig):
+class PaiNNConfig(PropertyConfig):
     """Hyper-parameters of PaiNN."""
 
     n_radial: int = Field(20, ge=1, description="Bessel functions per bond")
@@ -45,8 +46,8 @@ class Bonds(NamedTuple):
 
 
 @register("painn")
-class PaiNN(Potential):
-    """See the module's text. ``energies`` maps bond vectors (E, 3) to atomic energies (N,)."""
+class PaiNN(PropertyModel):
+    """See the module's text; a potential or, by its ``readout``, a property model."""
 
     Config = PaiNNConfig
 
@@ -56,13 +57,14 @@ class PaiNN(Potential):
         self.embedding = nn.Embedding(len(config.elements), c)
         self.messages = nn.ModuleList(Message(config, first=k == 0) for k in range(config.layers))
         self.updates = nn.ModuleList(Update(config, last=k == last) for k in range(config.layers))
-        self.readout = nn.Sequential(dense(c, max(1, c // 2)), nn.SiLU(), dense(max(1, c // 2), 1))
+        half = max(1, c // 2)
+        self.head = self.make_head(nn.Sequential(dense(c, half), nn.SiLU(), dense(half, config.n_outputs)))
 
-    def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
-        scalars, _ = self.features(graph, vectors)
-        return self.readout(scalars).squeeze(1)
+    def features(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
+        scalars, _ = self.scalars_and_vectors(graph, vectors)
+        return scalars
 
-    def features(self, graph: Graph, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def scalars_and_vectors(self, graph: Graph, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scalar features (N, C) and vector features (3, N, C), which rotate with the structure."""
         bonds = self._bonds(graph, vectors)
         s = self.embedding(self.species(graph.atoms.numbers))  # (N, C)

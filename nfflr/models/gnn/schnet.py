@@ -13,10 +13,11 @@ from ...data.graph import Graph
 from ...nn.cutoff import cosine_cutoff
 from ...nn.dense import ShiftedSoftplus, dense
 from ...nn.radial import gaussian
-from ..base import Potential, PotentialConfig, register
+from ..base import register
+from ..property import PropertyConfig, PropertyModel
 
 
-class SchNetConfig(PotentialConfig):
+class SchNetConfig(PropertyConfig):
     """Hyper-parameters of SchNet."""
 
     n_radial: int = Field(20, ge=2, description="Gaussians per bond")
@@ -25,8 +26,8 @@ class SchNetConfig(PotentialConfig):
 
 
 @register("schnet")
-class SchNet(Potential):
-    """See the module's text. ``energies`` maps bond vectors (E, 3) to atomic energies (N,)."""
+class SchNet(PropertyModel):
+    """See the module's text; a potential or, by its ``readout``, a property model."""
 
     Config = SchNetConfig
 
@@ -34,20 +35,20 @@ class SchNet(Potential):
         super().__init__(config)
         self.embedding = nn.Embedding(len(config.elements), config.channels)
         self.layers = nn.ModuleList(Interaction(config) for _ in range(config.layers))
-        self.readout = nn.Sequential(
-            dense(config.channels, max(1, config.channels // 2)),
-            ShiftedSoftplus(),
-            dense(max(1, config.channels // 2), 1),
+        half = max(1, config.channels // 2)
+        network = nn.Sequential(
+            dense(config.channels, half), ShiftedSoftplus(), dense(half, config.n_outputs)
         )
+        self.head = self.make_head(network)
 
-    def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
+    def features(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
         r = vectors.square().sum(1).sqrt()  # (E,)
         radial = gaussian(r, self.config.n_radial, self.cutoff)  # (E, R)
         fade = cosine_cutoff(r / self.cutoff)[:, None]  # (E, 1)
         features = self.embedding(self.species(graph.atoms.numbers))  # (N, C)
         for layer in self.layers:
             features = features + layer(features, radial, fade, graph)
-        return self.readout(features).squeeze(1)
+        return features
 
 
 class Interaction(nn.Module):
