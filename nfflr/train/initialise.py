@@ -11,8 +11,8 @@ import torch
 from ..data.dataset import AtomsDataset
 from ..data.graph import Graph, batch_graphs, periodic_radius_graph
 from ..errors import ConfigError, StructureError
+from ..finetune import freeze, load_weights
 from ..models.base import Potential
-from ..models.finetune import freeze, load_weights
 from .config import TrainingConfig
 from .evaluation import predict
 
@@ -73,7 +73,7 @@ def initialise(model: Potential, dataset: AtomsDataset) -> None:
                 f"it knows {', '.join(model.elements)}"
             )
     if not dataset.is_force_field:
-        model.standardise(training_labels(dataset))
+        model.standardise(*training_labels(dataset))
         return
     if not model.fits_references or model.scale != 1 or model.reference_energies.any():
         return
@@ -109,11 +109,15 @@ def shift_references(model: Potential, dataset: AtomsDataset, batch_size: int) -
     add_references(model, dataset, (pairs[:, 1] - pairs[:, 0]) * sizes)
 
 
-def training_labels(dataset: AtomsDataset) -> dict[str, torch.Tensor]:
-    """Labels of the training split: name → (S,) or (S, P), with NaN where one is missing; no classes."""
+def training_labels(dataset: AtomsDataset) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Labels of the training split, name → (S,) or (S, P) with NaN where one is missing, and atoms (S,).
+
+    Classes are left out: there is nothing to standardise.
+    """
     rows = [dataset[k][1] for k in dataset.split["train"]]
     names = [name for name in dataset.targets if name not in dataset.classes]
-    return {name: torch.stack([row[name] for row in rows]) for name in [*names, "n_atoms"]}
+    stacked = {name: torch.stack([row[name] for row in rows]) for name in [*names, "n_atoms"]}
+    return stacked, stacked.pop("n_atoms")
 
 
 def shortest_bonds(model: Potential, graphs: list[Graph]) -> torch.Tensor:
