@@ -17,7 +17,7 @@ from ..files import claim_folder, write_figure
 from .batches import make_loader
 from .config import TrainingConfig
 from .distributed import is_first
-from .events import event_writer
+from .events import Log, event_log
 from .initialise import prepared
 from .objective import higher_is_better
 from .report import learning_curve, write_metrics
@@ -57,8 +57,27 @@ def train(
         run.restore(*state)
     elif is_first():
         clear_states(out / "state")  # of a run that is overwritten
-    log = event_writer(out / "tensorboard", config.tensorboard and is_first())
-    engine = Engine(run.train_step)
+    unfinished = run.epoch < config.epochs and not (config.patience and run.stale >= config.patience)
+    with event_log(out / "tensorboard", config.tensorboard and is_first()) as log:
+        engine = make_engine(run, out, log, on_step, on_validation)
+        if unfinished:
+            engine.load_state_dict(
+                {"epoch": run.epoch, "max_epochs": config.epochs, "epoch_length": len(run.batches)}
+            )
+            loader = make_loader(run.config.dataset, run.batches, config.accumulate, config.num_workers)
+            engine.run(loader)
+    if is_first():
+        write_swag(run, out / SWAG)
+        write_figure(out / "learning-curve.png", learning_curve(run.history, run.objective.columns))
+    idist.barrier()
+    return out / FILE
+
+
+def make_engine(
+    run: Run, out: Path, log: Log, on_step: Listener | None, on_validation: Listener | None
+) -> Engine:
+    """The engine that steps, and after epochs validates, selects, saves and tells."""
+    config, engine = run.config, Engine(run.train_step)
     losses: list[float] = []
 
     @engine.on(Events.ITERATION_STARTED)
@@ -78,7 +97,7 @@ def train(
         # Not counted by the sampler: a loader with workers iterates over it more than once an epoch.
         run.epoch = run.batches.epoch = engine.state.epoch
         run.collect()
-        if run.epoch % run.config.validate_every and run.epoch != run.config.epochs:
+        if run.epoch % config.validate_every and run.epoch != config.epochs:
             return
         row = run.validate(float(np.mean(losses)))
         losses.clear()
@@ -91,16 +110,7 @@ def train(
         if config.patience and run.stale >= config.patience:
             engine.terminate()
 
-    if run.epoch < config.epochs and not (config.patience and run.stale >= config.patience):
-        engine.load_state_dict(
-            {"epoch": run.epoch, "max_epochs": config.epochs, "epoch_length": len(run.batches)}
-        )
-        engine.run(make_loader(run.config.dataset, run.batches, config.accumulate, config.num_workers))
-    if is_first():
-        write_swag(run, out / SWAG)
-        write_figure(out / "learning-curve.png", learning_curve(run.history, run.objective.columns))
-    idist.barrier()
-    return out / FILE
+    return engine
 
 
 def claim(out: Path, resume: bool, overwrite: bool) -> None:
