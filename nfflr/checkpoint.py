@@ -5,8 +5,6 @@ Loading executes nothing: no pickle, no import of a name found in the file.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 from contextlib import suppress
@@ -15,8 +13,6 @@ from pathlib import Path
 
 import ase
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from pydantic import ValidationError
 
@@ -24,10 +20,10 @@ from . import __version__
 from .errors import CheckpointError, ConfigError, ResourceError, did_you_mean
 from .files import write_atomically
 from .models.base import Potential, PotentialConfig, architecture
+from .sealed import Damaged, Foreign, read_metadata, seal, unseal
 
 FORMAT, VERSION = "nfflr-checkpoint", 1
 FILE = "model.safetensors"
-MAX_HEADER = 16 * 2**20  # bytes; ours are a few kilobytes
 UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3", "length": "Å"}
 STRESS_CONVENTION = "(1/V) dE/dstrain, tension positive"
 
@@ -69,7 +65,7 @@ def save_checkpoint(
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     content = pack(tensors, metadata)
     write_atomically(Path(path), content)
-    return _metadata(content, str(path), FORMAT)["sha256"]
+    return read_metadata(content, FORMAT, VERSION)["sha256"]
 
 
 def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
@@ -135,12 +131,7 @@ def _check_tensors(
 
 def pack(tensors: dict[str, torch.Tensor], metadata: dict, kind: str = FORMAT) -> bytes:
     """Bytes of a safetensors file whose metadata carry the SHA-256 of all other bytes."""
-    full = {"format": kind, "version": VERSION, **metadata, "sha256": "0" * 64}
-    text = json.dumps(full, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    content = safetensors.torch.save(tensors, metadata={"nfflr": text})
-    digest = hashlib.sha256(content).hexdigest().encode()
-    # Inside the header our JSON is a string, so its quotes are escaped.
-    return content.replace(rb"\"sha256\": \"" + b"0" * 64, rb"\"sha256\": \"" + digest, 1)
+    return seal(tensors, metadata, kind, VERSION)
 
 
 def unpack(content: bytes, name: str, kind: str = FORMAT) -> tuple[dict[str, torch.Tensor], dict]:
@@ -149,16 +140,15 @@ def unpack(content: bytes, name: str, kind: str = FORMAT) -> tuple[dict[str, tor
     Raises:
         CheckpointError: with the reason.
     """
-    metadata = _metadata(content, name, kind)
-    digest = str(metadata.get("sha256", "")).encode(errors="replace")
-    blank = content.replace(rb"\"sha256\": \"" + digest, rb"\"sha256\": \"" + b"0" * 64, 1)
-    if len(digest) != 64 or hashlib.sha256(blank).hexdigest().encode() != digest:
-        raise CheckpointError(f"{name}: the digest does not match, the file is damaged; fetch it again")
     try:
-        tensors = safetensors.torch.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{name}: not a readable checkpoint ({error}); fetch it again") from error
-    return tensors, metadata
+        return unseal(content, kind, VERSION)
+    except Foreign as error:
+        raise CheckpointError(
+            f"{name}: not a checkpoint; expected a {FILE} written by nff train "
+            "(pickled .pt files are never loaded)"
+        ) from error
+    except Damaged as error:
+        raise CheckpointError(f"{name}: {error}") from error
 
 
 def _check_metadata(metadata: dict, name: str) -> None:
@@ -168,41 +158,6 @@ def _check_metadata(metadata: dict, name: str) -> None:
             raise CheckpointError(f"{name}: metadata lack {key!r}; not a complete checkpoint")
     if metadata["dtype"] not in ("float32", "float64"):
         raise CheckpointError(f"{name}: dtype {metadata['dtype']!r}; expected float32 or float64")
-
-
-def _metadata(content: bytes, name: str, kind: str) -> dict:
-    not_ours = CheckpointError(
-        f"{name}: not a checkpoint; expected a {FILE} written by nff train "
-        "(pickled .pt files are never loaded)"
-    )
-    length = int.from_bytes(content[:8], "little")
-    if not 2 <= length <= min(MAX_HEADER, len(content) - 8) or content[8:9] != b"{":
-        raise not_ours
-    try:
-        header = json.loads(content[8 : 8 + length], object_pairs_hook=_no_duplicates)
-        metadata = json.loads(
-            header["__metadata__"]["nfflr"], object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise not_ours from error
-    if not isinstance(metadata, dict) or metadata.get("format") != kind:
-        raise not_ours
-    if metadata.get("version") != VERSION:
-        raise CheckpointError(
-            f"{name}: format version {metadata.get('version')}, this nfflr reads {VERSION}; update nfflr"
-        )
-    return metadata
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _no_duplicates(pairs: list[tuple]) -> dict:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):
-        raise ValueError("duplicate keys")
-    return dict(pairs)
 
 
 def bundled_calculators() -> dict[str, Path]:
