@@ -18,8 +18,10 @@ from . import __version__
 from .errors import CheckpointError, ConfigError, NumericsError, ResourceError, did_you_mean
 from .files import write_atomically
 from .models.base import Potential, PotentialConfig, architecture
-from .sealed import FILE, pack, read_metadata, unpack
+from .sealed import Damaged, Foreign, read_metadata, seal, unseal
 
+FORMAT, VERSION = "nfflr-checkpoint", 1
+FILE = "model.safetensors"
 MEMBER = re.compile(r"member-(\d+)\.safetensors")
 UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3", "length": "Å"}
 DTYPES = ("float32", "float64")
@@ -83,7 +85,7 @@ def save_checkpoint(
     _check_tensors(type(model), model.config, model.dtype, tensors, Path(path))
     content = pack(tensors, metadata)
     write_atomically(Path(path), content)
-    return read_metadata(content, str(path))["sha256"]
+    return read_metadata(content, FORMAT, VERSION)["sha256"]
 
 
 def _energy_metadata(model: Potential) -> dict:
@@ -188,6 +190,28 @@ def _check_tensors(
             )
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{path}: tensor {name!r} holds values that are not finite; retrain")
+
+
+def pack(tensors: dict[str, torch.Tensor], metadata: dict, kind: str = FORMAT) -> bytes:
+    """Bytes of a safetensors file whose metadata carry the SHA-256 of all other bytes."""
+    return seal(tensors, metadata, kind, VERSION)
+
+
+def unpack(content: bytes, name: str, kind: str = FORMAT) -> tuple[dict[str, torch.Tensor], dict]:
+    """Tensors and metadata of ``pack``'s bytes, after every check.
+
+    Raises:
+        CheckpointError: with the reason.
+    """
+    try:
+        return unseal(content, kind, VERSION)
+    except Foreign as error:
+        raise CheckpointError(
+            f"{name}: not a checkpoint; expected a {FILE} written by nff train "
+            "(pickled .pt files are never loaded)"
+        ) from error
+    except Damaged as error:
+        raise CheckpointError(f"{name}: {error}") from error
 
 
 def _check_metadata(metadata: dict, name: str) -> None:

@@ -5,30 +5,48 @@ from __future__ import annotations
 import io
 import json
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 from .errors import ResourceError
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a file under a temporary name, flush it to disk, and rename it into place.
+
+    Args:
+        path: the file; its folder must exist.
+        content: its bytes.
+        durable: wait until the disk has it. Without that a file is still whole or absent after a kill, but
+            may be empty after a loss of power: only for what carries a digest and can be made again.
 
     Raises:
         ResourceError: the file cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         with open(temporary, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise ResourceError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)  # there only if something, an interrupt too, came between
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside ``path`` that no other process or thread uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+
+
+def user_cache() -> Path:
+    """The user's cache folder, ``$XDG_CACHE_HOME/nfflr`` or ``~/.cache/nfflr``; not created here."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nfflr"
 
 
 def write_json(path: Path, record: dict) -> None:

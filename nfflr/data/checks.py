@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ..units import GPA
 from .records import Record
 
 MAX_STRESS = 1.5  # eV/Å³ (240 GPa); a typical stress above it was given in GPa or kbar
+MOST_COMPARED = 20_000  # structures; more tell no more about the unit of energies
 BULK_MODULI = (0.002, 10.0)  # eV/Å³ (0.3 to 1,600 GPa): softer than solid helium, stiffer than three diamonds
 
 
@@ -34,7 +35,8 @@ def check_labels(records: Sequence[Record], required: Sequence[str]) -> None:
             raise StructureError(
                 f"{record.id}: stress label of a structure whose cell has no volume; drop it"
             )
-        for key, value in record.labels.items():
+        for key in shapes.keys() & record.labels.keys():
+            value = record.labels[key]
             if value.shape != shapes[key]:
                 raise StructureError(f"{record.id}: {key} has shape {value.shape}, expected {shapes[key]}")
             if not np.isfinite(value).all():
@@ -50,18 +52,22 @@ def check_stress(records: Sequence[Record]) -> None:
     Raises:
         StructureError: naming the structure with the largest stress.
     """
-    labelled = [r for r in records if "stress" in r.labels]
-    if not labelled:
+    size, groups = np.full(len(records), -1.0), defaultdict(list)
+    for k, record in enumerate(records):  # one by one: the set may be larger than memory
+        if "stress" in record.labels:
+            stress, atoms = record.labels["stress"], record.atoms
+            size[k] = np.abs(stress).max()
+            groups[atoms.get_chemical_formula()].append((atoms.get_volume(), np.trace(stress) / 3))
+    if not groups:
         return
-    size = np.array([np.abs(r.labels["stress"]).max() for r in labelled])
-    worst = labelled[int(size.argmax())]
+    worst = records[int(size.argmax())]
     advice = "give stress_units (eV/Å^3, GPa or kbar) and the sign (ASE: tension positive)"
-    if np.median(size) > MAX_STRESS:
+    if np.median(size[size >= 0]) > MAX_STRESS:
         raise StructureError(
             f"{worst.id}: stress reaches {size.max():.3g} eV/Å³ ({size.max() / GPA:.3g} GPa), "
             f"which looks like another unit; {advice}"
         )
-    for slope, correlation, count in _stiffness(labelled):
+    for slope, correlation, count in _stiffness(groups):
         t_statistic = abs(correlation) * np.sqrt((count - 2) / max(1 - correlation**2, 1e-12))
         if t_statistic < 6:  # chance and temperature would do this
             continue
@@ -76,12 +82,8 @@ def check_stress(records: Sequence[Record]) -> None:
             )
 
 
-def _stiffness(records: Sequence[Record]) -> list[tuple[float, float, int]]:
+def _stiffness(groups: Mapping[str, list[tuple[float, float]]]) -> list[tuple[float, float, int]]:
     """d(trace σ/3)/d ln V, correlation and count, for each composition with volumes that differ."""
-    groups = defaultdict(list)
-    for record in records:
-        volume = record.atoms.get_volume()
-        groups[record.atoms.get_chemical_formula()].append((volume, np.trace(record.labels["stress"]) / 3))
     found = []
     for values in groups.values():
         log_v, mean = np.log([v for v, _ in values]), np.array([s for _, s in values])
@@ -92,46 +94,102 @@ def _stiffness(records: Sequence[Record]) -> list[tuple[float, float, int]]:
 
 
 def check_energies(records: Sequence[Record]) -> None:
-    """Refuse energies per atom that are labelled as totals.
+    """Refuse energies per atom that are labelled as totals, in all structures or in some.
 
     Totals follow Σ n_z e_z; energies per atom follow Σ (n_z/N) e_z. The better fit tells, provided that
-    structure sizes differ.
+    structure sizes differ. Where only some are per atom, letting each structure choose fits far better than
+    either; sizes need not differ for that. Of a large set, evenly spaced structures are compared.
 
     Raises:
         StructureError: naming the structure where the difference is largest.
     """
-    labelled = [r for r in records if "total_energy" in r.labels]
-    sizes = np.array([len(r.atoms) for r in labelled])
-    if len(labelled) < 5 or sizes.max() < 1.3 * sizes.min():
+    chosen, energy, counts = [], [], []
+    for k in range(0, len(records), max(1, len(records) // MOST_COMPARED)):
+        record = records[k]
+        if "total_energy" in record.labels:
+            chosen.append(k)
+            energy.append(float(record.labels["total_energy"]))
+            counts.append(np.bincount(record.atoms.numbers, minlength=119))
+    if len(chosen) < 5:
         return
-    energy = np.array([float(r.labels["total_energy"]) for r in labelled])
-    counts = composition(labelled)
+    energy, counts = np.array(energy), np.array(counts, dtype=float)
+    counts = counts[:, counts.any(axis=0)]  # (structures, elements)
+    sizes = counts.sum(axis=1)
     as_total, as_mean = (_residuals(c, energy) for c in (counts, counts / sizes[:, None]))
-    if (as_mean**2).sum() < 0.25 * (as_total**2).sum():
-        worst = labelled[int(np.abs(as_total).argmax())]
+    if sizes.max() >= 1.3 * sizes.min() and (as_mean**2).sum() < 0.25 * (as_total**2).sum():
+        worst = records[chosen[int(np.abs(as_total).argmax())]]
         raise StructureError(
             f"{worst.id}: energies do not grow with the number of atoms, they look like energies per atom; "
             "set energy_units='eV/atom' or give totals"
         )
+    odd = _mixed(energy, counts, sizes)
+    if odd is not None:
+        raise StructureError(
+            f"{records[chosen[odd]].id}: total_energy is off by the number of atoms, some energies are per "
+            "cell and some per atom: units are mixed; convert the data to one unit, or drop these structures"
+        )
 
 
-def composition(records: Sequence[Record]) -> np.ndarray:
-    """Number of atoms of each element present, (structures, elements), elements by atomic number."""
-    counts = np.stack([np.bincount(r.atoms.numbers, minlength=119) for r in records]).astype(float)
-    return counts[:, counts.any(axis=0)]
+def _mixed(energy: np.ndarray, counts: np.ndarray, sizes: np.ndarray) -> int | None:
+    """Index of a structure whose energy fits the others if multiplied or divided by its number of atoms.
+
+    Energies per atom are fitted to composition, each structure being free to choose between its energy as it
+    is and times (or over) N; fit and choice alternate until nothing changes. Mixed are data in which at least
+    half of the outliers beyond eight deviations lie within two by that factor: outliers of other kinds, as
+    stretched or repulsive structures are, do not.
+    """
+    if len(energy) < 3 * counts.shape[1]:
+        return None
+    share, per_atom = counts / sizes[:, None], energy / sizes
+    pairs = ((per_atom, energy), (per_atom, per_atom / sizes))  # read as totals, or multiplied by N when read
+    for usual, other in (*pairs, *(pair[::-1] for pair in pairs)):
+        for begin in (np.ones(len(energy), bool), np.abs(usual) >= np.median(np.abs(usual))):
+            odd = _outlier(share, usual, other, begin, sizes)
+            if odd is not None:
+                return odd
+    return None
+
+
+def _outlier(
+    share: np.ndarray, usual: np.ndarray, other: np.ndarray, begin: np.ndarray, sizes: np.ndarray
+) -> int | None:
+    """Index of the worst structure whose ``other`` energy per atom fits where its ``usual`` one does not."""
+    level = share @ np.linalg.lstsq(share[begin], usual[begin], rcond=None)[0]
+    for _ in range(10):
+        swap = np.abs(other - level) < np.abs(usual - level)
+        level = share @ np.linalg.lstsq(share, np.where(swap, other, usual), rcond=None)[0]
+    if swap.mean() > 0.6:  # the other way round will do
+        return None
+    level = share @ np.linalg.lstsq(share[~swap], usual[~swap], rcond=None)[0]
+    off, left = np.abs(usual - level), np.abs(np.where(swap, other, usual) - level)
+    deviation = max(1.4826 * np.median(left[~swap]), 1e-3)  # eV/atom
+    outliers = (off > 8 * deviation) & (sizes > 1)
+    explained = outliers & (left < 2 * deviation) & (np.abs(level) > 8 * deviation)
+    explained &= _determined(share, share[~swap])
+    if not explained.any() or explained.sum() < 0.5 * outliers.sum():
+        return None
+    return int(np.where(explained, off, -1).argmax())
+
+
+def _determined(share: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which compositions (S, elements) have a level that structures of ``known`` composition settle well."""
+    inverse = np.linalg.pinv(known.T @ known, rcond=1e-10, hermitian=True)
+    outside = share - share @ inverse @ (known.T @ known)
+    leverage = np.einsum("se,ef,sf->s", share, inverse, share)
+    return (np.abs(outside).max(axis=1) < 1e-6) & (leverage < 0.5)
 
 
 def _residuals(design: np.ndarray, energy: np.ndarray) -> np.ndarray:
     return energy - design @ np.linalg.lstsq(design, energy, rcond=None)[0]
 
 
-def fingerprint(record: Record) -> str:
+def fingerprint(record: Record) -> bytes:
     """Digest of elements, cell and positions to 1e-5 Å; equal for copies of a structure."""
     atoms = record.atoms
     content = hashlib.sha256(atoms.numbers.tobytes())
     for array in (atoms.cell.array, atoms.positions):
         content.update((np.round(array, 5) + 0.0).tobytes())  # + 0.0: no negative zeros
-    return content.hexdigest()
+    return content.digest()
 
 
 def check_duplicates(train: Sequence[Record], held_out: Sequence[Record]) -> None:
@@ -140,11 +198,11 @@ def check_duplicates(train: Sequence[Record], held_out: Sequence[Record]) -> Non
     Raises:
         StructureError: naming both.
     """
-    seen = {fingerprint(r): r.id for r in train}
+    seen = {fingerprint(record): k for k, record in enumerate(train)} if held_out else {}
     for record in held_out:
         twin = seen.get(fingerprint(record))
         if twin is not None:
             raise StructureError(
-                f"{record.id}: the same structure is in the training split as {twin}; "
+                f"{record.id}: the same structure is in the training split as {train[twin].id}; "
                 "remove one, or set allow_duplicates=True"
             )

@@ -1,12 +1,13 @@
-"""``AtomsDataset``: labelled structures, split by a seed, as batches of graphs."""
+"""``AtomsDataset``: labelled structures, split by a seed, as batches of what models take."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ase
 import ase.data
@@ -16,149 +17,242 @@ from torch.utils.data import Dataset
 
 from ..errors import ConfigError, StructureError, did_you_mean
 from . import checks
-from .graph import Graph, batch_graphs, periodic_radius_graph
-from .records import DEFAULT_KEYS, ENERGY_UNITS, STRESS_UNITS, Record, read_records
+from .diskcache import DiskCache
+from .graph import periodic_radius_graph
+from .inputs import batch_inputs
+from .records import (
+    ENERGY_UNITS,
+    FORCE_FIELD_LABELS,
+    STRESS_ORDERS,
+    STRESS_UNITS,
+    Chosen,
+    Record,
+    read_records,
+)
+from .targets import FORCE_FIELDS, LABELS, Labels, Property, refuse_unknown, resolve, target_names
 
-TARGETS = {"total_energy": ("total_energy",), "energy_and_forces": ("total_energy", "forces")}
-
-Labels = dict[str, torch.Tensor]
+Source = str | Path | Sequence[ase.Atoms]
+DEFAULT_CUTOFF = 5.0  # Å; where no model says otherwise
 
 
 class AtomsDataset(Dataset):
-    """Structures with energies, forces and stresses.
+    """Structures with energies, forces and stresses, or with properties.
 
     Args:
-        source: a file that ASE reads (extended XYZ, also .xz and .gz; ASE database), or structures.
-        target: ``"energy_and_forces"`` (stress is used where it is given) or ``"total_energy"``.
-        energy_units: eV, eV/atom, Ha or kcal/mol, as stored in the source; inside, everything is eV.
-        stress_units: eV/Å^3, GPa or kbar.
-        stress_sign: +1 if tension is positive (ASE), −1 if pressure is (VASP).
+        source: a file that ASE reads (extended XYZ, also .xz and .gz; ASE database; vasprun.xml, OUTCAR),
+            JSON or JSON lines in JARVIS form, the name of a JARVIS data set, a folder with ``id_prop.csv`` or
+            ``id_prop.json``, an LMDB file by ``write_lmdb``, or a list of ``ase.Atoms``.
+        target: ``"energy_and_forces"`` (stress is used where it is given), ``"total_energy"`` (forces and
+            stress are not read), or the name of a value in the data, or several: numbers and vectors of one
+            length are regressed, text and truth values are classes.
+        energy_units: eV, eV/atom, Ha or kcal/mol, as stored in the source; inside, everything is eV. Forces
+            are taken to be in the same unit per Å (eV/Å for eV/atom). Needed where the format does not fix
+            it (JARVIS, ``id_prop``); properties keep their own unit.
+        stress_units: eV/Å^3, GPa or kbar. Stresses of a format that fixes none are left out without it.
+        stress_sign: 1 if tension is positive (ASE), −1 if pressure is (VASP).
+        stress_order: of six numbers: ``"voigt"`` (ASE: xx, yy, zz, yz, xz, xy) or ``"vasp"`` (xx, yy, zz, xy,
+            yz, zx); ``"3x3"`` refuses them. Nine numbers are always rows.
         n_train, n_val: fractions, or counts; what is left is the test split.
-        transform: structure → graph; default: neighbours within the cutoff of the model that is trained
-            (5 Å outside of training).
+        transform: structure → ``Graph`` or any other input of a model; default: neighbours within the cutoff
+            of the model that is trained (5 Å outside of training).
+        diskcache: keep what the transform makes on disk, in the user's cache folder (True) or in a folder of
+            your own, and not in memory.
         seed: of the split.
-        test_source: a separate test file; its structures must not occur in ``source``.
-        keys: names of the labels in the source if they differ from energy, forces, stress.
-        allow_missing: mask missing energies and forces instead of refusing them.
+        test_source: a separate test set; its structures must not occur in ``source``.
+        keys: names of the labels in the source if they differ, ``{"total_energy": "dft_energy"}``.
+        allow_missing: mask missing labels instead of refusing them.
         allow_duplicates: permit a structure to stand in the training and another split.
+        classify: targets whose numbers are names of classes.
+        classes: names of the classes of targets in the order that a trained model has; default: sorted.
+
+    Attributes:
+        records: the structures and labels; read on demand from LMDB.
+        properties: what each target is; empty for a force field.
+        split: indices of ``"train"``, ``"val"`` and ``"test"``.
 
     Raises:
         ConfigError: a file is missing or an argument is wrong.
         StructureError: a structure or a label cannot be used; the message names it.
     """
 
-    is_force_field, targets, classes = True, (), {}
-
     def __init__(
         self,
-        source: str | Path | Sequence[ase.Atoms],
-        target: str = "energy_and_forces",
+        source: Source,
+        target: str | Sequence[str] = "energy_and_forces",
         *,
-        energy_units: str = "eV",
-        stress_units: str = "eV/Å^3",
-        stress_sign: int = 1,
+        energy_units: str | None = None,
+        stress_units: str | None = None,
+        stress_sign: int | None = None,
+        stress_order: str | None = None,
         n_train: int | float = 0.9,
         n_val: int | float = 0.1,
-        transform: Callable[[ase.Atoms], Graph] | None = None,
+        transform: Callable[[ase.Atoms], Any] | None = None,
+        diskcache: bool | str | Path = False,
         seed: int = 42,
-        test_source: str | Path | Sequence[ase.Atoms] | None = None,
-        keys: dict[str, str] | None = None,
+        test_source: Source | None = None,
+        keys: Mapping[str, str] | None = None,
         allow_missing: bool = False,
         allow_duplicates: bool = False,
+        classify: str | Sequence[str] = (),
+        classes: Mapping[str, Sequence[str]] | None = None,
     ):
-        _choose("target", target, TARGETS)
-        _choose("energy_units", energy_units, ENERGY_UNITS)
-        _choose("stress_units", stress_units, STRESS_UNITS)
-        if stress_sign not in (1, -1):
-            raise ConfigError(f"stress_sign: got {stress_sign!r}; expected 1 (tension positive) or -1")
-        for key in keys or {}:
-            _choose("keys", key, DEFAULT_KEYS)
-        self.target = target
-        self.transform = transform
+        names, keys = target_names(target), dict(keys or {})
+        _check_options(energy_units, stress_units, stress_sign, stress_order)
+        for key in keys:
+            _choose("keys", key, {*FORCE_FIELD_LABELS, *names})
+        if names and energy_units not in (None, "eV") and "total_energy" not in names:
+            raise ConfigError(f"energy_units: {target!r} keeps its own unit; leave energy_units out")
+        self.target, self.transform, self.diskcache = target, transform, diskcache
         read = partial(
             read_records,
+            labels=names or LABELS[target],
             energy_units=energy_units,
-            stress_factor=stress_sign * STRESS_UNITS[stress_units],
-            keys={**DEFAULT_KEYS, **(keys or {})},
+            stress_units=stress_units,
+            stress_sign=stress_sign,
+            stress_order=stress_order,
+            keys=keys,
         )
+        self._load = self._loader()
         self.records = read(source)
         self.split = split_indices(len(self.records), n_train, n_val, seed)
         if test_source is not None:
-            extra = read(test_source)
-            first = len(self.records)
-            self.records = [*self.records, *extra]
-            self.split["test"] = [*self.split["test"], *range(first, len(self.records))]
-        checks.check_labels(self.records, () if allow_missing else TARGETS[target])
+            first, extra = len(self.records), read(test_source)
+            self.split["test"] = [*self.split["test"], *range(first, first + len(extra))]
+            self.records = _joined(self.records, extra)
+        checks.check_labels(self.records, () if allow_missing or names else FORCE_FIELDS[target])
+        for name in names:
+            if not any(name in record.labels for record in self.records):
+                refuse_unknown(source, name, keys.get(name, name))
+        chosen = (classify,) if isinstance(classify, str) else classify
+        self.properties = resolve(self.records, names, chosen, classes or {}, allow_missing)
         checks.check_energies(self.records)
         checks.check_stress(self.records)
         if not allow_duplicates:
-            held_out = [self.records[k] for k in self.split["val"] + self.split["test"]]
-            checks.check_duplicates(self.part("train"), held_out)
-        self._graphs: dict[int, Graph] = {}
+            held_out = [*self.split["val"], *self.split["test"]]
+            checks.check_duplicates(self.part("train"), Chosen([self.records], held_out))
+        self._inputs: dict[int, Any] = {}
+        self._known: dict[str, Any] = {}
+
+    @property
+    def is_force_field(self) -> bool:
+        """Whether energies (and forces) are the target, and not properties."""
+        return not self.properties
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the properties; empty for a force field."""
+        return tuple(p.name for p in self.properties)
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """Names of the classes of each target that has them, in the order of their indices."""
+        return {p.name: p.classes for p in self.properties if p.classes is not None}
 
     def within(self, cutoff: float) -> AtomsDataset:
         """The same data with graphs of radius ``cutoff`` (Å); itself if it came with a transform."""
         if self.transform is not None:
             return self
         view = copy.copy(self)
-        view.transform, view._graphs = partial(periodic_radius_graph, r=cutoff), {}
+        view.transform, view._inputs = partial(periodic_radius_graph, r=cutoff), {}
+        view._load = view._loader()
         return view
 
-    def part(self, name: str) -> list[Record]:
+    def _loader(self) -> Callable[[ase.Atoms], Any]:
+        transform = self.transform or partial(periodic_radius_graph, r=DEFAULT_CUTOFF)
+        # False and None mean no cache; an empty path is a slip that a folder could not be made from.
+        return transform if self.diskcache in (False, None) else DiskCache(self.diskcache, transform)
+
+    def part(self, name: str) -> Sequence[Record]:
         """Records of the split ``"train"``, ``"val"`` or ``"test"``."""
-        return [self.records[k] for k in self.split[name]]
+        return Chosen([self.records], self.split[name])
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> tuple[Graph, Labels]:
-        """The graph, built once, and the labels as tensors (see ``label_tensors``)."""
+    def __getitem__(self, index: int) -> tuple[Any, Labels]:
+        """The input, built once (kept in memory or on disk), and the labels (see ``label_tensors``)."""
         record = self.records[index]
-        if index not in self._graphs:
+        made = self._inputs.get(index)
+        if made is None:
             try:
-                transform = self.transform or partial(periodic_radius_graph, r=5.0)
-                self._graphs[index] = transform(record.atoms)
+                made = self._load(record.atoms)
             except StructureError as error:
                 raise StructureError(f"{record.id}: {error}") from error
-        return self._graphs[index], label_tensors(record) | {"index": torch.tensor(index)}
+            if isinstance(self.records, list) and not isinstance(self._load, DiskCache):
+                self._inputs[index] = made
+        return made, label_tensors(record, self.properties) | {"index": torch.tensor(index)}
 
     @property
     def elements(self) -> tuple[str, ...]:
         """Chemical symbols that occur, by atomic number."""
-        numbers = sorted({int(n) for r in self.records for n in r.atoms.numbers})
-        return tuple(ase.data.chemical_symbols[n] for n in numbers)
+        if "elements" not in self._known:
+            numbers: set[int] = set()
+            for record in self.records:
+                numbers.update(np.unique(record.atoms.numbers).tolist())
+            self._known["elements"] = tuple(ase.data.chemical_symbols[n] for n in sorted(numbers))
+        return self._known["elements"]
 
     def digest(self) -> str:
-        """SHA-256 over structures, labels and split."""
-        content = hashlib.sha256(repr(self.split).encode())
-        for record in self.records:
-            content.update(record.id.encode())
-            atoms = record.atoms
-            for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
-                content.update(np.ascontiguousarray(array).tobytes())
-            for key in sorted(record.labels):
-                content.update(key.encode() + record.labels[key].tobytes())
-        return content.hexdigest()
+        """SHA-256 over structures, labels, classes and split."""
+        if "digest" not in self._known:
+            content = hashlib.sha256(repr(self.split).encode())
+            if self.properties:
+                content.update(repr(self.properties).encode())
+            for record in self.records:
+                _digest_record(content, record)
+            self._known["digest"] = content.hexdigest()
+        return self._known["digest"]
 
 
-def collate(items: Sequence[tuple[Graph, Labels]]) -> tuple[Graph, Labels]:
-    """Batch graphs; labels are stacked (``forces`` concatenated), with NaN where one is missing."""
-    graphs, labels = zip(*items, strict=True)
+def _digest_record(content, record: Record) -> None:
+    content.update(record.id.encode())
+    atoms = record.atoms
+    for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
+        content.update(np.ascontiguousarray(array).tobytes())
+    for key in sorted(record.labels):
+        content.update(key.encode() + record.labels[key].tobytes())
+
+
+def _joined(first: Sequence[Record], second: Sequence[Record]) -> Sequence[Record]:
+    if isinstance(first, list) and isinstance(second, list):
+        return [*first, *second]
+    return Chosen([first, second], range(len(first) + len(second)))
+
+
+def collate(items: Sequence[tuple[Any, Labels]]) -> tuple[Any, Labels]:
+    """Batch inputs (see ``batch_inputs``); labels are stacked, ``forces`` concatenated; NaN where missing."""
+    inputs, labels = zip(*items, strict=True)
     join = {"forces": torch.cat}
-    return batch_graphs(graphs), {
+    return batch_inputs(inputs), {
         key: join.get(key, torch.stack)([label[key] for label in labels]) for key in labels[0]
     }
 
 
-def label_tensors(record: Record) -> Labels:
-    """``total_energy`` (), ``forces`` (N, 3), ``stress`` (3, 3), ``n_atoms`` (); float64, NaN if missing."""
+def label_tensors(record: Record, properties: Sequence[Property] = ()) -> Labels:
+    """Labels of one structure, and ``n_atoms`` ().
+
+    Without ``properties``: ``total_energy`` (), ``forces`` (N, 3), ``stress`` (3, 3), float64, NaN if
+    missing. With: each by its name, float64 () or (P,), NaN if missing; of a class the index (), int64, −100
+    if missing.
+    """
     n = len(record.atoms)
+    if properties:
+        return {p.name: p.encode(record) for p in properties} | {"n_atoms": torch.tensor(n)}
     shapes = {"total_energy": (), "forces": (n, 3), "stress": (3, 3)}
     tensors = {
         key: torch.as_tensor(record.labels[key]) if key in record.labels else torch.full(shape, torch.nan)
         for key, shape in shapes.items()
     }
     return {key: t.double() for key, t in tensors.items()} | {"n_atoms": torch.tensor(n)}
+
+
+def _check_options(energy_units, stress_units, stress_sign, stress_order) -> None:
+    given = {"energy_units": (energy_units, ENERGY_UNITS), "stress_units": (stress_units, STRESS_UNITS)}
+    for name, (value, options) in {**given, "stress_order": (stress_order, STRESS_ORDERS)}.items():
+        if value is not None:
+            _choose(name, value, options)
+    if stress_sign not in (None, 1, -1):
+        raise ConfigError(f"stress_sign: got {stress_sign!r}; expected 1 (tension positive) or -1")
 
 
 def split_indices(n: int, n_train: int | float, n_val: int | float, seed: int) -> dict[str, list[int]]:

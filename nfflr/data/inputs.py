@@ -10,14 +10,16 @@ A representation of your own is registered by its type::
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from functools import singledispatch
+from typing import Any
 
 import ase
 
-from ..atoms import Atoms
+from ..atoms import Atoms, batch
 from ..errors import StructureError
 from .ghosts import GhostAtoms, from_ghosts
-from .graph import Graph, periodic_radius_graph
+from .graph import Graph, batch_graphs, periodic_radius_graph
 
 # Packages whose types are known, and the module that registers them; imported when such an object appears.
 FOREIGN = {"dgl": "dgl_view", "torch_geometric": "pyg_view"}
@@ -51,12 +53,41 @@ def _(x: Graph, r: float) -> Graph:
 
 @as_graph.register(ase.Atoms)
 @as_graph.register(Atoms)
+def _(x, r: float) -> Graph:
+    return periodic_radius_graph(x, r)
+
+
 @as_graph.register(list)
 @as_graph.register(tuple)
 def _(x, r: float) -> Graph:
-    return periodic_radius_graph(x, r)
+    if all(isinstance(item, ase.Atoms | Atoms) for item in x):
+        return periodic_radius_graph(x, r)
+    return batch_graphs([as_graph(item, r) for item in x])
 
 
 @as_graph.register
 def _(x: GhostAtoms, r: float) -> Graph:
     return from_ghosts(x, r)
+
+
+def batch_inputs(items: Sequence[Any]) -> Any:
+    """Single structures of one representation as a batch of it.
+
+    A ``Graph``, ``nfflr.Atoms``, ``dgl.DGLGraph`` or PyG ``Data`` gives a batch of its own kind; anything
+    else a list, which models take too (see ``as_graph``).
+    """
+    first = items[0]
+    package = type(first).__module__.partition(".")[0]
+    if isinstance(first, Graph):
+        return batch_graphs(items)
+    if isinstance(first, Atoms):
+        return batch(items)
+    if package == "dgl":
+        import dgl
+
+        return dgl.batch(list(items))
+    if package == "torch_geometric":
+        from torch_geometric.data import Batch
+
+        return Batch.from_data_list(list(items))
+    return list(items)

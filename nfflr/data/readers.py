@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ase
+import ase.db
 import ase.io
 import ase.io.formats
 
@@ -65,7 +66,7 @@ def _decimals(cell: str) -> int:
 def _frames(path: Path) -> Iterator[ase.Atoms]:
     count = 0
     try:
-        for atoms in ase.io.iread(_source(path), index=":", do_not_split_by_at_sign=True):
+        for atoms in _iterate(path):
             yield atoms
             count += 1
     except GeneratorExit:
@@ -79,6 +80,17 @@ def _frames(path: Path) -> Iterator[ase.Atoms]:
         raise StructureError(
             f"{path}: frame {count} cannot be read ({reason}); the file may be truncated or damaged"
         ) from error
+
+
+def _iterate(path: Path) -> Iterator[ase.Atoms]:
+    if path.suffix not in (".db", ".json"):
+        yield from ase.io.iread(_source(path), index=":", do_not_split_by_at_sign=True)
+        return
+    with ase.db.connect(path, serial=True) as database:  # iread would leave out what a user stored by key
+        for row in database.select():
+            atoms = row.toatoms(add_additional_information=True)
+            atoms.info |= {**atoms.info.pop("data", {}), **atoms.info.pop("key_value_pairs", {})}
+            yield atoms
 
 
 def _source(path: Path) -> str | io.StringIO:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import ase
 import ase.units
 import numpy as np
 
-from ..atoms import check_structure
-from ..errors import StructureError
+from ..errors import ConfigError, StructureError
 from ..units import GPA
-from .readers import read_structures
+from . import sources
+from .sources import Entry
 
+logger = logging.getLogger(__name__)
+
+FORCE_FIELD_LABELS = ("total_energy", "forces", "stress")
 ENERGY_UNITS = {
     "eV": 1.0,
     "eV/atom": 1.0,
@@ -22,12 +28,22 @@ ENERGY_UNITS = {
     "kcal/mol": ase.units.kcal / ase.units.mol,
 }
 STRESS_UNITS = {"eV/Å^3": 1.0, "GPa": GPA, "kbar": 0.1 * GPA}
-DEFAULT_KEYS = {"total_energy": "energy", "forces": "forces", "stress": "stress"}
+# Where each element of the 3×3 stands among the six numbers.
+STRESS_ORDERS = {
+    "voigt": [[0, 5, 4], [5, 1, 3], [4, 3, 2]],  # ASE: xx, yy, zz, yz, xz, xy
+    "vasp": [[0, 3, 5], [3, 1, 4], [5, 4, 2]],  # VASP: xx, yy, zz, xy, yz, zx
+    "3x3": None,
+}
+MISSING = ("", "na", "n/a", "nan")  # JARVIS writes "na"
 
 
 @dataclass(frozen=True)
 class Record:
-    """A structure and its labels: ``total_energy`` () eV, ``forces`` (N, 3) eV/Å, ``stress`` (3, 3) eV/Å³."""
+    """A structure and its labels.
+
+    ``total_energy`` () eV, ``forces`` (N, 3) eV/Å, ``stress`` (3, 3) eV/Å³; a property () or (P,) in its own
+    unit, or the name of a class as text ().
+    """
 
     id: str
     group: str
@@ -35,59 +51,192 @@ class Record:
     labels: dict[str, np.ndarray]
 
 
+class LazyRecords(Sequence):
+    """Records made anew from a lazy source whenever they are asked for; none is held."""
+
+    def __init__(self, entries: Sequence[Entry], convert: Callable[[Entry], Record]):
+        self.entries, self.convert = entries, convert
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.convert(self.entries[index])
+
+
+class Chosen(Sequence):
+    """Some of several sequences of records laid end to end; holds only their numbers."""
+
+    def __init__(self, parts: Sequence[Sequence[Record]], indices: Sequence[int]):
+        self.parts, self.indices = parts, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Record:
+        k = self.indices[index]
+        for part in self.parts:
+            if k < len(part):
+                return part[k]
+            k -= len(part)
+        raise IndexError(index)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Turns entries of a source into records; plain data, so that it reaches other processes.
+
+    Attributes:
+        names: of each label, the names that a source may store it by.
+        energy_units, stress_units, stress_sign, stress_order: as ``AtomsDataset`` takes them.
+    """
+
+    names: Mapping[str, Sequence[str]]
+    energy_units: str
+    stress_units: str = "eV/Å^3"
+    stress_sign: int = 1
+    stress_order: str | None = "voigt"
+
+    def __call__(self, entry: Entry) -> Record:
+        labels = {}
+        for label, names in self.names.items():
+            value = next((entry.values[n] for n in names if n in entry.values), None)
+            if not is_missing(value):
+                labels[label] = self._label(label, value, entry)
+        return Record(entry.id, entry.group, entry.atoms, labels)
+
+    def _label(self, label: str, value: Any, entry: Entry) -> np.ndarray:
+        if label not in FORCE_FIELD_LABELS:
+            return property_value(value, label, entry.id)
+        numbers = _numbers(entry.id, label, value)
+        scale = ENERGY_UNITS[self.energy_units]
+        if label == "total_energy":
+            return numbers * (scale * (len(entry.atoms) if self.energy_units.endswith("/atom") else 1))
+        if label == "forces":
+            return numbers * scale
+        return self._square(numbers, entry.id) * (self.stress_sign * STRESS_UNITS[self.stress_units])
+
+    def _square(self, stress: np.ndarray, ident: str) -> np.ndarray:
+        if stress.shape != (6,):
+            return stress.reshape(3, 3) if stress.size == 9 else stress
+        if self.stress_order is None:
+            raise ConfigError(
+                f"stress_order: {ident} has six numbers; say whether they are in ASE's order ('voigt': "
+                "xx, yy, zz, yz, xz, xy) or VASP's ('vasp': xx, yy, zz, xy, yz, zx)"
+            )
+        order = STRESS_ORDERS[self.stress_order]
+        return stress if order is None else stress[order]
+
+
 def read_records(
     source: str | Path | Sequence[ase.Atoms],
-    energy_units: str = "eV",
-    stress_factor: float = 1.0,
-    keys: dict[str, str] = DEFAULT_KEYS,
-) -> list[Record]:
-    """Structures and their labels in eV, eV/Å and eV/Å³.
+    labels: Sequence[str] = FORCE_FIELD_LABELS,
+    *,
+    energy_units: str | None = None,
+    stress_units: str | None = None,
+    stress_sign: int | None = None,
+    stress_order: str | None = None,
+    keys: Mapping[str, str] | None = None,
+) -> Sequence[Record]:
+    """Structures and those of their labels that are named, in eV, eV/Å and eV/Å³.
+
+    Args:
+        source: whatever one of ``nfflr.data.sources`` opens.
+        labels: ``total_energy``, ``forces``, ``stress``, and names of properties.
+        energy_units, stress_units, stress_sign, stress_order: as ``AtomsDataset`` takes them; None takes what
+            the format fixes.
+        keys: names of labels in the source where they differ.
+
+    Returns:
+        A list, or a lazy sequence where the source is one.
 
     Raises:
-        ConfigError: the file is missing.
+        ConfigError: the file is missing, or a unit is and the format does not fix it.
         StructureError: a structure cannot be used.
     """
-    named = isinstance(source, str | Path)
-    structures = read_structures(source) if named else list(source)
-    if not structures:
-        raise StructureError("data set: holds no structure; expected at least one")
-    name = Path(source).name if named else "structures"
-    records = []
-    for k, atoms in enumerate(structures):
-        scale = ENERGY_UNITS[energy_units]
-        per = len(atoms) if energy_units.endswith("/atom") else 1
-        factors = {"total_energy": scale * per, "forces": scale, "stress": stress_factor}
-        ident = f"{name}[{atoms.info.get('config_id', k)}]"
-        if not named:  # files have been checked frame by frame
-            check_structure(atoms, ident)
-        labels = {}
-        for key, stored in keys.items():
-            value = _stored(atoms, stored)
-            if value is not None:
-                labels[key] = _numbers(ident, key, value) * factors[key]
-        plain = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-        records.append(Record(ident, str(atoms.info.get("group", "other")), plain, labels))
-    return records
+    module, name = sources.find(source), sources.display_name(source)
+    keys = keys or {}
+    _refuse_reserved([label for label in labels if label not in keys], module, name)
+    names = {label: (keys[label],) if label in keys else module.KEYS.get(label, (label,)) for label in labels}
+    if "total_energy" in labels or "forces" in labels:
+        energy_units = energy_units or _fixed_energy_units(module, name)
+    stress, left_out = None, ()
+    if "stress" in labels:
+        stress = _stress_options(module, stress_units, stress_sign, stress_order)
+        left_out = names.pop("stress") if stress is None else ()
+    entries = module.read(source, {n for group in names.values() for n in group} | set(left_out))
+    if not len(entries):
+        raise StructureError(f"{name}: holds no structure; expected at least one")
+    if any(n in entry.values for entry in entries for n in left_out):
+        logger.warning(
+            "%s: stresses are left out, their unit and sign are not known; give stress_units and stress_sign",
+            name,
+        )
+    conversion = Conversion(names, energy_units or "eV", *(stress or ()))
+    return [conversion(e) for e in entries] if isinstance(entries, list) else LazyRecords(entries, conversion)
 
 
-def _stored(atoms: ase.Atoms, key: str):
-    results = atoms.calc.results if atoms.calc is not None else {}
-    for place in (results, atoms.info, atoms.arrays):
-        if key in place:
-            return place[key]
-    return None
+def _refuse_reserved(labels: Sequence[str], module: ModuleType, name: str) -> None:
+    """A format's own name for a force-field label is not a property."""
+    for label, stored in module.KEYS.items():
+        for target in set(stored).intersection(labels).difference(FORCE_FIELD_LABELS):
+            meant = "total_energy" if label == "total_energy" else "energy_and_forces"
+            raise ConfigError(
+                f"target: got {target!r}, which is how {name} stores {label}; did you mean {meant!r}?"
+            )
 
 
-def _numbers(ident: str, key: str, value) -> np.ndarray:
+def _fixed_energy_units(module: ModuleType, name: str) -> str:
+    if module.ENERGY_UNITS is None:
+        raise ConfigError(
+            f"energy_units: is total_energy in {name} per cell or per atom? The format does not say; give "
+            "energy_units='eV' (per cell), 'eV/atom', 'Ha' or 'kcal/mol'"
+        )
+    return module.ENERGY_UNITS
+
+
+def _stress_options(
+    module: ModuleType, units: str | None, sign: int | None, order: str | None
+) -> tuple[str, int, str | None] | None:
+    if module.STRESS is not None:
+        fixed = module.STRESS
+        return units or fixed[0], sign or fixed[1], order or fixed[2]
+    if units is None:
+        return None
+    if sign is None:
+        raise ConfigError("stress_sign: expected 1 (tension positive, ASE) or -1 (pressure positive, VASP)")
+    return units, sign, order
+
+
+def is_missing(value: Any) -> bool:
+    """None, NaN, and what JARVIS writes for nothing."""
+    if isinstance(value, str):
+        return value.strip().lower() in MISSING
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def property_value(value: Any, name: str, ident: str) -> np.ndarray:
+    """A number (), a vector (P,) as float64, text () or a truth value ().
+
+    Raises:
+        StructureError: it is something else.
+    """
     try:
-        numbers = np.array(value, dtype=float)
+        array = np.asarray(value)
+    except ValueError:  # lists of unequal lengths
+        array = np.asarray(None)
+    if array.ndim == 0 and array.dtype.kind in "Ub":
+        return array
+    if array.dtype.kind in "fiu" and array.ndim <= 1 and array.size:
+        return array.astype(np.float64)
+    raise StructureError(
+        f"{ident}: {name} is {repr(value)[:60]}; expected a number, a vector of numbers, or a class"
+    )
+
+
+def _numbers(ident: str, key: str, value: Any) -> np.ndarray:
+    try:
+        return np.array(value, dtype=float)
     except (TypeError, ValueError) as error:
-        raise StructureError(f"{ident}: {key} is {value!r}, expected numbers; correct the label") from error
-    return _square(numbers) if key == "stress" else numbers
-
-
-def _square(stress: np.ndarray) -> np.ndarray:
-    """(3, 3) from ASE's Voigt order xx, yy, zz, yz, xz, xy, from nine numbers, or from itself."""
-    if stress.shape == (6,):
-        return stress[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
-    return stress.reshape(3, 3) if stress.size == 9 else stress
+        shown = repr(value)[:60]
+        raise StructureError(f"{ident}: {key} is {shown}, expected numbers; correct the label") from error

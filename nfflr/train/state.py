@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from ..checkpoint import pack, unpack
 from ..errors import CheckpointError, ResourceError
-from ..sealed import pack, unpack
 
 FORMAT = "nfflr-state"
 KEEP = 2

@@ -77,7 +77,7 @@ def test_vasp_stress_in_kbar_with_pressure_positive():
 
 def test_stress_in_gpa():
     atoms = pair(stress=np.array(VOIGT))
-    (record,) = read_records([atoms], stress_factor=ase.units.GPa)
+    (record,) = read_records([atoms], stress_units="GPa")
     assert record.labels["stress"] == pytest.approx(np.array(SQUARE) / 160.21766, rel=1e-6)
 
 
@@ -107,7 +107,7 @@ def test_ids_name_the_file_and_the_configuration(tmp_path):
 def test_the_source_is_left_as_it_was():
     (structure,) = copper(1)
     kept, results = structure.copy(), {k: np.copy(v) for k, v in structure.calc.results.items()}
-    (record,) = read_records([structure], energy_units="Ha", stress_factor=-1.0)
+    (record,) = read_records([structure], energy_units="Ha", stress_sign=-1)
     record.labels["forces"][:] = 0
     record.atoms.positions += 1
     assert structure == kept

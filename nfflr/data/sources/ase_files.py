@@ -1,0 +1,38 @@
+"""Any file that ASE reads: extended XYZ (also .xz and .gz), ASE db, trajectories, CIF …"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ase
+
+from ..readers import read_structures
+from . import Entry, Wanted, display_name
+
+FALLBACK = True
+KEYS = {"total_energy": ("energy",), "forces": ("forces",), "stress": ("stress",)}
+ENERGY_UNITS = "eV"
+STRESS = ("eV/Å^3", 1, "voigt")
+
+
+def opens(source: object) -> bool:
+    return isinstance(source, str | Path) and Path(source).is_file()
+
+
+def read(source: str | Path, wanted: Wanted = None) -> list[Entry]:
+    name = display_name(source)
+    return [entry(atoms, k, name, wanted) for k, atoms in enumerate(read_structures(source))]
+
+
+def entry(atoms: ase.Atoms, index: int, name: str, wanted: Wanted = None) -> Entry:
+    """What ASE keeps of a calculation: results, then ``info``, then per-atom arrays."""
+    values = {k: v for k, v in atoms.arrays.items() if k not in ("numbers", "positions")}
+    values |= atoms.info
+    values |= atoms.calc.results if atoms.calc is not None else {}
+    plain = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    return Entry(
+        id=f"{name}[{atoms.info.get('config_id', index)}]",
+        group=str(atoms.info.get("group", "other")),
+        atoms=plain,
+        values=values if wanted is None else {k: values[k] for k in wanted if k in values},
+    )

@@ -1,0 +1,244 @@
+"""LMDB as this project writes it, for sets larger than memory: a record is read when it is asked for.
+
+Values are sealed bytes (safetensors, JSON, a digest; see ``nfflr.sealed``), never pickles. Needs the extra
+``nfflr[lmdb]``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+import torch
+
+from ...atoms import check_structure
+from ...errors import ConfigError, ResourceError, StructureError
+from ...files import temporary_name
+from ...sealed import Damaged, Foreign, seal, unseal
+from . import Entry, Wanted
+from .structures import read as from_structures
+
+KEYS = {"total_energy": ("total_energy",), "forces": ("forces",), "stress": ("stress",)}
+ENERGY_UNITS = "eV"
+STRESS = ("eV/Å^3", 1, "3x3")
+
+KIND, INDEX_KIND, INDEX = "nfflr-record", "nfflr-records", b"nfflr"
+CHUNK = 500  # records per transaction
+ATOMS = ("numbers", "positions", "cell", "pbc")
+
+_open: dict[str, tuple[tuple, Any]] = {}  # LMDB permits a file to be opened once per process
+
+
+def opens(source: object) -> bool:
+    return isinstance(source, str | Path) and Path(source).suffix == ".lmdb" and Path(source).exists()
+
+
+def read(source: str | Path, wanted: Wanted = None) -> LmdbEntries:
+    return LmdbEntries(Path(source), wanted)
+
+
+class LmdbEntries(Sequence):
+    """The records of a file; holds none of them. Goes to other processes by its path."""
+
+    def __init__(self, path: Path, wanted: Wanted = None):
+        self.path, self.wanted = path.resolve(), wanted
+        self.stamp = _stamp(self.path)
+        index = _unsealed(self._get(INDEX), INDEX_KIND, f"{path}: index")[1]
+        self.count = index["count"]
+        if self._environment().stat()["entries"] != self.count + 1:
+            raise StructureError(
+                f"{path}: does not hold the {self.count} records it promises; write it again"
+            )
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Entry:
+        if not -self.count <= index < self.count:
+            raise IndexError(index)
+        k = index % self.count
+        where = f"{self.path}: record {k}"
+        tensors, head = _unsealed(self._get(_key(k)), KIND, where)
+        arrays = {name: value.numpy() for name, value in tensors.items()}
+        values = {**head["values"], **{n[1:]: v for n, v in arrays.items() if n.startswith("=")}}
+        atoms = ase.Atoms(**{name: arrays[name] for name in ATOMS})
+        check_structure(atoms, where)
+        kept = values if self.wanted is None else {n: v for n, v in values.items() if n in self.wanted}
+        return Entry(f"{self.path.name}[{head['id']}]", head["group"], atoms, kept)
+
+    def _get(self, key: bytes) -> bytes | None:
+        import lmdb
+
+        try:
+            with self._environment().begin() as transaction:
+                return transaction.get(key)
+        except lmdb.Error as error:
+            raise StructureError(
+                f"{self.path}: record {key!r} cannot be read ({error}); the file is damaged"
+            ) from error
+
+    def _environment(self):
+        stamp, environment = _open.get(str(self.path), (None, None))
+        if stamp != self.stamp:
+            if environment is not None:
+                environment.close()
+            if _stamp(self.path) != self.stamp:
+                raise StructureError(f"{self.path}: was replaced while in use; start again")
+            environment = _environment(self.path)
+            _open[str(self.path)] = (self.stamp, environment)
+        return environment
+
+
+def _stamp(path: Path) -> tuple:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _environment(path: Path):
+    lmdb = _lmdb(path)
+    try:
+        # Nothing is locked, so that any number of processes, forked ones too, can read at once.
+        environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
+    except lmdb.Error as error:
+        raise StructureError(
+            f"{path}: record 0 cannot be read: not an LMDB file ({error}); write it again"
+        ) from error
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if path.stat().st_size < needed:  # reading beyond the end of a mapped file kills the process
+        environment.close()
+        raise StructureError(
+            f"{path}: has {path.stat().st_size} of {needed} bytes, its last records are missing; "
+            "the file is truncated, copy it again"
+        )
+    return environment
+
+
+def _unsealed(content: bytes | None, kind: str, where: str) -> tuple[dict, dict]:
+    if content is None:
+        raise StructureError(f"{where} is missing; expected a file made by nfflr's write_lmdb")
+    try:
+        return unseal(content, kind)
+    except Foreign as error:
+        raise StructureError(
+            f"{where} is of another kind; expected a file made by nfflr's write_lmdb"
+        ) from error
+    except Damaged as error:
+        raise StructureError(f"{where}: {error}") from error
+
+
+def write_lmdb(path: str | Path, records: Iterable) -> int:
+    """Write records to a file that is whole or absent; return how many.
+
+    Args:
+        path: the file; its name ends in .lmdb.
+        records: any iterable, read once and never held: ``AtomsDataset.records``, or ``ase.Atoms`` with
+            results in ASE's units (``ase.io.iread(...)``), of which ``info`` is kept too.
+
+    Raises:
+        ConfigError: the name does not end in .lmdb, or lmdb is not installed.
+        StructureError: a structure cannot be used, or a value cannot be stored; names it.
+        ResourceError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".lmdb":
+        raise ConfigError(f"{path}: expected a file name that ends in .lmdb")
+    lmdb = _lmdb(path)
+    temporary = temporary_name(path)
+    try:
+        environment = lmdb.open(str(temporary), subdir=False, lock=False, map_size=2**28, meminit=False)
+        try:
+            count = _write(environment, (_sealed_record(r, k) for k, r in enumerate(records)))
+            if not count:
+                raise StructureError(f"{path}: no records to write; expected at least one")
+            _put(environment, [(INDEX, seal({}, {"count": count}, INDEX_KIND))])
+            environment.sync(True)
+        finally:
+            environment.close()
+        os.replace(temporary, path)
+    except (lmdb.Error, OSError) as error:
+        if isinstance(error, ResourceError):
+            raise
+        raise ResourceError(f"{path}: cannot be written ({error}); check the folder and the disk") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return count
+
+
+def _write(environment, items: Iterator[tuple[bytes, bytes]]) -> int:
+    count = 0
+    while chunk := list(islice(items, CHUNK)):
+        _put(environment, chunk)
+        count += len(chunk)
+    return count
+
+
+def _put(environment, items: list[tuple[bytes, bytes]]) -> None:
+    """Store items in one transaction, with more room if they do not fit."""
+    import lmdb
+
+    while True:
+        try:
+            with environment.begin(write=True) as transaction:
+                for key, content in items:
+                    transaction.put(key, content)
+            return
+        except lmdb.MapFullError:
+            environment.set_mapsize(2 * environment.info()["map_size"])
+
+
+def _sealed_record(record, k: int) -> tuple[bytes, bytes]:
+    if isinstance(record, ase.Atoms):
+        record = _from_ase(record, k)
+    values = record.values if isinstance(record, Entry) else record.labels
+    arrays, plain = {}, {}
+    for name, value in values.items():
+        array = np.asarray(value)
+        if array.dtype.kind in "fiub":
+            arrays[f"={name}"] = torch.from_numpy(np.array(value))
+        elif array.dtype.kind == "U" and array.ndim == 0:
+            plain[name] = str(value)
+        elif isinstance(record, Entry):
+            continue  # what a file's comment line happens to hold need not be a label
+        else:
+            raise StructureError(f"{record.id}: {name} is {value!r}; expected numbers or text")
+    atoms = record.atoms
+    for name, value in zip(ATOMS, (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc), strict=True):
+        arrays[name] = torch.from_numpy(np.array(value))
+    head = {"id": _inner(record.id), "group": record.group, "values": plain}
+    return _key(k), seal(arrays, head, KIND)
+
+
+def _from_ase(atoms: ase.Atoms, k: int) -> Entry:
+    """An entry whose labels have this format's names and whose stress is 3×3, in place of ASE's Voigt six."""
+    (entry,) = from_structures([atoms])
+    ident = str(atoms.info.get("config_id", k))
+    values = {n: v for n, v in entry.values.items() if n not in ("config_id", "group")}
+    if "energy" in values:
+        values["total_energy"] = values.pop("energy")
+    if "stress" in values and np.size(values["stress"]) == 6:
+        values["stress"] = np.asarray(values["stress"])[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
+    return Entry(ident, entry.group, entry.atoms, values)
+
+
+def _inner(ident: str) -> str:
+    """``k`` of ``file.xyz[k]``."""
+    return ident.partition("[")[2][:-1] if ident.endswith("]") else ident
+
+
+def _key(k: int) -> bytes:
+    return k.to_bytes(8, "big")
+
+
+def _lmdb(path: Path):
+    try:
+        import lmdb
+    except ImportError as error:
+        raise ConfigError(f"{path}: LMDB files need the lmdb package; install nfflr[lmdb]") from error
+    return lmdb

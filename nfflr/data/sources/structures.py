@@ -1,0 +1,28 @@
+"""Structures in memory: a list of ``ase.Atoms`` with their results, ``info`` and arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ase
+
+from ...atoms import check_structure
+from ...errors import StructureError
+from . import Entry, Wanted
+from .ase_files import ENERGY_UNITS, KEYS, STRESS, entry
+
+__all__ = ["ENERGY_UNITS", "KEYS", "STRESS", "opens", "read"]
+
+
+def opens(source: object) -> bool:
+    return isinstance(source, Sequence) and not isinstance(source, str | bytes)
+
+
+def read(source: Sequence[ase.Atoms], wanted: Wanted = None) -> list[Entry]:
+    found = []
+    for k, atoms in enumerate(source):
+        if not isinstance(atoms, ase.Atoms):
+            raise StructureError(f"structures[{k}]: got a {type(atoms).__qualname__}; expected ase.Atoms")
+        check_structure(atoms, f"structures[{atoms.info.get('config_id', k)}]")
+        found.append(entry(atoms, k, "structures", wanted))
+    return found
