@@ -60,7 +60,10 @@ def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys
     table, columns, figure = (_properties if targets else _force_field)(model, dataset, title)
     if not any(math.isfinite(row[column.key]) for row in table.values() for column in columns):
         raise StructureError(f"{data}: holds no label that the model predicts; nothing to compare with")
-    _print(table, columns, title)
+    if targets:
+        _print_targets(table["all"], columns, dataset.targets, title)
+    else:
+        _print_groups(table, columns, title)
     write_figure(paths["png"], figure)
     record = {
         "checkpoint": {"source": str(checkpoint), "digest": metadata["sha256"]},
@@ -109,15 +112,37 @@ def _pairs(keys: Sequence[str]) -> dict[str, str]:
     return dict(key.split("=", 1) for key in keys)
 
 
-def _print(table: dict[str, dict[str, float]], columns: Sequence, title: str) -> None:
+def _print_groups(table: dict[str, dict[str, float]], columns: Sequence, title: str) -> None:
+    rows = [
+        [group, str(row["structures"]), *(_number(row[column.key] * column.factor) for column in columns)]
+        for group, row in table.items()
+    ]
+    _print(title, ["group", "structures", *(column.label for column in columns)], rows)
+
+
+def _print_targets(errors: dict[str, float], columns: Sequence, targets: Sequence[str], title: str) -> None:
+    rows = []
+    for name in targets:
+        own = [column for column in columns if column.key.startswith(f"{name}_")]
+        told = [
+            f"{column.label.removeprefix(name).strip()} {_number(errors[column.key] * column.factor)}"
+            for column in own
+        ]
+        rows.append([name, *told])
+    _print(title, ["target", *[""] * (max(map(len, rows)) - 1)], [row + [""] * 3 for row in rows])
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4g}"
+
+
+def _print(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     view = Table(title=title, title_justify="left")
-    view.add_column("group")
-    for header in ("structures", *(column.label for column in columns)):
-        view.add_column(header, justify="right")
-    for group, row in table.items():
-        numbers = [f"{row[column.key] * column.factor:.4g}".replace("nan", "–") for column in columns]
-        view.add_row(group, str(row["structures"]), *numbers)
+    for k, header in enumerate(headers):
+        view.add_column(header, justify="right" if k else "left")
+    for row in rows:
+        view.add_row(*row[: len(headers)])
     Console(width=None if Console().is_terminal else 120).print(view)

@@ -26,6 +26,7 @@ def prepared(config: TrainingConfig) -> TrainingConfig:
         ConfigError: data or checkpoint do not fit the model.
         StructureError: see ``initialise``.
     """
+    check_readout(config.model, config.dataset)
     config = config.model_copy(update={"dataset": matching(config.dataset, config.model)})
     if config.init_from is not None:
         load_weights(config.model, config.init_from)
@@ -36,6 +37,21 @@ def prepared(config: TrainingConfig) -> TrainingConfig:
         shift_references(config.model, config.dataset, config.batch_size)
     config.model.to(config.device or idist.device())
     return config
+
+
+def check_readout(model: Potential, dataset: AtomsDataset) -> None:
+    """See that a potential is trained on energies and a model of properties on properties.
+
+    Raises:
+        ConfigError: it is not so.
+    """
+    if dataset.is_force_field == model.is_potential:
+        return
+    wanted = "an energy" if dataset.is_force_field else ", ".join(dataset.targets)
+    raise ConfigError(
+        f"model: its readout is {getattr(model.config, 'readout', 'energy')!r}, the data set asks for {wanted}; "
+        "set readout to energy for a potential, to mean or sum for properties"
+    )
 
 
 def matching(dataset: AtomsDataset, model: Potential) -> AtomsDataset:

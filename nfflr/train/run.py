@@ -209,17 +209,7 @@ class Run:
 
 
 def make_objective(config: TrainingConfig) -> Objective:
-    """The task that the data set sets.
-
-    Raises:
-        ConfigError: it is not one for this model.
-    """
-    if config.dataset.is_force_field != config.model.is_potential:
-        wanted = "an energy" if config.dataset.is_force_field else ", ".join(config.dataset.targets)
-        raise ConfigError(
-            f"model: its readout is {getattr(config.model.config, 'readout', 'energy')!r}, the data set asks "
-            f"for {wanted}; set readout to energy for a potential, to mean or sum for properties"
-        )
+    """The task that the data set sets."""
     return ForceFieldObjective(config) if config.dataset.is_force_field else PropertyObjective(config)
 
 
