@@ -27,10 +27,9 @@ def command(checkpoint: str, as_json: bool) -> int:
         "parameters": sum(p.numel() for p in model.parameters()),
         "elements": ", ".join(metadata["elements"]),
         "cutoff": f"{metadata['cutoff']} Å",
-        "reference energies": ", ".join(f"{k} {v:.6f} eV" for k, v in metadata["reference_energies"].items()),
+        **(_predicted(metadata["targets"]) if "targets" in metadata else _energetic(metadata)),
         "hyper-parameters": ", ".join(f"{k}={v}" for k, v in metadata["hyperparameters"].items()),
         "validation scores": ", ".join(f"{k} {v:.4g}" for k, v in metadata["scores"].items()),
-        "stress": metadata["stress_convention"],
         **metadata["notes"],
         "versions": ", ".join(f"{k} {v}" for k, v in metadata["versions"].items()),
         "sha256": metadata["sha256"],
@@ -38,3 +37,13 @@ def command(checkpoint: str, as_json: bool) -> int:
     for name, value in lines.items():
         click.echo(f"{name:20s} {value}")
     return 0
+
+
+def _energetic(metadata: dict) -> dict[str, str]:
+    references = ", ".join(f"{k} {v:.6f} eV" for k, v in metadata["reference_energies"].items())
+    return {"reference energies": references, "stress": metadata["stress_convention"]}
+
+
+def _predicted(targets: dict[str, dict]) -> dict[str, str]:
+    told = [f"{name} ({', '.join(map(str, t.get('classes', ['number'])))})" for name, t in targets.items()]
+    return {"predicts": "; ".join(told)}

@@ -49,8 +49,8 @@ def check_readout(model: Potential, dataset: AtomsDataset) -> None:
         return
     wanted = "an energy" if dataset.is_force_field else ", ".join(dataset.targets)
     raise ConfigError(
-        f"model: its readout is {getattr(model.config, 'readout', 'energy')!r}, the data set asks for {wanted}; "
-        "set readout to energy for a potential, to mean or sum for properties"
+        f"model: its readout is {getattr(model.config, 'readout', 'energy')!r}, the data set asks for "
+        f"{wanted}; set readout to energy for a potential, to mean or sum for properties"
     )
 
 

@@ -85,9 +85,11 @@ def test_a_vector_is_regressed(configure):
     assert model(config.dataset.records[0].atoms).shape == (3,)
 
 
-def test_a_class_is_learned_and_its_names_are_kept(configure):
+def test_a_class_is_learned_and_its_names_are_kept(configure, capsys):
     config = configure("kind", select_by="val/kind_accuracy")
     model, metadata = load_checkpoint(train(config))
+    assert run(["info", str(config.output_dir)]) == 0
+    assert "kind (copper, silver)" in capsys.readouterr().out
     assert metadata["targets"] == {"kind": {"kind": "class", "classes": ["copper", "silver"]}}
     errors = predict_properties(model, config.dataset, config.dataset.split["test"]).errors()
     assert errors == {"kind_accuracy": 1.0}

@@ -1,0 +1,122 @@
+"""``nff train`` and ``nff lr`` as typed: several processes, refusals, what is written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ase.io
+import pytest
+from builders import copper
+
+from nfflr.checkpoint import FILE
+from nfflr.cli.main import run
+
+CONFIG = """
+from pathlib import Path
+from nfflr.data.dataset import AtomsDataset
+from nfflr.models.gnn.schnet import SchNet, SchNetConfig
+
+here = Path(__file__).parent
+dataset = AtomsDataset(here / "copper.xyz", n_train=9, n_val=3)
+model = SchNet(SchNetConfig(elements=("Cu",), cutoff=4.0))
+output_dir = here / "run"
+random_seed = 3
+progress = False
+epochs, batch_size = 2, 4
+learning_rate = 1e-3
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    ase.io.write(tmp_path / "copper.xyz", copper(12))
+    (tmp_path / "config.py").write_text(CONFIG)
+    return tmp_path / "config.py"
+
+
+def last_line(capfd) -> str:
+    return capfd.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_mistake_is_told_once_whatever_the_number_of_processes(config, capfd):
+    config.write_text(CONFIG + "epochs = -1\n")
+    assert run(["train", str(config), "--nproc", "2"]) == 2
+    text = capfd.readouterr().err
+    assert text.count("error:") == 1 and "epochs" in text and "Traceback" not in text
+    assert not (config.parent / "run").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_same_command(config):
+    """As on a cluster: torchrun's variables are all that tells the processes of each other."""
+    code = "import sys; from nfflr.cli.main import run; sys.exit(run(sys.argv[1:]))"
+    script = config.parent / "nff.py"
+    script.write_text(code)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [*launcher, str(script), "train", str(config)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote") == 1 and (config.parent / "run" / FILE).is_file()
+
+
+def test_lr_writes_a_config_that_trains(config, capsys):
+    out = config.parent / "found"
+    assert run(["lr", str(config), "--out", str(out), "--steps", "40", "--end", "10", "--write"]) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["config-lr.csv", "config-lr.png", "config-lr.py"]
+    text = (out / "config-lr.py").read_text()
+    assert "# by nff lr" in text and "1e-3" not in text
+    (config.parent / "config-lr.py").write_text(text)
+    assert run(["train", str(config.parent / "config-lr.py")]) == 0
+
+
+def test_lr_replaces_nothing_unasked(config, capfd):
+    (config.parent / "config-lr.csv").write_text("mine")
+    assert run(["lr", str(config), "--out", str(config.parent)]) == 2
+    assert "exists" in last_line(capfd) and (config.parent / "config-lr.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "part"),
+    [
+        (["--start", "1", "--end", "0.1"], 2, "0 < start < end"),
+        (["--start", "1e4", "--end", "1e6", "--steps", "20"], 5, "never falls"),
+        (["--steps", "3"], 2, "10 or more"),
+    ],
+)
+def test_lr_refuses_a_range_in_one_line(config, capfd, options, code, part):
+    assert run(["lr", str(config), "--out", str(config.parent), *options]) == code
+    assert part in last_line(capfd)
+    assert not list(Path(config.parent).glob("config-lr.*"))
+
+
+def test_starting_from_a_checkpoint_that_does_not_fit_is_refused(config, capfd):
+    assert run(["train", str(config), "--init-from", "mlearn-si"]) == 4
+    assert "architecture" in last_line(capfd)
+
+
+def test_evaluate_takes_units_and_names_of_the_data(config, tmp_path, capsys):
+    import json
+
+    frames = copper(4)
+    for atoms in frames:
+        atoms.info["dft"] = atoms.get_potential_energy() / len(atoms)
+        atoms.calc = None
+    ase.io.write(tmp_path / "other.xyz", frames)
+    assert run(["train", str(config)]) == 0
+    command = ["evaluate", str(tmp_path / "run"), str(tmp_path / "other.xyz"), "--out", str(tmp_path)]
+    assert run([*command, "--key", "total_energy=dft", "--energy-units", "eV/atom"]) == 0
+    other = json.loads((tmp_path / "other-evaluate.json").read_text())["errors"]["all"]
+    ase.io.write(tmp_path / "same.xyz", copper(4))
+    assert run([*command[:2], str(tmp_path / "same.xyz"), *command[3:]]) == 0
+    same = json.loads((tmp_path / "same-evaluate.json").read_text())["errors"]["all"]
+    assert other["energy_mae"] == pytest.approx(same["energy_mae"], rel=1e-4)
+    assert other["forces_mae"] is None and same["forces_mae"] > 0
+
+
+@pytest.mark.parametrize("key", ["energy", "enrgy=dft"])
+def test_evaluate_refuses_a_key_that_means_nothing(config, capfd, key):
+    assert run(["evaluate", "mlearn-si", str(config.parent / "copper.xyz"), "--key", key]) == 2
+    assert key.split("=")[0] in last_line(capfd)
