@@ -1,4 +1,4 @@
-"""Formation energy and band gap of crystals from JARVIS-DFT, together, with ALIGNN (see the README beside)."""
+"""Formation energy and band gap of crystals from JARVIS-DFT, both with ALIGNN (see the README beside)."""
 
 from functools import partial
 from pathlib import Path
