@@ -86,14 +86,14 @@ class StressCheck:
     def __init__(self):
         self.index: list[int] = []
         self.size: list[float] = []
-        self.groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        self.groups: dict[bytes, list[tuple[float, float]]] = defaultdict(list)
 
     def add(self, index: int, record: Record) -> None:
         if "stress" in record.labels:
             stress, atoms = record.labels["stress"], record.atoms
             self.index.append(index)
             self.size.append(float(np.abs(stress).max()))
-            self.groups[atoms.get_chemical_formula()].append((atoms.get_volume(), np.trace(stress) / 3))
+            self.groups[np.sort(atoms.numbers).tobytes()].append((atoms.get_volume(), np.trace(stress) / 3))
 
     def finish(self, records: Sequence[Record]) -> None:
         if not self.size:
@@ -121,7 +121,7 @@ class StressCheck:
                 )
 
 
-def _stiffness(groups: Mapping[str, list[tuple[float, float]]]) -> list[tuple[float, float, int]]:
+def _stiffness(groups: Mapping[bytes, list[tuple[float, float]]]) -> list[tuple[float, float, int]]:
     """d(trace σ/3)/d ln V, correlation and count, for each composition with volumes that differ."""
     found = []
     for values in groups.values():

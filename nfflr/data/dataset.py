@@ -166,7 +166,6 @@ class AtomsDataset(Dataset):
 
     def _loader(self) -> Callable[[ase.Atoms], Any]:
         transform = self.transform or partial(periodic_radius_graph, r=DEFAULT_CUTOFF)
-        # False and None mean no cache; an empty path is a slip that a folder could not be made from.
         return transform if self.diskcache in (False, None) else DiskCache(self.diskcache, transform)
 
     def part(self, name: str) -> Sequence[Record]:

@@ -330,9 +330,9 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         data[0]
 
 
-def write(folder, forever, started):
+def write(folder, structures, forever, started):
     """Body of a process: fill the cache once, or over and over."""
-    structures, cache = copper(40, seed=1), DiskCache(folder, radius_graph)
+    cache = DiskCache(folder, radius_graph)
     for atoms in structures:
         cache(atoms)
         started.set()
@@ -342,10 +342,10 @@ def write(folder, forever, started):
             cache(atoms)
 
 
-def start(folder, forever):
+def start(folder, structures, forever):
     context = multiprocessing.get_context("fork")
     started = context.Event()
-    process = context.Process(target=write, args=(folder, forever, started), daemon=True)
+    process = context.Process(target=write, args=(folder, structures, forever, started), daemon=True)
     process.start()
     assert started.wait(60)
     return process
@@ -354,7 +354,7 @@ def start(folder, forever):
 def test_a_kill_at_any_moment_leaves_whole_entries(tmp_path):
     structures, cache = copper(40, seed=1), DiskCache(tmp_path, radius_graph)
     for k in range(12):
-        process = start(tmp_path, forever=True)
+        process = start(tmp_path, structures, forever=True)
         time.sleep(0.0137 * k)
         process.kill()
         process.join()
@@ -366,13 +366,14 @@ def test_a_kill_at_any_moment_leaves_whole_entries(tmp_path):
 
 
 def test_processes_that_write_the_same_entries_do_not_disturb_each_other(tmp_path):
-    processes = [start(tmp_path, forever=False) for _ in range(3)]
+    structures = copper(40, seed=1)
+    processes = [start(tmp_path, structures, forever=False) for _ in range(3)]
     for process in processes:
         process.join()
         assert process.exitcode == 0
     cache = DiskCache(tmp_path, radius_graph)
     assert len(entries(tmp_path)) == 40  # and no temporary file
-    assert all(diskcache._load(cache.path(atoms)) is not None for atoms in copper(40, seed=1))
+    assert all(diskcache._load(cache.path(atoms)) is not None for atoms in structures)
 
 
 def test_ghosts_are_ghosts_again(tmp_path):
