@@ -1,10 +1,15 @@
-"""Checks of labelled data that run before the first epoch; each names the structure it objects to."""
+"""Checks of labelled data that run before the first epoch; each names the structure it objects to.
+
+A check sees the records one by one (``add``) and judges in the end (``finish``), so that all of them take one
+pass over a set that may be larger than memory.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -17,16 +22,41 @@ MOST_COMPARED = 20_000  # structures; more tell no more about the unit of energi
 BULK_MODULI = (0.002, 10.0)  # eV/Å³ (0.3 to 1,600 GPa): softer than solid helium, stiffer than three diamonds
 
 
-def check_labels(records: Sequence[Record], required: Sequence[str]) -> None:
-    """Refuse missing, non-finite or misshapen labels.
+class Check(Protocol):
+    """Looks at every record; either method may raise ``StructureError``."""
+
+    def add(self, index: int, record: Record) -> None: ...
+
+    def finish(self, records: Sequence[Record]) -> None: ...
+
+
+def run(records: Sequence[Record], *checks: Check) -> None:
+    """Show every record to every check, in one pass, and let them judge in their order.
 
     Raises:
-        StructureError: naming the structure and the label.
+        StructureError: by the first check that objects.
     """
-    for record in records:
+    for index, record in enumerate(records):
+        for check in checks:
+            check.add(index, record)
+    for check in checks:
+        check.finish(records)
+
+
+class LabelCheck:
+    """Refuses missing, non-finite or misshapen labels of force fields.
+
+    Args:
+        required: labels that must not be missing.
+    """
+
+    def __init__(self, required: Sequence[str]):
+        self.required = required
+
+    def add(self, index: int, record: Record) -> None:
         n = len(record.atoms)
         shapes = {"total_energy": (), "forces": (n, 3), "stress": (3, 3)}
-        for key in required:
+        for key in self.required:
             if key not in record.labels:
                 raise StructureError(
                     f"{record.id}: no {key} label; compute it, drop the structure, or set allow_missing=True"
@@ -42,47 +72,56 @@ def check_labels(records: Sequence[Record], required: Sequence[str]) -> None:
             if not np.isfinite(value).all():
                 raise StructureError(f"{record.id}: {key} is not finite; drop the structure or correct it")
 
+    def finish(self, records: Sequence[Record]) -> None:
+        pass  # everything has been said
 
-def check_stress(records: Sequence[Record]) -> None:
-    """Refuse stresses whose unit or sign cannot be right.
+
+class StressCheck:
+    """Refuses stresses whose unit or sign cannot be right, naming the structure with the largest.
 
     The trace of a stress in eV/Å³, tension positive, grows with volume at a rate that is a bulk modulus:
     positive, and within what solids have. Structures of equal composition are compared.
-
-    Raises:
-        StructureError: naming the structure with the largest stress.
     """
-    size, groups = np.full(len(records), -1.0), defaultdict(list)
-    for k, record in enumerate(records):  # one by one: the set may be larger than memory
+
+    def __init__(self):
+        self.index: list[int] = []
+        self.size: list[float] = []
+        self.groups: dict[bytes, list[tuple[float, float]]] = defaultdict(list)
+
+    def add(self, index: int, record: Record) -> None:
         if "stress" in record.labels:
             stress, atoms = record.labels["stress"], record.atoms
-            size[k] = np.abs(stress).max()
-            groups[atoms.get_chemical_formula()].append((atoms.get_volume(), np.trace(stress) / 3))
-    if not groups:
-        return
-    worst = records[int(size.argmax())]
-    advice = "give stress_units (eV/Å^3, GPa or kbar) and the sign (ASE: tension positive)"
-    if np.median(size[size >= 0]) > MAX_STRESS:
-        raise StructureError(
-            f"{worst.id}: stress reaches {size.max():.3g} eV/Å³ ({size.max() / GPA:.3g} GPa), "
-            f"which looks like another unit; {advice}"
-        )
-    for slope, correlation, count in _stiffness(groups):
-        t_statistic = abs(correlation) * np.sqrt((count - 2) / max(1 - correlation**2, 1e-12))
-        if t_statistic < 6:  # chance and temperature would do this
-            continue
-        if slope < 0:
+            self.index.append(index)
+            self.size.append(float(np.abs(stress).max()))
+            self.groups[np.sort(atoms.numbers).tobytes()].append((atoms.get_volume(), np.trace(stress) / 3))
+
+    def finish(self, records: Sequence[Record]) -> None:
+        if not self.size:
+            return
+        largest = max(self.size)
+        worst = records[self.index[self.size.index(largest)]]
+        advice = "give stress_units (eV/Å^3, GPa or kbar) and the sign (ASE: tension positive)"
+        if np.median(self.size) > MAX_STRESS:
             raise StructureError(
-                f"{worst.id}: stress falls as volume grows, the sign looks reversed; {advice}"
-            )
-        if not BULK_MODULI[0] < slope < BULK_MODULI[1]:
-            raise StructureError(
-                f"{worst.id}: stresses imply a bulk modulus of {slope / GPA:.3g} GPa, "
+                f"{worst.id}: stress reaches {largest:.3g} eV/Å³ ({largest / GPA:.3g} GPa), "
                 f"which looks like another unit; {advice}"
             )
+        for slope, correlation, count in _stiffness(self.groups):
+            t_statistic = abs(correlation) * np.sqrt((count - 2) / max(1 - correlation**2, 1e-12))
+            if t_statistic < 6:  # chance and temperature would do this
+                continue
+            if slope < 0:
+                raise StructureError(
+                    f"{worst.id}: stress falls as volume grows, the sign looks reversed; {advice}"
+                )
+            if not BULK_MODULI[0] < slope < BULK_MODULI[1]:
+                raise StructureError(
+                    f"{worst.id}: stresses imply a bulk modulus of {slope / GPA:.3g} GPa, "
+                    f"which looks like another unit; {advice}"
+                )
 
 
-def _stiffness(groups: Mapping[str, list[tuple[float, float]]]) -> list[tuple[float, float, int]]:
+def _stiffness(groups: Mapping[bytes, list[tuple[float, float]]]) -> list[tuple[float, float, int]]:
     """d(trace σ/3)/d ln V, correlation and count, for each composition with volumes that differ."""
     found = []
     for values in groups.values():
@@ -93,41 +132,48 @@ def _stiffness(groups: Mapping[str, list[tuple[float, float]]]) -> list[tuple[fl
     return found
 
 
-def check_energies(records: Sequence[Record]) -> None:
-    """Refuse energies per atom that are labelled as totals, in all structures or in some.
+class EnergyCheck:
+    """Refuses energies per atom that are labelled as totals, in all structures or in some.
 
     Totals follow Σ n_z e_z; energies per atom follow Σ (n_z/N) e_z. The better fit tells, provided that
     structure sizes differ. Where only some are per atom, letting each structure choose fits far better than
     either; sizes need not differ for that. Of a large set, evenly spaced structures are compared.
 
-    Raises:
-        StructureError: naming the structure where the difference is largest.
+    Args:
+        count: number of records.
     """
-    chosen, energy, counts = [], [], []
-    for k in range(0, len(records), max(1, len(records) // MOST_COMPARED)):
-        record = records[k]
-        if "total_energy" in record.labels:
-            chosen.append(k)
-            energy.append(float(record.labels["total_energy"]))
-            counts.append(np.bincount(record.atoms.numbers, minlength=119))
-    if len(chosen) < 5:
-        return
-    energy, counts = np.array(energy), np.array(counts, dtype=float)
-    counts = counts[:, counts.any(axis=0)]  # (structures, elements)
-    sizes = counts.sum(axis=1)
-    as_total, as_mean = (_residuals(c, energy) for c in (counts, counts / sizes[:, None]))
-    if sizes.max() >= 1.3 * sizes.min() and (as_mean**2).sum() < 0.25 * (as_total**2).sum():
-        worst = records[chosen[int(np.abs(as_total).argmax())]]
-        raise StructureError(
-            f"{worst.id}: energies do not grow with the number of atoms, they look like energies per atom; "
-            "set energy_units='eV/atom' or give totals"
-        )
-    odd = _mixed(energy, counts, sizes)
-    if odd is not None:
-        raise StructureError(
-            f"{records[chosen[odd]].id}: total_energy is off by the number of atoms, some energies are per "
-            "cell and some per atom: units are mixed; convert the data to one unit, or drop these structures"
-        )
+
+    def __init__(self, count: int):
+        self.stride = max(1, count // MOST_COMPARED)
+        self.index: list[int] = []
+        self.energy: list[float] = []
+        self.counts: list[np.ndarray] = []
+
+    def add(self, index: int, record: Record) -> None:
+        if index % self.stride == 0 and "total_energy" in record.labels:
+            self.index.append(index)
+            self.energy.append(float(record.labels["total_energy"]))
+            self.counts.append(np.bincount(record.atoms.numbers, minlength=119))
+
+    def finish(self, records: Sequence[Record]) -> None:
+        if len(self.index) < 5:
+            return
+        energy, counts = np.array(self.energy), np.array(self.counts, dtype=float)
+        counts = counts[:, counts.any(axis=0)]  # (structures, elements)
+        sizes = counts.sum(axis=1)
+        as_total, as_mean = (_residuals(c, energy) for c in (counts, counts / sizes[:, None]))
+        if sizes.max() >= 1.3 * sizes.min() and (as_mean**2).sum() < 0.25 * (as_total**2).sum():
+            worst = records[self.index[int(np.abs(as_total).argmax())]]
+            raise StructureError(
+                f"{worst.id}: energies do not grow with the number of atoms, they look like energies per "
+                "atom; set energy_units='eV/atom' or give totals"
+            )
+        odd = _mixed(energy, counts, sizes)
+        if odd is not None:
+            raise StructureError(
+                f"{records[self.index[odd]].id}: total_energy is off by the number of atoms, some energies "
+                "are per cell and some per atom: units are mixed; convert the data to one unit, or drop these"
+            )
 
 
 def _mixed(energy: np.ndarray, counts: np.ndarray, sizes: np.ndarray) -> int | None:
@@ -192,17 +238,28 @@ def fingerprint(record: Record) -> bytes:
     return content.digest()
 
 
-def check_duplicates(train: Sequence[Record], held_out: Sequence[Record]) -> None:
-    """Refuse a structure that stands both in the training split and in a held-out one.
+class DuplicateCheck:
+    """Refuses a structure that stands both in the training split and in a held-out one, naming both.
 
-    Raises:
-        StructureError: naming both.
+    Args:
+        train, held_out: indices of records.
     """
-    seen = {fingerprint(record): k for k, record in enumerate(train)} if held_out else {}
-    for record in held_out:
-        twin = seen.get(fingerprint(record))
-        if twin is not None:
-            raise StructureError(
-                f"{record.id}: the same structure is in the training split as {train[twin].id}; "
-                "remove one, or set allow_duplicates=True"
-            )
+
+    def __init__(self, train: Collection[int], held_out: Collection[int]):
+        self.train, self.held_out = (set(x) if held_out else set() for x in (train, held_out))
+        self.seen: dict[bytes, int] = {}
+        self.others: list[tuple[bytes, int]] = []
+
+    def add(self, index: int, record: Record) -> None:
+        if index in self.train:
+            self.seen[fingerprint(record)] = index
+        elif index in self.held_out:
+            self.others.append((fingerprint(record), index))
+
+    def finish(self, records: Sequence[Record]) -> None:
+        for key, index in self.others:
+            if key in self.seen:
+                raise StructureError(
+                    f"{records[index].id}: the same structure is in the training split as "
+                    f"{records[self.seen[key]].id}; remove one, or set allow_duplicates=True"
+                )

@@ -29,7 +29,7 @@ from .records import (
     Record,
     read_records,
 )
-from .targets import FORCE_FIELDS, LABELS, Labels, Property, refuse_unknown, resolve, target_names
+from .targets import FORCE_FIELDS, LABELS, Labels, Property, TargetCheck, refuse_unknown, target_names
 
 Source = str | Path | Sequence[ase.Atoms]
 DEFAULT_CUTOFF = 5.0  # Å; where no model says otherwise
@@ -119,17 +119,24 @@ class AtomsDataset(Dataset):
             first, extra = len(self.records), read(test_source)
             self.split["test"] = [*self.split["test"], *range(first, first + len(extra))]
             self.records = _joined(self.records, extra)
-        checks.check_labels(self.records, () if allow_missing or names else FORCE_FIELDS[target])
         for name in names:
             if not any(name in record.labels for record in self.records):
                 refuse_unknown(source, name, keys.get(name, name))
-        chosen = (classify,) if isinstance(classify, str) else classify
-        self.properties = resolve(self.records, names, chosen, classes or {}, allow_missing)
-        checks.check_energies(self.records)
-        checks.check_stress(self.records)
+        targets = TargetCheck(
+            names, (classify,) if isinstance(classify, str) else classify, classes, allow_missing
+        )
+        required = () if allow_missing or names else FORCE_FIELDS[target]
+        seen = [
+            checks.LabelCheck(required),
+            targets,
+            checks.EnergyCheck(len(self.records)),
+            checks.StressCheck(),
+        ]
         if not allow_duplicates:
             held_out = [*self.split["val"], *self.split["test"]]
-            checks.check_duplicates(self.part("train"), Chosen([self.records], held_out))
+            seen.append(checks.DuplicateCheck(self.split["train"], held_out))
+        checks.run(self.records, *seen)
+        self.properties = targets.properties
         self._inputs: dict[int, Any] = {}
         self._known: dict[str, Any] = {}
 
@@ -159,7 +166,6 @@ class AtomsDataset(Dataset):
 
     def _loader(self) -> Callable[[ase.Atoms], Any]:
         transform = self.transform or partial(periodic_radius_graph, r=DEFAULT_CUTOFF)
-        # False and None mean no cache; an empty path is a slip that a folder could not be made from.
         return transform if self.diskcache in (False, None) else DiskCache(self.diskcache, transform)
 
     def part(self, name: str) -> Sequence[Record]:

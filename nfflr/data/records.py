@@ -167,7 +167,7 @@ def read_records(
     entries = module.read(source, {n for group in names.values() for n in group} | set(left_out))
     if not len(entries):
         raise StructureError(f"{name}: holds no structure; expected at least one")
-    if any(n in entry.values for entry in entries for n in left_out):
+    if left_out and any(n in entry.values for entry in entries for n in left_out):
         logger.warning(
             "%s: stresses are left out, their unit and sign are not known; give stress_units and stress_sign",
             name,

@@ -63,45 +63,80 @@ def target_names(target: str | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def resolve(
-    records: Sequence[Record],
-    names: Sequence[str],
-    classify: Sequence[str],
-    classes: Mapping[str, Sequence[str]],
-    allow_missing: bool,
-) -> tuple[Property, ...]:
-    """Find out what each target is, and check every value of it, in one pass over the data.
+class TargetCheck:
+    """Finds out what each target is; a check in the sense of ``nfflr.data.checks``.
+
+    Refuses a value that is missing, not finite, of another kind or length than the others, or of an unknown
+    class, and names its record.
+
+    Args:
+        names: the targets.
+        classify, classes, allow_missing: as ``AtomsDataset`` takes them.
+
+    Attributes:
+        properties: what was found, after ``finish``.
 
     Raises:
         ConfigError: ``classify`` or ``classes`` name what is not a target.
-        StructureError: a value is missing, not finite, of another kind or length than the others, or of an
-            unknown class; names the record.
     """
-    for option, given in (("classify", classify), ("classes", classes)):
-        for name in given:
-            if name not in names:
-                hint = did_you_mean(name, names)
-                raise ConfigError(f"{option}: {name!r} is not a target; expected one of {list(names)}{hint}")
-    found = {name: Counter() for name in names}
-    first: dict[tuple, str] = {}
-    values: dict[str, dict[str, object]] = {name: {} for name in names}
-    for record in records:
-        for name in names:
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        classify: Sequence[str] = (),
+        classes: Mapping[str, Sequence[str]] | None = None,
+        allow_missing: bool = False,
+    ):
+        self.names, self.classify, self.classes = names, classify, classes or {}
+        self.allow_missing = allow_missing
+        for option, given in (("classify", self.classify), ("classes", self.classes)):
+            for name in given:
+                if name not in names:
+                    hint = did_you_mean(name, names)
+                    expected = f"expected one of {list(names)}"
+                    raise ConfigError(f"{option}: {name!r} is not a target; {expected}{hint}")
+        self.kinds: dict[str, Counter] = {name: Counter() for name in names}
+        self.first: dict[tuple, str] = {}
+        self.values: dict[str, dict[str, object]] = {name: {} for name in names}
+        self.properties: tuple[Property, ...] = ()
+
+    def add(self, index: int, record: Record) -> None:
+        for name in self.names:
             value = record.labels.get(name)
             if value is None:
-                if not allow_missing:
+                if not self.allow_missing:
                     raise StructureError(
                         f"{record.id}: no {name} label; drop the structure, or mask it by allow_missing=True"
                     )
                 continue
             kind = _kind(value)
-            found[name][kind] += 1
-            first.setdefault((name, kind), record.id)
-            if kind == "text" or name in classify or name in classes:
-                _add_class(record, name, value, values[name], classes.get(name))
+            self.kinds[name][kind] += 1
+            self.first.setdefault((name, kind), record.id)
+            if kind == "text" or name in self.classify or name in self.classes:
+                _add_class(record, name, value, self.values[name], self.classes.get(name))
             elif not np.isfinite(value).all():
                 raise StructureError(f"{record.id}: {name} is not finite; drop the structure or correct it")
-    return tuple(_property(name, found[name], first, values[name], classify, classes) for name in names)
+
+    def finish(self, records: Sequence[Record]) -> None:
+        self.properties = tuple(self._property(name) for name in self.names)
+
+    def _property(self, name: str) -> Property:
+        kinds, values = self.kinds[name], self.values[name]
+        if name in self.classes:
+            return Property(name, classes=tuple(self.classes[name]))
+        if name in self.classify and set(kinds) == {None}:
+            return Property(name, classes=tuple(sorted(values, key=values.get)))
+        usual = kinds.most_common(1)[0][0] if kinds else None
+        for kind in kinds:
+            if kind != usual:
+                raise StructureError(
+                    f"{self.first[name, kind]}: {name} is {_words(kind)}, elsewhere {_words(usual)}; "
+                    "correct the label"
+                )
+        if usual == "text":
+            truth = {type(value) for value in values.values()} == {bool}
+            return Property(name, classes=("False", "True") if truth else tuple(sorted(values)))
+        return Property(name, size=usual)
 
 
 def _kind(value: np.ndarray) -> str | int | None:
@@ -124,25 +159,6 @@ def _add_class(record: Record, name: str, value: np.ndarray, seen: dict, known: 
 def class_name(value: np.ndarray) -> str:
     """How a class is called: its text, True or False, or the number as it is usually written."""
     return f"{value.item():.15g}" if value.dtype.kind == "f" else str(value.item())
-
-
-def _property(
-    name: str, kinds: Counter, first: dict, values: dict, classify: Sequence[str], classes: Mapping
-) -> Property:
-    if name in classes:
-        return Property(name, classes=tuple(classes[name]))
-    if name in classify and set(kinds) == {None}:
-        return Property(name, classes=tuple(sorted(values, key=values.get)))
-    usual = kinds.most_common(1)[0][0] if kinds else None
-    for kind in kinds:
-        if kind != usual:
-            raise StructureError(
-                f"{first[name, kind]}: {name} is {_words(kind)}, elsewhere {_words(usual)}; correct the label"
-            )
-    if usual == "text":
-        truth = {type(value) for value in values.values()} == {bool}
-        return Property(name, classes=("False", "True") if truth else tuple(sorted(values)))
-    return Property(name, size=usual)
 
 
 def _words(kind: str | int | None) -> str:

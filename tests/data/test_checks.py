@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.units import GPa
-from builders import copper
+from builders import copper, label
 
 from nfflr.data import checks
 from nfflr.data.dataset import AtomsDataset
@@ -22,6 +22,23 @@ def good():
     return read_records(copper(60, SIZES))
 
 
+def check_labels(records, required) -> None:
+    checks.run(records, checks.LabelCheck(required))
+
+
+def check_energies(records) -> None:
+    checks.run(records, checks.EnergyCheck(len(records)))
+
+
+def check_stress(records) -> None:
+    checks.run(records, checks.StressCheck())
+
+
+def check_duplicates(train, held_out) -> None:
+    together = [*train, *held_out]
+    checks.run(together, checks.DuplicateCheck(range(len(train)), range(len(train), len(together))))
+
+
 def changed(records, **functions) -> list[Record]:
     """Records with each named label replaced by ``function(label, atoms)``."""
     new = []
@@ -34,9 +51,9 @@ def changed(records, **functions) -> list[Record]:
 
 
 def check_all(records) -> None:
-    checks.check_labels(records, ("total_energy", "forces", "stress"))
-    checks.check_energies(records)
-    checks.check_stress(records)
+    check_labels(records, ("total_energy", "forces", "stress"))
+    check_energies(records)
+    check_stress(records)
 
 
 def largest(records, key) -> str:
@@ -84,39 +101,68 @@ def test_the_real_silicon_data_pass(name):
 )
 def test_stress_in_another_unit_is_refused(strain, factor):
     records = changed(read_records(copper(60, SIZES, strain)), stress=lambda s, _: s * factor)
-    message = refused(checks.check_stress, records)
+    message = refused(check_stress, records)
     assert message.startswith(f"{largest(records, 'stress')}: ") and "stress_units" in message
 
 
 def test_stress_in_gpa_near_equilibrium_is_found_by_the_bulk_modulus_it_implies():
     records = changed(read_records(copper(60, SIZES, 0.005, rattle=0.01)), stress=lambda s, _: s / GPa)
     assert np.median([np.abs(r.labels["stress"]).max() for r in records]) < checks.MAX_STRESS
-    assert "bulk modulus" in refused(checks.check_stress, records)
+    assert "bulk modulus" in refused(check_stress, records)
 
 
 @pytest.mark.parametrize("count", [20, 60])
 def test_stress_with_reversed_sign_is_refused(count):
     records = changed(read_records(copper(count, SIZES[:1])), stress=lambda s, _: -s)
-    message = refused(checks.check_stress, records)
+    message = refused(check_stress, records)
     assert message.startswith(f"{largest(records, 'stress')}: ") and "sign looks reversed" in message
 
 
 def test_twelve_structures_on_a_line_are_enough_to_see_a_reversed_sign():
     records = read_records(copper(12, SIZES[:1], rattle=0.02))
-    checks.check_stress(records)
-    assert "sign looks reversed" in refused(checks.check_stress, changed(records, stress=lambda s, _: -s))
+    check_stress(records)
+    assert "sign looks reversed" in refused(check_stress, changed(records, stress=lambda s, _: -s))
 
 
 def test_energies_per_atom_given_as_totals_are_refused(good):
     records = changed(good, total_energy=lambda e, atoms: e / len(atoms))
-    message = refused(checks.check_energies, records)
+    message = refused(check_energies, records)
     assert message.split(":")[0] in {r.id for r in records}
     assert "look like energies per atom" in message and "eV/atom" in message
 
 
 def test_energies_per_atom_cannot_be_told_where_sizes_are_equal():
     records = changed(read_records(copper(20, SIZES[:1])), total_energy=lambda e, atoms: e / len(atoms))
-    checks.check_energies(records)  # and must not be guessed
+    check_energies(records)  # and must not be guessed
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("power", [-1, 1], ids=["per atom", "times N"])
+@pytest.mark.parametrize("name", ["silicon", "copper", "copper of one size"])
+def test_some_energies_per_atom_among_totals_are_refused(name, power, share):
+    records = {
+        "silicon": lambda: read_records(MLEARN / "train.xyz.xz"),
+        "copper": lambda: read_records(copper(100, SIZES)),
+        "copper of one size": lambda: read_records(copper(100, SIZES[:1])),
+    }[name]()
+    rng = np.random.default_rng(0)
+    odd = set(rng.choice(len(records), int(share * len(records)), replace=False).tolist())
+    mixed = [
+        changed([r], total_energy=lambda e, atoms: e * len(atoms) ** float(power))[0] if k in odd else r
+        for k, r in enumerate(records)
+    ]
+    check_energies(records)
+    message = refused(check_energies, mixed)
+    assert "units are mixed" in message or "per atom" in message
+
+
+def test_a_dissociation_curve_is_no_mixture():
+    structures = copper(40, SIZES)
+    for k, stretch in enumerate(np.linspace(1, 3.0, 40)):  # energies from the crystal's to the free atom's
+        atoms = structures[k]
+        atoms.set_cell(atoms.cell * stretch, scale_atoms=True)
+        label(atoms)
+    check_energies(read_records([*copper(60, SIZES, seed=2), *structures]))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -129,7 +175,7 @@ def test_a_label_that_is_not_finite_names_structure_and_key(good, key, value):
         stress=lambda s, _: s.copy(),
     )
     records[3].labels[key][(-1,) * records[3].labels[key].ndim] = value
-    message = refused(checks.check_labels, records, ())
+    message = refused(check_labels, records, ())
     assert message.startswith(f"{records[3].id}: {key} is not finite")
 
 
@@ -138,7 +184,7 @@ def test_a_label_that_is_not_finite_names_structure_and_key(good, key, value):
 )
 def test_a_label_of_the_wrong_shape_names_structure_key_and_shape(good, key, shape):
     records = [good[0], *changed(good[3:4], **{key: lambda *_: np.zeros(shape)})]
-    message = refused(checks.check_labels, records, ())
+    message = refused(check_labels, records, ())
     assert message.startswith(f"{records[1].id}: {key} has shape {shape}, expected ")
 
 
@@ -146,22 +192,22 @@ def test_a_label_of_the_wrong_shape_names_structure_key_and_shape(good, key, sha
 def test_a_missing_label_names_structure_and_key(good, key):
     labels = {k: v for k, v in good[4].labels.items() if k != key}
     records = [*good[:4], Record(good[4].id, "all", good[4].atoms, labels)]
-    message = refused(checks.check_labels, records, ("total_energy", "forces"))
+    message = refused(check_labels, records, ("total_energy", "forces"))
     assert message.startswith(f"{good[4].id}: no {key} label") and "allow_missing" in message
-    checks.check_labels(records, ())
+    check_labels(records, ())
 
 
 def test_the_same_structure_in_two_splits_names_both(good):
     twin = Record("elsewhere[7]", "all", good[2].atoms, good[2].labels)
-    message = refused(checks.check_duplicates, good[:5], [good[8], twin])
+    message = refused(check_duplicates, good[:5], [good[8], twin])
     assert message.startswith("elsewhere[7]: ") and good[2].id in message and "allow_duplicates" in message
-    checks.check_duplicates(good[:5], good[5:])
+    check_duplicates(good[:5], good[5:])
 
 
 def test_a_copy_with_rounded_positions_is_still_the_same_structure(good):
     atoms = good[0].atoms.copy()
     atoms.positions += 1e-8  # as a file with eight decimals leaves them
-    assert refused(checks.check_duplicates, good[:1], [Record("copy", "all", atoms, {})]).startswith("copy")
+    assert refused(check_duplicates, good[:1], [Record("copy", "all", atoms, {})]).startswith("copy")
 
 
 def test_a_strained_or_transmuted_copy_is_another_structure(good):
@@ -170,7 +216,7 @@ def test_a_strained_or_transmuted_copy_is_another_structure(good):
     strained.cell[0, 0] += 1e-3
     transmuted.numbers[0] = 47
     others = [Record(str(k), "all", a, {}) for k, a in enumerate((moved, strained, transmuted))]
-    checks.check_duplicates(good[:1], others)
+    check_duplicates(good[:1], others)
 
 
 @pytest.mark.parametrize("spoil", ["kbar", "per atom", "nan", "length", "missing", "reversed"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -90,11 +91,16 @@ def _fetch(name: str, url: str, inside: str, path: Path) -> None:
             f"{name}: this JARVIS data set is not on this machine; {advice}, or install nfflr[jarvis]"
         )
     claim_folder(path.parent)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder:
+    with tempfile.TemporaryDirectory(
+        dir=path.parent, prefix=".download-", ignore_cleanup_errors=True
+    ) as folder:
         try:
             with contextlib.redirect_stdout(sys.stderr):  # it prints; standard output is for results
                 figshare.get_request_data(js_tag=inside, url=url, store_dir=folder)
         except Exception as error:  # whatever requests, zipfile and json raise when there is no network
+            with contextlib.suppress(OSError):
+                shutil.rmtree(folder)
+                path.parent.rmdir()  # if this made it
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             raise StructureError(f"{name}: cannot be downloaded ({reason}); {advice}") from error
         os.replace(Path(folder) / f"{inside}.zip", path)
