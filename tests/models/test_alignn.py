@@ -186,7 +186,8 @@ def test_training_lowers_the_loss(tmp_path, structures, compute_forces):
         energy = float(seed % 5)
         atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=np.zeros((4, 3)), stress=np.zeros(6))
         labelled.append(atoms)
-    dataset = AtomsDataset(labelled, "total_energy", n_train=8, n_val=2)
+    target = "energy_and_forces" if compute_forces else "total_energy"  # the latter reads no forces
+    dataset = AtomsDataset(labelled, target, n_train=8, n_val=2)
     model = build(torch.float32, elements=("Si",), compute_forces=compute_forces)
     rows = []
     config = TrainingConfig(
