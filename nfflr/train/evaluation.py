@@ -69,6 +69,7 @@ def predict(
         output = {name: value.detach().cpu().double() for name, value in model(graph).items()}
         for name in {"forces", "stress"} - output.keys():  # what a model does not predict, it gets not wrong
             output[name] = labels[name] = torch.full_like(labels[name], torch.nan)
+        output["stress"] = output["stress"].view_as(labels["stress"])  # a DGL batch of one has no batch axis
         n = labels["n_atoms"]
         energy.append(torch.stack([output["total_energy"] / n, labels["total_energy"] / n], -1))
         forces.append(torch.stack([output["forces"], labels["forces"]], -1))

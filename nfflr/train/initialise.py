@@ -10,6 +10,7 @@ import torch
 
 from ..data.dataset import AtomsDataset
 from ..data.graph import Graph, batch_graphs, periodic_radius_graph
+from ..data.inputs import as_graph
 from ..errors import ConfigError, StructureError
 from ..finetune import freeze, load_weights
 from ..models.base import Potential
@@ -63,12 +64,17 @@ def matching(dataset: AtomsDataset, model: Potential) -> AtomsDataset:
     dataset = dataset.within(model.cutoff)
     for k in dataset.split["train"][:3]:
         expected = periodic_radius_graph(dataset.records[k].atoms, r=model.cutoff)
-        if len(dataset[k][0].dst) != len(expected.dst):
+        if _bonds(as_graph(dataset[k][0], model.cutoff)) != _bonds(expected):
             raise ConfigError(
                 f"dataset: the transform's graphs do not have the model's cutoff of {model.cutoff} Å; "
                 f"use transform=partial(periodic_radius_graph, r={model.cutoff}), or leave it out"
             )
     return dataset
+
+
+def _bonds(graph: Graph) -> int:
+    """Bonds of a graph, without those between padding atoms of no length."""
+    return int((graph.vectors().square().sum(1) > 0).sum())
 
 
 @torch.no_grad()

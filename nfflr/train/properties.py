@@ -90,8 +90,7 @@ class PropertyObjective:
         Raises:
             ConfigError: the model's outputs do not fit the targets.
         """
-        found = model(x)
-        found = found if isinstance(found, dict) else {self.keys[0]: found}
+        found = by_target(model(x), self.keys)
         if set(found) != set(self.keys):
             raise ConfigError(
                 f"model: predicts {sorted(found)}, the targets are {list(self.keys)}; "
@@ -111,6 +110,7 @@ class PropertyObjective:
 
     def _term(self, name: str, predicted: torch.Tensor, labels: Labels) -> torch.Tensor:
         known, label = self._known(name, labels), labels[name]
+        predicted = as_batch(predicted, label, name in self.classes)
         if not known.any():
             return predicted.sum().double() * 0
         if name in self.classes:
@@ -138,6 +138,19 @@ class PropertyObjective:
         return PropertyPredictions.join(parts)
 
 
+def by_target(
+    output: torch.Tensor | dict[str, torch.Tensor], names: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """A model's output by target: a single tensor is the first one's."""
+    return output if isinstance(output, dict) else {names[0]: output}
+
+
+def as_batch(predicted: torch.Tensor, label: torch.Tensor, is_class: bool) -> torch.Tensor:
+    """A prediction with the batch axis of its labels: a DGL batch of one comes back as a single structure."""
+    single = predicted.dim() == label.dim() - (0 if is_class else 1)
+    return predicted[None] if single and len(label) == 1 else predicted
+
+
 def property_columns(names: Sequence[str], classes: Collection[str]) -> tuple[Column, ...]:
     """Accuracy of a class; MAE and RMSE of anything else, in the unit of the labels."""
     columns = []
@@ -160,15 +173,14 @@ def predict_properties(
     with torch.no_grad():
         for start in range(0, len(indices), batch_size):
             x, labels = collate([dataset[k] for k in indices[start : start + batch_size]])
-            found = model(x)
-            found = found if isinstance(found, dict) else {dataset.targets[0]: found}
-            parts.append(_beside(found, labels, dataset.classes))
+            parts.append(_beside(by_target(model(x), dataset.targets), labels, dataset.classes))
     model.train(was_training)
     return PropertyPredictions.join(parts)
 
 
 def _beside(output: dict[str, torch.Tensor], labels: Labels, classes: dict) -> PropertyPredictions:
     """Outputs of one batch beside their labels."""
+    output = {name: as_batch(value, labels[name], name in classes) for name, value in output.items()}
     found = {name: value.detach().cpu().double().numpy() for name, value in output.items()}
     known = {name: labels[name].numpy() for name in output}
     values = {

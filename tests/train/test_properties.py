@@ -7,12 +7,18 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from builders import copper, copper_dataset
 from torch import nn
 
+from nfflr.atoms import Atoms
 from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import load_checkpoint
 from nfflr.cli.main import run
 from nfflr.data.dataset import AtomsDataset, collate
+from nfflr.data.dgl_view import to_dgl
+from nfflr.data.ghosts import with_ghosts
+from nfflr.data.graph import periodic_radius_graph
+from nfflr.data.pyg_view import to_pyg
 from nfflr.errors import ConfigError
 from nfflr.models.gnn.alignn_ff import ALIGNN, ALIGNNConfig
 from nfflr.train.config import TrainingConfig
@@ -174,8 +180,6 @@ def test_what_does_not_fit_is_refused_in_words(configure, target, settings, mess
 
 
 def test_a_property_model_is_not_trained_on_forces(tmp_path):
-    from builders import copper_dataset
-
     config = TrainingConfig(dataset=copper_dataset(8), model=model_of(), output_dir=tmp_path)
     with pytest.raises(ConfigError, match="readout is 'mean', the data set asks for an energy"):
         train(config)
@@ -216,3 +220,26 @@ def test_evaluating_against_data_without_labels_is_refused(configure, tmp_path, 
 def test_a_property_model_is_no_calculator(configure):
     with pytest.raises(ConfigError, match="property"):
         NFFLrCalculator(configure("width").model)
+
+
+REPRESENTATIONS = {
+    "dgl": lambda atoms: to_dgl(periodic_radius_graph(atoms, r=4.5)),
+    "pyg": lambda atoms: to_pyg(periodic_radius_graph(atoms, r=4.5)),
+    "ghosts": lambda atoms: with_ghosts(Atoms.from_ase(atoms), 4.5),
+    "ase": lambda atoms: atoms,
+}
+
+
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+@pytest.mark.parametrize("target", [NAMES, "energy_and_forces"])
+def test_every_representation_is_learned_from_batches_of_one_too(tmp_path, target, representation):
+    """A DGL batch of one graph looks like a single structure; the labels still have their batch axis."""
+
+    structures = crystals(8) if target == NAMES else copper(8)
+    transform = REPRESENTATIONS[representation]
+    dataset = AtomsDataset(structures, target, n_train=5, n_val=2, transform=transform)
+    model = model_of(output_features=OUTPUTS) if target == NAMES else model_of(readout="energy")
+    rows = []
+    settings = {"epochs": 1, "batch_size": 2, "progress": False, "output_dir": tmp_path / "run"}
+    train(TrainingConfig(dataset=dataset, model=model, **settings), on_validation=rows.append)
+    assert all(math.isfinite(value) for value in rows[0].values())
