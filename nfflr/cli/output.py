@@ -4,82 +4,80 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-import json
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import ase
 import ase.io
 import click
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from ..checkpoint import library_versions
 from ..errors import ConfigError
 from ..files import claim_folder, write_atomically, write_figure, write_json
-from ..units import unit_of
+from ..workflows.base import Result
+from ..workflows.contract import Workflow, result_record, structure_fields
 
 
 class Outputs:
     """Files of one structure's result: ``si-relax.json``, ``si-relaxed.cif``, ``si-relax.traj`` and a figure.
 
+    A field of the result that is an ``ase.Atoms`` becomes ``<stem>-<field>.cif`` (extended XYZ where an axis
+    is open, which CIF cannot say), a list of them ``<stem>-<workflow>.traj``.
+
     Args:
         folder: where they go.
         stem: the structure file's stem, ``si``.
-        workflow: ``relax``.
-        fields: the result's fields; one of type ``ase.Atoms`` becomes ``<stem>-<field>.cif`` (extended XYZ
-            where an axis is open, which CIF cannot say), a list of them ``<stem>-<workflow>.traj``.
-        periodic: whether the structure is periodic along all axes.
-        has_plot: whether a figure is written.
+        workflow: whose result it is.
+        atoms: the structure: periodic along all axes or not.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        stem: str,
-        workflow: str,
-        fields: dict[str, FieldInfo],
-        periodic: bool,
-        has_plot: bool,
-    ):
-        self.folder, self.fields = folder, fields
-        self.structures = [n for n, f in fields.items() if f.annotation is ase.Atoms]
-        self.trajectories = [n for n, f in fields.items() if f.annotation == list[ase.Atoms]]
+    def __init__(self, folder: Path, stem: str, workflow: Workflow, atoms: ase.Atoms):
+        self.folder = folder
+        self.structures, self.trajectories = structure_fields(workflow.result)
+        periodic = bool(atoms.pbc.all()) and atoms.cell.rank == 3
         self.structure_format = "cif" if periodic else "extxyz"
-        names = {"json": f"{stem}-{workflow}.json"}
+        names = {"json": f"{stem}-{workflow.name}.json"}
         names |= {n: f"{stem}-{n}.{'cif' if periodic else 'xyz'}" for n in self.structures}
-        names |= {n: f"{stem}-{workflow}.traj" for n in self.trajectories}
-        names |= {"plot": f"{stem}-{workflow}.png"} if has_plot else {}
+        names |= {n: f"{stem}-{workflow.name}.traj" for n in self.trajectories}
+        names |= {"plot": f"{stem}-{workflow.name}.png"} if workflow.plot else {}
         self.paths = {key: folder / name for key, name in names.items()}
 
-    def claim(self, overwrite: bool) -> None:
+    def claim(self, overwrite: bool, inputs: Collection[Path] = ()) -> None:
         """Make the folder and see that the files can be written, before anything is computed.
 
         Raises:
-            ConfigError: a file exists and ``overwrite`` is not set.
+            ConfigError: a file exists and ``overwrite`` is not set, or is one of the (resolved) ``inputs``.
             ResourceError: the folder cannot be written.
         """
         refuse_existing(self.paths.values(), overwrite)
+        for path in self.paths.values():
+            if path.resolve() in inputs:
+                raise ConfigError(f"{path}: is an input and would be replaced; use another --out")
         claim_folder(self.folder)
 
-    def write(self, result: BaseModel, record: dict, plot: Callable | None) -> None:
+    def write(self, result: Result, record: dict, figure: Callable | None) -> None:
         """Write every file of the result, or none; ``record`` is what the JSON says besides it."""
-        skip = {*self.structures, *self.trajectories}
-        units = {n: unit_of(f) for n, f in self.fields.items() if unit_of(f)}
-        full = {**record, "result": json.loads(result.model_dump_json(exclude=skip)), "units": units}
         try:
             for name in self.structures:
-                write_atomically(self.paths[name], _structure(getattr(result, name), self.structure_format))
+                self._write_structures(name, getattr(result, name), self.structure_format)
             for name in self.trajectories:
-                write_atomically(self.paths[name], _structure(getattr(result, name), "traj"))
-            if plot is not None:
-                write_figure(self.paths["plot"], plot(result))
-            write_json(self.paths["json"], full)
+                self._write_structures(name, getattr(result, name), "traj")
+            if figure is not None:
+                write_figure(self.paths["plot"], figure())
+            files = {name: path.name for name, path in self.paths.items()}
+            write_json(self.paths["json"], {**record, **result_record(result), "files": files})
         except BaseException:
             for path in self.paths.values():
                 path.unlink(missing_ok=True)  # half a result would block the next run
             raise
+
+    def _write_structures(self, name: str, structures: ase.Atoms | list[ase.Atoms] | None, form: str) -> None:
+        """The file, unless the result has nothing to put there: then the path is forgotten."""
+        if structures is None or structures == []:
+            self.paths.pop(name).unlink(missing_ok=True)
+        else:
+            write_atomically(self.paths[name], _structure(structures, form))
 
 
 def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:

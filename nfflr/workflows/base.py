@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol
+from collections.abc import Mapping
+from typing import Annotated, Protocol, TypeVar
 
 import ase
 import numpy as np
-from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
-# (n, 3) or (n,) float64; lists in JSON.
-Array = Annotated[np.ndarray, PlainSerializer(lambda a: a.tolist(), return_type=list)]
+from ..errors import StructureError
+
+# (n, 3) or (n,) float64, or int64; lists in JSON, and read back from them.
+Array = Annotated[
+    np.ndarray, BeforeValidator(np.asarray), PlainSerializer(lambda a: a.tolist(), return_type=list)
+]
 
 
 class Settings(BaseModel):
@@ -41,6 +46,24 @@ def silent(step: int, total: int, numbers: dict[str, float], atoms: ase.Atoms) -
 def has_stress(atoms: ase.Atoms) -> bool:
     """Whether a stress is defined: an axis is periodic and the cell has a volume."""
     return bool(atoms.pbc.any()) and atoms.cell.rank == 3
+
+
+def check_crystal(atoms: ase.Atoms, what: str, instead: str = "give a crystal") -> None:
+    """Refuse a structure that is not periodic along three axes.
+
+    Raises:
+        StructureError: ``what`` needs a crystal; ``instead`` says what to do.
+    """
+    if not (atoms.pbc.all() and atoms.cell.rank == 3):
+        raise StructureError(f"structure: {what} needs three periodic axes; {instead}")
+
+
+R = TypeVar("R", bound=Result)
+
+
+def overlay(result: R, others: Mapping[str, R], label: str) -> list[tuple[str, R, str]]:
+    """Label, result and colour of each curve of a plot: the subject, then what it is compared with."""
+    return [(name, one, f"C{k}") for k, (name, one) in enumerate([(label, result), *others.items()])]
 
 
 def snapshot(atoms: ase.Atoms) -> ase.Atoms:

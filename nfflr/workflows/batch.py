@@ -11,7 +11,7 @@ from .base import has_stress
 
 
 def evaluate(calculator: Calculator, structures: Iterable[ase.Atoms]) -> list[dict]:
-    """Results of each structure: ``energy`` eV, ``forces`` (N, 3) eV/Å and, where one exists, ``stress`` (6,).
+    """Results of each structure: ``energy`` (eV), ``forces`` (N, 3) (eV/Å), ``stress`` (6,) if there is one.
 
     A calculator with a method ``evaluate(structures)`` (``NFFLrCalculator``) is given all of them at once and
     bounds its memory itself; any other is called once per structure. Forces are raw: constraints do not act.
