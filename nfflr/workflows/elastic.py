@@ -43,8 +43,8 @@ class ElasticSettings(Settings):
 class ElasticResult(Result):
     """Stiffness in the structure's own Cartesian axes, Voigt order 11, 22, 33, 23, 13, 12.
 
-    The moduli are those of ``stiffness``: with relaxed atoms, or clamped ones with ``--no-internal``. What needs
-    the compliance is None where the crystal is not stable.
+    The moduli are those of ``stiffness``: with relaxed atoms, or clamped ones with ``--no-internal``. What
+    needs the compliance is None where the crystal is not stable.
     """
 
     bulk_modulus: Annotated[float | None, Unit("GPa")]  # Hill's
@@ -78,14 +78,14 @@ def elastic(
 
     The stiffness is written in a basis of the tensors that the point group (spglib) allows, three for a cubic
     crystal. Of the six Voigt strains, only those are applied that determine all coefficients, two for a cubic
-    crystal. For each, (σ(δ) − σ(−δ))/2 is fitted by a line through the origin over the strains δ; a least-squares
-    fit then gives the coefficients. So a stress of the start and every even order of δ drop out; the standard
-    errors, carried from the lines to the constants, tell of noise and of odd orders.
+    crystal. For each, (σ(δ) − σ(−δ))/2 is fitted by a line through the origin over the strains δ; least
+    squares then give the coefficients. So a stress of the start and every even order of δ drop out; the
+    standard errors, carried from the lines to the constants, tell of noise and of odd orders.
 
-    These are stress–strain coefficients (Wallace, Thermodynamics of Crystals, 1972): the elastic constants if the
-    start is free of stress, and what decides on stability under a hydrostatic pressure. Voigt–Reuss–Hill averages:
-    Hill, Proc. Phys. Soc. A 65, 349 (1952). Stability: Mouhat, Coudert, Phys. Rev. B 90, 224104 (2014).
-    Anisotropy: Ranganathan, Ostoja-Starzewski, Phys. Rev. Lett. 101, 055504 (2008).
+    These are stress–strain coefficients (Wallace, Thermodynamics of Crystals, 1972): the elastic constants if
+    the start is free of stress, and what decides on stability under a hydrostatic pressure. Voigt–Reuss–Hill
+    averages: Hill, Proc. Phys. Soc. A 65, 349 (1952). Stability: Mouhat, Coudert, Phys. Rev. B 90, 224104
+    (2014). Anisotropy: Ranganathan, Ostoja-Starzewski, Phys. Rev. Lett. 101, 055504 (2008).
 
     Args:
         atoms: (N atoms), periodic along three axes, near its minimum; constraints are dropped.
@@ -228,7 +228,7 @@ def _stiffness(
 
 
 def moduli(stiffness: np.ndarray) -> dict:
-    """Voigt, Reuss and Hill averages (GPa) of a stiffness (6, 6), its eigenvalues, anisotropy and stability."""
+    """Averages (GPa) of a stiffness (6, 6), its eigenvalues, anisotropy and stability."""
     eigenvalues = np.linalg.eigvalsh(stiffness)
     c = stiffness
     bulk_voigt = c[:3, :3].sum() / 9
@@ -254,7 +254,7 @@ def _warnings(start: dict, values: dict, settings: ElasticSettings) -> list[str]
     stress = np.abs(start["stress"]).max() / GPA
     if stress > NOTABLE * abs(values["bulk_voigt"]):
         notes.append(
-            f"the start is under a stress of {stress:.2g} GPa, so these are not those at zero stress; use --relax"
+            f"the start is under {stress:.2g} GPa: these are not the constants at zero stress; use --relax"
         )
     force = np.linalg.norm(start["forces"], axis=1).max()
     if force > max(0.01, settings.fmax):

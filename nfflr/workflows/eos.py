@@ -60,9 +60,9 @@ def eos(
     """Scan the volume at constant shape and fit E(V).
 
     Third-order Birch–Murnaghan (Birch, Phys. Rev. 71, 809 (1947)) and Vinet (J. Phys. Condens. Matter 1, 1941
-    (1989)) equations as in phonopy; their difference says how far the range can be trusted. ``rms`` is that of
-    the residuals, with the four fitted parameters taken off the number of points. The bulk modulus is that at
-    constant shape, which is the isothermal one at 0 K for cubic crystals.
+    (1989)) equations as in phonopy; their difference says how far the range can be trusted. ``rms`` is that
+    of the residuals, with the four fitted parameters taken off the number of points. The bulk modulus is
+    that at constant shape, which is the isothermal one at 0 K for cubic crystals.
 
     Not converged: the minimum is not inside the scanned range, a fit failed, or a relaxation did.
 
@@ -161,7 +161,7 @@ def _failure(birch: dict, vinet: dict, volumes: np.ndarray, energies: np.ndarray
 def plot(
     result: EosResult, others: Mapping[str, EosResult] = {}, label: str = ""
 ) -> matplotlib.figure.Figure:
-    """Energy per atom against volume per atom with the Birch–Murnaghan curve, and the residuals of both fits."""
+    """Energy against volume per atom, both fits, and their residuals."""
     figure = matplotlib.figure.Figure(figsize=(6, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     for name, one, colour in overlay(result, others, label):
