@@ -10,10 +10,19 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 from ..errors import StructureError
+from ..units import GPA
+
+
+def _array(value) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype == object:  # of None, or of lists of unequal lengths
+        raise ValueError("expected an array of numbers")
+    return array
+
 
 # (n, 3) or (n,) float64, or int64; lists in JSON, and read back from them.
 Array = Annotated[
-    np.ndarray, BeforeValidator(np.asarray), PlainSerializer(lambda a: a.tolist(), return_type=list)
+    np.ndarray, BeforeValidator(_array), PlainSerializer(lambda a: a.tolist(), return_type=list)
 ]
 
 
@@ -56,6 +65,12 @@ def check_crystal(atoms: ase.Atoms, what: str, instead: str = "give a crystal") 
     """
     if not (atoms.pbc.all() and atoms.cell.rank == 3):
         raise StructureError(f"structure: {what} needs three periodic axes; {instead}")
+
+
+def stress_note(results: dict, limit: float = 0.5) -> list[str]:
+    """What to say of a crystal taken as relaxed whose stress is above ``limit`` GPa."""
+    stress = np.abs(results.get("stress", 0.0)).max() / GPA
+    return [f"the crystal is under {stress:.2g} GPa; relax its cell first"] if stress > limit else []
 
 
 R = TypeVar("R", bound=Result)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import ase
 import matplotlib.figure
+import matplotlib.ticker
 import numpy as np
 import spglib
 from ase.calculators.calculator import Calculator
@@ -273,22 +274,24 @@ def plot(
     curves = overlay(result, others, label)
     for k, (name, one, colour) in enumerate(curves):
         x = np.arange(len(shown)) + 0.4 * ((k + 0.5) / len(curves) - 0.5)
-        values = [
-            [matrix[i, j] for i, j in shown] for matrix in (one.stiffness, one.stiffness_error, one.clamped)
-        ]
-        left.plot(x, values[2], "_", color=colour, ms=12, mew=1.5)
-        left.errorbar(x, values[0], values[1], fmt="o", color=colour, capsize=3, label=name)
+        pick = tuple(np.array(shown).T)
+        left.plot(x, one.clamped[pick], "_", color=colour, ms=12, mew=1.5)
+        left.errorbar(x, one.stiffness[pick], one.stiffness_error[pick], fmt="o", color=colour, capsize=3)
+        if name:
+            left.plot([], [], "o", color=colour, label=name)
         if one.stable:
             _polar(right, one.stiffness, colour)
+    left.plot([], [], "o", color="grey", label="relaxed atoms")
     left.plot([], [], "_", color="grey", ms=12, mew=1.5, label="clamped atoms")
     left.axhline(0, color="grey", lw=0.6)
     left.set_xticks(range(len(shown)), [f"$C_{{{i + 1}{j + 1}}}$" for i, j in shown])
     left.set_ylabel("stiffness (GPa)")
     left.legend()
     right.set_title("Young's modulus (GPa)", fontsize="medium")
+    right.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
     for style, plane in zip(("-", "--", ":"), ("xy", "yz", "zx"), strict=True):
         right.plot([], [], style, color="grey", label=f"{plane} plane")
-    right.legend(loc="lower left", bbox_to_anchor=(-0.25, -0.12), fontsize="small")
+    right.legend(loc="lower left", bbox_to_anchor=(0.95, -0.1), fontsize="small")
     return figure
 
 

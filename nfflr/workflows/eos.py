@@ -180,7 +180,7 @@ def plot(
     upper.legend()
     upper.set_ylabel("E − E(lowest) (meV/atom)")
     lower.axhline(0, color="grey", lw=0.6)
-    lower.set(xlabel="volume (Å$^3$/atom)", ylabel="residual (meV/atom)")
+    lower.set(xlabel="volume (Å$^3$/atom)", ylabel="residual\n(meV/atom)")
     return figure
 
 

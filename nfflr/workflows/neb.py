@@ -21,6 +21,7 @@ from .base import Array, Progress, Result, Settings, overlay, silent
 from .batch import evaluate
 from .relax import EXPLODED, OPTIMIZERS, RelaxSettings, relax
 
+SAME = 1e-2  # Å; ends nearer than this, over all atoms, are one minimum
 COARSE = 5.0  # the band settles to this times fmax before its top image climbs
 
 
@@ -93,8 +94,7 @@ def neb(
     Args:
         initial: (N atoms), near a minimum.
         final: the same atoms in the same order and cell, near another minimum; periodic images are taken as
-            near
-            to the initial atoms as can be.
+            near to the initial atoms as can be.
         calculator: any ASE calculator; images are evaluated as one batch where it can.
         settings: see ``NebSettings``.
         progress: called with every step of the band.
@@ -109,7 +109,7 @@ def neb(
     band = Band(images, calculator, settings)
     for image in images[1:-1]:
         image.calc = None
-    band.interpolate(settings.interpolation, mic=True, apply_constraint=False)
+    band.interpolate(settings.interpolation, apply_constraint=False)
     fmax, steps, failure = _settle(band, settings, progress)
     return _result(images, settings, fmax, steps, stuck or failure)
 
@@ -128,9 +128,13 @@ def _check_ends(initial: ase.Atoms, final: ase.Atoms) -> None:
         )
     if (initial.pbc != final.pbc).any() or not np.allclose(initial.cell, final.cell, rtol=0, atol=1e-6):
         raise StructureError("structure: initial and final differ in cell or periodicity; make them equal")
-    distance = np.linalg.norm(find_mic(final.positions - initial.positions, initial.cell, initial.pbc)[0])
-    if distance < 1e-3:
+    if np.linalg.norm(_difference(initial, final)) < SAME:
         raise StructureError("structure: initial and final are the same; expected two minima")
+
+
+def _difference(initial: ase.Atoms, final: ase.Atoms) -> np.ndarray:
+    """Shortest displacement (N, 3) of each atom."""
+    return find_mic(final.positions - initial.positions, initial.cell, initial.pbc)[0]
 
 
 def _ends(
@@ -141,8 +145,10 @@ def _ends(
     Raises:
         StructureError: both relaxed to the same minimum.
     """
+    # Cells equal within rounding become equal, and the path does not jump by a lattice vector at its end.
     final = final.copy()
-    final.cell = initial.cell  # equal within rounding: ASE's band wants it to the last digit
+    final.cell = initial.cell
+    final.positions = initial.positions + _difference(initial, final)
     if not settings.relax:
         frames = [initial.copy(), final]
         for frame, found in zip(frames, evaluate(calculator, frames), strict=True):

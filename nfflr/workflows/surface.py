@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from ..errors import StructureError
 from ..units import Unit
-from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent
+from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent, stress_note
 from .batch import evaluate
 from .relax import RelaxSettings, relax
 
@@ -65,7 +65,7 @@ class SurfaceResult(Result):
     terminations: int
     atoms_per_slab: list[int]
     thicknesses: Annotated[Array, Unit("Å")]  # (n,)
-    unrelaxed: Annotated[Array, Unit("J/m^2")]  # (n,) of each slab alone, against the bulk energy
+    unrelaxed: Annotated[Array, Unit("J/m^2")]  # (n,) of each slab, against the fitted bulk energy
     relaxed: Annotated[Array | None, Unit("J/m^2")]  # (n,)
     slab: ase.Atoms
 
@@ -86,8 +86,7 @@ def surface(
 
     Args:
         atoms: (N atoms), periodic along three axes, relaxed; primitive or not, Miller indices are those of
-            its
-            conventional cell (spglib).
+            its conventional cell (spglib).
         calculator: any ASE calculator.
         settings: see ``SurfaceSettings``.
         progress: called with every slab.
@@ -117,27 +116,26 @@ def surface(
     counts = np.array([len(slab) for slab in slabs])
     area = float(np.linalg.norm(np.cross(*slabs[0].cell[:2])))
     bulk_energy = bulk["energy"] / len(cell)
-    single = [(energies - counts * bulk_energy) / (2 * area) / J_PER_M2 for energies in (clamped, final)]
-    gamma, error, _ = _fit(counts, final, area)
+    gamma, error, slope = _fit(counts, final, area)
+    clamped_gamma, _, clamped_slope = _fit(counts, clamped, area)
     symmetric = _is_symmetric(slabs[0], settings.symprec)
     sides = "both sides alike" if symmetric else "mean of two different sides"
-    fitted, _, slope = _fit(counts, clamped, area)
     return SurfaceResult(
         converged=not stuck,
-        message=stuck or f"{sides}; cut {settings.termination} of {len(cuts)}, {len(slabs)} thicknesses",
+        message=stuck or "; ".join([sides, f"cut {settings.termination} of {len(cuts)}", *stress_note(bulk)]),
         surface_energy=gamma / J_PER_M2,
         surface_energy_error=error / J_PER_M2,
-        surface_energy_unrelaxed=fitted / J_PER_M2,
+        surface_energy_unrelaxed=clamped_gamma / J_PER_M2,
         surface_energy_per_area=gamma,
         bulk_energy=float(bulk_energy),
-        bulk_energy_fitted=slope,
+        bulk_energy_fitted=clamped_slope,
         area=area,
         symmetric=symmetric,
         terminations=len(cuts),
         atoms_per_slab=counts.tolist(),
         thicknesses=np.array([np.ptp(slab.positions[:, 2]) for slab in slabs]),
-        unrelaxed=single[0],
-        relaxed=single[1] if settings.relax else None,
+        unrelaxed=(clamped - counts * clamped_slope) / (2 * area) / J_PER_M2,
+        relaxed=(final - counts * slope) / (2 * area) / J_PER_M2 if settings.relax else None,
         slab=shown,
     )
 
@@ -219,7 +217,7 @@ def _fit(counts: np.ndarray, energies: np.ndarray, area: float) -> tuple[float, 
 def plot(
     result: SurfaceResult, others: Mapping[str, SurfaceResult] = {}, label: str = ""
 ) -> matplotlib.figure.Figure:
-    """Surface energy of each slab against the bulk's energy, and the fitted ones as lines."""
+    """Surface energy of each slab, and the fitted ones as lines."""
     figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name, one, colour in overlay(result, others, label):

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from ..errors import StructureError
 from ..units import Unit
-from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent
+from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent, stress_note
 from .batch import evaluate
 from .relax import RelaxSettings, relax
 
@@ -82,15 +82,14 @@ def vacancy(
         progress: called with every site.
 
     Raises:
-        StructureError: not a crystal, no such site, a compound without ``chemical_potential``, or one with
-            it but
-            with sites of several elements.
+        StructureError: not a crystal, no such site, or a compound without ``chemical_potential``, ``site``.
     """
     check_crystal(atoms, "a vacancy formation energy")
     sites = _sites(atoms, settings)
     bulk = atoms.repeat(settings.supercell or repeats(atoms, settings.length))
     frames = [_without(bulk, site) for site in sites]
-    whole, *found = (results["energy"] for results in evaluate(calculator, [bulk, *frames]))
+    perfect, *found = evaluate(calculator, [bulk, *frames])
+    whole = perfect["energy"]
     mu = settings.chemical_potential
     mu = whole / len(bulk) if mu is None else mu
     options = RelaxSettings(
@@ -102,21 +101,23 @@ def vacancy(
         relaxed.append(relax(frame, calculator, options))
         progress(k + 1, len(frames), {"E_f (eV)": relaxed[-1].energy - whole + mu}, relaxed[-1].relaxed)
     energies = np.array([r.energy for r in relaxed]) - whole + mu
+    clamped = np.array([results["energy"] for results in found]) - whole + mu
     lowest = int(np.argmin(energies))
     stuck = next(
         (f"site {s}: {r.message}" for s, r in zip(sites, relaxed, strict=True) if not r.converged), ""
     )
     return VacancyResult(
         converged=not stuck,
-        message=stuck or f"{len(sites)} distinct site(s) in a supercell of {len(bulk)} atoms",
+        message=stuck
+        or "; ".join([f"{len(sites)} site(s), supercell of {len(bulk)} atoms", *stress_note(perfect)]),
         formation_energy=float(energies[lowest]),
-        formation_energy_unrelaxed=float(found[lowest] - whole + mu),
+        formation_energy_unrelaxed=float(clamped[lowest]),
         chemical_potential=float(mu),
         atoms_per_supercell=len(bulk),
         sites=sites,
         symbols=[atoms.symbols[site] for site in sites],
         relaxed_energies=energies,
-        unrelaxed_energies=np.array(found) - whole + mu,
+        unrelaxed_energies=clamped,
         vacancy=relaxed[lowest].relaxed,
     )
 
