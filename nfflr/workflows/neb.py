@@ -173,9 +173,10 @@ def _settle(band: Band, settings: NebSettings, progress: Progress) -> tuple[floa
         else [(False, settings.fmax)]
     )
     done, fmax = 0, np.inf
-    sound = [image.positions.copy() for image in band.images]
+    sound: list = []  # positions and results of each image at the last sound step
     try:
-        for band.climb, target in stages:
+        for climb, target in stages:
+            band.climb = climb
             optimizer = OPTIMIZERS[settings.optimizer](band, logfile=None)
             for _ in optimizer.irun(fmax=target, steps=settings.steps - done):
                 fmax = float(np.linalg.norm(band.get_forces(), axis=1).max())
@@ -185,7 +186,7 @@ def _settle(band: Band, settings: NebSettings, progress: Progress) -> tuple[floa
                 )
             done += optimizer.nsteps
     except (NumericsError, StructureError) as error:
-        if not np.isfinite(fmax):
+        if not sound:
             raise
         for image, (positions, calc) in zip(band.images, sound, strict=True):
             image.positions, image.calc = positions, calc
