@@ -7,6 +7,7 @@ from typing import Annotated, Protocol, TypeVar
 
 import ase
 import numpy as np
+from ase.spacegroup.symmetrize import check_symmetry
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 from ..errors import StructureError
@@ -65,6 +66,20 @@ def check_crystal(atoms: ase.Atoms, what: str, instead: str = "give a crystal") 
     """
     if not (atoms.pbc.all() and atoms.cell.rank == 3):
         raise StructureError(f"structure: {what} needs three periodic axes; {instead}")
+
+
+def symmetry_of(atoms: ase.Atoms, symprec: float):
+    """spglib's dataset of a crystal, as ASE hands it out for any version of spglib; ``symprec`` in Å.
+
+    Raises:
+        StructureError: spglib finds no symmetry, not even the identity.
+    """
+    try:
+        return check_symmetry(atoms, symprec)
+    except Exception as error:  # the class differs between versions
+        raise StructureError(
+            f"structure: spglib finds no symmetry within {symprec:g} Å ({error}); change --symprec"
+        ) from error
 
 
 def stress_note(results: dict, limit: float = 0.5) -> list[str]:

@@ -9,7 +9,6 @@ import ase
 import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
-import spglib
 from ase.calculators.calculator import Calculator
 from ase.stress import (
     full_3x3_to_voigt_6_stress,
@@ -18,9 +17,8 @@ from ase.stress import (
 )
 from pydantic import Field
 
-from ..errors import StructureError
 from ..units import GPA, Unit
-from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent
+from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent, symmetry_of
 from .batch import evaluate
 from .relax import RelaxSettings, relax
 
@@ -152,10 +150,7 @@ def _point_group(atoms: ase.Atoms, settings: ElasticSettings) -> tuple[str, np.n
     """Name of the point group, and its operations as Cartesian orthogonal matrices (R, 3, 3)."""
     if not settings.symmetry:
         return "1", np.eye(3)[None]
-    cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
-    found = spglib.get_symmetry_dataset(cell, symprec=settings.symprec)
-    if found is None:
-        raise StructureError("structure: spglib finds no symmetry; change --symprec or use --no-symmetry")
+    found = symmetry_of(atoms, settings.symprec)
     to_cartesian = atoms.cell.array.T
     rotations = to_cartesian @ np.unique(found.rotations, axis=0) @ np.linalg.inv(to_cartesian)
     left, _, right = np.linalg.svd(rotations)  # the nearest rotation, whatever the cell's rounding

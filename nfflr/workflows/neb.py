@@ -11,7 +11,7 @@ import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.geometry import find_mic
-from ase.mep import NEB
+from ase.mep.neb import NEB, idpp_interpolate
 from ase.utils.forcecurve import fit_images
 from pydantic import Field
 
@@ -69,12 +69,17 @@ class Band(NEB):
             NumericsError: a force is not finite, or larger than any optimiser can recover from.
         """
         moved = [i for i in self.images[1:-1] if i.calc is None or i.calc.check_state(i)]
-        for image, found in zip(moved, evaluate(self.calculator, moved), strict=True):
+        results = evaluate(self.calculator, moved) if moved else []
+        for image, found in zip(moved, results, strict=True):
             largest = np.linalg.norm(found["forces"], axis=1).max()
             if not largest <= EXPLODED:  # true of NaN as well
                 raise NumericsError("structure: an image of the path has no sound forces; check both ends")
             image.calc = SinglePointCalculator(image, energy=found["energy"], forces=found["forces"])
         return super().get_forces()
+
+    def has_top(self) -> bool:
+        """Whether an image is higher than both ends: on a slope, one that climbs would leave the path."""
+        return self.energies[1:-1].max() > max(self.energies[0], self.energies[-1])
 
 
 def neb(
@@ -106,11 +111,11 @@ def neb(
     _check_ends(initial, final)
     ends, stuck = _ends(initial, final, calculator, settings)
     images = [ends[0], *(ends[0].copy() for _ in range(settings.images)), ends[1]]
-    band = Band(images, calculator, settings)
-    for image in images[1:-1]:
-        image.calc = None
-    band.interpolate(settings.interpolation, apply_constraint=False)
-    fmax, steps, failure = _settle(band, settings, progress)
+    first = NEB(images, method="improvedtangent")
+    first.interpolate("linear", apply_constraint=False)
+    if settings.interpolation == "idpp":
+        idpp_interpolate(first, traj=None, log=None, mic=bool(initial.pbc.any()))
+    fmax, steps, failure = _settle(Band(images, calculator, settings), settings, progress)
     return _result(images, settings, fmax, steps, stuck or failure)
 
 
@@ -176,7 +181,7 @@ def _settle(band: Band, settings: NebSettings, progress: Progress) -> tuple[floa
     sound: list = []  # positions and results of each image at the last sound step
     try:
         for climb, target in stages:
-            band.climb = climb
+            band.climb = climb and band.has_top()
             optimizer = OPTIMIZERS[settings.optimizer](band, logfile=None)
             for _ in optimizer.irun(fmax=target, steps=settings.steps - done):
                 fmax = float(np.linalg.norm(band.get_forces(), axis=1).max())

@@ -10,13 +10,12 @@ import ase.build
 import ase.units
 import matplotlib.figure
 import numpy as np
-import spglib
 from ase.calculators.calculator import Calculator
 from pydantic import Field, field_validator
 
 from ..errors import StructureError
 from ..units import Unit
-from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent, stress_note
+from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent, stress_note, symmetry_of
 from .batch import evaluate
 from .relax import RelaxSettings, relax
 
@@ -145,17 +144,14 @@ def oriented(atoms: ase.Atoms, miller: tuple, symprec: float) -> tuple[ase.Atoms
 
     ``miller`` is of the conventional cell. With rows as lattice vectors, indices change as the vectors do.
     """
-    given = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
-    conventional, primitive = (
-        spglib.standardize_cell(given, to_primitive=p, no_idealize=True, symprec=symprec)
-        for p in (False, True)
-    )
-    lattice, scaled, numbers = primitive
-    cell = ase.Atoms(numbers=numbers, scaled_positions=scaled, cell=lattice, pbc=True)
-    conventional_miller = np.array(miller) // np.gcd.reduce(miller)
+    found = symmetry_of(atoms, symprec)
+    _, kept = np.unique(found.mapping_to_primitive, return_index=True)
+    cell = ase.Atoms(atoms.numbers[kept], atoms.positions[kept], cell=found.primitive_lattice, pbc=True)
+    cell.wrap()
+    conventional = np.linalg.inv(found.transformation_matrix).T @ atoms.cell.array
     # Reciprocal vectors have the coordinates of the plane's normal, which no choice of cell changes.
-    normal = conventional_miller @ np.linalg.inv(conventional[0]).T
-    fractions = lattice @ normal
+    normal = np.linalg.inv(conventional) @ (np.array(miller) // np.gcd.reduce(miller))
+    fractions = found.primitive_lattice @ normal
     indices = np.rint(12 * fractions).astype(int)  # centring makes halves, thirds or whole numbers of them
     indices //= np.gcd.reduce(indices)
     return cell, indices, float(1 / np.linalg.norm(indices @ cell.cell.reciprocal()))
@@ -186,9 +182,7 @@ def _slab(cell: ase.Atoms, miller: np.ndarray, layers: int, vacuum: float) -> as
 
 def _is_symmetric(slab: ase.Atoms, symprec: float) -> bool:
     """Whether an operation of the slab turns one side into the other."""
-    cell = (slab.cell.array, slab.get_scaled_positions(), slab.numbers)
-    found = spglib.get_symmetry(cell, symprec=max(symprec, 1e-3))
-    return found is not None and bool((found["rotations"][:, 2, 2] == -1).any())
+    return bool((symmetry_of(slab, symprec).rotations[:, 2, 2] == -1).any())
 
 
 def _relaxed(

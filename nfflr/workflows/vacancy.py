@@ -8,13 +8,12 @@ from typing import Annotated, Literal
 import ase
 import matplotlib.figure
 import numpy as np
-import spglib
 from ase.calculators.calculator import Calculator
 from pydantic import Field
 
 from ..errors import StructureError
 from ..units import Unit
-from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent, stress_note
+from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent, stress_note, symmetry_of
 from .batch import evaluate
 from .relax import RelaxSettings, relax
 
@@ -144,9 +143,7 @@ def _sites(atoms: ase.Atoms, settings: VacancySettings) -> list[int]:
         return [settings.site]
     if len(elements) > 1:
         raise StructureError(f"structure: holds {', '.join(elements)}; give --site, the atom to remove")
-    cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
-    found = spglib.get_symmetry_dataset(cell, symprec=settings.symprec)
-    return list(range(len(atoms))) if found is None else np.unique(found.equivalent_atoms).tolist()
+    return np.unique(symmetry_of(atoms, settings.symprec).equivalent_atoms).tolist()
 
 
 def _without(bulk: ase.Atoms, site: int) -> ase.Atoms:

@@ -1,4 +1,4 @@
-"""Elastic constants: second derivatives of the energy, analytic ones of matscipy, group theory, known averages."""
+"""Elastic constants: second derivatives of the energy, matscipy's analytic ones, group theory, averages."""
 
 import io
 import json

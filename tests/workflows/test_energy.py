@@ -24,7 +24,9 @@ def test_numbers_are_the_calculators(kind):
     atoms.calc = calculator()
     forces, stress = atoms.get_forces(), atoms.get_stress()
     assert result.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-10)
-    assert result.energy_per_atom == pytest.approx(result.energy / 8 if len(atoms) == 8 else result.energy / 16)
+    assert result.energy_per_atom == pytest.approx(
+        result.energy / 8 if len(atoms) == 8 else result.energy / 16
+    )
     np.testing.assert_allclose(result.forces, forces, atol=1e-10)
     assert result.fmax == pytest.approx(max(np.linalg.norm(f) for f in forces), abs=1e-10)
     assert result.net_force < 1e-9 < result.fmax

@@ -1,4 +1,4 @@
-"""Equations of state: known parameters are recovered, and real crystals agree with derivatives of the energy."""
+"""Equations of state: known parameters are recovered, real crystals agree with derivatives of E."""
 
 import io
 import json
