@@ -1,0 +1,106 @@
+"""Forces of many independent structures, as batches where the calculator can, and never twice."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+import ase
+import numpy as np
+from ase.calculators.calculator import Calculator
+from ase.io.jsonio import encode
+
+from ..errors import NFFLrError, NumericsError
+
+BLOCK = 2048  # atoms in one call of calculator.evaluate: what a kill may lose, and what saturates a core
+
+
+def evaluate(
+    calculator: Calculator,
+    structures: Sequence[ase.Atoms],
+    properties: Sequence[str] = ("energy", "forces"),
+    *,
+    archive=None,
+    finished: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict]:
+    """Properties of independent structures, in their order.
+
+    A calculator with an ``evaluate`` method of its own gets them as blocks of some thousand atoms, any other
+    one by one. A block is also what an archive keeps: the cut depends on the sizes alone, so that a run
+    that was killed and resumed evaluates the same batches and gets the same bits.
+
+    Args:
+        calculator: any ASE calculator.
+        structures: left as they are; constraints do not act.
+        properties: ASE names, such as ``("energy", "forces", "stress")``.
+        archive: ``load(name) -> dict of arrays or None`` and ``save(name, record)``; default: keep nothing.
+            A record belongs to the structures and to ``calculator.todict()``, and to nothing else.
+        finished: called after each block with the number of structures done, and of all.
+
+    Returns:
+        one dict per structure: ``energy`` (float, eV), ``forces`` (N, 3) eV/Å, ``stress`` (6,) eV/Å³, …
+
+    Raises:
+        NumericsError: a property is not finite; names the structure by its position.
+    """
+    results: list[dict] = []
+    for block in _blocks(calculator, structures):
+        key = _key(calculator, block, properties)
+        record = None if archive is None else archive.load(key)
+        if record is None:
+            record = _pack(_compute(calculator, block, properties, first=len(results)))
+            if archive is not None:
+                archive.save(key, record)
+        results += _unpack(record, len(block), properties)
+        finished(len(results), len(structures))
+    return results
+
+
+def _blocks(calculator: Calculator, structures: Sequence[ase.Atoms]) -> Iterator[list[ase.Atoms]]:
+    """Runs of at most ``BLOCK`` atoms, or of one structure."""
+    room = BLOCK if hasattr(calculator, "evaluate") else 0
+    block: list[ase.Atoms] = []
+    for atoms in structures:
+        if block and sum(map(len, block)) + len(atoms) > room:
+            yield block
+            block = []
+        block.append(atoms)
+    if block:
+        yield block
+
+
+def _compute(
+    calculator: Calculator, block: list[ase.Atoms], properties: Sequence[str], first: int
+) -> list[dict]:
+    """Results of a block whose first structure has the position ``first``."""
+    try:
+        if hasattr(calculator, "evaluate"):
+            results = calculator.evaluate(block)
+        else:
+            results = [{name: calculator.get_property(name, a) for name in properties} for a in block]
+    except NFFLrError as error:
+        # The calculator counts within the block.
+        message = re.sub(r"^structure (\d+)", lambda m: f"structure {int(m[1]) + first}", str(error))
+        raise type(error)(message) from error
+    for k, result in enumerate(results):
+        for name in properties:
+            if not np.isfinite(result[name]).all():
+                raise NumericsError(f"structure {first + k}: {name} is not finite; check the geometry")
+    return [{name: result[name] for name in properties} for result in results]
+
+
+def _key(calculator: Calculator, block: list[ase.Atoms], properties: Sequence[str]) -> str:
+    """Digest of everything that the results depend on."""
+    kind = f"{type(calculator).__module__}.{type(calculator).__qualname__}"
+    text = encode([kind, calculator.todict(), list(properties), [atoms.todict() for atoms in block]])
+    return f"batch-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+def _pack(results: list[dict]) -> dict[str, np.ndarray]:
+    return {f"{k}-{name}": np.asarray(value) for k, r in enumerate(results) for name, value in r.items()}
+
+
+def _unpack(record: dict[str, np.ndarray], count: int, properties: Sequence[str]) -> list[dict]:
+    # A scalar comes back as a float, as calculators give it.
+    return [{name: record[f"{k}-{name}"][()] for name in properties} for k in range(count)]
