@@ -84,8 +84,11 @@ def test_what_the_archive_holds_is_not_computed_again_and_has_the_same_bits():
     del archive[list(archive)[2]]  # a run that was killed
     second = evaluate(Counting(), structures, archive=archive)
     assert Counting.count == 5
-    for a, b in zip(first, second, strict=True):
-        assert a["energy"] == b["energy"] and np.array_equal(a["forces"], b["forces"])
+    for k, (a, b) in enumerate(zip(first, second, strict=True)):
+        # EMT remembers a neighbour list, so what was computed anew may differ in the last bits.
+        tolerance = 1e-12 if k == 2 else 0
+        assert a["energy"] == pytest.approx(b["energy"], abs=tolerance, rel=0)
+        assert a["forces"] == pytest.approx(b["forces"], abs=tolerance, rel=0)
 
 
 @pytest.mark.parametrize(
