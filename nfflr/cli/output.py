@@ -19,6 +19,7 @@ from ..checkpoint import library_versions
 from ..errors import ConfigError
 from ..files import claim_folder, write_atomically, write_figure, write_json
 from ..units import unit_of
+from ..workflows.base import Text
 
 
 class Outputs:
@@ -29,7 +30,8 @@ class Outputs:
         stem: the structure file's stem, ``si``.
         workflow: ``relax``.
         fields: the result's fields; one of type ``ase.Atoms`` becomes ``<stem>-<field>.cif`` (extended XYZ
-            where an axis is open, which CIF cannot say), a list of them ``<stem>-<workflow>.traj``.
+            where an axis is open, which CIF cannot say), a list of them ``<stem>-<workflow>.traj``, a text
+            ``<stem>-<workflow><suffix>``.
         periodic: whether the structure is periodic along all axes.
         has_plot: whether a figure is written.
     """
@@ -44,12 +46,14 @@ class Outputs:
         has_plot: bool,
     ):
         self.folder, self.fields = folder, fields
-        self.structures = [n for n, f in fields.items() if f.annotation is ase.Atoms]
+        self.structures = [n for n, f in fields.items() if f.annotation in (ase.Atoms, ase.Atoms | None)]
         self.trajectories = [n for n, f in fields.items() if f.annotation == list[ase.Atoms]]
+        self.texts = {n: m.suffix for n, f in fields.items() for m in f.metadata if isinstance(m, Text)}
         self.structure_format = "cif" if periodic else "extxyz"
         names = {"json": f"{stem}-{workflow}.json"}
         names |= {n: f"{stem}-{n}.{'cif' if periodic else 'xyz'}" for n in self.structures}
         names |= {n: f"{stem}-{workflow}.traj" for n in self.trajectories}
+        names |= {n: f"{stem}-{workflow}{suffix}" for n, suffix in self.texts.items()}
         names |= {"plot": f"{stem}-{workflow}.png"} if has_plot else {}
         self.paths = {key: folder / name for key, name in names.items()}
 
@@ -65,14 +69,19 @@ class Outputs:
 
     def write(self, result: BaseModel, record: dict, plot: Callable | None) -> None:
         """Write every file of the result, or none; ``record`` is what the JSON says besides it."""
-        skip = {*self.structures, *self.trajectories}
+        skip = {*self.structures, *self.trajectories, *self.texts}
+        for name in self.structures:
+            if getattr(result, name) is None:
+                del self.paths[name]
         units = {n: unit_of(f) for n, f in self.fields.items() if unit_of(f)}
         full = {**record, "result": json.loads(result.model_dump_json(exclude=skip)), "units": units}
         try:
-            for name in self.structures:
+            for name in [n for n in self.structures if n in self.paths]:
                 write_atomically(self.paths[name], _structure(getattr(result, name), self.structure_format))
             for name in self.trajectories:
                 write_atomically(self.paths[name], _structure(getattr(result, name), "traj"))
+            for name in self.texts:
+                write_atomically(self.paths[name], getattr(result, name).encode())
             if plot is not None:
                 write_figure(self.paths["plot"], plot(result))
             write_json(self.paths["json"], full)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import time
+import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +76,7 @@ def _settings_options(settings: type[BaseModel]) -> list[click.Option]:
         help_text = f"{(field.description or name)[:1].upper()}{(field.description or name)[1:]}"
         help_text += f" ({unit})." if unit else "."
         flag = name.replace("_", "-")
-        kind = field.annotation
+        kind = _without_none(field.annotation)
         if kind is bool:
             declaration, extra = f"--{flag}/--no-{flag}", {}
         elif typing.get_origin(kind) is typing.Literal:
@@ -84,13 +85,18 @@ def _settings_options(settings: type[BaseModel]) -> list[click.Option]:
             parts = typing.get_args(kind)
             declaration, extra = f"--{flag}", {"type": parts[0], "nargs": len(parts)}
         else:
-            plain = [k for k in typing.get_args(kind) if k is not type(None)] or [kind]
-            declaration, extra = f"--{flag}", {"type": plain[0]}
+            declaration, extra = f"--{flag}", {"type": kind}
         shown = {True: flag, False: f"no-{flag}"}.get(field.default) if kind is bool else field.default
         # The default is shown but not set, so that a --config file stands where no option is given.
         help_text += f"  [default: {shown}]"
         options.append(click.Option([declaration, name], default=None, help=help_text, **extra))
     return options
+
+
+def _without_none(kind: type) -> type:
+    """``int`` of ``int | None``, ``tuple[int, int]`` of ``tuple[int, int] | None``."""
+    others = [k for k in typing.get_args(kind) if k is not type(None)]
+    return others[0] if isinstance(kind, types.UnionType) and len(others) == 1 else kind
 
 
 def run_workflow(module: ModuleType, function: Callable, settings: type[BaseModel], values: dict) -> int:

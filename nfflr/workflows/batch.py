@@ -12,6 +12,7 @@ from ase.calculators.calculator import Calculator
 from ase.io.jsonio import encode
 
 from ..errors import NFFLrError, NumericsError
+from .archive import Archive
 
 BLOCK = 2048  # atoms in one call of calculator.evaluate: what a kill may lose, and what saturates a core
 
@@ -21,7 +22,7 @@ def evaluate(
     structures: Sequence[ase.Atoms],
     properties: Sequence[str] = ("energy", "forces"),
     *,
-    archive=None,
+    archive: Archive = Archive(),
     finished: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict]:
     """Properties of independent structures, in their order.
@@ -35,8 +36,8 @@ def evaluate(
         calculator: any ASE calculator.
         structures: left as they are; constraints do not act.
         properties: ASE names, such as ``("energy", "forces", "stress")``.
-        archive: ``load(name) -> dict of arrays or None`` and ``save(name, record)``; default: keep nothing.
-            A record belongs to the structures and to ``calculator.todict()``, and to nothing else.
+        archive: where finished blocks are kept; a record belongs to the structures and to
+            ``calculator.todict()``, and to nothing else.
         finished: called after each block with the number of structures done, and of all.
 
     Returns:
@@ -47,12 +48,11 @@ def evaluate(
     """
     results: list[dict] = []
     for block in _blocks(calculator, structures):
-        key = _key(calculator, block, properties)
-        record = None if archive is None else archive.load(key)
+        name = f"batch-{digest(calculator, block, *properties)}"
+        record = archive.load(name)
         if record is None:
             record = _pack(_compute(calculator, block, properties, first=len(results)))
-            if archive is not None:
-                archive.save(key, record)
+            archive.save(name, record)
         results += _unpack(record, len(block), properties)
         finished(len(results), len(structures))
     return results
@@ -91,11 +91,11 @@ def _compute(
     return [{name: result[name] for name in properties} for result in results]
 
 
-def _key(calculator: Calculator, block: list[ase.Atoms], properties: Sequence[str]) -> str:
-    """Digest of everything that the results depend on."""
+def digest(calculator: Calculator, structures: Sequence[ase.Atoms], *what: str) -> str:
+    """Hexadecimal digest of what a result depends on: calculator, structures, and ``what`` is asked of them."""
     kind = f"{type(calculator).__module__}.{type(calculator).__qualname__}"
-    text = encode([kind, calculator.todict(), list(properties), [atoms.todict() for atoms in block]])
-    return f"batch-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    text = encode([kind, calculator.todict(), what, [atoms.todict() for atoms in structures]])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _pack(results: list[dict]) -> dict[str, np.ndarray]:
