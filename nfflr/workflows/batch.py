@@ -92,7 +92,7 @@ def _compute(
 
 
 def digest(calculator: Calculator, structures: Sequence[ase.Atoms], *what: str) -> str:
-    """Hexadecimal digest of what a result depends on: calculator, structures, and ``what`` is asked of them."""
+    """Hexadecimal digest of what results depend on: calculator, structures, and ``what`` is asked of them."""
     kind = f"{type(calculator).__module__}.{type(calculator).__qualname__}"
     text = encode([kind, calculator.todict(), what, [atoms.todict() for atoms in structures]])
     return hashlib.sha256(text.encode()).hexdigest()[:32]

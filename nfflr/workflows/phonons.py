@@ -155,16 +155,17 @@ def _bands(phonon: Phonopy, path: BandPath) -> dict:
 
 
 def _densities(phonon: Phonopy, mesh: np.ndarray) -> dict:
-    """Densities of states by the tetrahedron method; the projected one needs eigenvectors of the whole mesh."""
+    """Densities of states by the tetrahedron method. Projections need eigenvectors of the whole mesh, and
+    those of all atoms add up to the total."""
     phonon.run_mesh(mesh, is_gamma_center=True, with_eigenvectors=True, is_mesh_symmetry=False)
-    total, projected = phonon.run_total_dos(), phonon.run_projected_dos()
+    found = phonon.run_projected_dos()
     symbols = np.array(phonon.primitive.symbols)
     elements = list(dict.fromkeys(phonon.primitive.symbols))
     return {
-        "dos_frequencies": total.frequency_points,
-        "dos": total.dos,
+        "dos_frequencies": found.frequency_points,
+        "dos": found.projected_dos.sum(axis=0),
         "dos_elements": elements,
-        "projected_dos": np.array([projected.projected_dos[symbols == e].sum(axis=0) for e in elements]),
+        "projected_dos": np.array([found.projected_dos[symbols == e].sum(axis=0) for e in elements]),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from ase.cell import Cell
@@ -55,7 +56,7 @@ def band_path(phonon: Phonopy, points: int) -> BandPath:
     coordinates = [[path.special_points[name] for name in names] for names in pieces]
     reciprocal = np.linalg.inv(phonon.primitive.cell)  # columns
     qpoints, _ = get_band_qpoints_and_path_connections(coordinates, points, reciprocal)
-    ends = [(a, b) for names in pieces for a, b in zip(names, names[1:], strict=False)]
+    ends = [(a, b) for names in pieces for a, b in pairwise(names)]
     return BandPath(
         qpoints,
         [(GAMMA.get(a, a), GAMMA.get(b, b)) for a, b in ends],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import numpy as np
 from ase.units import kB
@@ -20,6 +21,8 @@ def phonon_figure(result) -> Figure:
     draw_path(bands, result, result.band_frequencies)
     bands.axhline(0, color="0.6", lw=0.8, zorder=0)
     bands.set_ylabel("frequency (THz)")
+    top = 1.04 * result.highest_frequency
+    bands.set_ylim(0 if result.stable else min(0, 1.1 * result.band_frequencies.min()), top)
     _draw_dos(dos, result)
     free, heat = right.subplots(2, 1, sharex=True)
     _draw_thermal(free, heat, result)
@@ -29,7 +32,7 @@ def phonon_figure(result) -> Figure:
 def draw_path(axes: Axes, result, values: np.ndarray, **style) -> None:
     """Lines of (Q, B) values along the band path, with the names of its points."""
     edges = [*result.band_pieces, len(result.band_distances)]
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges):
         axes.plot(result.band_distances[start:end], values[start:end], **{**STYLE, **style})
     axes.set_xticks(result.band_label_distances, [_typeset(label) for label in result.band_labels])
     for place in result.band_label_distances:
@@ -46,6 +49,7 @@ def _typeset(label: str) -> str:
 def _draw_dos(axes: Axes, result) -> None:
     atoms = len(result.symbols)
     axes.fill_betweenx(result.dos_frequencies, result.dos / atoms, color="0.85", label="total")
+    axes.plot(result.dos / atoms, result.dos_frequencies, lw=0.8, color="0.4")
     if len(result.dos_elements) > 1:
         for element, dos in zip(result.dos_elements, result.projected_dos, strict=True):
             axes.plot(dos / atoms, result.dos_frequencies, lw=1.2, label=element)

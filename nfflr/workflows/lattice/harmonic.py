@@ -128,8 +128,8 @@ def set_force_constants(
 ) -> None:
     """Evaluate the displaced supercells of all ``phonons`` together and make their force constants.
 
-    Translation and permutation symmetry are imposed by phonopy's projector, together with the space group
-    (Seko and Togo, Phys. Rev. B 110, 214302 (2024)), so that acoustic modes at Γ are zero.
+    The space group enters where phonopy completes the force constants from the reduced displacements;
+    translation and permutation symmetry are imposed after that, so that acoustic modes at Γ are zero.
 
     Raises:
         NumericsError: forces are not finite.
@@ -148,4 +148,4 @@ def set_force_constants(
         phonon.forces = np.array([next(forces) for _ in phonon.supercells_with_displacements])
         phonon.produce_force_constants(show_drift=False)
         if settings.symmetrize:
-            phonon.symmetrize_force_constants(show_drift=False, use_symfc_projector=True)
+            phonon.symmetrize_force_constants(level=2, show_drift=False)

@@ -34,7 +34,7 @@ class LatticeSettings(Settings):
     born: Path | None = Field(None, description="BORN file of phonopy, for the splitting of LO and TO")
     mesh: Three | None = Field(None, description="q-points along each axis, Γ among them")
     mesh_length: Annotated[float, Unit("Å")] = Field(
-        60.0, gt=0, description="without --mesh: its density, as a length over the cell vectors"
+        50.0, gt=0, description="without --mesh: its density, as a length over the cell vectors"
     )
 
     @field_validator("supercell_matrix", mode="before")
