@@ -98,7 +98,7 @@ def phonons(
         ConfigError: the BORN file does not fit.
         NumericsError: the relaxation did not converge, or forces are not finite.
     """
-    unitcell, _ = rest(atoms, calculator, settings, progress, archive)
+    unitcell = rest(atoms, calculator, settings, progress, archive)
     phonon = displaced(unitcell, supercell_matrix(unitcell, settings), settings)
     path = band_path(phonon, settings.band_points)
     set_force_constants([phonon], calculator, settings, progress, archive)
@@ -175,7 +175,8 @@ def _message(phonon: Phonopy, mode: Mode, stable: bool, path: BandPath) -> str:
     if stable:
         return "dynamically stable: no imaginary mode"
     how = "" if mode.exact else "; interpolated, see whether a larger supercell confirms it"
-    return f"dynamically unstable: {mode.frequency:.3f} THz at {place}{how}"
+    left_out = "; thermal properties leave imaginary modes out"
+    return f"dynamically unstable: {mode.frequency:.3f} THz at {place}{how}{left_out}"
 
 
 def plot(result: PhononsResult) -> matplotlib.figure.Figure:

@@ -81,7 +81,7 @@ def from_reference(name, tmp_path):
         born=case.write_born(tmp_path / "BORN"),
         symmetrize=name != "Si",  # the reference of silicon has raw force constants
     )
-    start, _ = rest(case.unitcell, case.calculator, settings, silent, Archive())
+    start = rest(case.unitcell, case.calculator, settings, silent, Archive())
     phonon = displaced(start, supercell_matrix(start, settings), settings)
     set_force_constants([phonon], case.calculator, settings, silent, Archive())
     return phonon, case

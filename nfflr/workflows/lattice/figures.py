@@ -18,7 +18,7 @@ def phonon_figure(result) -> Figure:
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[2.3, 1])
     bands, dos = left.subplots(1, 2, sharey=True, width_ratios=[3, 1])
-    draw_path(bands, result, result.band_frequencies)
+    draw_path(bands, result, result.band_frequencies, color="0.15")
     bands.axhline(0, color="0.6", lw=0.8, zorder=0)
     bands.set_ylabel("frequency (THz)")
     top = 1.04 * result.highest_frequency

@@ -42,8 +42,8 @@ def rest(
     settings: LatticeSettings,
     progress: Progress,
     archive: Archive,
-) -> tuple[ase.Atoms, float | None]:
-    """The structure about which atoms vibrate, and its energy (eV) if it had to be computed.
+) -> ase.Atoms:
+    """The structure about which atoms vibrate.
 
     Constraints of ``atoms`` are dropped: every atom vibrates.
 
@@ -60,7 +60,7 @@ def rest(
     if atoms.has("masses"):
         start.set_masses(atoms.get_masses())
     if settings.relax == "none":
-        return start, None
+        return start
     chosen = RelaxSettings(
         fmax=settings.fmax,
         steps=settings.steps,
@@ -71,7 +71,7 @@ def rest(
     return _relaxed(start, calculator, chosen, progress, archive)
 
 
-def _relaxed(start, calculator, settings: RelaxSettings, progress, archive) -> tuple[ase.Atoms, float]:
+def _relaxed(start, calculator, settings: RelaxSettings, progress, archive) -> ase.Atoms:
     name = f"relaxed-{digest(calculator, [start], settings.model_dump_json())}"
     record = archive.load(name)
     if record is None:
@@ -81,12 +81,12 @@ def _relaxed(start, calculator, settings: RelaxSettings, progress, archive) -> t
                 f"structure: the relaxation before the phonons did not converge ({result.message}); "
                 "raise --steps or --fmax, or give a relaxed structure and --relax none"
             )
-        record = {"cell": result.cell, "positions": result.positions, "energy": np.array(result.energy)}
+        record = {"cell": result.cell, "positions": result.positions}
         archive.save(name, record)
     at_rest = start.copy()
     at_rest.set_cell(record["cell"])
     at_rest.positions = record["positions"]
-    return at_rest, float(record["energy"])
+    return at_rest
 
 
 def displaced(unitcell: ase.Atoms, supercell: np.ndarray, settings: LatticeSettings) -> Phonopy:
