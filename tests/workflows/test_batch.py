@@ -59,7 +59,7 @@ def coppers(count, size=4):
 @pytest.mark.parametrize("calculator", [EMT, Batched])
 def test_results_are_those_of_each_structure_alone_and_in_order(calculator):
     structures = coppers(5)
-    results = evaluate(calculator(), structures, ("energy", "forces", "stress"))
+    results = evaluate(calculator(), iter(structures))
     for atoms, result in zip(structures, results, strict=True):
         atoms.calc = EMT()
         assert set(result) == {"energy", "forces", "stress"}
@@ -151,4 +151,9 @@ def test_forces_that_are_not_finite_are_an_error_and_are_not_kept():
 
 def test_no_structures_no_results():
     assert evaluate(EMT(), []) == []
+
+
+def test_the_properties_are_those_that_were_asked_for_or_that_exist():
     assert evaluate(EMT(), [ase.Atoms("Cu")], ("energy",))[0].keys() == {"energy"}
+    assert evaluate(EMT(), [ase.Atoms("Cu")])[0].keys() == {"energy", "forces"}
+    assert evaluate(Batched(), coppers(1), ("forces",))[0].keys() == {"forces"}
