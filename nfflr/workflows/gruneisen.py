@@ -8,8 +8,8 @@ import ase
 import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
+from ase.units import kB
 from phonopy import Phonopy, PhonopyGruneisen
-from phonopy.phonon.thermal_properties import mode_cv
 from phonopy.physical_units import get_physical_units
 from pydantic import Field
 
@@ -139,11 +139,10 @@ def _mean(
     count = np.broadcast_to(weights[:, None], values.shape)[known]
     mean = np.full(len(temperatures), np.nan)
     for k, t in enumerate(temperatures):
-        # Modes that are frozen out would overflow the exponential and carry no heat.
-        warm = quanta < 300 * t * get_physical_units().KB
-        if warm.any():
-            heat = count[warm] * mode_cv(t, quanta[warm])
-            mean[k] = (heat * values[known][warm]).sum() / heat.sum()
+        x = quanta / (kB * max(t, 1e-9))
+        heat = count * x**2 * np.exp(-x) / np.expm1(-x) ** 2  # in k_B
+        if heat.sum() > 0:
+            mean[k] = (heat * values[known]).sum() / heat.sum()
     return mean
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -24,6 +25,9 @@ from .lattice.settings import ThermalSettings
 from .lattice.stability import lowest_mode
 from .lattice.supercell import supercell_matrix
 from .lattice.volumes import at_volumes, energies_of
+
+NO_FIT = "no equation of state fits the free energies"
+ADVICE = "use more volumes, or a narrower range of volumes or temperatures"
 
 
 class QhaSettings(ThermalSettings):
@@ -115,27 +119,25 @@ def quasi_harmonic(phonons: Sequence[Phonopy], energies: np.ndarray, settings: Q
     mesh = settings.mesh or settings.mesh_length
     temperatures = settings.temperatures(beyond=1)  # phonopy differentiates and needs one more
     try:
-        found = run_qha(
-            phonons,
-            temperatures,
-            internal_energies=energies,
-            mesh=mesh,
-            pressure=settings.pressure,
-            eos=settings.eos,
-            exclude_gamma_acoustic=True,
-        )
+        with warnings.catch_warnings():
+            # About lattice parameters, which the result does not hold.
+            warnings.filterwarnings("ignore", message="Lattice parameter")
+            found = run_qha(
+                phonons,
+                temperatures,
+                internal_energies=energies,
+                mesh=mesh,
+                pressure=settings.pressure,
+                eos=settings.eos,
+                exclude_gamma_acoustic=True,
+            )
         static = BulkModulus(
             found.volumes, energies + found.volumes * settings.pressure * GPA, eos=settings.eos
         )
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise NumericsError(
-            f"structure: no equation of state fits the free energies ({error}); "
-            "use more volumes, or a narrower range of volumes or temperatures"
-        ) from error
-    if len(found.temperatures) != len(temperatures) - 1:
-        raise NumericsError(
-            "structure: at some temperatures no equation of state fits the free energies; lower --t-max"
-        )
+        raise NumericsError(f"structure: {NO_FIT} ({error}); {ADVICE}") from error
+    if len(found.temperatures) != len(temperatures) - 1 or not np.isfinite(found.eos_parameters).all():
+        raise NumericsError(f"structure: {NO_FIT} at every temperature; {ADVICE}")
     lowest = np.array([lowest_mode(p, p.mesh.qpoints, settings.tolerance).frequency for p in phonons])
     return _result(found, static, energies, lowest, settings, len(phonons[0].primitive))
 
@@ -188,7 +190,7 @@ def plot(result: QhaResult) -> matplotlib.figure.Figure:
     atoms, t = result.atoms_per_cell, result.temperatures
     curves = [
         (result.volume / atoms, "volume (Å³/atom)"),
-        (result.thermal_expansion * 1e6, "thermal expansion of the volume (10⁻⁶/K)"),
+        (result.thermal_expansion * 1e6, "volume expansion (10⁻⁶/K)"),
         (result.bulk_modulus, "bulk modulus (GPa)"),
         (result.heat_capacity / atoms / kB, r"$C_P$ ($k_\mathrm{B}$/atom)"),
         (result.gibbs / atoms, "Gibbs energy (eV/atom)"),
