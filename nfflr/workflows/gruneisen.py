@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import ase
@@ -17,7 +18,7 @@ from ..units import Unit
 from .archive import Archive
 from .base import Array, Progress, Result, silent
 from .lattice.bands import BandPath, band_path, ticks
-from .lattice.figures import STYLE, draw_path
+from .lattice.figures import WIDTH, curves, draw_path
 from .lattice.harmonic import displaced, rest, set_force_constants
 from .lattice.settings import ThermalSettings
 from .lattice.stability import lowest_mode
@@ -146,19 +147,24 @@ def _mean(
     return mean
 
 
-def plot(result: GruneisenResult) -> matplotlib.figure.Figure:
-    """Parameters along the path, against frequency, and their mean against temperature."""
+def plot(
+    result: GruneisenResult, others: Mapping[str, GruneisenResult] = {}, label: str = ""
+) -> matplotlib.figure.Figure:
+    """Parameters along the path, against frequency, and their mean against temperature; others in colour."""
     figure = matplotlib.figure.Figure(figsize=(11, 4), layout="constrained")
     along, modes, mean = figure.subplots(1, 3, width_ratios=[2, 1, 1])
-    draw_path(along, result, result.band_gruneisen, ls="", marker=".", ms=3)
+    dots = {"ls": "", "marker": ".", "ms": 3}
+    for name, one, colour in reversed(curves(result, others, label)):
+        draw_path(along, one, one.band_gruneisen, result, label=name, color=colour, **dots)
+        modes.plot(one.mesh_frequencies.ravel(), one.mesh_gruneisen.ravel(), color=colour, **dots)
+        mean.plot(one.temperatures, one.mean_gruneisen, color=colour, lw=WIDTH)
     along.set_ylabel("Grüneisen parameter")
-    modes.plot(
-        result.mesh_frequencies.ravel(), result.mesh_gruneisen.ravel(), ".", ms=3, color=STYLE["color"]
-    )
     modes.set(xlabel="frequency (THz)", ylabel="Grüneisen parameter")
-    mean.plot(result.temperatures, result.mean_gruneisen, **STYLE)
+    modes.set_xlim(left=0)
     mean.set(xlabel="temperature (K)", ylabel="mean Grüneisen parameter")
     mean.set_xlim(result.temperatures[0], result.temperatures[-1])
     for axes in (along, modes):
         axes.axhline(0, color="0.6", lw=0.8, zorder=0)
+    if others:
+        along.legend(fontsize="small")
     return figure

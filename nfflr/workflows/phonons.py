@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import ase
@@ -179,6 +180,8 @@ def _message(phonon: Phonopy, mode: Mode, stable: bool, path: BandPath) -> str:
     return f"dynamically unstable: {mode.frequency:.3f} THz at {place}{how}{left_out}"
 
 
-def plot(result: PhononsResult) -> matplotlib.figure.Figure:
-    """Bands and density of states side by side, thermal properties beside them."""
-    return phonon_figure(result)
+def plot(
+    result: PhononsResult, others: Mapping[str, PhononsResult] = {}, label: str = ""
+) -> matplotlib.figure.Figure:
+    """Bands and density of states side by side, thermal properties beside them; others in colour."""
+    return phonon_figure(result, others, label)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import ase
@@ -19,7 +19,7 @@ from ..errors import NumericsError
 from ..units import GPA, Unit
 from .archive import Archive
 from .base import Array, Progress, Result, silent
-from .lattice.figures import STYLE
+from .lattice.figures import WIDTH, curves
 from .lattice.harmonic import displaced, rest, set_force_constants
 from .lattice.settings import ThermalSettings
 from .lattice.stability import lowest_mode
@@ -182,24 +182,33 @@ def _result(
     )
 
 
-def plot(result: QhaResult) -> matplotlib.figure.Figure:
-    """Free energy against volume with its minima, and what follows from them against temperature."""
+def plot(
+    result: QhaResult, others: Mapping[str, QhaResult] = {}, label: str = ""
+) -> matplotlib.figure.Figure:
+    """Free energy against volume with its minima, and what follows from them; others in colour."""
     figure = matplotlib.figure.Figure(figsize=(11, 6), layout="constrained")
     panels = figure.subplots(2, 3)
     _draw_free_energy(panels[0, 0], result)
-    atoms, t = result.atoms_per_cell, result.temperatures
-    curves = [
+    for name, one, colour in reversed(curves(result, others, label)):
+        for axes, (values, quantity) in zip(panels.ravel()[1:], _per_atom(one), strict=True):
+            axes.plot(one.temperatures, values, color=colour, lw=WIDTH, label=name)
+            axes.set(xlabel="temperature (K)", ylabel=quantity)
+            axes.set_xlim(result.temperatures[0], result.temperatures[-1])
+    if others:
+        panels[0, 1].legend(fontsize="small")
+    return figure
+
+
+def _per_atom(result: QhaResult) -> list[tuple[np.ndarray, str]]:
+    """What is drawn against temperature, with its name and unit."""
+    atoms = result.atoms_per_cell
+    return [
         (result.volume / atoms, "volume (Å³/atom)"),
         (result.thermal_expansion * 1e6, "volume expansion (10⁻⁶/K)"),
         (result.bulk_modulus, "bulk modulus (GPa)"),
         (result.heat_capacity / atoms / kB, r"$C_P$ ($k_\mathrm{B}$/atom)"),
         (result.gibbs / atoms, "Gibbs energy (eV/atom)"),
     ]
-    for axes, (values, label) in zip(panels.ravel()[1:], curves, strict=True):
-        axes.plot(t, values, **STYLE)
-        axes.set(xlabel="temperature (K)", ylabel=label)
-        axes.set_xlim(t[0], t[-1])
-    return figure
 
 
 def _draw_free_energy(axes, result: QhaResult) -> None:

@@ -456,6 +456,12 @@ def test_the_figure_has_units_and_names(tmp_path):
     assert "THz" in bands.get_ylabel() and "THz" in dos.get_xlabel()
     assert "meV" in free.get_ylabel() and "K" in heat.get_xlabel()
     assert result.band_labels == ["Γ", "X", "W", "K", "Γ", "L", "U", "W", "L", "K|U", "X"]
+    stiff = phonons(bulk("Cu", a=3.5), EMT(), PhononsSettings(supercell=(2, 2, 2), relax="none", **QUICK))
+    both = plot(result, {"compressed": stiff}, "relaxed").subfigs[0].axes[0]
+    assert {"compressed", "relaxed"} == {t.get_text() for t in both.get_legend().get_texts()}
+    xs = {round(line.get_xdata()[-1], 6) for line in both.lines if len(line.get_xdata()) > 2}
+    # Pieces end where those of the subject do.
+    assert xs <= {round(x, 6) for x in result.band_label_distances}
 
 
 def test_the_result_is_json_with_units():
