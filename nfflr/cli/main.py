@@ -17,7 +17,7 @@ from .failure import explain, fail
 ROOT = Path(__file__).parent
 WORKFLOWS = ROOT.parent / "workflows"
 COMMANDS = {"train": "train", "evaluate": "evaluate", "info": "info"}  # command → file beside this one
-NOT_WORKFLOWS = {"__init__", "base", "batch", "contract"}
+NOT_WORKFLOWS = {"__init__", "archive", "base", "batch", "contract"}
 
 
 class LazyGroup(click.Group):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Protocol, TypeVar
 
 import ase
@@ -27,6 +28,13 @@ Array = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Text:
+    """Marks a result field whose text is a file of its own: ``Annotated[str, Text(".yaml")]``."""
+
+    suffix: str
+
+
 class Settings(BaseModel):
     """Frozen options; each field's default, help text and unit are also the command line's."""
 
@@ -34,8 +42,9 @@ class Settings(BaseModel):
 
 
 class Result(BaseModel):
-    """What a workflow found. Fields of type ``ase.Atoms`` are written as structure files, lists of
-    them as trajectories, everything else goes to JSON; ``Unit`` annotations give the units."""
+    """What a workflow found. Fields of type ``ase.Atoms`` are written as structure files (none if the value
+    is None), lists of them as trajectories, ``Text`` as it is, everything else goes to JSON; ``Unit``
+    annotations give the units."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
