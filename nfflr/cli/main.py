@@ -17,7 +17,7 @@ from ..errors import NFFLrError, did_you_mean
 ROOT = Path(__file__).parent
 WORKFLOWS = ROOT.parent / "workflows"
 COMMANDS = {"train": "train", "evaluate": "evaluate", "info": "info"}  # command → file beside this one
-NOT_WORKFLOWS = {"__init__", "base"}
+NOT_WORKFLOWS = {"__init__", "base", "archive"}
 
 
 class LazyGroup(click.Group):
