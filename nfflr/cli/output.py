@@ -6,7 +6,7 @@ import importlib.metadata
 import io
 import json
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import ase
@@ -19,6 +19,9 @@ from ..checkpoint import library_versions
 from ..errors import ConfigError
 from ..files import claim_folder, write_atomically, write_figure, write_json
 from ..units import unit_of
+from ..workflows.base import Table
+from .tables import write_table
+from .trajectories import write_trajectory
 
 
 class Outputs:
@@ -29,7 +32,8 @@ class Outputs:
         stem: the structure file's stem, ``si``.
         workflow: ``relax``.
         fields: the result's fields; one of type ``ase.Atoms`` becomes ``<stem>-<field>.cif`` (extended XYZ
-            where an axis is open, which CIF cannot say), a list of them ``<stem>-<workflow>.traj``.
+            where an axis is open, which CIF cannot say), a list or sequence of them ``<stem>-<workflow>.traj``, a ``Table``
+            ``<stem>-<workflow>.csv``.
         periodic: whether the structure is periodic along all axes.
         has_plot: whether a figure is written.
     """
@@ -45,11 +49,14 @@ class Outputs:
     ):
         self.folder, self.fields = folder, fields
         self.structures = [n for n, f in fields.items() if f.annotation is ase.Atoms]
-        self.trajectories = [n for n, f in fields.items() if f.annotation == list[ase.Atoms]]
+        frames = (list[ase.Atoms], Sequence[ase.Atoms])
+        self.trajectories = [n for n, f in fields.items() if f.annotation in frames]
+        self.tables = [n for n, f in fields.items() if f.annotation is Table]
         self.structure_format = "cif" if periodic else "extxyz"
         names = {"json": f"{stem}-{workflow}.json"}
         names |= {n: f"{stem}-{n}.{'cif' if periodic else 'xyz'}" for n in self.structures}
         names |= {n: f"{stem}-{workflow}.traj" for n in self.trajectories}
+        names |= {n: f"{stem}-{workflow}.csv" for n in self.tables}
         names |= {"plot": f"{stem}-{workflow}.png"} if has_plot else {}
         self.paths = {key: folder / name for key, name in names.items()}
 
@@ -65,14 +72,16 @@ class Outputs:
 
     def write(self, result: BaseModel, record: dict, plot: Callable | None) -> None:
         """Write every file of the result, or none; ``record`` is what the JSON says besides it."""
-        skip = {*self.structures, *self.trajectories}
+        skip = {*self.structures, *self.trajectories, *self.tables}
         units = {n: unit_of(f) for n, f in self.fields.items() if unit_of(f)}
         full = {**record, "result": json.loads(result.model_dump_json(exclude=skip)), "units": units}
         try:
             for name in self.structures:
                 write_atomically(self.paths[name], _structure(getattr(result, name), self.structure_format))
             for name in self.trajectories:
-                write_atomically(self.paths[name], _structure(getattr(result, name), "traj"))
+                write_trajectory(self.paths[name], getattr(result, name))
+            for name in self.tables:
+                write_table(self.paths[name], getattr(result, name))
             if plot is not None:
                 write_figure(self.paths["plot"], plot(result))
             write_json(self.paths["json"], full)
@@ -100,7 +109,7 @@ def provenance() -> dict:
     return {"versions": versions, "command": shlex.join(["nff", *click.get_current_context().obj])}
 
 
-def _structure(atoms: ase.Atoms | list[ase.Atoms], form: str) -> bytes:
+def _structure(atoms: ase.Atoms, form: str) -> bytes:
     content = io.StringIO() if form == "extxyz" else io.BytesIO()  # ASE's writers differ in what they take
     ase.io.write(content, atoms, format=form)
     text = content.getvalue()

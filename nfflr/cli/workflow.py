@@ -7,6 +7,7 @@ import inspect
 import time
 import typing
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +20,8 @@ from ..errors import ConfigError, NFFLrError, did_you_mean
 from ..units import unit_of
 from .output import Outputs, provenance
 from .progress import step_bar
+from .resume import OPTION as RESUME
+from .resume import archive_folder
 
 SHARED = ("structure", "model", "device", "dtype", "out", "config", "overwrite")
 
@@ -35,7 +38,7 @@ def workflow_command(name: str) -> click.Command:
     return click.Command(
         name,
         callback=callback,
-        params=[*_shared_options(), *_settings_options(settings)],
+        params=[*_shared_options(), *_resume_option(function), *_settings_options(settings)],
         help=f"{summary}\n\nExample: nff {name} structure.cif --model mlearn-si",
         short_help=summary,
     )
@@ -68,6 +71,11 @@ def _shared_options() -> list[click.Parameter]:
     ]
 
 
+def _resume_option(function: Callable) -> list[click.Option]:
+    """Long workflows, those that take an archive, can be resumed."""
+    return [RESUME] if "archive" in inspect.signature(function).parameters else []
+
+
 def _settings_options(settings: type[BaseModel]) -> list[click.Option]:
     options = []
     for name, field in settings.model_fields.items():
@@ -98,6 +106,7 @@ def run_workflow(module: ModuleType, function: Callable, settings: type[BaseMode
     from ..data.readers import read_structure  # imports torch, which --help must not
 
     shared = {key: values.pop(key) for key in SHARED}
+    resume = values.pop("resume", None)  # None: the workflow takes no archive
     chosen = _settings(settings, shared["config"], values)
     path: Path = shared["structure"]
     name = module.__name__.rpartition(".")[2]
@@ -106,23 +115,28 @@ def run_workflow(module: ModuleType, function: Callable, settings: type[BaseMode
     periodic = bool(atoms.pbc.all()) and atoms.cell.rank == 3
     outputs = Outputs(shared["out"], path.stem, name, result_fields, periodic, hasattr(module, "plot"))
     started = time.perf_counter()
-    try:
-        calculator = _calculator(atoms, shared)
-        atoms.calc = calculator  # refuses unknown elements before the first step
-        outputs.claim(shared["overwrite"])
-        with step_bar(name) as progress:
-            result = function(atoms, calculator, chosen, progress)
-    except NFFLrError as error:  # the file says more than "structure"
-        raise type(error)(str(error).replace("structure:", f"{path}:", 1)) from error
-    record = {
-        "workflow": name,
-        "structure": str(path),
-        "settings": chosen.model_dump(mode="json"),
-        "calculator": calculator.todict(),
-        "wall_time_s": time.perf_counter() - started,
-        **provenance(),
-    }
-    outputs.write(result, record, getattr(module, "plot", None))
+    with ExitStack() as stack:  # an archive is removed when the results are written
+        try:
+            calculator = _calculator(atoms, shared)
+            atoms.calc = calculator  # refuses unknown elements before the first step
+            outputs.claim(shared["overwrite"])
+            extra = {}
+            if resume is not None:
+                folder = shared["out"] / f"{path.stem}-{name}.state"
+                extra["archive"] = stack.enter_context(archive_folder(folder, resume, shared["overwrite"]))
+            with step_bar(name) as progress:
+                result = function(atoms, calculator, chosen, progress, **extra)
+        except NFFLrError as error:  # the file says more than "structure"
+            raise type(error)(str(error).replace("structure:", f"{path}:", 1)) from error
+        record = {
+            "workflow": name,
+            "structure": str(path),
+            "settings": chosen.model_dump(mode="json"),
+            "calculator": calculator.todict(),
+            "wall_time_s": time.perf_counter() - started,
+            **provenance(),
+        }
+        outputs.write(result, record, getattr(module, "plot", None))
     click.echo(_summary(result))
     for file in outputs.paths.values():
         click.echo(f"  wrote {file}")

@@ -120,6 +120,13 @@ class FolderArchive(Archive):
     def frames(self) -> Sequence[ase.Atoms]:
         return _StoredFrames(self._path)
 
+    def is_new(self) -> bool:
+        """Whether there is no frame, and no record but that of what the run is."""
+        return {path.name for path in self.folder.iterdir()} <= {
+            "run.npz",
+            self._path.name,
+        } and not self.frames()
+
     def close(self) -> None:
         """Close the trajectory; the next frame opens it again."""
         if self._writer is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Protocol
 
 import ase
@@ -12,6 +13,13 @@ from pydantic import BaseModel, ConfigDict, PlainSerializer
 Array = Annotated[np.ndarray, PlainSerializer(lambda a: a.tolist(), return_type=list)]
 
 
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length by name with unit, ``"time (ps)"``; a result's is written as CSV."""
+
+    columns: dict[str, np.ndarray]
+
+
 class Settings(BaseModel):
     """Frozen options; each field's default, help text and unit are also the command line's."""
 
@@ -20,7 +28,8 @@ class Settings(BaseModel):
 
 class Result(BaseModel):
     """What a workflow found. Fields of type ``ase.Atoms`` are written as structure files, lists of
-    them as trajectories, everything else goes to JSON; ``Unit`` annotations give the units."""
+    them (or sequences, read frame by frame) as trajectories, a ``Table`` as CSV, everything else goes to
+    JSON; ``Unit`` annotations give the units."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
