@@ -32,7 +32,8 @@ class Outputs:
         stem: the structure file's stem, ``si``.
         workflow: ``relax``.
         fields: the result's fields; one of type ``ase.Atoms`` becomes ``<stem>-<field>.cif`` (extended XYZ
-            where an axis is open, which CIF cannot say), a list or sequence of them ``<stem>-<workflow>.traj``, a ``Table``
+            where an axis is open, which CIF cannot say), a list or sequence of them
+            ``<stem>-<workflow>.traj``, a ``Table``
             ``<stem>-<workflow>.csv``.
         periodic: whether the structure is periodic along all axes.
         has_plot: whether a figure is written.
