@@ -80,7 +80,7 @@ class FolderArchive(Archive):
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
                 record = dict(file)
             digest = str(record.pop("sha256"))
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Annotated, Literal
 
 import ase
@@ -196,6 +197,9 @@ class _Part(Sequence):
 
     def __getitem__(self, index: int) -> ase.Atoms:
         return self._frames[self._begin + range(len(self))[index]]
+
+    def __iter__(self) -> Iterator[ase.Atoms]:
+        return islice(self._frames, self._begin, None)  # opens a file once, not for each frame
 
 
 def plot(result: MdResult) -> matplotlib.figure.Figure:

@@ -70,7 +70,7 @@ def check_sampling(ensemble, steps):
 
 @pytest.mark.parametrize("ensemble", [*NVT, *NPT])
 def test_kinetic_energy_and_pressure_have_the_right_mean_and_variance(ensemble):
-    check_sampling(ensemble, 3000)
+    check_sampling(ensemble, 2000)
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_all_thermostats_agree_about_potential_energy_and_pressure():
 
 
 def test_berendsen_reaches_temperature_and_pressure():
-    result, _ = sample("npt-berendsen", 3000)
+    result, _ = sample("npt-berendsen", 1200)
     assert result.temperature == pytest.approx(TEMPERATURE, abs=2)
     assert result.pressure == pytest.approx(PRESSURE, abs=0.02)
     assert result.drift is None and np.isnan(result.table.columns["conserved (eV)"]).all()
@@ -104,7 +104,7 @@ def test_the_conserved_quantity_is_conserved_with_the_square_of_the_timestep(ens
             ensemble=ensemble,
             temperature=60,
             timestep=timestep,
-            steps=round(1200 / timestep),
+            steps=round(600 / timestep),
             interval=1,
             thermostat_time=100,
             barostat_time=500,
@@ -129,7 +129,7 @@ def test_a_temperature_ramp_reaches_its_target(ensemble):
         temperature=20,
         temperature_end=60,
         timestep=8,
-        steps=2500,
+        steps=1200,
         interval=5,
         thermostat_time=100,
         barostat_time=500,
@@ -142,8 +142,8 @@ def test_a_temperature_ramp_reaches_its_target(ensemble):
     table = result.table.columns
     temperature = table["temperature (K)"]
     quarter = len(temperature) // 4
-    assert temperature[:quarter].mean() == pytest.approx(25, abs=5)
-    assert temperature[-quarter:].mean() == pytest.approx(55, abs=8)
+    assert temperature[:quarter].mean() == pytest.approx(25, abs=6)
+    assert temperature[-quarter:].mean() == pytest.approx(55, abs=9)
     if more:
         assert table["pressure (GPa)"][-quarter:].mean() == pytest.approx(0.875, abs=0.1)
     if ENSEMBLES[ensemble].energy is not None:  # its jumps where the target moved are taken out

@@ -31,21 +31,24 @@ def _temperature(panel, result) -> None:
     panel.axvspan(time[0], result.equilibration_time, color="0.92", zorder=-1)
     panel.set(xlabel="time (ps)", ylabel="temperature (K)")
     panel.margins(x=0)
+    _note(panel, f"mean {_number(result.temperature, result.temperature_error)} K")
 
 
 def _energy(panel, result) -> None:
     columns, n = result.table.columns, len(result.symbols)
     time = columns["time (ps)"]
-    curves = {"potential": "tab:blue", "total": "tab:orange"}
+    curves = {"potential energy (eV)": "tab:blue", "total energy (eV)": "tab:orange", "conserved (eV)": "k"}
+    if np.array_equal(columns["total energy (eV)"], columns["conserved (eV)"]):
+        del curves["total energy (eV)"]
     for name, color in curves.items():
-        energy = columns[f"{name} energy (eV)"]
-        panel.plot(time, 1000 * (energy - energy[0]) / n, color=color, label=name, linewidth=0.8)
-    conserved = columns["conserved (eV)"]
-    if np.isfinite(conserved).all():
-        panel.plot(time, 1000 * (conserved - conserved[0]) / n, color="k", label="conserved", linewidth=1.2)
+        energy = 1000 * (columns[name] - columns[name][0]) / n
+        if np.isfinite(energy).all():
+            panel.plot(time, energy, color=color, label=name.split()[0], linewidth=0.8)
     panel.set(xlabel="time (ps)", ylabel="energy − start (meV/atom)")
     panel.margins(x=0)
-    panel.legend(frameon=False, fontsize=8)
+    panel.legend(
+        frameon=False, fontsize=8, ncol=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1
+    )
 
 
 def _distances(panel, result) -> None:
@@ -58,7 +61,7 @@ def _distances(panel, result) -> None:
         panel.legend(frameon=False, fontsize=8)
     panel.axhline(1, **GREY, linestyle=":")
     panel.set(xlabel="distance (Å)", ylabel="radial distribution g(r)")
-    panel.set(xlim=(0, None), ylim=(0, None))
+    panel.set(xlim=(0, result.rdf_distance[-1] if result.rdf else None), ylim=(0, None))
 
 
 def _displacements(panel, result) -> None:
@@ -72,6 +75,9 @@ def _displacements(panel, result) -> None:
     if result.msd:
         panel.legend(frameon=False, fontsize=8)
         panel.set(xlim=(0, result.msd_time[-1]), ylim=(0, None))
+    if result.diffusion:
+        number = _number(result.diffusion["all"], result.diffusion_error["all"])
+        _note(panel, f"D = {number} Å²/ps")
     panel.set(xlabel="lag (ps)", ylabel="mean sq. displacement (Å²)")
 
 
@@ -92,9 +98,21 @@ def _spectrum(panel, result) -> None:
         panel.fill_between(result.frequency, result.vdos, color="tab:purple", alpha=0.25, linewidth=0)
         panel.plot(result.frequency, result.vdos, color="tab:purple", linewidth=1)
         share = np.cumsum(result.vdos) / result.vdos.sum()
-        panel.set_xlim(0, 1.15 * result.frequency[min(np.searchsorted(share, 0.999), len(share) - 1)])
+        panel.set_xlim(0, 1.15 * result.frequency[min(np.searchsorted(share, 0.995), len(share) - 1)])
         panel.set_ylim(0, None)
     panel.set(xlabel="frequency (THz)", ylabel="density of states (1/THz)")
+
+
+def _note(panel, text: str) -> None:
+    panel.set_title(text, loc="right", fontsize=8)
+
+
+def _number(value: float, error: float | None) -> str:
+    """A value to the digit its error allows."""
+    if not error:
+        return f"{value:.4g}"
+    digits = max(0, 1 - int(np.floor(np.log10(error))))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def _absent(panel, why: str) -> None:

@@ -95,7 +95,7 @@ class Run:
             self.guard.too_near = (
                 TooNear(int(found[0]), int(found[1]), float(found[2])) if len(found) else None
             )
-        self.guard.calculator.reset()
+        self.guard.reset()
         atoms.calc = self.guard
         self.guard.begin(atoms, self.step)
         self.dynamics = self.ensemble.build(atoms, self.settings, self.dof, self.rng)
