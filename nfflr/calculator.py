@@ -101,6 +101,11 @@ class NFFLrCalculator(Calculator):
             output = self.model(self._neighbours.graph(self.atoms), stress=has_stress)
         self.results = _results(output, has_stress)
 
+    def reset(self) -> None:
+        """Forget results, structure and neighbour list: what follows depends on nothing that came before."""
+        super().reset()
+        self._neighbours.forget()
+
     def get_property(self, name, atoms=None, allow_calculation=True):
         """As ASE's; a stress that does not exist is refused before anything is computed."""
         target = self.atoms if atoms is None else atoms

@@ -16,14 +16,17 @@ from ..checkpoint import library_versions
 from ..errors import ConfigError
 from ..files import claim_folder, write_atomically, write_figure, write_json
 from ..workflows.base import Result
-from ..workflows.contract import Workflow, result_record, structure_fields
+from ..workflows.contract import Workflow, file_fields, result_record
+from .tables import write_table
+from .trajectories import write_trajectory
 
 
 class Outputs:
     """Files of one structure's result: ``si-relax.json``, ``si-relaxed.cif``, ``si-relax.traj`` and a figure.
 
     A field of the result that is an ``ase.Atoms`` becomes ``<stem>-<field>.cif`` (extended XYZ where an axis
-    is open, which CIF cannot say), a list of them ``<stem>-<workflow>.traj``.
+    is open, which CIF cannot say), a list or sequence of them ``<stem>-<workflow>.traj``, a table
+    ``<stem>-<workflow>.csv``, a text ``<stem>-<workflow>`` with its suffix.
 
     Args:
         folder: where they go.
@@ -33,15 +36,20 @@ class Outputs:
     """
 
     def __init__(self, folder: Path, stem: str, workflow: Workflow, atoms: ase.Atoms):
-        self.folder = folder
-        self.structures, self.trajectories = structure_fields(workflow.result)
-        periodic = bool(atoms.pbc.all()) and atoms.cell.rank == 3
-        self.structure_format = "cif" if periodic else "extxyz"
-        names = {"json": f"{stem}-{workflow.name}.json"}
-        names |= {n: f"{stem}-{n}.{'cif' if periodic else 'xyz'}" for n in self.structures}
-        names |= {n: f"{stem}-{workflow.name}.traj" for n in self.trajectories}
-        names |= {"plot": f"{stem}-{workflow.name}.png"} if workflow.plot else {}
+        self.kinds = file_fields(workflow.result)
+        self.format = "cif" if atoms.pbc.all() and atoms.cell.rank == 3 else "extxyz"
+        suffix = ".cif" if self.format == "cif" else ".xyz"
+        base = f"{stem}-{workflow.name}"
+        endings = {"trajectory": ".traj", "table": ".csv"}
+        names = {"json": f"{base}.json"}
+        for field, kind in self.kinds.items():
+            names[field] = (
+                f"{stem}-{field}{suffix}" if kind == "structure" else base + endings.get(kind, kind)
+            )
+        if workflow.plot:
+            names["plot"] = f"{base}.png"
         self.paths = {key: folder / name for key, name in names.items()}
+        self.folder = folder
 
     def claim(self, overwrite: bool, inputs: Collection[Path] = ()) -> None:
         """Make the folder and see that the files can be written, before anything is computed.
@@ -57,12 +65,15 @@ class Outputs:
         claim_folder(self.folder)
 
     def write(self, result: Result, record: dict, figure: Callable | None) -> None:
-        """Write every file of the result, or none; ``record`` is what the JSON says besides it."""
+        """Write every file of the result, or none; ``record`` is what the JSON says besides it.
+
+        Where the result has no structure to write, the path is forgotten.
+        """
+        for name in [n for n in self.kinds if getattr(result, n) is None]:
+            self.paths.pop(name).unlink(missing_ok=True)
         try:
-            for name in self.structures:
-                self._write_structures(name, getattr(result, name), self.structure_format)
-            for name in self.trajectories:
-                self._write_structures(name, getattr(result, name), "traj")
+            for name in self.kinds.keys() & self.paths.keys():
+                self._write_field(name, getattr(result, name))
             if figure is not None:
                 write_figure(self.paths["plot"], figure())
             files = {name: path.name for name, path in self.paths.items()}
@@ -72,12 +83,16 @@ class Outputs:
                 path.unlink(missing_ok=True)  # half a result would block the next run
             raise
 
-    def _write_structures(self, name: str, structures: ase.Atoms | list[ase.Atoms] | None, form: str) -> None:
-        """The file, unless the result has nothing to put there: then the path is forgotten."""
-        if structures is None or structures == []:
-            self.paths.pop(name).unlink(missing_ok=True)
+    def _write_field(self, name: str, value) -> None:
+        path, kind = self.paths[name], self.kinds[name]
+        if kind == "structure":
+            write_atomically(path, _structure(value, self.format))
+        elif kind == "trajectory":
+            write_trajectory(path, value)
+        elif kind == "table":
+            write_table(path, value)
         else:
-            write_atomically(self.paths[name], _structure(structures, form))
+            write_atomically(path, value.encode())
 
 
 def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
@@ -98,7 +113,7 @@ def provenance() -> dict:
     return {"versions": versions, "command": shlex.join(["nff", *click.get_current_context().obj])}
 
 
-def _structure(atoms: ase.Atoms | list[ase.Atoms], form: str) -> bytes:
+def _structure(atoms: ase.Atoms, form: str) -> bytes:
     content = io.StringIO() if form == "extxyz" else io.BytesIO()  # ASE's writers differ in what they take
     ase.io.write(content, atoms, format=form)
     text = content.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from .failure import fail
 from .models import Models
 from .output import Outputs, provenance, refuse_existing
 from .progress import step_bar
+from .resume import archive_folder
 from .summary import SummaryTable, describe
 
 
@@ -63,9 +65,10 @@ class Run:
         dtype: str | None,
         out: Path,
         overwrite: bool,
+        resume: bool,
     ):
         self.workflow, self.settings, self.jobs = workflow, settings, jobs
-        self.out, self.overwrite, self.compare = out, overwrite, compare
+        self.out, self.overwrite, self.compare, self.resume = out, overwrite, compare, bool(resume)
         if len(model) > 1 and not workflow.overlays:
             raise ConfigError(f"--model: nff {workflow.name} does not compare models; give one")
         for path in compare:
@@ -75,7 +78,7 @@ class Run:
         self.table = None
         if len(jobs) * max(1, len(model)) > 1:
             self.table = SummaryTable(out / f"{workflow.name}-summary.csv", workflow.result)
-            refuse_existing([self.table.path], overwrite)
+            refuse_existing([self.table.path], overwrite or self.resume)
 
     def do(self, job: Job) -> int:
         """Read, compute, write, say; returns the exit code.
@@ -100,29 +103,45 @@ class Run:
     def _compute(self, job: Job, structures: list[ase.Atoms]) -> tuple[list[Finding], Outputs]:
         """The findings, the subject's first, and the files they were written to."""
         subject, *rivals = self.models.sources_for(structures[0])
-        self._attach(subject, structures)
+        calculator = self._attach(subject, structures)
         outputs = Outputs(self.out, job.stem, self.workflow, structures[0])
+        if self.resume and (done := self._finished(job, subject, calculator.todict(), outputs)):
+            return [done], outputs
         outputs.claim(self.overwrite, {path.resolve() for one in self.jobs for path in one.paths})
         compared, others = self._earlier(job, (subject, *rivals))
         started = time.perf_counter()
-        first = self._find(job, structures, subject)
-        record = {
-            "workflow": self.workflow.name,
-            "structure": job.name,
-            "settings": self.settings.model_dump(mode="json"),
-            "calculator": first.calculator,
-            "wall_time_s": time.perf_counter() - started,
-            **provenance(),
-        }
-        findings = [first, *(self._rival(job, structures, source) for source in rivals)]
-        for rival in findings[1:]:
-            if rival.result is not None:
-                others[rival.model] = rival.result
-                compared[rival.model] = {"calculator": rival.calculator, **result_record(rival.result)}
-        if compared:
-            record["compared"] = compared
-        outputs.write(first.result, record, self._figure(first, others))
+        with ExitStack() as stack:  # archives go when the results are written
+            first = self._find(job, structures, subject, stack)
+            record = {
+                "workflow": self.workflow.name,
+                "structure": job.name,
+                "settings": self.settings.model_dump(mode="json"),
+                "calculator": first.calculator,
+                "wall_time_s": time.perf_counter() - started,
+                **provenance(),
+            }
+            findings = [first, *(self._rival(job, structures, source, stack) for source in rivals)]
+            for rival in findings[1:]:
+                if rival.result is not None:
+                    others[rival.model] = rival.result
+                    compared[rival.model] = {"calculator": rival.calculator, **result_record(rival.result)}
+            if compared:
+                record["compared"] = compared
+            outputs.write(first.result, record, self._figure(first, others))
         return findings, outputs
+
+    def _finished(self, job: Job, source: str, calculator: dict, outputs: Outputs) -> Finding | None:
+        """What a run that is being resumed has written already, if it was asked for the same thing."""
+        path = outputs.paths["json"]
+        if not path.is_file():
+            return None
+        result, record = read_result(path, self.workflow)
+        asked = (job.name, self.settings.model_dump(mode="json"), calculator.get("digest"))
+        known = record["calculator"].get("digest")
+        if asked != (record["structure"], record["settings"], known):
+            return None
+        outputs.paths = {name: path.with_name(file) for name, file in record["files"].items()}
+        return Finding(source, result.message, 0 if result.converged else 5, result)
 
     def _attach(self, source: str, structures: list[ase.Atoms]):
         """A calculator, which refuses unknown elements before the first step."""
@@ -131,19 +150,25 @@ class Run:
             atoms.calc = calculator
         return calculator
 
-    def _find(self, job: Job, structures: list[ase.Atoms], source: str) -> Finding:
+    def _find(
+        self, job: Job, structures: list[ase.Atoms], source: str, stack: ExitStack, mark: str = ""
+    ) -> Finding:
         calculator = self._attach(source, structures)
-        title = f"{self.workflow.name} {job.stem}"
+        title, extra = f"{self.workflow.name} {job.stem}", {}
         if len(self.jobs) > 1:
             title += f" ({self.jobs.index(job) + 1}/{len(self.jobs)})"
+        if self.workflow.archives:
+            folder = self.out / f"{job.stem}-{self.workflow.name}{mark}.state"
+            extra["archive"] = stack.enter_context(archive_folder(folder, self.resume, self.overwrite))
         with step_bar(title) as progress:
-            result = self.workflow.function(*structures, calculator, self.settings, progress)
+            result = self.workflow.function(*structures, calculator, self.settings, progress, **extra)
         return Finding(source, result.message, 0 if result.converged else 5, result, calculator.todict())
 
-    def _rival(self, job: Job, structures: list[ase.Atoms], source: str) -> Finding:
+    def _rival(self, job: Job, structures: list[ase.Atoms], source: str, stack: ExitStack) -> Finding:
         """What a model to compare with found; if it cannot, the subject's result is written all the same."""
+        mark = f".{self.models.sources.index(source)}"  # of its archive
         try:
-            return self._find(job, structures, source)
+            return self._find(job, structures, source, stack, mark)
         except NFFLrError as error:
             return Finding(source, f"{_with_file(error, job)} (model {source})", error.exit_code)
 

@@ -9,10 +9,11 @@ import click
 from ..workflows.contract import Workflow, find_workflow
 from .failure import explain, fail
 from .options import read_settings, settings_options
+from .resume import OPTION as RESUME
 from .run import Job, Run
 from .structures import find_structures, result_stems
 
-SHARED = ("model", "compare", "device", "dtype", "out", "config", "overwrite")
+SHARED = ("model", "compare", "device", "dtype", "out", "config", "overwrite", "resume")
 
 
 def workflow_command(name: str) -> click.Command:
@@ -66,6 +67,7 @@ def _shared_options(workflow: Workflow) -> list[click.Parameter]:
         ),
         click.Option(["--config"], type=path, help="YAML file of settings; options given here win."),
         click.Option(["--overwrite"], is_flag=True, help="Replace results that exist."),
+        *([RESUME] if workflow.archives else []),
     ]
 
 

@@ -80,7 +80,7 @@ class FolderArchive(Archive):
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
                 record = dict(file)
             digest = str(record.pop("sha256"))
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
@@ -119,6 +119,13 @@ class FolderArchive(Archive):
 
     def frames(self) -> Sequence[ase.Atoms]:
         return _StoredFrames(self._path)
+
+    def is_new(self) -> bool:
+        """Whether there is no frame, and no record but that of what the run is."""
+        return {path.name for path in self.folder.iterdir()} <= {
+            "run.npz",
+            self._path.name,
+        } and not self.frames()
 
     def close(self) -> None:
         """Close the trajectory; the next frame opens it again."""

@@ -35,6 +35,13 @@ class Text:
     suffix: str
 
 
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length by name with unit, ``"time (ps)"``; a result's is written as CSV."""
+
+    columns: dict[str, np.ndarray]
+
+
 class Settings(BaseModel):
     """Frozen options; each field's default, help text and unit are also the command line's."""
 
@@ -43,8 +50,8 @@ class Settings(BaseModel):
 
 class Result(BaseModel):
     """What a workflow found. Fields of type ``ase.Atoms`` are written as structure files (none if the value
-    is None), lists of them as trajectories, ``Text`` as it is, everything else goes to JSON; ``Unit``
-    annotations give the units."""
+    is None), lists of them (or sequences, read frame by frame) as trajectories, a ``Table`` as CSV, a
+    ``Text`` as it is, everything else goes to JSON; ``Unit`` annotations give the units."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import ConfigError
 from ..units import unit_of
-from .base import Result, Settings
+from .base import Result, Settings, Table, Text
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Workflow:
         structures: names of its leading arguments of type ``ase.Atoms``: ``("atoms",)``, or two for a path.
         plot: the file's ``plot(result)``, or None.
         overlays: whether it can be called ``plot(result, others, label)`` too.
+        archives: whether the function keeps what is finished in an ``archive``, and can be resumed.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Workflow:
     structures: tuple[str, ...]
     plot: Callable | None
     overlays: bool
+    archives: bool
 
 
 def find_workflow(name: str) -> Workflow:
@@ -53,20 +55,31 @@ def find_workflow(name: str) -> Workflow:
         structures=tuple(n for n, p in signature.parameters.items() if p.annotation is ase.Atoms),
         plot=plot,
         overlays=plot is not None and "others" in inspect.signature(plot).parameters,
+        archives="archive" in signature.parameters,
     )
 
 
-def structure_fields(result: type[Result]) -> tuple[list[str], list[str]]:
-    """Names of the fields that hold a structure, and of those that hold a list of them."""
-    fields = result.model_fields
-    single = [n for n, f in fields.items() if f.annotation in (ase.Atoms, ase.Atoms | None)]
-    return single, [n for n, f in fields.items() if f.annotation == list[ase.Atoms]]
+def file_fields(result: type[Result]) -> dict[str, str]:
+    """Fields that are files of their own and not part of the JSON, with what they are.
+
+    ``"structure"``, ``"trajectory"``, ``"table"``, or the suffix of a text, such as ``".yaml"``.
+    """
+    kinds = {}
+    for name, field in result.model_fields.items():
+        if field.annotation in (ase.Atoms, ase.Atoms | None):
+            kinds[name] = "structure"
+        elif field.annotation in (list[ase.Atoms], Sequence[ase.Atoms]):
+            kinds[name] = "trajectory"
+        elif field.annotation is Table:
+            kinds[name] = "table"
+        elif suffixes := [mark.suffix for mark in field.metadata if isinstance(mark, Text)]:
+            kinds[name] = suffixes[0]
+    return kinds
 
 
 def result_record(result: Result) -> dict:
-    """Everything of a result but its structures, as JSON holds it, with the units by field."""
-    single, several = structure_fields(type(result))
-    values = json.loads(result.model_dump_json(exclude={*single, *several}))
+    """What the JSON holds of a result: the values of all fields that are not files, and units by field."""
+    values = json.loads(result.model_dump_json(exclude=set(file_fields(type(result)))))
     units = {n: unit_of(f) for n, f in type(result).model_fields.items() if unit_of(f)}
     return {"result": values, "units": units}
 
@@ -74,7 +87,8 @@ def result_record(result: Result) -> dict:
 def read_result(path: str | Path, workflow: Workflow) -> tuple[Result, dict]:
     """A result that the command line wrote, every field of its type, and the whole record.
 
-    Its structures stay in the files that the record names: those attributes are missing.
+    What is a file of its own, its structures for one, stays there; the record names the files, and those
+    attributes are missing.
 
     Raises:
         ConfigError: the file is missing, is not JSON, or is not a result of this workflow.
@@ -89,10 +103,10 @@ def read_result(path: str | Path, workflow: Workflow) -> tuple[Result, dict]:
     kind = record.get("workflow") if isinstance(record, dict) else None
     if kind != workflow.name or not isinstance(record.get("result"), dict):
         raise ConfigError(f"{path}: holds {kind or 'no'} result; expected one of nff {workflow.name}")
-    single, several = structure_fields(workflow.result)
     values: dict[str, Any] = {}
+    elsewhere = file_fields(workflow.result)
     for name, field in workflow.result.model_fields.items():
-        if name in (*single, *several):
+        if name in elsewhere:
             continue
         try:
             kept = TypeAdapter(field.rebuild_annotation(), config={"arbitrary_types_allowed": True})
