@@ -10,25 +10,27 @@ from pydantic import BaseModel
 
 from ..files import write_atomically
 from ..units import unit_of
+from ..workflows.contract import file_fields
 from .options import plain_type
 
 
 def scalar_fields(result: type[BaseModel]) -> dict[str, str]:
     """Header with unit, ``energy (eV)``, of each field that is one number, truth value or word."""
+    other = {"converged", "message", *file_fields(result)}
     return {
         name: f"{name} ({unit_of(field)})" if unit_of(field) else name
         for name, field in result.model_fields.items()
-        if plain_type(field.annotation) in (float, int, bool, str) and name not in ("converged", "message")
+        if plain_type(field.annotation) in (float, int, bool, str) and name not in other
     }
 
 
 def describe(result: BaseModel) -> str:
     """The message, then each floating-point number with its unit on a line of its own."""
     lines = [result.message] if result.message else []
-    for name, field in type(result).model_fields.items():
-        value = getattr(result, name)
+    for name in scalar_fields(type(result)):
+        value, unit = getattr(result, name), unit_of(type(result).model_fields[name]) or ""
         if isinstance(value, float):
-            lines.append(f"  {name.replace('_', ' '):24s} {value:.6g} {unit_of(field) or ''}".rstrip())
+            lines.append(f"  {name.replace('_', ' '):24s} {value:.6g} {unit}".rstrip())
     return "\n".join(lines)
 
 
