@@ -21,7 +21,7 @@ from .archive import Archive
 from .base import Array, Progress, Result, silent
 from .lattice.figures import WIDTH, curves
 from .lattice.harmonic import displaced, rest, set_force_constants
-from .lattice.settings import ThermalSettings
+from .lattice.settings import ThermalSettings, Three
 from .lattice.stability import lowest_mode
 from .lattice.supercell import supercell_matrix
 from .lattice.volumes import at_volumes, energies_of
@@ -33,6 +33,7 @@ ADVICE = "use more volumes, or a narrower range of volumes or temperatures"
 class QhaSettings(ThermalSettings):
     """Options of a quasi-harmonic calculation."""
 
+    mesh: Three | None = Field(None, description="q-points along each axis; even numbers are shifted off Γ")
     volumes: int = Field(9, ge=5, description="number of volumes")
     volume_min: float = Field(0.97, gt=0, description="smallest volume, relative to that at rest")
     volume_max: float = Field(1.06, gt=0, description="largest volume, relative to that at rest")
