@@ -117,7 +117,7 @@ def quasi_harmonic(phonons: Sequence[Phonopy], energies: np.ndarray, settings: Q
     Raises:
         NumericsError: the equation of state cannot be fitted.
     """
-    mesh = settings.mesh or settings.mesh_length
+    mesh = settings.mesh or _same_mesh(phonons, settings.mesh_length)
     temperatures = settings.temperatures(beyond=1)  # phonopy differentiates and needs one more
     try:
         with warnings.catch_warnings():
@@ -141,6 +141,14 @@ def quasi_harmonic(phonons: Sequence[Phonopy], energies: np.ndarray, settings: Q
         raise NumericsError(f"structure: {NO_FIT} at every temperature; {ADVICE}")
     lowest = np.array([lowest_mode(p, p.mesh.qpoints, settings.tolerance).frequency for p in phonons])
     return _result(found, static, energies, lowest, settings, len(phonons[0].primitive))
+
+
+def _same_mesh(phonons: Sequence[Phonopy], length: float) -> list[int]:
+    """Odd numbers, so that Γ is among the points, for the middle volume and used for all of them: numbers
+    that change with the volume would put steps into the free energy."""
+    phonon = phonons[len(phonons) // 2]
+    phonon.init_mesh(length)
+    return [int(n) | 1 for n in phonon.mesh_numbers]
 
 
 def _result(
