@@ -21,7 +21,7 @@ from .archive import Archive
 from .base import Array, Progress, Result, silent
 from .lattice.figures import WIDTH, curves
 from .lattice.harmonic import displaced, rest, set_force_constants
-from .lattice.settings import ThermalSettings
+from .lattice.settings import ThermalSettings, Three
 from .lattice.stability import lowest_mode
 from .lattice.supercell import supercell_matrix
 from .lattice.volumes import at_volumes, energies_of
@@ -33,6 +33,7 @@ ADVICE = "use more volumes, or a narrower range of volumes or temperatures"
 class QhaSettings(ThermalSettings):
     """Options of a quasi-harmonic calculation."""
 
+    mesh: Three | None = Field(None, description="q-points along each axis; even numbers are shifted off Γ")
     volumes: int = Field(9, ge=5, description="number of volumes")
     volume_min: float = Field(0.97, gt=0, description="smallest volume, relative to that at rest")
     volume_max: float = Field(1.06, gt=0, description="largest volume, relative to that at rest")
@@ -116,7 +117,7 @@ def quasi_harmonic(phonons: Sequence[Phonopy], energies: np.ndarray, settings: Q
     Raises:
         NumericsError: the equation of state cannot be fitted.
     """
-    mesh = settings.mesh or settings.mesh_length
+    mesh = settings.mesh or _same_mesh(phonons, settings.mesh_length)
     temperatures = settings.temperatures(beyond=1)  # phonopy differentiates and needs one more
     try:
         with warnings.catch_warnings():
@@ -140,6 +141,14 @@ def quasi_harmonic(phonons: Sequence[Phonopy], energies: np.ndarray, settings: Q
         raise NumericsError(f"structure: {NO_FIT} at every temperature; {ADVICE}")
     lowest = np.array([lowest_mode(p, p.mesh.qpoints, settings.tolerance).frequency for p in phonons])
     return _result(found, static, energies, lowest, settings, len(phonons[0].primitive))
+
+
+def _same_mesh(phonons: Sequence[Phonopy], length: float) -> list[int]:
+    """Odd numbers, so that Γ is among the points, for the middle volume and used for all of them: numbers
+    that change with the volume would put steps into the free energy."""
+    phonon = phonons[len(phonons) // 2]
+    phonon.init_mesh(length)
+    return [int(n) | 1 for n in phonon.mesh_numbers]
 
 
 def _result(

@@ -142,6 +142,15 @@ def test_modes_of_an_inverse_power_crystal_all_scale_alike(n):
     )
 
 
+def test_every_volume_gets_the_same_mesh_with_gamma():
+    settings = QhaSettings(supercell=(1, 1, 1), mesh_length=30, t_max=100, t_step=50)
+    volumes = np.linspace(14, 19, 5)
+    phonons = aluminium_phonons(volumes, settings)
+    quasi_harmonic(phonons, 0.02 * (volumes - 16.5) ** 2, settings)
+    assert {tuple(p.mesh.mesh_numbers) for p in phonons} == {(13, 13, 13)}
+    assert all(np.abs(p.mesh.qpoints).sum(axis=1).min() == 0 for p in phonons)
+
+
 def test_pressure_compresses():
     settings = {"supercell": (1, 1, 1), "mesh": (3, 3, 3), "t_max": 100, "t_step": 50, "relax": "none"}
     settings |= {"volumes": 7, "volume_min": 0.92, "volume_max": 1.03}

@@ -19,7 +19,9 @@ class LatticeSettings(Settings):
     """How force constants are made, and where in reciprocal space they are looked at."""
 
     supercell: Three | None = Field(None, description="repeats of the cell along its three vectors")
-    supercell_matrix: Nine | None = Field(None, description="rows of a 3 by 3 matrix of whole numbers")
+    supercell_matrix: Nine | None = Field(
+        None, description="M row by row; the supercell is (a b c) M, as in phonopy"
+    )
     supercell_length: Annotated[float, Unit("Å")] = Field(
         12.0, gt=0, description="without the two above: least distance between images in the supercell"
     )

@@ -13,7 +13,7 @@ from .settings import LatticeSettings
 
 
 def supercell_matrix(unitcell: ase.Atoms, settings: LatticeSettings) -> np.ndarray:
-    """The (3, 3) matrix M of the settings; rows of M @ cell are the vectors of the supercell."""
+    """The (3, 3) matrix M of the settings in phonopy's sense: vectors of the supercell are (a b c) M."""
     if settings.supercell_matrix is not None:
         return np.reshape(settings.supercell_matrix, (3, 3))
     if settings.supercell is not None:
@@ -35,7 +35,7 @@ def diagonal_supercell(unitcell: ase.Atoms, length: float, symprec: float = 1e-5
     candidates = sorted(itertools.product(range(1, most + 1), repeat=3), key=lambda n: (np.prod(n), n))
     for repeats in candidates:
         matrix = np.diag(repeats)
-        if _keeps(matrix, rotations) and shortest_image(matrix @ cell.array) >= length - 1e-9:
+        if _keeps(matrix, rotations) and shortest_image(matrix.T @ cell.array) >= length - 1e-9:
             return matrix
     raise AssertionError("the largest candidate satisfies both conditions")
 
@@ -53,6 +53,5 @@ def _rotations(unitcell: ase.Atoms, symprec: float) -> np.ndarray:
 
 def _keeps(matrix: np.ndarray, rotations: np.ndarray) -> bool:
     """Whether rotations map the superlattice onto itself."""
-    basis = matrix.T  # columns: supercell vectors in terms of cell vectors
-    turned = np.linalg.inv(basis) @ rotations @ basis
+    turned = np.linalg.inv(matrix) @ rotations @ matrix
     return bool(np.allclose(turned, np.rint(turned), atol=1e-6))
