@@ -142,4 +142,9 @@ def pairs(atoms: ase.Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.n
         normals = Cell(np.where(atoms.pbc[:, None], cell, 0.0)).complete().array
         cell = np.where(atoms.pbc[:, None], cell, normals * size)
         positions = positions - positions.mean(axis=0) + cell[~atoms.pbc].sum(axis=0) / 2
-    return neighbour_list("ijd", positions=positions, cell=cell, pbc=atoms.pbc, cutoff=cutoff)
+    # The search sorts atoms into boxes of the cutoff's size, of which a tall vacuum can have billions.
+    boxes = max(100_000, len(atoms))
+    reach = max(cutoff, (abs(np.linalg.det(cell)) / boxes) ** (1 / 3))
+    i, j, distance = neighbour_list("ijd", positions=positions, cell=cell, pbc=atoms.pbc, cutoff=reach)
+    near = distance < cutoff
+    return i[near], j[near], distance[near]
