@@ -59,14 +59,15 @@ def finite(result):
 )
 @pytest.mark.parametrize(
     "how, reason",
-    [(np.nan, "NaN"), (1e4, "moved"), (NumericsError("structure: not finite"), "gave up: not finite")],
+    [(np.nan, "NaN"), (1e4, "hottest"), (NumericsError("structure: not finite"), "gave up: not finite")],
     ids=["nan", "force", "error"],
 )
 def test_an_explosion_stops_at_once_and_leaves_sound_frames(ensemble, how, reason):
     calculator = Breaks(23, how)
     result = md(argon(), calculator, quick(ensemble=ensemble, checkpoint=10, min_distance=1.5))
     assert result.verdict == "exploded" and not result.converged
-    assert 20 <= result.verdict_step <= 23 and result.steps == result.verdict_step - 1
+    asked = 2 if ensemble == "npt-berendsen" else 1  # evaluations in a step
+    assert 20 <= asked * result.verdict_step <= 24 and result.steps == result.verdict_step - 1
     assert f"step {result.verdict_step}" in result.message and reason in result.message
     if not isinstance(how, Exception):
         assert result.verdict_atom == 7 and "atom 7 (Ar)" in result.message

@@ -128,6 +128,14 @@ class Guard(GetPropertiesMixin):
             if excess[k] > 0:
                 self.too_near = TooNear(self._step, int(i[k]), float(distance[k]))
 
+    def hottest(self, atoms: ase.Atoms) -> int:
+        """The atom with the highest kinetic energy; the one with the largest force where none is finite."""
+        energy = np.square(atoms.get_momenta()).sum(axis=1) / atoms.get_masses()
+        forces = self._known.get("forces")
+        if forces is not None and not np.isfinite(energy).any():
+            return int(np.square(forces).sum(axis=1).argmax())
+        return int(np.argmax(np.where(np.isfinite(energy), energy, np.inf)))
+
     def fastest(self, atoms: ase.Atoms) -> int:
         """The atom with the highest speed; one whose speed is not finite before all others."""
         speed = np.square(atoms.get_velocities()).sum(axis=1)

@@ -135,9 +135,8 @@ class Run:
             ) from error
         temperature = self.temperature()
         if not temperature <= self.settings.max_temperature:
-            energies = np.square(self.atoms.get_momenta()).sum(axis=1) / self.atoms.get_masses()
             reason = f"was hottest when the temperature reached {temperature:.0f} K"
-            raise ExplosionError(reason, int(energies.argmax()))
+            raise ExplosionError(reason, self.guard.hottest(self.atoms))
         self.step += 1
 
     def temperature(self) -> float:
