@@ -88,6 +88,8 @@ def md(
     chains. NPT: Martyna, Tobias and Klein (J. Chem. Phys. 101, 4177 (1994)), full cell or volume only;
     Berendsen's, which finds the right volume but not its fluctuations.
 
+    Velocities are drawn for ``temperature``, with no total momentum and, without periodic axes, no rotation;
+    a crystal that starts at rest on its sites gives half of that to its potential energy.
     Positions are not wrapped into the cell; ``atoms`` itself is left as it is. A run that explodes stops at
     once and ends with the last sound structure; that is a result with ``converged=False``, not an error.
 

@@ -128,6 +128,14 @@ class Guard(GetPropertiesMixin):
             if excess[k] > 0:
                 self.too_near = TooNear(self._step, int(i[k]), float(distance[k]))
 
+    def hottest(self, atoms: ase.Atoms) -> int:
+        """The atom with the highest kinetic energy; the one with the largest force where none is finite."""
+        energy = np.square(atoms.get_momenta()).sum(axis=1) / atoms.get_masses()
+        forces = self._known.get("forces")
+        if forces is not None and not np.isfinite(energy).any():
+            return int(np.square(forces).sum(axis=1).argmax())
+        return int(np.argmax(np.where(np.isfinite(energy), energy, np.inf)))
+
     def fastest(self, atoms: ase.Atoms) -> int:
         """The atom with the highest speed; one whose speed is not finite before all others."""
         speed = np.square(atoms.get_velocities()).sum(axis=1)
@@ -142,4 +150,9 @@ def pairs(atoms: ase.Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.n
         normals = Cell(np.where(atoms.pbc[:, None], cell, 0.0)).complete().array
         cell = np.where(atoms.pbc[:, None], cell, normals * size)
         positions = positions - positions.mean(axis=0) + cell[~atoms.pbc].sum(axis=0) / 2
-    return neighbour_list("ijd", positions=positions, cell=cell, pbc=atoms.pbc, cutoff=cutoff)
+    # The search sorts atoms into boxes of the cutoff's size, of which a tall vacuum can have billions.
+    boxes = max(100_000, len(atoms))
+    reach = max(cutoff, (abs(np.linalg.det(cell)) / boxes) ** (1 / 3))
+    i, j, distance = neighbour_list("ijd", positions=positions, cell=cell, pbc=atoms.pbc, cutoff=reach)
+    near = distance < cutoff
+    return i[near], j[near], distance[near]

@@ -135,9 +135,8 @@ class Run:
             ) from error
         temperature = self.temperature()
         if not temperature <= self.settings.max_temperature:
-            energies = np.square(self.atoms.get_momenta()).sum(axis=1) / self.atoms.get_masses()
             reason = f"was hottest when the temperature reached {temperature:.0f} K"
-            raise ExplosionError(reason, int(energies.argmax()))
+            raise ExplosionError(reason, self.guard.hottest(self.atoms))
         self.step += 1
 
     def temperature(self) -> float:
@@ -169,6 +168,7 @@ class Run:
             pressure,
             float(atoms.get_volume()) if atoms.cell.rank == 3 else None,
         )
+        atoms.get_forces()
         frame = snapshot(atoms)
         frame.info = {"step": self.step, "thermo": dict(zip(COLUMNS, values, strict=True))}
         return frame
@@ -204,16 +204,24 @@ def simulate(
             raise error.__cause__ from error
         where = f"atom {error.atom} ({atoms.symbols[error.atom]})"
         raise NumericsError(f"structure: at the start {where} {error.message}; check the geometry") from error
-    report, explosion = _reporter(run, progress), None
+    report = _reporter(run, progress)
     while run.step < settings.steps:
         try:
             record = _stretch(run, archive, report)
         except _ExplodedError as stopped:
-            record, explosion = stopped.record, (stopped.cause.atom, stopped.cause.message)
+            return _exploded(run, archive, stopped)
         run.pick_up(record)  # even at the end, so that the last energies are those of any resumed run
-        if explosion:
-            break
-    return Outcome(run.step, run.dof, run.frame(), explosion, run.guard.too_near)
+    return Outcome(run.step, run.dof, run.frame(), None, run.guard.too_near)
+
+
+def _exploded(run: Run, archive: Archive, stopped: _ExplodedError) -> Outcome:
+    try:
+        run.pick_up(stopped.record)
+        last = run.frame()
+    except ExplosionError:  # the calculator gives other answers than it gave; the last frame it is
+        last = archive.frames()[-1]
+    explosion = (stopped.cause.atom, stopped.cause.message)
+    return Outcome(int(stopped.record["step"]), run.dof, last, explosion, run.guard.too_near)
 
 
 class _ExplodedError(Exception):

@@ -66,7 +66,9 @@ class MdSettings(Settings):
     max_drift: Annotated[float, Unit("meV/atom/ns")] = Field(
         1000.0, gt=0, description="a conserved quantity that drifts faster is reported"
     )
-    melting: bool = Field(True, description="judge whether a crystal left its sites; not for liquids")
+    melting: bool = Field(
+        True, description="judge whether a crystal left its sites; not for liquids and molecules"
+    )
 
     @model_validator(mode="after")
     def _every_option_acts(self):
