@@ -8,7 +8,7 @@ import pytest
 from ase.build import bulk, fcc111
 from ase.calculators.emt import EMT
 from ase.units import GPa
-from potentials import CRYSTALS, Counting, Volumetric, stillinger_weber
+from potentials import CRYSTALS, Counting, Volumetric, mlearn_si, stillinger_weber
 from pydantic import ValidationError
 from scipy.optimize import minimize_scalar
 
@@ -99,6 +99,15 @@ def test_the_bulk_modulus_is_that_of_analytic_elastic_constants():
     expected = (tensor[0, 0, 0, 0] + 2 * tensor[0, 0, 1, 1]) / 3
     result = eos(atoms, stillinger_weber(), EosSettings(range=0.03))
     assert result.bulk_modulus == pytest.approx(expected, rel=2e-3)
+
+
+def test_mlearn_si_agrees_with_the_dft_it_learnt_within_the_labels_noise():
+def test_mlearn_si_agrees_with_its_dft_within_the_noise_of_the_labels():
+    # 5.4691 and 5.4687 Å, and C11 of 152.7 and 150.5 GPa; the bulk modulus from stresses is 88.38 GPa.
+    result = eos(bulk("Si", a=5.43), mlearn_si())
+    assert (4 * result.volume) ** (1 / 3) == pytest.approx(5.4689, abs=5e-4)
+    assert result.bulk_modulus == pytest.approx(88.38, rel=0.03)
+    assert result.energy / 2 == pytest.approx(-5.425323, abs=2e-3)
 
 
 def test_the_size_of_the_cell_does_not_matter():
