@@ -115,6 +115,7 @@ def test_a_start_that_is_not_sound_is_an_error():
 def test_a_crystal_is_stable_and_one_that_is_too_hot_melts():
     cold = md(argon(), LennardJones(), quick(steps=600))
     assert cold.verdict == "stable" and cold.verdict_step is None and cold.verdict_atom is None
+    assert abs(cold.diffusion["all"]) < 3 * cold.diffusion_error["all"]  # vibration is no diffusion
     settings = quick(temperature=400, steps=600, thermostat_time=50)
     hot = md(argon(), LennardJones(), settings)
     assert hot.verdict == "melted" and hot.converged

@@ -73,7 +73,7 @@ def test_random_walkers_diffuse_as_they_must_and_the_drift_does_not_count(drift)
     frames = walk(2000, 100, 0.1, drift=drift)
     found = motion(frames, 0.01, np.ones(100, bool))
     value, error = found.diffusion["all"]
-    assert abs(value - 0.99 * 0.1**2 / 0.02) < 3 * error and error < 0.05 * value
+    assert abs(value - 0.99 * 0.1**2 / 0.02) < 3 * error and error < 0.2 * value
     assert found.diffusion["Ar"] == found.diffusion["all"]
 
 
@@ -121,7 +121,7 @@ def test_free_langevin_particles_diffuse_by_einsteins_relation():
     result = md(atoms, Free(), settings)
     expected = kB * 300 / atoms.get_masses()[0] * 100 * fs * 1000 * fs  # Å²/ps
     assert abs(result.diffusion["all"] - expected) < 3 * result.diffusion_error["all"]
-    assert result.diffusion_error["all"] < 0.2 * expected
+    assert result.diffusion_error["all"] < 0.3 * expected
     early = result.vacf_time < 0.2
     assert result.vacf[early] == pytest.approx(np.exp(-result.vacf_time[early] / 0.1), abs=0.06)
 

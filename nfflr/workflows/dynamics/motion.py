@@ -12,8 +12,8 @@ from scipy.fft import next_fast_len
 from scipy.signal import welch
 
 MEMORY = 2**28  # bytes of coordinates held at a time
-BLOCKS = 5  # parts of the run that give a diffusion coefficient each
-FIT = (0.1, 0.5)  # lags of the straight line, in parts of a block: beyond ballistic, with good statistics
+BLOCKS = 10  # groups of atoms that give a diffusion coefficient each
+FIT = 0.2  # first lag of the straight line, in parts of the longest, which is half the run
 RESOLUTION = 4.0  # ps of a segment of the spectrum: a line is 0.25 THz wide, and wider by its window
 LAGS = 2000  # longest autocorrelation that is kept
 
@@ -52,32 +52,30 @@ def motion(frames: Sequence[ase.Atoms], spacing: float, moving: np.ndarray) -> M
     symbols = np.array(frames[0].symbols)
     masses = frames[0].get_masses()
     cell = _mean_cell(frames)
-    lags, short = max(1, len(frames) // 2), max(1, len(frames) // BLOCKS)
+    lags = max(1, len(frames) // 2)
     names = sorted(set(symbols[moving]))
-    counts = {name: int((symbols[moving] == name).sum()) for name in names}
-    msd = {name: np.zeros(lags) for name in names}
-    blocks = {name: np.zeros((BLOCKS, short)) for name in names}
+    block = np.arange(len(symbols)) % BLOCKS  # neighbours fall into different ones
+    counts = {n: np.bincount(block[moving & (symbols == n)], minlength=BLOCKS)[:, None] for n in names}
+    sums = {name: np.zeros((BLOCKS, lags)) for name in names}
     vacf, spectrum = np.zeros(min(lags, LAGS)), 0.0
     for group in _groups(np.flatnonzero(moving), len(frames)):
         x, v = _coordinates(frames, group, cell, masses)  # (F, n, 3) each
         for name in names:
-            part = x[:, symbols[group] == name]
-            msd[name] += square_displacements(part)[:lags] / counts[name]
             for k in range(BLOCKS):
-                piece = part[k * short : (k + 1) * short]
-                blocks[name][k] += square_displacements(piece) / counts[name]
+                mine = (symbols[group] == name) & (block[group] == k)
+                if mine.any():
+                    sums[name][k] += square_displacements(x[:, mine])[:lags]
         v *= np.sqrt(masses[group])[:, None]
         vacf += autocorrelation(v)[: len(vacf)]
         frequency, density = power_spectrum(v, spacing)
         spectrum = spectrum + density
-    total = sum(counts.values())
-    for table in (msd, blocks):
-        table["all"] = sum(table[name] * counts[name] for name in names) / total
+    for table in (sums, counts):
+        table["all"] = sum(table[name] for name in names)
     norm = np.trapezoid(spectrum, frequency)
     return Motion(
         msd_time=np.arange(lags) * spacing,
-        msd=msd,
-        diffusion={name: diffusion(part, spacing) for name, part in blocks.items()},
+        msd={name: sums[name].sum(axis=0) / counts[name].sum() for name in sums},
+        diffusion={name: diffusion(sums[name], counts[name], spacing) for name in sums},
         vacf_time=np.arange(len(vacf)) * spacing,
         vacf=vacf / vacf[0] if vacf[0] > 0 else vacf,
         frequency=frequency,
@@ -107,14 +105,28 @@ def autocorrelation(x: np.ndarray) -> np.ndarray:
     return np.fft.irfft(power, n=next_fast_len(2 * count))[:count] / (count - np.arange(count))
 
 
-def diffusion(blocks: np.ndarray, spacing: float) -> tuple[float, float] | None:
-    """Einstein's D = slope/6 in Å²/ps from each block's mean square displacement (B, L), and their error."""
-    lag = np.arange(blocks.shape[1])
-    window = (lag >= FIT[0] * len(lag)) & (lag <= FIT[1] * len(lag))
-    if window.sum() < 5:
+def diffusion(sums: np.ndarray, counts: np.ndarray, spacing: float) -> tuple[float, float] | None:
+    """Einstein's D = slope/6 in Å²/ps, and its error.
+
+    The error is that of the mean over blocks of atoms, and the slope that a misfit as large as that of the
+    straight line could hide: where atoms vibrate and do not diffuse, or the run is short, there is no line.
+
+    Args:
+        sums: (B, L) square displacements by block and lag, summed over the block's atoms.
+        counts: (B, 1) atoms of each block.
+        spacing: ps between lags.
+    """
+    here = counts[:, 0] > 0
+    window = np.arange(int(np.ceil(FIT * sums.shape[1])), sums.shape[1])
+    if here.sum() < 2 or len(window) < 6:
         return None
-    slopes = np.polyfit(lag[window] * spacing, blocks[:, window].T, 1)[0] / 6
-    return float(slopes.mean()), float(slopes.std(ddof=1) / np.sqrt(len(slopes)))
+    blocks = sums[here] / counts[here]
+    time = window * spacing
+    slopes = np.polyfit(time, blocks[:, window].T, 1)[0] / 6
+    msd = sums[:, window].sum(axis=0) / counts.sum()
+    slope, offset = np.polyfit(time, msd, 1)
+    hidden = (msd - slope * time - offset).std() / time.std() / 6
+    return float(slope / 6), float(np.hypot(slopes.std(ddof=1) / np.sqrt(len(slopes)), hidden))
 
 
 def power_spectrum(v: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
