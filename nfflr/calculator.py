@@ -14,7 +14,7 @@ from ase.outputs import Properties, all_outputs
 
 from .atoms import check_structure
 from .checkpoint import find_members, load_checkpoint
-from .data.graph import Graph, batch_graphs, periodic_radius_graph
+from .data.graph import Graph, batch_graphs
 from .data.verlet import VerletList
 from .errors import ConfigError, NumericsError, StructureError
 from .models.base import Potential
@@ -120,6 +120,11 @@ class NFFLrCalculator(Calculator):
             output = self.model(self._neighbours.graph(self.atoms), stress=has_stress)
         self.results = _results(output, has_stress)
 
+    def reset(self) -> None:
+        """Forget results, structure and neighbour list: what follows depends on nothing that came before."""
+        super().reset()
+        self._neighbours.forget()
+
     def get_property(self, name, atoms=None, allow_calculation=True):
         """As ASE's; a stress that does not exist is refused before anything is computed."""
         target = self.atoms if atoms is None else atoms
@@ -159,12 +164,15 @@ class NFFLrCalculator(Calculator):
         self, structures: Iterable[ase.Atoms], max_edges: int
     ) -> Iterator[list[tuple[ase.Atoms, Graph]]]:
         """Runs of structures and their graphs with at most ``max_edges`` bonds, or a single structure."""
+        # Displaced copies of one supercell share a list. It begins here and not with what the calculator met
+        # before, so that the same structures give the same bits.
+        neighbours = VerletList(self.model.cutoff, self._neighbours.skin, self.model.device)
         chunk, edges = [], 0
         for k, atoms in enumerate(structures):
             check_structure(atoms, f"structure {k}")
             try:
                 self.set_atoms(atoms)
-                graph = periodic_radius_graph(atoms, r=self.model.cutoff)
+                graph = neighbours.graph(atoms)
             except StructureError as error:
                 raise StructureError(str(error).replace("structure", f"structure {k}", 1)) from error
             if chunk and edges + len(graph.dst) > max_edges:

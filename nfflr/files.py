@@ -11,6 +11,16 @@ from pathlib import Path
 
 from .errors import ResourceError
 
+COMPRESSIONS = {".gz", ".bz2", ".xz", ".zst"}
+
+
+def stem(path: Path) -> str:
+    """A file's name without its format and compression: ``si`` of ``runs/si.xyz.xz``."""
+    name = Path(path.name)
+    while name.suffix.lower() in COMPRESSIONS:
+        name = name.with_suffix("")
+    return name.stem
+
 
 def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a file under a temporary name, flush it to disk, and rename it into place.

@@ -17,6 +17,7 @@ from builders import TinyNetwork, tiny
 
 from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import save_checkpoint
+from nfflr.data import verlet
 from nfflr.errors import ConfigError, NumericsError, StructureError
 from nfflr.models import base
 
@@ -561,3 +562,22 @@ def test_a_structure_among_many_that_cannot_be_used_is_named(structures, fault):
 def test_evaluate_takes_an_iterator(structures):
     many = mixed(structures)
     assert len(calculator().evaluate(iter(many))) == len(many)
+
+
+def test_a_batch_of_displaced_copies_shares_one_search_and_forgets_what_came_before(structures, monkeypatch):
+    searches = []
+    search = verlet.neighbor_list
+    monkeypatch.setattr(verlet, "neighbor_list", lambda *a, **k: searches.append(a) or search(*a, **k))
+    crystal = structures.crystal(ELEMENTS)
+    copies = []
+    for k in range(len(crystal)):
+        copies.append(crystal.copy())
+        copies[-1].positions[k, k % 3] += 0.01
+    calc = calculator()
+    first = calc.evaluate(copies)
+    assert len(searches) == 1
+    crystal.rattle(0.02, seed=5)
+    calc.get_property("forces", crystal)
+    calc.evaluate([crystal])
+    for a, b in zip(first, calc.evaluate(copies), strict=True):
+        assert a["energy"] == b["energy"] and np.array_equal(a["forces"], b["forces"])

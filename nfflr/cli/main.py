@@ -6,13 +6,13 @@ import ast
 import importlib
 import os
 import sys
-import traceback
 from pathlib import Path
 
 import click
 
 from .. import __version__
-from ..errors import NFFLrError, did_you_mean
+from ..errors import did_you_mean
+from .failure import explain, fail
 
 ROOT = Path(__file__).parent
 WORKFLOWS = ROOT.parent / "workflows"
@@ -21,8 +21,8 @@ COMMANDS = {
     "lr": "lr",
     "evaluate": "evaluate",
     "info": "info",
-}  # command → file beside this one
-NOT_WORKFLOWS = {"__init__", "base"}
+}  # command → file beside this
+NOT_WORKFLOWS = {"__init__", "archive", "base", "batch", "contract"}
 
 
 class LazyGroup(click.Group):
@@ -92,27 +92,14 @@ def run(arguments: list[str]) -> int:
         click.echo(error.ctx.get_help())
         return 0
     except click.Abort:
-        return _fail("interrupted", 130, debug)
+        return fail("interrupted", 130, debug)
     except click.ClickException as error:
-        return _fail(_usage(error), 2, debug)
-    except NFFLrError as error:
-        return _fail(str(error), error.exit_code, debug)
+        return fail(_usage(error), 2, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; be quiet
         return 141
-    except MemoryError:
-        return _fail(
-            "memory: not enough for this structure; use fewer atoms or a machine with more", 6, debug
-        )
-    except OSError as error:
-        return _fail(
-            f"{error.filename or 'I/O'}: {error.strerror or error}; check the path and the disk", 6, debug
-        )
-    except Exception as error:  # a defect of ours: say so in one line, the traceback is one flag away
-        reason = " ".join(str(error).split())
-        return _fail(
-            f"internal: {type(error).__name__}: {reason}; rerun with --debug and report it", 1, debug
-        )
+    except Exception as error:
+        return fail(*explain(error), debug)
 
 
 def _usage(error: click.ClickException) -> str:
@@ -123,10 +110,3 @@ def _usage(error: click.ClickException) -> str:
             message += f"; did you mean {error.possibilities[0]!r}?"
     command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "nff"
     return f"{message.rstrip('.')}; see {command} --help"
-
-
-def _fail(message: str, code: int, debug: bool) -> int:
-    if debug:
-        traceback.print_exc()
-    click.echo(f"error: {' '.join(message.split())}", err=True)
-    return code

@@ -4,82 +4,95 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-import json
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import ase
 import ase.io
 import click
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from ..checkpoint import library_versions
 from ..errors import ConfigError
 from ..files import claim_folder, write_atomically, write_figure, write_json
-from ..units import unit_of
+from ..workflows.base import Result
+from ..workflows.contract import Workflow, file_fields, result_record
+from .tables import write_table
+from .trajectories import write_trajectory
 
 
 class Outputs:
     """Files of one structure's result: ``si-relax.json``, ``si-relaxed.cif``, ``si-relax.traj`` and a figure.
 
+    A field of the result that is an ``ase.Atoms`` becomes ``<stem>-<field>.cif`` (extended XYZ where an axis
+    is open, which CIF cannot say), a list or sequence of them ``<stem>-<workflow>.traj``, a table
+    ``<stem>-<workflow>.csv``, a text ``<stem>-<workflow>`` with its suffix.
+
     Args:
         folder: where they go.
         stem: the structure file's stem, ``si``.
-        workflow: ``relax``.
-        fields: the result's fields; one of type ``ase.Atoms`` becomes ``<stem>-<field>.cif`` (extended XYZ
-            where an axis is open, which CIF cannot say), a list of them ``<stem>-<workflow>.traj``.
-        periodic: whether the structure is periodic along all axes.
-        has_plot: whether a figure is written.
+        workflow: whose result it is.
+        atoms: the structure: periodic along all axes or not.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        stem: str,
-        workflow: str,
-        fields: dict[str, FieldInfo],
-        periodic: bool,
-        has_plot: bool,
-    ):
-        self.folder, self.fields = folder, fields
-        self.structures = [n for n, f in fields.items() if f.annotation is ase.Atoms]
-        self.trajectories = [n for n, f in fields.items() if f.annotation == list[ase.Atoms]]
-        self.structure_format = "cif" if periodic else "extxyz"
-        names = {"json": f"{stem}-{workflow}.json"}
-        names |= {n: f"{stem}-{n}.{'cif' if periodic else 'xyz'}" for n in self.structures}
-        names |= {n: f"{stem}-{workflow}.traj" for n in self.trajectories}
-        names |= {"plot": f"{stem}-{workflow}.png"} if has_plot else {}
+    def __init__(self, folder: Path, stem: str, workflow: Workflow, atoms: ase.Atoms):
+        self.kinds = file_fields(workflow.result)
+        self.format = "cif" if atoms.pbc.all() and atoms.cell.rank == 3 else "extxyz"
+        suffix = ".cif" if self.format == "cif" else ".xyz"
+        base = f"{stem}-{workflow.name}"
+        endings = {"trajectory": ".traj", "table": ".csv"}
+        names = {"json": f"{base}.json"}
+        for field, kind in self.kinds.items():
+            names[field] = (
+                f"{stem}-{field}{suffix}" if kind == "structure" else base + endings.get(kind, kind)
+            )
+        if workflow.plot:
+            names["plot"] = f"{base}.png"
         self.paths = {key: folder / name for key, name in names.items()}
+        self.folder = folder
 
-    def claim(self, overwrite: bool) -> None:
+    def claim(self, overwrite: bool, inputs: Collection[Path] = ()) -> None:
         """Make the folder and see that the files can be written, before anything is computed.
 
         Raises:
-            ConfigError: a file exists and ``overwrite`` is not set.
+            ConfigError: a file exists and ``overwrite`` is not set, or is one of the (resolved) ``inputs``.
             ResourceError: the folder cannot be written.
         """
         refuse_existing(self.paths.values(), overwrite)
+        for path in self.paths.values():
+            if path.resolve() in inputs:
+                raise ConfigError(f"{path}: is an input and would be replaced; use another --out")
         claim_folder(self.folder)
 
-    def write(self, result: BaseModel, record: dict, plot: Callable | None) -> None:
-        """Write every file of the result, or none; ``record`` is what the JSON says besides it."""
-        skip = {*self.structures, *self.trajectories}
-        units = {n: unit_of(f) for n, f in self.fields.items() if unit_of(f)}
-        full = {**record, "result": json.loads(result.model_dump_json(exclude=skip)), "units": units}
+    def write(self, result: Result, record: dict, figure: Callable | None) -> None:
+        """Write every file of the result, or none; ``record`` is what the JSON says besides it.
+
+        Where the result has no structure to write, the path is forgotten.
+        """
+        for name in [n for n in self.kinds if getattr(result, n) is None]:
+            self.paths.pop(name).unlink(missing_ok=True)
         try:
-            for name in self.structures:
-                write_atomically(self.paths[name], _structure(getattr(result, name), self.structure_format))
-            for name in self.trajectories:
-                write_atomically(self.paths[name], _structure(getattr(result, name), "traj"))
-            if plot is not None:
-                write_figure(self.paths["plot"], plot(result))
-            write_json(self.paths["json"], full)
+            for name in self.kinds.keys() & self.paths.keys():
+                self._write_field(name, getattr(result, name))
+            if figure is not None:
+                write_figure(self.paths["plot"], figure())
+            files = {name: path.name for name, path in self.paths.items()}
+            write_json(self.paths["json"], {**record, **result_record(result), "files": files})
         except BaseException:
             for path in self.paths.values():
                 path.unlink(missing_ok=True)  # half a result would block the next run
             raise
+
+    def _write_field(self, name: str, value) -> None:
+        path, kind = self.paths[name], self.kinds[name]
+        if kind == "structure":
+            write_atomically(path, _structure(value, self.format))
+        elif kind == "trajectory":
+            write_trajectory(path, value)
+        elif kind == "table":
+            write_table(path, value)
+        else:
+            write_atomically(path, value.encode())
 
 
 def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
@@ -100,7 +113,7 @@ def provenance() -> dict:
     return {"versions": versions, "command": shlex.join(["nff", *click.get_current_context().obj])}
 
 
-def _structure(atoms: ase.Atoms | list[ase.Atoms], form: str) -> bytes:
+def _structure(atoms: ase.Atoms, form: str) -> bytes:
     content = io.StringIO() if form == "extxyz" else io.BytesIO()  # ASE's writers differ in what they take
     ase.io.write(content, atoms, format=form)
     text = content.getvalue()

@@ -43,6 +43,10 @@ class VerletList:
         check_distances(graph)
         return graph
 
+    def forget(self) -> None:
+        """Search anew for the next structure, whatever it is."""
+        self._built = None
+
     def _reusable(self, atoms: ase.Atoms) -> bool:
         if self._built is None or self.skin == 0:
             return False

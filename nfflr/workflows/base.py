@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Protocol, TypeVar
 
 import ase
 import numpy as np
-from pydantic import BaseModel, ConfigDict, PlainSerializer
+from ase.spacegroup.symmetrize import check_symmetry
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
-# (n, 3) or (n,) float64; lists in JSON.
-Array = Annotated[np.ndarray, PlainSerializer(lambda a: a.tolist(), return_type=list)]
+from ..errors import StructureError
+from ..units import GPA
+
+
+def _array(value) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype == object:  # of None, or of lists of unequal lengths
+        raise ValueError("expected an array of numbers")
+    return array
+
+
+# (n, 3) or (n,) float64, or int64; lists in JSON, and read back from them.
+Array = Annotated[
+    np.ndarray, BeforeValidator(_array), PlainSerializer(lambda a: a.tolist(), return_type=list)
+]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Marks a result field whose text is a file of its own: ``Annotated[str, Text(".yaml")]``."""
+
+    suffix: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length by name with unit, ``"time (ps)"``; a result's is written as CSV."""
+
+    columns: dict[str, np.ndarray]
 
 
 class Settings(BaseModel):
@@ -19,8 +49,9 @@ class Settings(BaseModel):
 
 
 class Result(BaseModel):
-    """What a workflow found. Fields of type ``ase.Atoms`` are written as structure files, lists of
-    them as trajectories, everything else goes to JSON; ``Unit`` annotations give the units."""
+    """What a workflow found. Fields of type ``ase.Atoms`` are written as structure files (none if the value
+    is None), lists of them (or sequences, read frame by frame) as trajectories, a ``Table`` as CSV, a
+    ``Text`` as it is, everything else goes to JSON; ``Unit`` annotations give the units."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
@@ -41,6 +72,44 @@ def silent(step: int, total: int, numbers: dict[str, float], atoms: ase.Atoms) -
 def has_stress(atoms: ase.Atoms) -> bool:
     """Whether a stress is defined: an axis is periodic and the cell has a volume."""
     return bool(atoms.pbc.any()) and atoms.cell.rank == 3
+
+
+def check_crystal(atoms: ase.Atoms, what: str, instead: str = "give a crystal") -> None:
+    """Refuse a structure that is not periodic along three axes.
+
+    Raises:
+        StructureError: ``what`` needs a crystal; ``instead`` says what to do.
+    """
+    if not (atoms.pbc.all() and atoms.cell.rank == 3):
+        raise StructureError(f"structure: {what} needs three periodic axes; {instead}")
+
+
+def symmetry_of(atoms: ase.Atoms, symprec: float):
+    """spglib's dataset of a crystal, as ASE hands it out for any version of spglib; ``symprec`` in Å.
+
+    Raises:
+        StructureError: spglib finds no symmetry, not even the identity.
+    """
+    try:
+        return check_symmetry(atoms, symprec)
+    except Exception as error:  # the class differs between versions
+        raise StructureError(
+            f"structure: spglib finds no symmetry within {symprec:g} Å ({error}); change --symprec"
+        ) from error
+
+
+def stress_note(results: dict, limit: float = 0.5) -> list[str]:
+    """What to say of a crystal taken as relaxed whose stress is above ``limit`` GPa."""
+    stress = np.abs(results.get("stress", 0.0)).max() / GPA
+    return [f"the crystal is under {stress:.2g} GPa; relax its cell first"] if stress > limit else []
+
+
+R = TypeVar("R", bound=Result)
+
+
+def overlay(result: R, others: Mapping[str, R], label: str) -> list[tuple[str, R, str]]:
+    """Label, result and colour of each curve of a plot: the subject, then what it is compared with."""
+    return [(name, one, f"C{k}") for k, (name, one) in enumerate([(label, result), *others.items()])]
 
 
 def snapshot(atoms: ase.Atoms) -> ase.Atoms:

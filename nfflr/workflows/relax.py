@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import ase
@@ -15,7 +16,7 @@ from pydantic import Field, model_validator
 
 from ..errors import NumericsError, StructureError
 from ..units import GPA, Unit
-from .base import Array, Progress, Result, Settings, has_stress, silent, snapshot
+from .base import Array, Progress, Result, Settings, check_crystal, has_stress, overlay, silent, snapshot
 
 OPTIMIZERS = {"fire": FIRE, "bfgs": BFGS, "lbfgs": LBFGS}
 EXPLODED = 1e4  # eV/Å; no force that an optimiser can recover from
@@ -44,6 +45,7 @@ class RelaxResult(Result):
     steps: int
     energy: Annotated[float, Unit("eV")]
     energy_change: Annotated[float, Unit("eV")]
+    enthalpy: Annotated[float | None, Unit("eV")]  # energy + target pressure · volume, where there is one
     fmax: Annotated[float, Unit("eV/Å")]
     pressure: Annotated[float | None, Unit("GPa")]
     volume: Annotated[float | None, Unit("Å^3")]
@@ -78,18 +80,17 @@ def relax(
         NumericsError: the forces of the start are not finite. Later on that is a result, not an error.
     """
     atoms = atoms.copy()
-    if settings.cell and not (atoms.pbc.all() and atoms.cell.rank == 3):
-        raise StructureError("structure: a cell relaxation needs three periodic axes; use --no-cell")
+    if settings.cell:
+        check_crystal(atoms, "a cell relaxation", "use --no-cell")
     if settings.symmetry:
-        if not (atoms.pbc.all() and atoms.cell.rank == 3):
-            raise StructureError("structure: symmetry needs three periodic axes; use --no-symmetry")
+        check_crystal(atoms, "symmetry", "use --no-symmetry")
         atoms.set_constraint([*atoms.constraints, FixSymmetry(atoms)])
     atoms.calc = calculator
     moving = FrechetCellFilter(atoms, scalar_pressure=settings.pressure * GPA) if settings.cell else atoms
     optimizer = OPTIMIZERS[settings.optimizer](moving, logfile=None)
 
     frames, converged, failure = _descend(atoms, moving, optimizer, settings, progress)
-    return _result(frames, converged, _message(settings, len(frames), converged, failure))
+    return _result(frames, settings, converged, _message(settings, len(frames), converged, failure))
 
 
 def _descend(atoms, moving, optimizer, settings, progress) -> tuple[list[ase.Atoms], bool, str]:
@@ -134,8 +135,9 @@ def _message(settings: RelaxSettings, frames: int, converged: bool, failure: str
     return f"converged after {frames - 1} steps"
 
 
-def _result(frames: list[ase.Atoms], converged: bool, message: str) -> RelaxResult:
+def _result(frames: list[ase.Atoms], settings: RelaxSettings, converged: bool, message: str) -> RelaxResult:
     last = frames[-1]
+    work = settings.pressure * GPA * last.get_volume() if settings.pressure else None
     energies = np.array([f.get_potential_energy() for f in frames])
     fmax = np.array([f.info["fmax"] for f in frames])
     stress = last.calc.results.get("stress")
@@ -145,6 +147,7 @@ def _result(frames: list[ase.Atoms], converged: bool, message: str) -> RelaxResu
         steps=len(frames) - 1,
         energy=float(energies[-1]),
         energy_change=float(energies[-1] - energies[0]),
+        enthalpy=None if work is None else float(energies[-1] + work),
         fmax=float(fmax[-1]),
         pressure=None if stress is None else float(-np.mean(stress[:3]) / GPA),
         volume=float(last.get_volume()) if last.cell.rank == 3 else None,
@@ -158,13 +161,18 @@ def _result(frames: list[ase.Atoms], converged: bool, message: str) -> RelaxResu
     )
 
 
-def plot(result: RelaxResult) -> matplotlib.figure.Figure:
+def plot(
+    result: RelaxResult, others: Mapping[str, RelaxResult] = {}, label: str = ""
+) -> matplotlib.figure.Figure:
     """Energy and largest force against step."""
     figure = matplotlib.figure.Figure(figsize=(6, 4.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
-    upper.plot(result.energy_trace - result.energy_trace[-1], color="tab:blue")
+    for name, one, colour in overlay(result, others, label):
+        upper.plot(one.energy_trace - one.energy_trace[-1], color=colour, label=name)
+        lower.plot(one.fmax_trace, color=colour)
     upper.set_ylabel("E − E(final) (eV)")
-    lower.plot(result.fmax_trace, color="tab:red")
     lower.set_yscale("log" if (result.fmax_trace > 0).any() else "linear")
     lower.set(xlabel="step", ylabel="largest force (eV/Å)")
+    if others:
+        upper.legend()
     return figure

@@ -1,0 +1,213 @@
+"""One command's work: a workflow on one structure after another, each result written by itself."""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import ase
+import click
+from pydantic import BaseModel
+
+from ..errors import ConfigError, NFFLrError
+from ..workflows.contract import Workflow, read_result, result_record
+from .failure import fail
+from .models import Models
+from .output import Outputs, provenance, refuse_existing
+from .progress import step_bar
+from .resume import archive_folder
+from .summary import SummaryTable, describe
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of a workflow: its structure files (two for a path) and the name of the results."""
+
+    paths: tuple[Path, ...]
+    stem: str
+
+    @property
+    def name(self) -> str:
+        return ", ".join(map(str, self.paths))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one model found for a job: a result, or why there is none."""
+
+    model: str
+    message: str
+    exit_code: int
+    result: BaseModel | None = None
+    calculator: dict | None = None
+
+
+class Run:
+    """The settings, models, earlier results and table that the jobs of one command share.
+
+    Raises:
+        ConfigError: an option that no job could be done with.
+        CheckpointError: a model is damaged.
+    """
+
+    def __init__(
+        self,
+        workflow: Workflow,
+        settings: BaseModel,
+        jobs: list[Job],
+        *,
+        model: tuple[str, ...],
+        compare: tuple[Path, ...],
+        device: str,
+        dtype: str | None,
+        out: Path,
+        overwrite: bool,
+        resume: bool,
+    ):
+        self.workflow, self.settings, self.jobs = workflow, settings, jobs
+        self.out, self.overwrite, self.compare, self.resume = out, overwrite, compare, bool(resume)
+        if len(model) > 1 and not workflow.overlays:
+            raise ConfigError(f"--model: nff {workflow.name} does not compare models; give one")
+        for path in compare:
+            if not path.is_dir():
+                read_result(path, workflow)  # a wrong one is found out before anything is computed
+        self.models = Models(model, device, dtype)
+        self.table = None
+        if len(jobs) * max(1, len(model)) > 1:
+            self.table = SummaryTable(out / f"{workflow.name}-summary.csv", workflow.result)
+            refuse_existing([self.table.path], overwrite or self.resume)
+
+    def do(self, job: Job) -> int:
+        """Read, compute, write, say; returns the exit code.
+
+        Raises:
+            NFFLrError: naming the job's file.
+        """
+        from ..data.readers import read_structure  # imports torch, which --help must not
+
+        structures = [read_structure(path) for path in job.paths]
+        try:
+            findings, outputs = self._compute(job, structures)
+        except NFFLrError as error:
+            raise type(error)(_with_file(error, job)) from error
+        for finding in findings:
+            self._say(job, finding)
+            self.record(job, finding.exit_code, finding.message, finding.model, finding.result)
+        for file in outputs.paths.values():
+            click.echo(f"  wrote {file}")
+        return max(finding.exit_code for finding in findings)
+
+    def _compute(self, job: Job, structures: list[ase.Atoms]) -> tuple[list[Finding], Outputs]:
+        """The findings, the subject's first, and the files they were written to."""
+        subject, *rivals = self.models.sources_for(structures[0])
+        calculator = self._attach(subject, structures)
+        outputs = Outputs(self.out, job.stem, self.workflow, structures[0])
+        if self.resume and (done := self._finished(job, subject, calculator.todict(), outputs)):
+            return [done], outputs
+        outputs.claim(self.overwrite, {path.resolve() for one in self.jobs for path in one.paths})
+        compared, others = self._earlier(job, (subject, *rivals))
+        started = time.perf_counter()
+        with ExitStack() as stack:  # archives go when the results are written
+            first = self._find(job, structures, subject, stack)
+            record = {
+                "workflow": self.workflow.name,
+                "structure": job.name,
+                "settings": self.settings.model_dump(mode="json"),
+                "calculator": first.calculator,
+                "wall_time_s": time.perf_counter() - started,
+                **provenance(),
+            }
+            findings = [first, *(self._rival(job, structures, source, stack) for source in rivals)]
+            for rival in findings[1:]:
+                if rival.result is not None:
+                    others[rival.model] = rival.result
+                    compared[rival.model] = {"calculator": rival.calculator, **result_record(rival.result)}
+            if compared:
+                record["compared"] = compared
+            outputs.write(first.result, record, self._figure(first, others))
+        return findings, outputs
+
+    def _finished(self, job: Job, source: str, calculator: dict, outputs: Outputs) -> Finding | None:
+        """What a run that is being resumed has written already, if it was asked for the same thing."""
+        path = outputs.paths["json"]
+        if not path.is_file():
+            return None
+        result, record = read_result(path, self.workflow)
+        asked = (job.name, self.settings.model_dump(mode="json"), calculator.get("digest"))
+        known = record["calculator"].get("digest")
+        if asked != (record["structure"], record["settings"], known):
+            return None
+        outputs.paths = {name: path.with_name(file) for name, file in record["files"].items()}
+        return Finding(source, result.message, 0 if result.converged else 5, result)
+
+    def _attach(self, source: str, structures: list[ase.Atoms]):
+        """A calculator, which refuses unknown elements before the first step."""
+        calculator = self.models.calculator(source)
+        for atoms in structures:
+            atoms.calc = calculator
+        return calculator
+
+    def _find(
+        self, job: Job, structures: list[ase.Atoms], source: str, stack: ExitStack, mark: str = ""
+    ) -> Finding:
+        calculator = self._attach(source, structures)
+        title, extra = f"{self.workflow.name} {job.stem}", {}
+        if len(self.jobs) > 1:
+            title += f" ({self.jobs.index(job) + 1}/{len(self.jobs)})"
+        if self.workflow.archives:
+            folder = self.out / f"{job.stem}-{self.workflow.name}{mark}.state"
+            extra["archive"] = stack.enter_context(archive_folder(folder, self.resume, self.overwrite))
+        with step_bar(title) as progress:
+            result = self.workflow.function(*structures, calculator, self.settings, progress, **extra)
+        return Finding(source, result.message, 0 if result.converged else 5, result, calculator.todict())
+
+    def _rival(self, job: Job, structures: list[ase.Atoms], source: str, stack: ExitStack) -> Finding:
+        """What a model to compare with found; if it cannot, the subject's result is written all the same."""
+        mark = f".{self.models.sources.index(source)}"  # of its archive
+        try:
+            return self._find(job, structures, source, stack, mark)
+        except NFFLrError as error:
+            return Finding(source, f"{_with_file(error, job)} (model {source})", error.exit_code)
+
+    def _earlier(self, job: Job, taken: tuple[str, ...]) -> tuple[dict[str, dict], dict[str, BaseModel]]:
+        """Earlier results by the name of what made them: where they are from, and what they hold."""
+        compared, others = {}, {}
+        for path in self.compare:
+            file = path / f"{job.stem}-{self.workflow.name}.json" if path.is_dir() else path
+            result, record = read_result(file, self.workflow)
+            label = (record.get("calculator") or {}).get("source") or file.stem
+            label = str(file) if label in (*taken, *others) else label
+            others[label], compared[label] = result, {"file": str(file)}
+        return compared, others
+
+    def _figure(self, finding: Finding, others: dict[str, BaseModel]):
+        plot = self.workflow.plot
+        if plot is None:
+            return None
+        return lambda: plot(finding.result, others, finding.model) if others else plot(finding.result)
+
+    def _say(self, job: Job, finding: Finding) -> None:
+        if self.table is not None:
+            click.echo(f"{job.name} with {finding.model}:")
+        if finding.result is not None:
+            click.echo(describe(finding.result))
+        if finding.exit_code:
+            named = finding.message if finding.result is None else f"{job.name}: {finding.message}"
+            fail(named, finding.exit_code, debug=False)
+
+    def record(
+        self, job: Job, exit_code: int, message: str, model: str = "", result: BaseModel | None = None
+    ) -> None:
+        """A row of the table, if there is one."""
+        if self.table is not None:
+            self.table.add(job.name, model, exit_code, message, result)
+            if self.out.is_dir():  # made by the first result; where all fail, nothing is left behind
+                self.table.write()
+
+
+def _with_file(error: NFFLrError, job: Job) -> str:
+    """The message, which says "structure", with the name of the file."""
+    return re.sub(r"^structure( \d+)?:", lambda m: f"{job.name}{m[1] or ''}:", str(error))

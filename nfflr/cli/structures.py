@@ -1,0 +1,69 @@
+"""Which structure files a command line means, and the name of each one's results."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import ConfigError
+from ..files import COMPRESSIONS, stem
+
+# What counts as a structure in a folder that is given whole: one structure per file, no results of ours.
+FORMATS = {".cif", ".vasp", ".poscar", ".xyz", ".extxyz", ".exyz", ".pdb", ".res", ".xsf", ".gen"}
+NAMES = ("POSCAR", "CONTCAR")
+
+
+def find_structures(arguments: Sequence[str]) -> list[Path]:
+    """Files that arguments name: a file, a folder (the structures directly in it), a pattern like ``*.cif``.
+
+    A file named twice counts once; the order is that of the arguments, sorted within folder and pattern.
+
+    Raises:
+        ConfigError: a folder or pattern holds no structure. A file that is missing is found out on reading.
+    """
+    found = [path for argument in arguments for path in _find(argument)]
+    return list({path.resolve(): path for path in reversed(found)}.values())[::-1]
+
+
+def _find(argument: str) -> list[Path]:
+    path = Path(argument)
+    if path.is_dir():
+        inside = sorted(p for p in path.iterdir() if p.is_file() and _is_structure(p))
+        if not inside:
+            formats = ", ".join(sorted(FORMATS))
+            raise ConfigError(f"{argument}: no structure in this folder; expected files {formats} or POSCAR")
+        return inside
+    if path.exists() or not glob.has_magic(argument):
+        return [path]
+    matches = sorted(p for p in map(Path, glob.glob(argument, recursive=True)) if p.is_file())
+    if not matches:
+        raise ConfigError(f"{argument}: no file matches; check the pattern")
+    return matches
+
+
+def _is_structure(path: Path) -> bool:
+    suffixes = [s for s in path.suffixes if s.lower() not in COMPRESSIONS]
+    known = bool(suffixes) and suffixes[-1].lower() in FORMATS
+    return not path.name.startswith(".") and (known or path.name.startswith(NAMES))
+
+
+def result_stems(paths: Sequence[Path]) -> list[str]:
+    """A distinct name for the results of each file: its stem, with folders in front where stems are equal.
+
+    Raises:
+        ConfigError: two files in one folder have the same stem.
+    """
+    names = [stem(path) for path in paths]
+    folders = [list(path.resolve().parent.parts[1:]) for path in paths]
+    while True:
+        counts = Counter(names)
+        clashing = [k for k, name in enumerate(names) if counts[name] > 1]
+        if not clashing:
+            return names
+        if not all(folders[k] for k in clashing):
+            first, second = [paths[k] for k in clashing if names[k] == names[clashing[0]]][:2]
+            raise ConfigError(f"{first}, {second}: their results would have one name; rename one of them")
+        for k in clashing:
+            names[k] = f"{folders[k].pop()}-{names[k]}"

@@ -1,0 +1,60 @@
+"""The numbers of results: on the terminal, and as one table for many structures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from ..files import write_atomically
+from ..units import unit_of
+from ..workflows.contract import file_fields
+from .options import plain_type
+
+
+def scalar_fields(result: type[BaseModel]) -> dict[str, str]:
+    """Header with unit, ``energy (eV)``, of each field that is one number, truth value or word."""
+    other = {"converged", "message", *file_fields(result)}
+    return {
+        name: f"{name} ({unit_of(field)})" if unit_of(field) else name
+        for name, field in result.model_fields.items()
+        if plain_type(field.annotation) in (float, int, bool, str) and name not in other
+    }
+
+
+def describe(result: BaseModel) -> str:
+    """The message, then each floating-point number with its unit on a line of its own."""
+    lines = [result.message] if result.message else []
+    for name in scalar_fields(type(result)):
+        value, unit = getattr(result, name), unit_of(type(result).model_fields[name]) or ""
+        if isinstance(value, float):
+            lines.append(f"  {name.replace('_', ' '):24s} {value:.6g} {unit}".rstrip())
+    return "\n".join(lines)
+
+
+class SummaryTable:
+    """One row per structure and model, written anew after each, so that the file is whole at any time."""
+
+    def __init__(self, path: Path, result: type[BaseModel]):
+        self.path, self.fields, self.rows = path, scalar_fields(result), []
+
+    def add(self, structure: str, model: str, exit_code: int, message: str, result: BaseModel | None) -> None:
+        """A row; without a result, all that is known is why."""
+        values = ["" if result is None else _text(getattr(result, name)) for name in self.fields]
+        converged = result is not None and result.converged
+        self.rows.append([structure, model, _text(converged), exit_code, message, *values])
+
+    def write(self) -> None:
+        content = io.StringIO()
+        writer = csv.writer(content, lineterminator="\n")
+        writer.writerow(["structure", "model", "converged", "exit code", "message", *self.fields.values()])
+        writer.writerows(self.rows)
+        write_atomically(self.path, content.getvalue().encode())
+
+
+def _text(value) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value)

@@ -1,0 +1,227 @@
+"""Ensembles: ASE's integrators, what is hidden in each, and how its targets are changed on the way.
+
+Thermostats count the degrees of freedom that really move. ASE's Nosé–Hoover chains count 3N even where
+the total momentum is zero and stays so, which makes N atoms hotter by N / (N - 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import ase
+import numpy as np
+from ase.constraints import FixAtoms, FixCartesian, FixCom
+from ase.md.bussi import Bussi
+from ase.md.langevinbaoab import LangevinBAOAB
+from ase.md.md import MolecularDynamics
+from ase.md.nose_hoover_chain import (
+    MTKNPT,
+    IsotropicMTKNPT,
+    NoseHooverChainNVT,
+    NoseHooverChainThermostat,
+)
+from ase.md.nptberendsen import NPTBerendsen
+from ase.md.verlet import VelocityVerlet
+from ase.units import fs, kB
+
+from ...errors import StructureError
+from ...units import GPA
+from .settings import MdSettings
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """How one ensemble is integrated.
+
+    Attributes:
+        build: ASE's dynamics for (atoms, settings, degrees of freedom, random generator).
+        hidden: attributes of the dynamics, beside positions, momenta and cell, that the next step needs.
+        aim: sets temperature (K), pressure (eV/Å³) for a number of degrees of freedom.
+        energy: the quantity that exact integration would conserve, eV; None if there is none.
+        keeps_momentum: whether the total momentum is conserved.
+    """
+
+    build: Callable[[ase.Atoms, MdSettings, int, np.random.Generator], MolecularDynamics]
+    aim: Callable[[MolecularDynamics, float, float, int], None]
+    energy: Callable[[MolecularDynamics], float] | None
+    hidden: tuple[str, ...] = ()
+    keeps_momentum: bool = True
+
+
+class Langevin(LangevinBAOAB):
+    """Langevin dynamics that adds up the heat from its bath.
+
+    Total energy minus that heat is what the deterministic part of the step conserves (G. Bussi and
+    M. Parrinello, Phys. Rev. E 75, 056707 (2007)).
+    """
+
+    heat = 0.0  # eV
+
+    def _BAOAB_OU(self, drag_gamma_mod=0.0):  # ASE's name
+        before = self.atoms.get_kinetic_energy()
+        super()._BAOAB_OU(drag_gamma_mod)
+        self.heat += self.atoms.get_kinetic_energy() - before
+
+
+def _nve(atoms, settings, dof, rng):
+    return VelocityVerlet(atoms, settings.timestep * fs)
+
+
+def _langevin(atoms, settings, dof, rng):
+    # No cell moves here; "hydrostatic" spares a matrix exponential in each step.
+    return Langevin(
+        atoms,
+        settings.timestep * fs,
+        temperature_K=settings.temperature,
+        T_tau=settings.thermostat_time * fs,
+        hydrostatic=True,
+        rng=rng,
+    )
+
+
+def _bussi(atoms, settings, dof, rng):
+    step, tau = settings.timestep * fs, settings.thermostat_time * fs
+    dynamics = Bussi(atoms, step, settings.temperature, tau, rng=rng)
+    dynamics.ndof = dof
+    return dynamics
+
+
+def _chain(atoms, settings, dof):
+    return NoseHooverChainThermostat(
+        num_atoms_global=dof / 3,  # only three times this enters
+        masses=atoms.get_masses()[:, None],  # (N, 1)
+        temperature_K=settings.temperature,
+        tdamp=settings.thermostat_time * fs,
+    )
+
+
+def _nose_hoover(atoms, settings, dof, rng):
+    step, tau = settings.timestep * fs, settings.thermostat_time * fs
+    dynamics = NoseHooverChainNVT(atoms, step, settings.temperature, tau)
+    dynamics._thermostat = _chain(atoms, settings, dof)
+    return dynamics
+
+
+def _mtk(kind):
+    def build(atoms, settings, dof, rng):
+        dynamics = kind(
+            atoms,
+            settings.timestep * fs,
+            settings.temperature,
+            settings.pressure * GPA,
+            settings.thermostat_time * fs,
+            settings.barostat_time * fs,
+        )
+        dynamics._thermostat = _chain(atoms, settings, dof)
+        dynamics._num_atoms_global = dof / 3
+        return dynamics
+
+    return build
+
+
+def _berendsen(atoms, settings, dof, rng):
+    return NPTBerendsen(
+        atoms,
+        settings.timestep * fs,
+        temperature_K=settings.temperature,
+        pressure_au=settings.pressure * GPA,
+        taut=settings.thermostat_time * fs,
+        taup=settings.barostat_time * fs,
+        compressibility_au=settings.compressibility / GPA,
+    )
+
+
+def _aim_bussi(dynamics, temperature, pressure, dof):
+    dynamics.temp = kB * temperature
+    dynamics.target_kinetic_energy = dof / 2 * kB * temperature
+
+
+def _aim_chain(dynamics, temperature, pressure, dof):
+    dynamics._thermostat._kT = kB * temperature
+
+
+def _aim_mtk(dynamics, temperature, pressure, dof):
+    _aim_chain(dynamics, temperature, pressure, dof)
+    dynamics._barostat._kT = dynamics._kT = kB * temperature
+    dynamics._pressure_au = pressure
+
+
+def _aim_berendsen(dynamics, temperature, pressure, dof):
+    # It compares with ASE's temperature, which counts every coordinate that no constraint fixes.
+    dynamics.temperature = temperature * dof / dynamics.atoms.get_number_of_degrees_of_freedom()
+    dynamics.pressure = pressure
+
+
+def _total(dynamics) -> float:
+    return float(dynamics.atoms.get_potential_energy(force_consistent=True)) + float(
+        dynamics.atoms.get_kinetic_energy()
+    )
+
+
+CHAIN = ("_thermostat._eta", "_thermostat._p_eta")
+BAROSTAT = ("_barostat._xi", "_barostat._p_xi")
+
+ENSEMBLES = {
+    "nve": Ensemble(_nve, lambda *_: None, _total),
+    "nvt-langevin": Ensemble(
+        _langevin,
+        lambda dynamics, temperature, *_: dynamics.set_temperature(temperature),
+        lambda dynamics: _total(dynamics) - dynamics.heat,
+        ("heat",),
+        keeps_momentum=False,
+    ),
+    "nvt-bussi": Ensemble(
+        _bussi,
+        _aim_bussi,
+        lambda dynamics: _total(dynamics) - float(dynamics.transferred_energy),
+        ("transferred_energy",),
+    ),
+    "nvt-nose-hoover": Ensemble(_nose_hoover, _aim_chain, lambda d: d.get_conserved_energy(), CHAIN),
+    "npt": Ensemble(_mtk(MTKNPT), _aim_mtk, lambda d: d.get_conserved_energy(), (*CHAIN, *BAROSTAT, "_p_g")),
+    "npt-isotropic": Ensemble(
+        _mtk(IsotropicMTKNPT),
+        _aim_mtk,
+        lambda d: d.get_conserved_energy(),
+        (*CHAIN, *BAROSTAT, "_eps", "_p_eps", "_volume0", "_cell0"),
+    ),
+    "npt-berendsen": Ensemble(_berendsen, _aim_berendsen, None),
+}
+ENSEMBLES["nvt"] = ENSEMBLES["nvt-bussi"]
+
+
+def hidden_state(ensemble: Ensemble, dynamics: MolecularDynamics) -> dict[str, np.ndarray]:
+    """Copies of what the dynamics keeps beside the atoms."""
+    return {path: np.array(getattr(*_owner(dynamics, path))) for path in ensemble.hidden}
+
+
+def restore(ensemble: Ensemble, dynamics: MolecularDynamics, hidden: dict[str, np.ndarray]) -> None:
+    """Put ``hidden_state`` back, each value as the type it had."""
+    for path in ensemble.hidden:
+        owner, name = _owner(dynamics, path)
+        value = hidden[path]
+        setattr(owner, name, value.copy() if value.ndim else float(value))
+
+
+def _owner(dynamics: MolecularDynamics, path: str) -> tuple[object, str]:
+    first, _, second = path.rpartition(".")
+    return (getattr(dynamics, first) if first else dynamics), second
+
+
+def check_ensemble(atoms: ase.Atoms, settings: MdSettings) -> None:
+    """Refuse what the ensemble's integrator would get wrong.
+
+    Raises:
+        StructureError: no atom or no mass, a barostat without three periodic axes, or constraints that the
+            integrator breaks.
+    """
+    if not len(atoms) or not (atoms.get_masses() > 0).all():
+        raise StructureError("structure: molecular dynamics needs atoms, each with a mass")
+    if settings.has_barostat and not (atoms.pbc.all() and atoms.cell.rank == 3):
+        raise StructureError("structure: a barostat needs three periodic axes; use --ensemble nvt")
+    names = ", ".join(type(c).__name__ for c in atoms.constraints)
+    if settings.has_barostat and names:
+        raise StructureError(f"structure: a barostat does not go with constraints ({names}); use nvt")
+    verlet = settings.ensemble in ("nve", "nvt", "nvt-bussi")  # moves atoms through ASE's constraints
+    if not verlet and not all(isinstance(c, FixAtoms | FixCom | FixCartesian) for c in atoms.constraints):
+        raise StructureError(f"structure: {settings.ensemble} breaks constraints ({names}); use nvt-bussi")

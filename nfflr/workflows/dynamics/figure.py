@@ -1,0 +1,119 @@
+"""The figure of a run."""
+
+from __future__ import annotations
+
+import matplotlib.figure
+import numpy as np
+
+GREY = {"color": "0.6", "linewidth": 0.8, "zorder": 0}
+
+
+def draw(result) -> matplotlib.figure.Figure:
+    """Temperature, energies, radial distribution, displacements, autocorrelation and spectrum of a run."""
+    figure = matplotlib.figure.Figure(figsize=(7.2, 7.2), layout="constrained")
+    axes = figure.subplots(3, 2)
+    _temperature(axes[0, 0], result)
+    _energy(axes[0, 1], result)
+    _distances(axes[1, 0], result)
+    _displacements(axes[1, 1], result)
+    _autocorrelation(axes[2, 0], result)
+    _spectrum(axes[2, 1], result)
+    for label, panel in zip("abcdef", axes.flat, strict=True):
+        panel.set_title(label, loc="left", fontweight="bold", fontsize=10)
+        panel.tick_params(direction="in", top=True, right=True)
+    return figure
+
+
+def _temperature(panel, result) -> None:
+    time = result.table.columns["time (ps)"]
+    panel.plot(time, result.table.columns["temperature (K)"], color="tab:red", linewidth=0.8)
+    panel.axhline(result.temperature, **GREY, linestyle="--")
+    panel.axvspan(time[0], result.equilibration_time, color="0.92", zorder=-1)
+    panel.set(xlabel="time (ps)", ylabel="temperature (K)")
+    panel.margins(x=0)
+    _note(panel, f"mean {_number(result.temperature, result.temperature_error)} K")
+
+
+def _energy(panel, result) -> None:
+    columns, n = result.table.columns, len(result.symbols)
+    time = columns["time (ps)"]
+    curves = {"potential energy (eV)": "tab:blue", "total energy (eV)": "tab:orange", "conserved (eV)": "k"}
+    if np.array_equal(columns["total energy (eV)"], columns["conserved (eV)"]):
+        del curves["total energy (eV)"]
+    for name, color in curves.items():
+        energy = 1000 * (columns[name] - columns[name][0]) / n
+        if np.isfinite(energy).all():
+            panel.plot(time, energy, color=color, label=name.split()[0], linewidth=0.8)
+    panel.set(xlabel="time (ps)", ylabel="energy − start (meV/atom)")
+    panel.margins(x=0)
+    panel.legend(
+        frameon=False, fontsize=8, ncol=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1
+    )
+
+
+def _distances(panel, result) -> None:
+    for name, g in (result.rdf or {}).items():
+        style = {"color": "k"} if name == "all" else {"linewidth": 1}
+        panel.plot(result.rdf_distance, g, label=name, **style)
+    if not result.rdf:
+        _absent(panel, "defined with three periodic axes only")
+    elif len(result.rdf) > 1:
+        panel.legend(frameon=False, fontsize=8)
+    panel.axhline(1, **GREY, linestyle=":")
+    panel.set(xlabel="distance (Å)", ylabel="radial distribution g(r)")
+    panel.set(xlim=(0, result.rdf_distance[-1] if result.rdf else None), ylim=(0, None))
+
+
+def _displacements(panel, result) -> None:
+    if result.msd is None:
+        _absent(panel, "too few frames")
+    for name, msd in (result.msd or {}).items():
+        if name == "all" and len(result.msd) == 2:
+            continue
+        style = {"color": "k"} if name == "all" or len(result.msd) == 2 else {"linewidth": 1}
+        panel.plot(result.msd_time, msd, label=name, **style)
+    if result.msd:
+        panel.legend(frameon=False, fontsize=8)
+        panel.set(xlim=(0, result.msd_time[-1]), ylim=(0, None))
+    if result.diffusion:
+        number = _number(result.diffusion["all"], result.diffusion_error["all"])
+        _note(panel, f"D = {number} Å²/ps")
+    panel.set(xlabel="lag (ps)", ylabel="mean sq. displacement (Å²)")
+
+
+def _autocorrelation(panel, result) -> None:
+    if result.vacf is None:
+        _absent(panel, "too few frames")
+    else:
+        panel.plot(result.vacf_time, result.vacf, color="tab:green", linewidth=1)
+        panel.set_xlim(0, min(result.vacf_time[-1], 1.0))
+    panel.axhline(0, **GREY)
+    panel.set(xlabel="lag (ps)", ylabel="velocity autocorrelation")
+
+
+def _spectrum(panel, result) -> None:
+    if result.vdos is None:
+        _absent(panel, "too few frames")
+    else:
+        panel.fill_between(result.frequency, result.vdos, color="tab:purple", alpha=0.25, linewidth=0)
+        panel.plot(result.frequency, result.vdos, color="tab:purple", linewidth=1)
+        share = np.cumsum(result.vdos) / result.vdos.sum()
+        panel.set_xlim(0, 1.15 * result.frequency[min(np.searchsorted(share, 0.995), len(share) - 1)])
+        panel.set_ylim(0, None)
+    panel.set(xlabel="frequency (THz)", ylabel="density of states (1/THz)")
+
+
+def _note(panel, text: str) -> None:
+    panel.set_title(text, loc="right", fontsize=8)
+
+
+def _number(value: float, error: float | None) -> str:
+    """A value to the digit its error allows."""
+    if not error:
+        return f"{value:.4g}"
+    digits = max(0, 1 - int(np.floor(np.log10(error))))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def _absent(panel, why: str) -> None:
+    panel.text(0.5, 0.5, why, ha="center", va="center", transform=panel.transAxes, color="0.4", fontsize=9)

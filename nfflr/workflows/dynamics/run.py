@@ -1,0 +1,267 @@
+"""The run itself: steps, frames, and states from which it continues exactly.
+
+Every ``checkpoint`` steps the run is put down as a record and taken up again from it, dynamics and
+calculator afresh, whether or not the process was killed meanwhile. So whatever a calculator remembers
+(a neighbour list, whose age changes the order of sums and so the last bits) is forgotten at the same
+steps in every run, and a resumed run is the uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+
+import ase
+import numpy as np
+from ase.calculators.calculator import Calculator
+from ase.units import kB
+
+from ...errors import NFFLrError, NumericsError
+from ...units import GPA
+from ..archive import Archive, Record
+from ..base import Progress, has_stress, snapshot
+from .ensembles import ENSEMBLES, hidden_state, restore
+from .guard import ExplosionError, Guard, TooNear
+from .settings import MdSettings
+from .start import check_moving, degrees_of_freedom, random_velocities
+
+# Columns of the table, in order; each frame carries its row in ``info["thermo"]``.
+COLUMNS = (
+    "time (ps)",
+    "temperature (K)",
+    "potential energy (eV)",
+    "kinetic energy (eV)",
+    "total energy (eV)",
+    "conserved (eV)",
+    "pressure (GPa)",
+    "volume (Å^3)",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        steps: number of sound steps.
+        dof: degrees of freedom.
+        last: the last sound structure with momenta and results.
+        explosion: (atom, what happened to it) in the step after the last, or None.
+        too_near: the first pair that is nearer than any in the training data, or None.
+    """
+
+    steps: int
+    dof: int
+    last: ase.Atoms
+    explosion: tuple[int, str] | None
+    too_near: TooNear | None
+
+
+class Run:
+    """A run between two records.
+
+    Args:
+        atoms: its own copy; what moves.
+        calculator: any ASE calculator.
+        settings: see ``MdSettings``.
+    """
+
+    def __init__(self, atoms: ase.Atoms, calculator: Calculator, settings: MdSettings):
+        self.atoms, self.settings = atoms, settings
+        self.ensemble = ENSEMBLES[settings.ensemble]
+        self.guard = Guard(calculator, settings)
+        velocities, noise = (np.random.default_rng(s) for s in np.random.SeedSequence(settings.seed).spawn(2))
+        if not settings.keep_velocities:
+            random_velocities(atoms, settings.temperature, velocities)
+        atoms.set_momenta(atoms.get_momenta())  # so that they are there, be they zero
+        self.dof = degrees_of_freedom(atoms, self.ensemble.keeps_momentum)
+        check_moving(atoms, self.dof, settings.has_thermostat)
+        self.rng = noise
+        self.step = 0
+        self.offset = 0.0  # eV: jumps of the conserved quantity where its targets were changed
+        self.dynamics = None
+
+    def pick_up(self, record: Record | None) -> None:
+        """Continue from a record (None: from the start), with nothing kept from before."""
+        atoms = self.atoms
+        if record is not None:
+            self.step, self.offset = int(record["step"]), float(record["offset"])
+            atoms.set_cell(record["cell"])
+            atoms.arrays["positions"][:] = record["positions"]
+            atoms.arrays["momenta"][:] = record["momenta"]
+            self.rng.bit_generator.state = json.loads(str(record["rng"]))
+            found = record["too_near"]
+            self.guard.too_near = (
+                TooNear(int(found[0]), int(found[1]), float(found[2])) if len(found) else None
+            )
+        self.guard.reset()
+        atoms.calc = self.guard
+        self.guard.begin(atoms, self.step)
+        self.dynamics = self.ensemble.build(atoms, self.settings, self.dof, self.rng)
+        if record is not None:
+            restore(self.ensemble, self.dynamics, record)
+        self._aim(self.step)
+
+    def put_down(self) -> Record:
+        """All that the rest of the run depends on."""
+        near = self.guard.too_near
+        return {
+            "step": np.array(self.step),
+            "offset": np.array(self.offset),
+            "positions": self.atoms.get_positions(),
+            "momenta": self.atoms.get_momenta(),
+            "cell": self.atoms.cell.array.copy(),
+            "rng": np.array(json.dumps(self.rng.bit_generator.state)),
+            "too_near": np.array([near.step, near.atom, near.distance] if near else []),
+            **hidden_state(self.ensemble, self.dynamics),
+        }
+
+    def advance(self) -> None:
+        """One step.
+
+        Raises:
+            ExplosionError: it is not sound.
+        """
+        self.guard.begin(self.atoms, self.step + 1)
+        if self.settings.has_ramp:
+            self._retarget(self.step + 1)
+        try:
+            with np.errstate(all="ignore"):  # what overflows is found below
+                self.dynamics.step()
+        except np.linalg.LinAlgError as error:  # of a cell that is NaN
+            raise ExplosionError(
+                f"was fastest when a step failed ({error})", self.guard.fastest(self.atoms)
+            ) from error
+        temperature = self.temperature()
+        if not temperature <= self.settings.max_temperature:
+            reason = f"was hottest when the temperature reached {temperature:.0f} K"
+            raise ExplosionError(reason, self.guard.hottest(self.atoms))
+        self.step += 1
+
+    def temperature(self) -> float:
+        """K, of the degrees of freedom that are free."""
+        return 2 * float(self.atoms.get_kinetic_energy()) / (max(1, self.dof) * kB)
+
+    def conserved(self) -> float | None:
+        """The quantity that exact integration would conserve, eV."""
+        return (
+            None if self.ensemble.energy is None else float(self.ensemble.energy(self.dynamics)) - self.offset
+        )
+
+    def frame(self) -> ase.Atoms:
+        """The structure now, with results and a row of the table."""
+        atoms = self.atoms
+        potential = float(atoms.get_potential_energy(force_consistent=True))
+        kinetic = float(atoms.get_kinetic_energy())
+        pressure = None
+        if has_stress(atoms) and "stress" in self.guard.implemented_properties:
+            stress = atoms.get_stress(include_ideal_gas=True)  # (6,) eV/Å³
+            pressure = float(-np.mean(stress[:3]) / GPA)
+        values = (
+            self.step * self.settings.timestep / 1000,
+            self.temperature(),
+            potential,
+            kinetic,
+            potential + kinetic,
+            self.conserved(),
+            pressure,
+            float(atoms.get_volume()) if atoms.cell.rank == 3 else None,
+        )
+        atoms.get_forces()
+        frame = snapshot(atoms)
+        frame.info = {"step": self.step, "thermo": dict(zip(COLUMNS, values, strict=True))}
+        return frame
+
+    def _aim(self, step: int) -> None:
+        temperature, pressure = self.settings.targets(step)
+        self.ensemble.aim(self.dynamics, temperature, pressure * GPA, self.dof)
+
+    def _retarget(self, step: int) -> None:
+        before = self.conserved()
+        self._aim(step)
+        if before is not None:
+            self.offset += self.conserved() - before
+
+
+def simulate(
+    atoms: ase.Atoms, calculator: Calculator, settings: MdSettings, progress: Progress, archive: Archive
+) -> Outcome:
+    """Run to ``settings.steps`` from the archive's last state; its frames are in the archive.
+
+    Raises:
+        NumericsError, StructureError: not even the start is sound.
+    """
+    run = Run(atoms, calculator, settings)
+    record = archive.load("state")
+    archive.truncate(0 if record is None else int(record["step"]) // settings.interval + 1)
+    try:
+        run.pick_up(record)
+        if record is None:
+            archive.append(run.frame())
+    except ExplosionError as error:
+        if isinstance(error.__cause__, NFFLrError):
+            raise error.__cause__ from error
+        where = f"atom {error.atom} ({atoms.symbols[error.atom]})"
+        raise NumericsError(f"structure: at the start {where} {error.message}; check the geometry") from error
+    report = _reporter(run, progress)
+    while run.step < settings.steps:
+        try:
+            record = _stretch(run, archive, report)
+        except _ExplodedError as stopped:
+            return _exploded(run, archive, stopped)
+        run.pick_up(record)  # even at the end, so that the last energies are those of any resumed run
+    return Outcome(run.step, run.dof, run.frame(), None, run.guard.too_near)
+
+
+def _exploded(run: Run, archive: Archive, stopped: _ExplodedError) -> Outcome:
+    try:
+        run.pick_up(stopped.record)
+        last = run.frame()
+    except ExplosionError:  # the calculator gives other answers than it gave; the last frame it is
+        last = archive.frames()[-1]
+    explosion = (stopped.cause.atom, stopped.cause.message)
+    return Outcome(int(stopped.record["step"]), run.dof, last, explosion, run.guard.too_near)
+
+
+class _ExplodedError(Exception):
+    def __init__(self, record: Record, cause: ExplosionError):
+        super().__init__(cause.message)
+        self.record, self.cause = record, cause
+
+
+def _stretch(run: Run, archive: Archive, report) -> Record:
+    """Run to the next state that is saved, or to the end; returns the record of it."""
+    settings = run.settings
+    while run.step < settings.steps:
+        sound = run.put_down()
+        try:
+            run.advance()
+            if run.step % settings.interval == 0:
+                frame = run.frame()
+                archive.append(frame)
+                report(frame)
+        except ExplosionError as error:
+            raise _ExplodedError(sound, error) from error
+        if run.step % settings.checkpoint == 0:
+            break
+    record = run.put_down()
+    if run.step % settings.checkpoint == 0:
+        archive.save("state", record)
+    return record
+
+
+def _reporter(run: Run, progress: Progress):
+    """Calls ``progress`` with the numbers a person watches, taken from a frame."""
+    began, first, start = time.perf_counter(), run.step, run.conserved()
+
+    def report(frame: ase.Atoms) -> None:
+        row = frame.info["thermo"]
+        numbers = {"T (K)": row["temperature (K)"], "E (eV)": row["total energy (eV)"]}
+        if start is not None:
+            numbers["drift (meV/atom)"] = 1000 * (row["conserved (eV)"] - start) / len(frame)
+        days = (time.perf_counter() - began) / 86400
+        numbers["ns/day"] = (run.step - first) * run.settings.timestep * 1e-6 / days
+        progress(run.step, run.settings.steps, numbers, frame)
+
+    return report

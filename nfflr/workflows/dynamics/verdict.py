@@ -1,0 +1,75 @@
+"""What became of the run, in one word, and the step and atom that showed it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import ase
+
+from .distances import nearest_distance
+from .run import Outcome
+from .settings import MdSettings
+from .trace import Trace
+
+Word = Literal["stable", "melted", "exploded", "drifting", "outside training range"]
+
+# Lindemann (Phys. Z. 11, 609 (1910); J. J. Gilvarry, Phys. Rev. 102, 308 (1956)): crystals melt when atoms
+# vibrate by 0.1 to 0.2 of the distance to their neighbours. The start vibrates too, so displacements from
+# it are up to √2 larger. This lies beyond both, and a liquid passes it within about a picosecond.
+MELTED = 0.3
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Attributes:
+    word: see ``Word``; the gravest that applies.
+    message: one line.
+    step, atom: what showed it, where there is such a step or atom.
+    """
+
+    word: Word
+    message: str
+    step: int | None = None
+    atom: int | None = None
+
+
+def judge(
+    outcome: Outcome,
+    trace: Trace,
+    start: ase.Atoms,
+    drift: tuple[float, float] | None,
+    settings: MdSettings,
+) -> Verdict:
+    """The gravest of: exploded, outside the training range, melted, drifting; stable if none.
+
+    Args:
+        start: the first frame.
+        drift: of the conserved quantity with its error, meV/atom/ns.
+    """
+    if outcome.explosion is not None:
+        atom, what = outcome.explosion
+        step = outcome.steps + 1
+        return Verdict("exploded", f"exploded at step {step}: {_name(start, atom)} {what}", step, atom)
+    near = outcome.too_near
+    if near is not None:
+        text = f"outside the training range from step {near.step}: {_name(start, near.atom)}"
+        text += f" has a neighbour at {near.distance:.2f} Å, nearer than any in the training data"
+        return Verdict("outside training range", text, near.step, near.atom)
+    if settings.melting and start.pbc.all():
+        left = trace.displacement > MELTED * nearest_distance(start)
+        if left[-1]:
+            k = len(left) - int(left[::-1].argmin()) if not left.all() else 0  # after the last that is not
+            text = (
+                f"melted: from step {trace.step[k]} atoms are {trace.displacement[k]:.2f} Å from their sites"
+            )
+            text += f" (rms), {_name(start, trace.furthest[k])} furthest"
+            return Verdict("melted", text, int(trace.step[k]), int(trace.furthest[k]))
+    if drift is not None and abs(drift[0]) > max(settings.max_drift, 3 * drift[1]):
+        text = f"drifting: the conserved quantity changes by {drift[0]:.3g} meV/atom/ns"
+        return Verdict("drifting", text, outcome.steps)
+    return Verdict("stable", f"stable for {outcome.steps} steps")
+
+
+def _name(atoms: ase.Atoms, atom: int) -> str:
+    return f"atom {atom} ({atoms.symbols[atom]})"

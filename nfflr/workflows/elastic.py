@@ -1,0 +1,311 @@
+"""Elastic constants: the stiffness from stresses under strain, moduli and mechanical stability."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import ase
+import matplotlib.figure
+import matplotlib.ticker
+import numpy as np
+from ase.calculators.calculator import Calculator
+from ase.stress import (
+    full_3x3_to_voigt_6_stress,
+    voigt_6_to_full_3x3_strain,
+    voigt_6_to_full_3x3_stress,
+)
+from pydantic import Field
+
+from ..units import GPA, Unit
+from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent, symmetry_of
+from .batch import evaluate
+from .relax import RelaxSettings, relax
+
+VOIGT = ("11", "22", "33", "23", "13", "12")
+NOTABLE = 0.01  # of the bulk modulus: a residual stress that changes constants by a few per cent
+
+
+class ElasticSettings(Settings):
+    """Options of an elastic stiffness."""
+
+    strain: float = Field(0.005, gt=0, le=0.05, description="largest strain, either way")
+    points: int = Field(3, ge=2, description="strains of each sign for each pattern")
+    internal: bool = Field(True, description="also relax the atoms in each strained cell")
+    relax: bool = Field(False, description="relax cell and atoms before anything is strained")
+    fmax: Annotated[float, Unit("eV/Å")] = Field(1e-4, gt=0, description="largest force left by a relaxation")
+    steps: int = Field(500, ge=1, description="give up a relaxation after this many steps")
+    symmetry: bool = Field(True, description="strain only as the point group requires")
+    symprec: Annotated[float, Unit("Å")] = Field(1e-3, gt=0, description="tolerance of the symmetry")
+
+
+class ElasticResult(Result):
+    """Stiffness in the structure's own Cartesian axes, Voigt order 11, 22, 33, 23, 13, 12.
+
+    The moduli are those of ``stiffness``: with relaxed atoms, or clamped ones with ``--no-internal``. What
+    needs the compliance is None where the crystal is not stable.
+    """
+
+    bulk_modulus: Annotated[float | None, Unit("GPa")]  # Hill's
+    shear_modulus: Annotated[float | None, Unit("GPa")]
+    young_modulus: Annotated[float | None, Unit("GPa")]
+    poisson_ratio: float | None
+    universal_anisotropy: float | None
+    bulk_voigt: Annotated[float, Unit("GPa")]
+    bulk_reuss: Annotated[float | None, Unit("GPa")]
+    shear_voigt: Annotated[float, Unit("GPa")]
+    shear_reuss: Annotated[float | None, Unit("GPa")]
+    stable: bool
+    point_group: str
+    independent_constants: int
+    strained_cells: int
+    stiffness: Annotated[Array, Unit("GPa")]  # (6, 6)
+    stiffness_error: Annotated[Array, Unit("GPa")]  # (6, 6) standard errors
+    clamped: Annotated[Array, Unit("GPa")]  # (6, 6)
+    clamped_error: Annotated[Array, Unit("GPa")]  # (6, 6)
+    eigenvalues: Annotated[Array, Unit("GPa")]  # (6,) of the stiffness, ascending
+    residual_stress: Annotated[Array, Unit("GPa")]  # (6,) of the start, xx, yy, zz, yz, xz, xy
+
+
+def elastic(
+    atoms: ase.Atoms,
+    calculator: Calculator,
+    settings: ElasticSettings = ElasticSettings(),
+    progress: Progress = silent,
+) -> ElasticResult:
+    """Elastic stiffness from central differences of the stress.
+
+    The stiffness is written in a basis of the tensors that the point group (spglib) allows, three for a cubic
+    crystal. Of the six Voigt strains, only those are applied that determine all coefficients, two for a cubic
+    crystal. For each, (σ(δ) − σ(−δ))/2 is fitted by a line through the origin over the strains δ; least
+    squares then give the coefficients. So a stress of the start and every even order of δ drop out; the
+    standard errors, carried from the lines to the constants, tell of noise and of odd orders.
+
+    These are stress–strain coefficients (Wallace, Thermodynamics of Crystals, 1972): the elastic constants if
+    the start is free of stress, and what decides on stability under a hydrostatic pressure. Voigt–Reuss–Hill
+    averages: Hill, Proc. Phys. Soc. A 65, 349 (1952). Stability: Mouhat, Coudert, Phys. Rev. B 90, 224104
+    (2014). Anisotropy: Ranganathan, Ostoja-Starzewski, Phys. Rev. Lett. 101, 055504 (2008).
+
+    Args:
+        atoms: (N atoms), periodic along three axes, near its minimum; constraints are dropped.
+        calculator: any ASE calculator with stress.
+        settings: see ``ElasticSettings``.
+        progress: called with every strained cell.
+
+    Raises:
+        StructureError: the structure is not a crystal, or its symmetry is not found.
+    """
+    check_crystal(atoms, "an elastic stiffness")
+    atoms = atoms.copy()
+    atoms.set_constraint()
+    notes = []
+    if settings.relax:
+        atoms, notes = _relaxed_first(atoms, calculator, settings)
+    group, rotations = _point_group(atoms, settings)
+    basis = invariant_stiffness(rotations)
+    patterns = necessary_strains(basis)
+    deltas = settings.strain * np.arange(1, settings.points + 1) / settings.points
+    strains = np.array([s * d * np.eye(6)[j] for j in patterns for d in deltas for s in (1, -1)])
+    frames = [_strained(atoms, strain) for strain in strains]
+
+    start, *found = evaluate(calculator, [atoms, *frames])
+    shape = (len(patterns), len(deltas), 2, 6)
+    clamped = _stiffness(np.array([f["stress"] for f in found]).reshape(shape), deltas, patterns, basis)
+    stiffness, stuck = clamped, ""
+    if settings.internal:
+        stresses, stuck = _relaxed_stresses(frames, calculator, settings, progress)
+        stiffness = _stiffness(stresses.reshape(shape), deltas, patterns, basis)
+
+    values = moduli(stiffness[0])
+    notes += _warnings(start, values, settings)
+    facts = f"point group {group}, {len(basis)} constants from {len(frames)} strained cells"
+    verdict = "mechanically stable" if values["stable"] else "mechanically unstable"
+    return ElasticResult(
+        converged=not stuck,
+        message=stuck or "; ".join([verdict, facts, *notes]),
+        **values,
+        point_group=group,
+        independent_constants=len(basis),
+        strained_cells=len(frames),
+        stiffness=stiffness[0],
+        stiffness_error=stiffness[1],
+        clamped=clamped[0],
+        clamped_error=clamped[1],
+        residual_stress=start["stress"] / GPA,
+    )
+
+
+def _relaxed_first(atoms: ase.Atoms, calculator: Calculator, settings: ElasticSettings):
+    """The relaxed structure without its results, and what there is to say about it."""
+    options = RelaxSettings(
+        cell=True, symmetry=True, fmax=settings.fmax, steps=settings.steps, optimizer="bfgs"
+    )
+    result = relax(atoms, calculator, options)
+    atoms = result.relaxed.copy()
+    atoms.set_constraint()
+    return atoms, [] if result.converged else [f"the first relaxation: {result.message}"]
+
+
+def _point_group(atoms: ase.Atoms, settings: ElasticSettings) -> tuple[str, np.ndarray]:
+    """Name of the point group, and its operations as Cartesian orthogonal matrices (R, 3, 3)."""
+    if not settings.symmetry:
+        return "1", np.eye(3)[None]
+    found = symmetry_of(atoms, settings.symprec)
+    to_cartesian = atoms.cell.array.T
+    rotations = to_cartesian @ np.unique(found.rotations, axis=0) @ np.linalg.inv(to_cartesian)
+    left, _, right = np.linalg.svd(rotations)  # the nearest rotation, whatever the cell's rounding
+    return found.pointgroup, left @ right
+
+
+def invariant_stiffness(rotations: np.ndarray) -> np.ndarray:
+    """Orthonormal basis (P, 6, 6) of the symmetric stiffnesses that rotations (R, 3, 3) leave as they are."""
+    units = np.array([voigt_6_to_full_3x3_stress(unit) for unit in np.eye(6)])  # (6, 3, 3)
+    turned = np.einsum("rij,ajk,rlk->rail", rotations, units, rotations).reshape(-1, 3, 3)
+    # (R, 6, 6) matrices K with σ' = K σ, and so C' = K C Kᵀ
+    bond = full_3x3_to_voigt_6_stress(turned).reshape(-1, 6, 6).transpose(0, 2, 1)
+    rows, columns = np.triu_indices(6)
+    symmetric = np.zeros((21, 6, 6))
+    symmetric[np.arange(21), rows, columns] = symmetric[np.arange(21), columns, rows] = 1
+    means = np.einsum("rij,pjk,rlk->pil", bond, symmetric, bond) / len(rotations)
+    _, sizes, directions = np.linalg.svd(means.reshape(21, 36))
+    return directions[:21][sizes > 1e-6].reshape(-1, 6, 6)
+
+
+def necessary_strains(basis: np.ndarray) -> list[int]:
+    """Voigt indices of the fewest unit strains, in order, whose stresses determine every coefficient."""
+    chosen: list[int] = []
+    for j in range(6):
+        rank = [
+            np.linalg.matrix_rank(_design(basis, p), tol=1e-6) if p else 0 for p in (chosen, [*chosen, j])
+        ]
+        if rank[1] > rank[0]:
+            chosen.append(j)
+    return chosen
+
+
+def _design(basis: np.ndarray, patterns: list[int]) -> np.ndarray:
+    """(6·J, P): stresses of each basis tensor under each unit strain."""
+    return basis[:, :, patterns].transpose(2, 1, 0).reshape(-1, len(basis))
+
+
+def _strained(atoms: ase.Atoms, strain: np.ndarray) -> ase.Atoms:
+    """Copy under a Voigt strain (6,), shears as engineering strains, without rotation."""
+    copy = atoms.copy()
+    copy.set_cell(atoms.cell.array @ voigt_6_to_full_3x3_strain(strain), scale_atoms=True)  # ASE adds one
+    return copy
+
+
+def _relaxed_stresses(
+    frames: list[ase.Atoms], calculator: Calculator, settings: ElasticSettings, progress: Progress
+) -> tuple[np.ndarray, str]:
+    """Stresses (n, 6) once the atoms have relaxed in each cell, and why one did not."""
+    options = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer="bfgs")
+    stresses, stuck = [], ""
+    for k, frame in enumerate(frames):
+        result = relax(frame, calculator, options)
+        stresses.append(result.relaxed.get_stress())
+        if not result.converged:
+            stuck = stuck or f"strained cell {k}: {result.message}"
+        progress(k + 1, len(frames), {"fmax (eV/Å)": result.fmax}, result.relaxed)
+    return np.array(stresses), stuck
+
+
+def _stiffness(
+    stresses: np.ndarray, deltas: np.ndarray, patterns: list[int], basis: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Stiffness (6, 6) and its standard errors in GPa from stresses (J patterns, K strains, 2 signs, 6)."""
+    odd = (stresses[:, :, 0] - stresses[:, :, 1]) / 2 / GPA  # (J, K, 6)
+    norm = (deltas**2).sum()
+    slopes = np.einsum("k,jki->ji", deltas, odd) / norm
+    residuals = odd - deltas[:, None] * slopes[:, None]
+    variances = (residuals**2).sum(axis=1) / (len(deltas) - 1) / norm  # (J, 6)
+    solve = np.einsum("pab,px->abx", basis, np.linalg.pinv(_design(basis, patterns)))  # (6, 6, 6·J)
+    return solve @ slopes.ravel(), np.sqrt(solve**2 @ variances.ravel())
+
+
+def moduli(stiffness: np.ndarray) -> dict:
+    """Averages (GPa) of a stiffness (6, 6), its eigenvalues, anisotropy and stability."""
+    eigenvalues = np.linalg.eigvalsh(stiffness)
+    c = stiffness
+    bulk_voigt = c[:3, :3].sum() / 9
+    shear_voigt = (np.trace(c[:3, :3]) - c[[0, 0, 1], [1, 2, 2]].sum() + 3 * np.trace(c[3:, 3:])) / 15
+    values = {"bulk_voigt": bulk_voigt, "shear_voigt": shear_voigt}
+    names = ("bulk_reuss", "shear_reuss", "bulk_modulus", "shear_modulus", "young_modulus", "poisson_ratio")
+    values |= dict.fromkeys((*names, "universal_anisotropy"))
+    if eigenvalues[0] > 0:
+        s = np.linalg.inv(c)
+        bulk_reuss = 1 / s[:3, :3].sum()
+        off = s[[0, 0, 1], [1, 2, 2]].sum()
+        shear_reuss = 15 / (4 * np.trace(s[:3, :3]) - 4 * off + 3 * np.trace(s[3:, 3:]))
+        k, g = (bulk_voigt + bulk_reuss) / 2, (shear_voigt + shear_reuss) / 2
+        young, poisson = 9 * k * g / (3 * k + g), (3 * k - 2 * g) / (2 * (3 * k + g))
+        values |= dict(zip(names, (bulk_reuss, shear_reuss, k, g, young, poisson), strict=True))
+        values["universal_anisotropy"] = 5 * shear_voigt / shear_reuss + bulk_voigt / bulk_reuss - 6
+    floats = {name: value if value is None else float(value) for name, value in values.items()}
+    return {**floats, "eigenvalues": eigenvalues, "stable": bool(eigenvalues[0] > 0)}
+
+
+def _warnings(start: dict, values: dict, settings: ElasticSettings) -> list[str]:
+    notes = []
+    stress = np.abs(start["stress"]).max() / GPA
+    if stress > NOTABLE * abs(values["bulk_voigt"]):
+        notes.append(
+            f"the start is under {stress:.2g} GPa: these are not the constants at zero stress; use --relax"
+        )
+    force = np.linalg.norm(start["forces"], axis=1).max()
+    if force > max(0.01, settings.fmax):
+        notes.append(f"a force of {force:.2g} eV/Å acts on an atom of the start; use --relax")
+    return notes
+
+
+def plot(
+    result: ElasticResult, others: Mapping[str, ElasticResult] = {}, label: str = ""
+) -> matplotlib.figure.Figure:
+    """The distinct constants with standard errors, and Young's modulus along directions in three planes."""
+    figure = matplotlib.figure.Figure(figsize=(9, 4.2), layout="constrained")
+    left = figure.add_subplot(1, 2, 1)
+    right = figure.add_subplot(1, 2, 2, projection="polar")
+    shown = _distinct(result.stiffness)
+    curves = overlay(result, others, label)
+    for k, (name, one, colour) in enumerate(curves):
+        x = np.arange(len(shown)) + 0.4 * ((k + 0.5) / len(curves) - 0.5)
+        pick = tuple(np.array(shown).T)
+        left.plot(x, one.clamped[pick], "_", color=colour, ms=12, mew=1.5)
+        left.errorbar(x, one.stiffness[pick], one.stiffness_error[pick], fmt="o", color=colour, capsize=3)
+        if name:
+            left.plot([], [], "o", color=colour, label=name)
+        if one.stable:
+            _polar(right, one.stiffness, colour)
+    left.plot([], [], "o", color="grey", label="relaxed atoms")
+    left.plot([], [], "_", color="grey", ms=12, mew=1.5, label="clamped atoms")
+    left.axhline(0, color="grey", lw=0.6)
+    left.set_xticks(range(len(shown)), [f"$C_{{{i + 1}{j + 1}}}$" for i, j in shown])
+    left.set_ylabel("stiffness (GPa)")
+    left.legend()
+    right.set_title("Young's modulus (GPa)", fontsize="medium")
+    right.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
+    for style, plane in zip(("-", "--", ":"), ("xy", "yz", "zx"), strict=True):
+        right.plot([], [], style, color="grey", label=f"{plane} plane")
+    right.legend(loc="lower left", bbox_to_anchor=(0.95, -0.1), fontsize="small")
+    return figure
+
+
+def _distinct(stiffness: np.ndarray) -> list[tuple[int, int]]:
+    """Indices of the constants that are neither zero nor the same number as one before."""
+    shown, seen = [], []
+    scale = np.abs(stiffness).max()
+    for i, j in sorted(zip(*np.triu_indices(6), strict=True), key=lambda ij: (ij[0] > 2, ij[1] > 2, ij)):
+        value = abs(stiffness[i, j])
+        if value > 1e-4 * scale and all(abs(value - other) > 1e-6 * scale for other in seen):
+            shown.append((int(i), int(j)))
+            seen.append(value)
+    return shown
+
+
+def _polar(axes, stiffness: np.ndarray, colour: str) -> None:
+    angle = np.linspace(0, 2 * np.pi, 361)
+    for k, style in enumerate(("-", "--", ":")):
+        n = np.zeros((3, len(angle)))
+        n[k], n[(k + 1) % 3] = np.cos(angle), np.sin(angle)
+        v = np.array([n[0] ** 2, n[1] ** 2, n[2] ** 2, n[1] * n[2], n[0] * n[2], n[0] * n[1]])
+        axes.plot(angle, 1 / np.einsum("ax,ab,bx->x", v, np.linalg.inv(stiffness), v), style, color=colour)

@@ -1,0 +1,194 @@
+"""Equation of state: energy against volume, equilibrium volume and bulk modulus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import ase
+import matplotlib.figure
+import numpy as np
+from ase.calculators.calculator import Calculator
+from phonopy.qha.eos import EOSFit, get_eos
+from pydantic import Field
+
+from ..errors import NumericsError
+from ..units import GPA, Unit
+from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent
+from .batch import evaluate
+from .relax import RelaxSettings, relax
+
+
+class EosSettings(Settings):
+    """Options of an equation of state."""
+
+    range: float = Field(0.06, gt=0, lt=0.5, description="largest relative change of volume, either way")
+    points: int = Field(11, ge=5, description="number of volumes")
+    relax: bool = Field(False, description="relax the atoms at each volume, the cell's shape being kept")
+    fmax: Annotated[float, Unit("eV/Å")] = Field(
+        0.001, gt=0, description="with --relax, the largest force left"
+    )
+    steps: int = Field(500, ge=1, description="with --relax, give up a volume after this many steps")
+
+
+class EosResult(Result):
+    """Both fits of the scan; the first group is the Birch–Murnaghan fit. None where a fit failed."""
+
+    volume: Annotated[float | None, Unit("Å^3")]
+    volume_per_atom: Annotated[float | None, Unit("Å^3")]
+    energy: Annotated[float | None, Unit("eV")]
+    bulk_modulus: Annotated[float | None, Unit("GPa")]
+    bulk_modulus_derivative: float | None
+    rms: Annotated[float | None, Unit("eV")]
+    vinet_volume: Annotated[float | None, Unit("Å^3")]
+    vinet_energy: Annotated[float | None, Unit("eV")]
+    vinet_bulk_modulus: Annotated[float | None, Unit("GPa")]
+    vinet_bulk_modulus_derivative: float | None
+    vinet_rms: Annotated[float | None, Unit("eV")]
+    atoms_per_cell: int
+    volumes: Annotated[Array, Unit("Å^3")]
+    energies: Annotated[Array, Unit("eV")]
+    equilibrium: ase.Atoms | None  # scaled to the Birch–Murnaghan volume
+
+
+def eos(
+    atoms: ase.Atoms,
+    calculator: Calculator,
+    settings: EosSettings = EosSettings(),
+    progress: Progress = silent,
+) -> EosResult:
+    """Scan the volume at constant shape and fit E(V).
+
+    Third-order Birch–Murnaghan (Birch, Phys. Rev. 71, 809 (1947)) and Vinet (J. Phys. Condens. Matter 1, 1941
+    (1989)) equations as in phonopy; their difference says how far the range can be trusted. ``rms`` is that
+    of the residuals, with the four fitted parameters taken off the number of points. The bulk modulus is
+    that at constant shape, which is the isothermal one at 0 K for cubic crystals.
+
+    Not converged: the minimum is not inside the scanned range, a fit failed, or a relaxation did.
+
+    Args:
+        atoms: (N atoms), periodic along three axes; volumes are spread about its own.
+        calculator: any ASE calculator.
+        settings: see ``EosSettings``.
+        progress: called with every volume.
+
+    Raises:
+        StructureError: the structure is not a crystal.
+        NumericsError: an energy is not finite.
+    """
+    check_crystal(atoms, "an equation of state")
+    factors = np.linspace(1 - settings.range, 1 + settings.range, settings.points)
+    frames = [_scaled(atoms, factor) for factor in factors]
+    energies, frames, stuck = _energies(frames, calculator, settings, progress)
+    volumes = np.array([frame.get_volume() for frame in frames])
+    fits = {name: _fit(volumes, energies, name, len(atoms)) for name in ("birch_murnaghan", "vinet")}
+    birch, vinet = fits["birch_murnaghan"], fits["vinet"]
+    failure = _failure(birch, vinet, volumes, energies, stuck)
+    nearest = frames[int(np.argmin(energies))]
+    return EosResult(
+        converged=not failure,
+        message=failure or f"minimum at {birch['volume'] / len(atoms):.4f} Å^3 per atom",
+        **birch,
+        **{f"vinet_{name}": value for name, value in vinet.items()},
+        volume_per_atom=None if birch["volume"] is None else birch["volume"] / len(atoms),
+        atoms_per_cell=len(atoms),
+        volumes=volumes,
+        energies=energies,
+        equilibrium=None if failure else _scaled(nearest, birch["volume"] / nearest.get_volume()),
+    )
+
+
+def _scaled(atoms: ase.Atoms, factor: float) -> ase.Atoms:
+    """Copy with ``factor`` times the volume, atoms moved along."""
+    copy = atoms.copy()
+    copy.set_cell(atoms.cell.array * factor ** (1 / 3), scale_atoms=True, apply_constraint=False)
+    return copy
+
+
+def _energies(
+    frames: list[ase.Atoms], calculator: Calculator, settings: EosSettings, progress: Progress
+) -> tuple[np.ndarray, list[ase.Atoms], str]:
+    """Energy of each volume, the structures they belong to, and which relaxation failed, if one did."""
+    if not settings.relax:
+        energies = np.array([found["energy"] for found in evaluate(calculator, frames)])
+        if not np.isfinite(energies).all():
+            raise NumericsError("structure: an energy is not finite; check the geometry or the range")
+        progress(len(frames), len(frames), {"E (eV)": energies.min()}, frames[0])
+        return energies, frames, ""
+    relaxation = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer="bfgs")
+    results, stuck = [], ""
+    for k, frame in enumerate(frames):
+        results.append(relax(frame, calculator, relaxation))
+        progress(k + 1, len(frames), {"E (eV)": results[-1].energy}, results[-1].relaxed)
+        if not results[-1].converged:
+            stuck = stuck or f"at {frame.get_volume():.2f} Å^3: {results[-1].message}"
+    return np.array([r.energy for r in results]), [r.relaxed for r in results], stuck
+
+
+def _fit(volumes: np.ndarray, energies: np.ndarray, name: str, atoms: int) -> dict[str, float | None]:
+    """Parameters of one equation; None for all if there is no fit with a minimum."""
+    keys = ("energy", "bulk_modulus", "bulk_modulus_derivative", "volume", "rms")
+    # Per atom and from the lowest energy: the fit works with numbers near one whatever the cell.
+    v, e = volumes / atoms, (energies - energies.min()) / atoms
+    curvature = 2 * np.polyfit(v - v.mean(), e, 2)[0]
+    fit = EOSFit(v, e, get_eos(name))
+    try:
+        fit.fit([0.0, max(curvature * v.mean(), 1e-3), 4.0, v[np.argmin(e)]])
+    except RuntimeError:
+        return dict.fromkeys(keys)
+    energy, bulk, derivative, volume = map(float, fit.parameters)
+    if not np.isfinite(fit.parameters).all() or bulk <= 0 or volume <= 0:
+        return dict.fromkeys(keys)
+    residuals = (get_eos(name)(v, fit.parameters) - e) * atoms
+    rms = float(np.sqrt((residuals**2).sum() / (len(v) - 4)))
+    values = (energy * atoms + float(energies.min()), bulk / GPA, derivative, volume * atoms, rms)
+    return dict(zip(keys, values, strict=True))
+
+
+def _failure(birch: dict, vinet: dict, volumes: np.ndarray, energies: np.ndarray, stuck: str) -> str:
+    """Why the result must not be used, or nothing."""
+    if stuck:
+        return stuck
+    lowest = int(np.argmin(energies))
+    if lowest in (0, len(volumes) - 1) or not volumes[0] < (birch["volume"] or 0) < volumes[-1]:
+        side = "low" if lowest < len(volumes) / 2 else "high"
+        return f"the minimum is not inside the scanned volumes but at their {side} end; relax the cell first"
+    if birch["volume"] is None or vinet["volume"] is None:
+        return "the energies follow neither equation with a minimum; use a smaller --range"
+    return ""
+
+
+def plot(
+    result: EosResult, others: Mapping[str, EosResult] = {}, label: str = ""
+) -> matplotlib.figure.Figure:
+    """Energy against volume per atom, both fits, and their residuals."""
+    figure = matplotlib.figure.Figure(figsize=(6, 5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for name, one, colour in overlay(result, others, label):
+        n = one.atoms_per_cell
+        v, base = one.volumes / n, one.energies.min()
+        upper.plot(v, 1e3 * (one.energies - base) / n, "o", color=colour, label=name)
+        for equation, prefix, line in (("birch_murnaghan", "", "-"), ("vinet", "vinet_", "--")):
+            if getattr(one, f"{prefix}volume") is None:
+                continue
+            curve = _curve(one, equation, prefix)
+            fine = np.linspace(v.min(), v.max(), 200)
+            upper.plot(fine, 1e3 * (curve(fine) - base / n), line, color=colour, lw=1.2)
+            lower.plot(v, 1e3 * (one.energies / n - curve(v)), line, color=colour, marker="o", ms=3, lw=0.8)
+    upper.plot([], [], "-", color="grey", label="Birch–Murnaghan")
+    upper.plot([], [], "--", color="grey", label="Vinet")
+    upper.legend()
+    upper.set_ylabel("E − E(lowest) (meV/atom)")
+    lower.axhline(0, color="grey", lw=0.6)
+    lower.set(xlabel="volume (Å$^3$/atom)", ylabel="residual\n(meV/atom)")
+    return figure
+
+
+def _curve(result: EosResult, equation: str, prefix: str):
+    """Fitted energy per atom (eV) as a function of volume per atom."""
+    energy, bulk, derivative, volume = (
+        getattr(result, f"{prefix}{name}")
+        for name in ("energy", "bulk_modulus", "bulk_modulus_derivative", "volume")
+    )
+    n = result.atoms_per_cell
+    return lambda v: get_eos(equation)(v, [energy / n, bulk * GPA, derivative, volume / n])

@@ -1,0 +1,1 @@
+"""Lattice dynamics shared by the phonon workflows: supercells, force constants, paths, stability."""

@@ -1,0 +1,151 @@
+"""From a structure and a calculator to phonopy's force constants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ase
+import numpy as np
+from ase.calculators.calculator import Calculator
+from phonopy import Phonopy
+from phonopy.exception import BORNFileParseError
+from phonopy.file_IO import parse_BORN
+from phonopy.structure.atoms import PhonopyAtoms
+from phonopy.structure.cells import get_primitive_matrix_with_auto
+
+from ...errors import ConfigError, NumericsError, StructureError
+from ..archive import Archive
+from ..base import Progress
+from ..batch import digest, evaluate
+from ..relax import RelaxSettings, relax
+from .settings import LatticeSettings
+
+
+def to_phonopy(atoms: ase.Atoms) -> PhonopyAtoms:
+    """Structure as phonopy has it; masses are phonopy's unless the structure brings its own."""
+    return PhonopyAtoms(
+        symbols=atoms.get_chemical_symbols(),
+        cell=atoms.cell.array,
+        scaled_positions=atoms.get_scaled_positions(),
+        masses=atoms.get_masses() if atoms.has("masses") else None,
+    )
+
+
+def from_phonopy(cell: PhonopyAtoms) -> ase.Atoms:
+    """Structure as ASE has it, periodic along all axes, with the very positions phonopy holds."""
+    return ase.Atoms(cell.symbols, positions=cell.positions, cell=cell.cell, pbc=True)
+
+
+def rest(
+    atoms: ase.Atoms,
+    calculator: Calculator,
+    settings: LatticeSettings,
+    progress: Progress,
+    archive: Archive,
+) -> ase.Atoms:
+    """The structure about which atoms vibrate.
+
+    Constraints of ``atoms`` are dropped: every atom vibrates.
+
+    Raises:
+        StructureError: an axis is not periodic.
+        NumericsError: the relaxation did not converge.
+    """
+    if not (atoms.pbc.all() and atoms.cell.rank == 3):
+        raise StructureError(
+            "structure: phonons need three periodic axes; give a slab, chain or molecule a cell with vacuum"
+        )
+    # Positions and masses alone: what else a structure carries has no place in displaced supercells.
+    start = ase.Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+    if atoms.has("masses"):
+        start.set_masses(atoms.get_masses())
+    if settings.relax == "none":
+        return start
+    chosen = RelaxSettings(
+        fmax=settings.fmax,
+        steps=settings.steps,
+        optimizer="bfgs",
+        cell=settings.relax == "cell",
+        symmetry=True,
+    )
+    return _relaxed(start, calculator, chosen, progress, archive)
+
+
+def _relaxed(start, calculator, settings: RelaxSettings, progress, archive) -> ase.Atoms:
+    name = f"relaxed-{digest(calculator, [start], settings.model_dump_json())}"
+    record = archive.load(name)
+    if record is None:
+        result = relax(start, calculator, settings, progress)
+        if not result.converged:
+            raise NumericsError(
+                f"structure: the relaxation before the phonons did not converge ({result.message}); "
+                "raise --steps or --fmax, or give a relaxed structure and --relax none"
+            )
+        record = {"cell": result.cell, "positions": result.positions}
+        archive.save(name, record)
+    at_rest = start.copy()
+    at_rest.set_cell(record["cell"])
+    at_rest.positions = record["positions"]
+    return at_rest
+
+
+def displaced(unitcell: ase.Atoms, supercell: np.ndarray, settings: LatticeSettings) -> Phonopy:
+    """Phonopy with its symmetry-reduced displacements, without forces yet.
+
+    Raises:
+        ConfigError: the BORN file cannot be read or does not fit the primitive cell.
+    """
+    cell = to_phonopy(unitcell)
+    primitive = get_primitive_matrix_with_auto(cell, "auto", symprec=settings.symprec)
+    phonon = Phonopy(
+        cell, supercell_matrix=supercell, primitive_matrix=primitive, symprec=settings.symprec, log_level=0
+    )
+    if settings.born is not None:
+        phonon.nac_params = _born(phonon, settings)
+    phonon.generate_displacements(distance=settings.displacement)
+    return phonon
+
+
+def _born(phonon: Phonopy, settings: LatticeSettings) -> dict:
+    try:
+        return parse_BORN(phonon.primitive, symprec=settings.symprec, filename=settings.born)
+    except OSError as error:
+        raise ConfigError(f"{settings.born}: cannot be read ({error.strerror}); give a BORN file") from error
+    except (BORNFileParseError, ValueError, IndexError, RuntimeError, UnicodeDecodeError) as error:
+        atoms = " ".join(phonon.primitive.symbols)
+        raise ConfigError(
+            f"{settings.born}: not a BORN file for the primitive cell {atoms} ({error}); phonopy expects a "
+            "line of units, nine numbers of the dielectric tensor, nine per independent atom"
+        ) from error
+
+
+def set_force_constants(
+    phonons: Sequence[Phonopy],
+    calculator: Calculator,
+    settings: LatticeSettings,
+    progress: Progress,
+    archive: Archive,
+) -> None:
+    """Evaluate the displaced supercells of all ``phonons`` together and make their force constants.
+
+    The space group enters where phonopy completes the force constants from the reduced displacements;
+    translation and permutation symmetry are imposed after that, so that acoustic modes at Γ are zero.
+
+    Raises:
+        NumericsError: forces are not finite.
+    """
+    cells = [from_phonopy(c) for phonon in phonons for c in phonon.supercells_with_displacements]
+
+    def finished(done: int, total: int) -> None:
+        progress(done, total, {"displacements": done}, cells[done - 1])
+
+    try:
+        results = evaluate(calculator, cells, ("forces",), archive=archive, finished=finished)
+    except NumericsError as error:
+        raise NumericsError(str(error).replace("structure", "structure: displacement", 1)) from error
+    forces = iter([result["forces"] for result in results])
+    for phonon in phonons:
+        phonon.forces = np.array([next(forces) for _ in phonon.supercells_with_displacements])
+        phonon.produce_force_constants(show_drift=False)
+        if settings.symmetrize:
+            phonon.symmetrize_force_constants(level=2, show_drift=False)

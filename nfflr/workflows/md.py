@@ -1,0 +1,209 @@
+"""Molecular dynamics: let a structure move at a temperature, and say what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Annotated, Literal
+
+import ase
+import matplotlib.figure
+import numpy as np
+from ase.calculators.calculator import Calculator
+from ase.constraints import FixAtoms
+from pydantic import SkipValidation
+
+from ..units import Unit
+from .archive import Archive, same_run
+from .base import Array, Progress, Result, Table, silent
+from .dynamics.averages import mean_and_error, slope_and_error
+from .dynamics.distances import radial_distribution
+from .dynamics.ensembles import check_ensemble
+from .dynamics.figure import draw
+from .dynamics.motion import motion
+from .dynamics.run import Outcome, simulate
+from .dynamics.settings import MdSettings
+from .dynamics.trace import trace
+from .dynamics.verdict import judge
+
+__all__ = ["MdResult", "MdSettings", "md", "plot"]
+
+FEWEST = 20  # frames of an analysis of motion
+
+
+class MdResult(Result):
+    """Outcome of a run. Averages, drift, and all analysis are over the frames after equilibration.
+
+    Errors are standard errors from blocks (of time; for diffusion, of atoms). Keys of ``rdf``, ``msd`` and ``diffusion`` are elements,
+    or pairs of them, and ``"all"``. What a run is too short for is None. Frequencies above half the rate
+    of frames cannot be seen: with frames 10 fs apart, above 50 THz.
+    """
+
+    verdict: Literal["stable", "melted", "exploded", "drifting", "outside training range"]
+    verdict_step: int | None
+    verdict_atom: int | None
+    steps: int
+    degrees_of_freedom: int
+    time: Annotated[float, Unit("ps")]
+    equilibration_time: Annotated[float, Unit("ps")]
+    temperature: Annotated[float, Unit("K")]
+    temperature_error: Annotated[float | None, Unit("K")]
+    potential_energy: Annotated[float, Unit("eV")]
+    potential_energy_error: Annotated[float | None, Unit("eV")]
+    pressure: Annotated[float | None, Unit("GPa")]
+    pressure_error: Annotated[float | None, Unit("GPa")]
+    volume: Annotated[float | None, Unit("Å^3")]
+    volume_error: Annotated[float | None, Unit("Å^3")]
+    drift: Annotated[float | None, Unit("meV/atom/ns")]
+    drift_error: Annotated[float | None, Unit("meV/atom/ns")]
+    symbols: list[str]
+    cell: Annotated[Array, Unit("Å")]
+    positions: Annotated[Array, Unit("Å")]
+    rdf_distance: Annotated[Array | None, Unit("Å")]
+    rdf: dict[str, Array] | None
+    msd_time: Annotated[Array | None, Unit("ps")]
+    msd: Annotated[dict[str, Array] | None, Unit("Å^2")]
+    diffusion: Annotated[dict[str, float] | None, Unit("Å^2/ps")]
+    diffusion_error: Annotated[dict[str, float] | None, Unit("Å^2/ps")]
+    vacf_time: Annotated[Array | None, Unit("ps")]
+    vacf: Array | None
+    frequency: Annotated[Array | None, Unit("THz")]
+    vdos: Annotated[Array | None, Unit("1/THz")]
+    table: Table
+    final: ase.Atoms
+    trajectory: SkipValidation[Sequence[ase.Atoms]]
+
+
+def md(
+    atoms: ase.Atoms,
+    calculator: Calculator,
+    settings: MdSettings = MdSettings(),
+    progress: Progress = silent,
+    archive: Archive | None = None,
+) -> MdResult:
+    """Integrate Newton's equations, with a thermostat and a barostat if asked, by ASE's integrators.
+
+    NVE: velocity Verlet. NVT: stochastic velocity rescaling (G. Bussi et al., J. Chem. Phys. 126, 014101
+    (2007)), Langevin BAOAB (B. Leimkuhler and C. Matthews, J. Chem. Phys. 138, 174102 (2013)), Nosé–Hoover
+    chains. NPT: Martyna, Tobias and Klein (J. Chem. Phys. 101, 4177 (1994)), full cell or volume only;
+    Berendsen's, which finds the right volume but not its fluctuations.
+
+    Velocities are drawn for ``temperature``, with no total momentum and, without periodic axes, no rotation;
+    a crystal that starts at rest on its sites gives half of that to its potential energy.
+    Positions are not wrapped into the cell; ``atoms`` itself is left as it is. A run that explodes stops at
+    once and ends with the last sound structure; that is a result with ``converged=False``, not an error.
+
+    Args:
+        atoms: (N atoms); a barostat needs three periodic axes.
+        calculator: any ASE calculator with forces (and stress for a barostat).
+        settings: see ``MdSettings``.
+        progress: called with every frame.
+        archive: keeps frames and states; one that holds a run continues it, to ``settings.steps``, and the
+            result is that of a run without a break, bit for bit.
+
+    Raises:
+        StructureError: the structure does not suit the ensemble.
+        NumericsError: not even the start is sound.
+        ConfigError: the archive holds another run.
+    """
+    check_ensemble(atoms, settings)
+    archive = Archive() if archive is None else archive
+    same_run(archive, atoms, calculator, settings, () if settings.has_ramp else ("steps",))
+    atoms = atoms.copy()
+    outcome = simulate(atoms, calculator, settings, progress, archive)
+    return _result(outcome, archive.frames(), settings)
+
+
+def _result(outcome: Outcome, frames: Sequence[ase.Atoms], settings: MdSettings) -> MdResult:
+    seen = trace(frames)
+    begin = min(int(np.ceil(settings.equilibration * len(frames))), len(frames) - 1)
+    table = {name: column[begin:] for name, column in seen.table.columns.items()}
+    start = frames[0]
+    drift = _drift(table, len(start))
+    verdict = judge(outcome, seen, start, drift, settings)
+    averages = {
+        **_average(table, "temperature", "temperature (K)"),
+        **_average(table, "potential_energy", "potential energy (eV)"),
+        **_average(table, "pressure", "pressure (GPa)"),
+        **_average(table, "volume", "volume (Å^3)"),
+    }
+    return MdResult(
+        converged=verdict.word != "exploded",
+        message=verdict.message,
+        verdict=verdict.word,
+        verdict_step=verdict.step,
+        verdict_atom=verdict.atom,
+        steps=outcome.steps,
+        degrees_of_freedom=outcome.dof,
+        time=outcome.steps * settings.timestep / 1000,
+        equilibration_time=float(table["time (ps)"][0]),
+        **averages,
+        drift=drift and drift[0],
+        drift_error=drift and drift[1],
+        symbols=list(start.symbols),
+        cell=outcome.last.cell.array,
+        positions=outcome.last.positions,
+        **_structure(frames, begin, settings),
+        **_motion(frames, begin, settings),
+        table=seen.table,
+        final=outcome.last,
+        trajectory=frames,
+    )
+
+
+def _average(table: dict[str, np.ndarray], field: str, column: str) -> dict[str, float | None]:
+    values = table[column]
+    mean, error = (None, None) if np.isnan(values).any() else mean_and_error(values)
+    return {field: mean, f"{field}_error": error}
+
+
+def _drift(table: dict[str, np.ndarray], n_atoms: int) -> tuple[float, float] | None:
+    """Of the conserved quantity with its error, meV/atom/ns."""
+    fit = slope_and_error(table["time (ps)"], table["conserved (eV)"])
+    scale = 1e3 * 1e3 / n_atoms  # eV to meV, 1/ps to 1/ns
+    return None if fit is None or np.isnan(fit[0]) else (fit[0] * scale, fit[1] * scale)
+
+
+def _structure(frames: Sequence[ase.Atoms], begin: int, settings: MdSettings) -> dict:
+    if not (frames[0].pbc.all() and frames[0].cell.rank == 3):
+        return {"rdf_distance": None, "rdf": None}
+    distance, rdf = radial_distribution(_Part(frames, begin), settings.rdf_cutoff)
+    return {"rdf_distance": distance, "rdf": rdf}
+
+
+def _motion(frames: Sequence[ase.Atoms], begin: int, settings: MdSettings) -> dict:
+    names = ("msd_time", "msd", "diffusion", "diffusion_error", "vacf_time", "vacf", "frequency", "vdos")
+    moving = np.ones(len(frames[0]), dtype=bool)
+    for constraint in frames[0].constraints:
+        if isinstance(constraint, FixAtoms):
+            moving[constraint.index] = False
+    if len(frames) - begin < FEWEST or not moving.any():
+        return dict.fromkeys(names)
+    found = motion(_Part(frames, begin), settings.interval * settings.timestep / 1000, moving)
+    known = {name: d for name, d in found.diffusion.items() if d is not None}
+    diffusion = {name: d[0] for name, d in known.items()} or None
+    error = {name: d[1] for name, d in known.items()} or None
+    values = (found.msd_time, found.msd, diffusion, error)
+    values += (found.vacf_time, found.vacf, found.frequency, found.vdos)
+    return dict(zip(names, values, strict=True))
+
+
+class _Part(Sequence):
+    """Frames from ``begin`` on, read when they are asked for."""
+
+    def __init__(self, frames: Sequence[ase.Atoms], begin: int):
+        self._frames, self._begin = frames, begin
+
+    def __len__(self) -> int:
+        return len(self._frames) - self._begin
+
+    def __getitem__(self, index: int) -> ase.Atoms:
+        return self._frames[self._begin + range(len(self))[index]]
+
+    def __iter__(self) -> Iterator[ase.Atoms]:
+        return islice(self._frames, self._begin, None)  # opens a file once, not for each frame
+
+
+def plot(result: MdResult) -> matplotlib.figure.Figure:
+    """Temperature, energies, radial distribution, displacements, autocorrelation and spectrum."""
+    return draw(result)

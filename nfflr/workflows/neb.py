@@ -1,0 +1,247 @@
+"""Nudged elastic band: the path of least energy between two structures, and its barrier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import ase
+import matplotlib.figure
+import numpy as np
+from ase.calculators.calculator import Calculator
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.geometry import find_mic
+from ase.mep.neb import NEB, idpp_interpolate
+from ase.utils.forcecurve import fit_images
+from pydantic import Field
+
+from ..errors import NumericsError, StructureError
+from ..units import Unit
+from .base import Array, Progress, Result, Settings, overlay, silent
+from .batch import evaluate
+from .relax import EXPLODED, OPTIMIZERS, RelaxSettings, relax
+
+SAME = 1e-2  # Å; ends nearer than this, over all atoms, are one minimum
+COARSE = 5.0  # the band settles to this times fmax before its top image climbs
+
+
+class NebSettings(Settings):
+    """Options of a nudged elastic band."""
+
+    images: int = Field(7, ge=1, description="images between the two ends")
+    climb: bool = Field(True, description="drive the highest image up to the saddle")
+    relax: bool = Field(True, description="relax both ends first")
+    interpolation: Literal["idpp", "linear"] = Field("idpp", description="how the first path is made")
+    spring: Annotated[float, Unit("eV/Å^2")] = Field(0.1, gt=0, description="constant of the springs")
+    fmax: Annotated[float, Unit("eV/Å")] = Field(0.02, gt=0, description="stop when no force exceeds this")
+    steps: int = Field(500, ge=1, description="give up after this many steps of the band")
+    optimizer: Literal["fire", "bfgs", "lbfgs"] = Field("fire", description="how to step downhill")
+
+
+class NebResult(Result):
+    """The path and its barrier; arrays hold one number per image, both ends included."""
+
+    barrier: Annotated[float, Unit("eV")]
+    reverse_barrier: Annotated[float, Unit("eV")]
+    reaction_energy: Annotated[float, Unit("eV")]
+    fmax: Annotated[float, Unit("eV/Å")]
+    steps: int
+    saddle_image: int
+    distances: Annotated[Array, Unit("Å")]  # (M,) along the path
+    energies: Annotated[Array, Unit("eV")]  # (M,) from the initial structure's
+    curve_distances: Annotated[Array, Unit("Å")]  # cubic through energies and forces along the path
+    curve_energies: Annotated[Array, Unit("eV")]
+    saddle: ase.Atoms
+    path: list[ase.Atoms]
+
+
+class Band(NEB):
+    """ASE's band, its images evaluated together."""
+
+    def __init__(self, images: list[ase.Atoms], calculator: Calculator, settings: NebSettings):
+        super().__init__(images, k=settings.spring, method="improvedtangent")
+        self.calculator = calculator
+
+    def get_forces(self) -> np.ndarray:
+        """Forces on the band; images that moved since the last call are evaluated first.
+
+        Raises:
+            NumericsError: a force is not finite, or larger than any optimiser can recover from.
+        """
+        moved = [i for i in self.images[1:-1] if i.calc is None or i.calc.check_state(i)]
+        results = evaluate(self.calculator, moved) if moved else []
+        for image, found in zip(moved, results, strict=True):
+            largest = np.linalg.norm(found["forces"], axis=1).max()
+            if not largest <= EXPLODED:  # true of NaN as well
+                raise NumericsError("structure: an image of the path has no sound forces; check both ends")
+            image.calc = SinglePointCalculator(image, energy=found["energy"], forces=found["forces"])
+        return super().get_forces()
+
+    def has_top(self) -> bool:
+        """Whether an image is higher than both ends: on a slope, one that climbs would leave the path."""
+        return self.energies[1:-1].max() > max(self.energies[0], self.energies[-1])
+
+
+def neb(
+    initial: ase.Atoms,
+    final: ase.Atoms,
+    calculator: Calculator,
+    settings: NebSettings = NebSettings(),
+    progress: Progress = silent,
+) -> NebResult:
+    """Find the path of least energy between two minima.
+
+    Improved tangents (Henkelman, Jónsson, J. Chem. Phys. 113, 9978 (2000)) and a climbing image (Henkelman,
+    Uberuaga, Jónsson, J. Chem. Phys. 113, 9901 (2000)), from ASE; the first path is interpolated through pair
+    distances (IDPP: Smidstrup et al., J. Chem. Phys. 140, 214106 (2014)). The barrier is the energy of the
+    climbing image, or of the curve's top without one.
+
+    Args:
+        initial: (N atoms), near a minimum.
+        final: the same atoms in the same order and cell, near another minimum; periodic images are taken as
+            near to the initial atoms as can be.
+        calculator: any ASE calculator; images are evaluated as one batch where it can.
+        settings: see ``NebSettings``.
+        progress: called with every step of the band.
+
+    Raises:
+        StructureError: the structures do not match, or are one and the same.
+        NumericsError: the forces of the first path are not sound.
+    """
+    _check_ends(initial, final)
+    ends, stuck = _ends(initial, final, calculator, settings)
+    images = [ends[0], *(ends[0].copy() for _ in range(settings.images)), ends[1]]
+    first = NEB(images, method="improvedtangent")
+    first.interpolate("linear", apply_constraint=False)
+    if settings.interpolation == "idpp":
+        idpp_interpolate(first, traj=None, log=None, mic=bool(initial.pbc.any()))
+    fmax, steps, failure = _settle(Band(images, calculator, settings), settings, progress)
+    return _result(images, settings, fmax, steps, stuck or failure)
+
+
+def _check_ends(initial: ase.Atoms, final: ase.Atoms) -> None:
+    if len(initial) != len(final):
+        raise StructureError(
+            f"structure: initial has {len(initial)} atoms, final has {len(final)}; expected the same atoms"
+        )
+    other = np.flatnonzero(initial.numbers != final.numbers)
+    if len(other):
+        k = other[0]
+        raise StructureError(
+            f"structure: atom {k} is {initial.symbols[k]} in initial and {final.symbols[k]} in final; "
+            "expected the same order"
+        )
+    if (initial.pbc != final.pbc).any() or not np.allclose(initial.cell, final.cell, rtol=0, atol=1e-6):
+        raise StructureError("structure: initial and final differ in cell or periodicity; make them equal")
+    if np.linalg.norm(_difference(initial, final)) < SAME:
+        raise StructureError("structure: initial and final are the same; expected two minima")
+
+
+def _difference(initial: ase.Atoms, final: ase.Atoms) -> np.ndarray:
+    """Shortest displacement (N, 3) of each atom."""
+    return find_mic(final.positions - initial.positions, initial.cell, initial.pbc)[0]
+
+
+def _ends(
+    initial: ase.Atoms, final: ase.Atoms, calculator: Calculator, settings: NebSettings
+) -> tuple[list[ase.Atoms], str]:
+    """Both ends with their energies and forces, and why one did not relax.
+
+    Raises:
+        StructureError: both relaxed to the same minimum.
+    """
+    # Cells equal within rounding become equal, and the path does not jump by a lattice vector at its end.
+    final = final.copy()
+    final.cell = initial.cell
+    final.positions = initial.positions + _difference(initial, final)
+    if not settings.relax:
+        frames = [initial.copy(), final]
+        for frame, found in zip(frames, evaluate(calculator, frames), strict=True):
+            frame.calc = SinglePointCalculator(frame, energy=found["energy"], forces=found["forces"])
+        return frames, ""
+    options = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer=settings.optimizer)
+    results = [relax(end, calculator, options) for end in (initial, final)]
+    _check_ends(*(result.relaxed for result in results))
+    names = zip(("initial", "final"), results, strict=True)
+    return [r.relaxed for r in results], next((f"{n}: {r.message}" for n, r in names if not r.converged), "")
+
+
+def _settle(band: Band, settings: NebSettings, progress: Progress) -> tuple[float, int, str]:
+    """Move the band to its path; returns the largest force, the steps, and why it stopped if it had to.
+
+    Raises:
+        NumericsError: not even the first path has sound forces.
+    """
+    stages = (
+        [(False, COARSE * settings.fmax), (True, settings.fmax)]
+        if settings.climb
+        else [(False, settings.fmax)]
+    )
+    done, fmax = 0, np.inf
+    sound: list = []  # positions and results of each image at the last sound step
+    try:
+        for climb, target in stages:
+            band.climb = climb and band.has_top()
+            optimizer = OPTIMIZERS[settings.optimizer](band, logfile=None)
+            for _ in optimizer.irun(fmax=target, steps=settings.steps - done):
+                fmax = float(np.linalg.norm(band.get_forces(), axis=1).max())
+                sound = [(image.positions.copy(), image.calc) for image in band.images]
+                progress(
+                    done + optimizer.nsteps, settings.steps, {"fmax (eV/Å)": fmax}, band.images[band.imax]
+                )
+            done += optimizer.nsteps
+    except (NumericsError, StructureError) as error:
+        if not sound:
+            raise
+        for image, (positions, calc) in zip(band.images, sound, strict=True):
+            image.positions, image.calc = positions, calc
+        return fmax, done, f"stopped at step {done}: {str(error).removeprefix('structure: ')}"
+    if fmax > settings.fmax:
+        return fmax, done, f"fmax is still above {settings.fmax:g} eV/Å after {done} steps; raise --steps"
+    return fmax, done, ""
+
+
+def _result(
+    images: list[ase.Atoms], settings: NebSettings, fmax: float, steps: int, failure: str
+) -> NebResult:
+    fit = fit_images(images)
+    energies = np.asarray(fit.energies)
+    top = int(np.argmax(energies))
+    inside = 0 < top < len(images) - 1
+    barrier = float(energies[top] if settings.climb or not inside else fit.fit_energies.max())
+    verdict = (
+        f"barrier {barrier:.4g} eV at image {top}" if inside else "no barrier: an end is the highest point"
+    )
+    return NebResult(
+        converged=not failure,
+        message=failure or verdict,
+        barrier=barrier,
+        reverse_barrier=barrier - float(energies[-1]),
+        reaction_energy=float(energies[-1]),
+        fmax=fmax,
+        steps=steps,
+        saddle_image=top,
+        distances=np.asarray(fit.path),
+        energies=energies,
+        curve_distances=np.asarray(fit.fit_path),
+        curve_energies=np.asarray(fit.fit_energies),
+        saddle=images[top],
+        path=images,
+    )
+
+
+def plot(
+    result: NebResult, others: Mapping[str, NebResult] = {}, label: str = ""
+) -> matplotlib.figure.Figure:
+    """Energy along the path: images, and the curve through their energies and forces."""
+    figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, one, colour in overlay(result, others, label):
+        axes.plot(one.curve_distances, one.curve_energies, color=colour, lw=1.2)
+        text = f"{name}: {one.barrier:.3g} eV" if name else f"barrier {one.barrier:.3g} eV"
+        axes.plot(one.distances, one.energies, "o", color=colour, label=text)
+    axes.axhline(0, color="grey", lw=0.6)
+    axes.set(xlabel="distance along the path (Å)", ylabel="E − E(initial) (eV)")
+    axes.margins(y=0.12)
+    axes.legend()
+    return figure

@@ -1,0 +1,187 @@
+"""Phonons of a crystal: bands, density of states, thermal properties, dynamical stability."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import ase
+import matplotlib.figure
+import numpy as np
+from ase.calculators.calculator import Calculator
+from phonopy import Phonopy
+from pydantic import Field
+
+from ..units import Unit
+from .archive import Archive
+from .base import Array, Progress, Result, Text, silent
+from .lattice.bands import BandPath, band_path, name_of, ticks
+from .lattice.figures import phonon_figure
+from .lattice.harmonic import displaced, rest, set_force_constants
+from .lattice.settings import ThermalSettings
+from .lattice.stability import Mode, lowest_mode, modulated
+from .lattice.supercell import supercell_matrix
+from .lattice.thermal import thermal
+
+KM_PER_S = 0.1  # per THz Å
+
+
+class PhononsSettings(ThermalSettings):
+    """Options of a phonon calculation."""
+
+    band_points: int = Field(51, ge=2, description="q-points on the longest piece of the band path")
+    tolerance: Annotated[float, Unit("THz")] = Field(
+        0.05, ge=0, description="imaginary frequencies beyond this make a crystal unstable"
+    )
+    modulation: Annotated[float, Unit("Å")] = Field(
+        0.1, gt=0, description="largest displacement in the structure that follows an imaginary mode"
+    )
+
+
+class PhononsResult(Result):
+    """Phonons; ``cell`` in a unit or name is the primitive cell, imaginary frequencies are negative.
+
+    Shapes: Q points on the path, B bands, S pieces of the path, F frequencies, T temperatures, E elements.
+    """
+
+    stable: bool
+    lowest_frequency: Annotated[float, Unit("THz")]
+    lowest_qpoint: Array  # (3,) fractional
+    highest_frequency: Annotated[float, Unit("THz")]
+    zero_point_energy: Annotated[float, Unit("eV/cell")]
+    displacements: int
+    supercell_matrix: Array  # (3, 3)
+    space_group: str
+    cell: Annotated[Array, Unit("Å")]  # (3, 3)
+    scaled_positions: Array  # (N, 3)
+    symbols: list[str]
+    band_labels: list[str]
+    band_label_distances: Annotated[Array, Unit("1/Å")]
+    band_pieces: Array  # (S,) where each piece starts
+    band_qpoints: Array  # (Q, 3)
+    band_distances: Annotated[Array, Unit("1/Å")]  # (Q,)
+    band_frequencies: Annotated[Array, Unit("THz")]  # (Q, B)
+    band_velocities: Annotated[Array, Unit("km/s")]  # (Q, B, 3)
+    mesh: list[int]
+    dos_frequencies: Annotated[Array, Unit("THz")]  # (F,)
+    dos: Annotated[Array, Unit("1/(THz cell)")]  # (F,)
+    dos_elements: list[str]
+    projected_dos: Annotated[Array, Unit("1/(THz cell)")]  # (E, F)
+    temperatures: Annotated[Array, Unit("K")]  # (T,)
+    free_energy: Annotated[Array, Unit("eV/cell")]  # (T,)
+    entropy: Annotated[Array, Unit("eV/(K cell)")]  # (T,)
+    heat_capacity: Annotated[Array, Unit("eV/(K cell)")]  # (T,)
+    phonopy: Annotated[str, Text(".yaml")]
+    modulated: ase.Atoms | None
+
+
+def phonons(
+    atoms: ase.Atoms,
+    calculator: Calculator,
+    settings: PhononsSettings = PhononsSettings(),
+    progress: Progress = silent,
+    archive: Archive = Archive(),
+) -> PhononsResult:
+    """Harmonic phonons by finite displacements (phonopy; Togo, J. Phys. Soc. Jpn. 92, 012001 (2023)).
+
+    ``atoms`` is left as it is. An unstable crystal is a result: ``stable`` and ``message`` say so, and
+    ``modulated`` follows the imaginary mode.
+
+    Args:
+        atoms: periodic along three axes; constraints are ignored.
+        calculator: any ASE calculator with forces, and stress if the cell is relaxed.
+        settings: see ``PhononsSettings``.
+        progress: called with steps of the relaxation, then with finished displacements.
+        archive: keeps the relaxed structure and finished displacements.
+
+    Raises:
+        StructureError: not periodic along three axes, or of a Bravais lattice that is not recognised.
+        ConfigError: the BORN file does not fit.
+        NumericsError: the relaxation did not converge, or forces are not finite.
+    """
+    unitcell = rest(atoms, calculator, settings, progress, archive)
+    phonon = displaced(unitcell, supercell_matrix(unitcell, settings), settings)
+    path = band_path(phonon, settings.band_points)
+    set_force_constants([phonon], calculator, settings, progress, archive)
+    return _result(phonon, path, settings)
+
+
+def _result(phonon: Phonopy, path: BandPath, settings: PhononsSettings) -> PhononsResult:
+    mesh = phonon.run_mesh(settings.mesh or settings.mesh_length, is_gamma_center=True)
+    heat = thermal(phonon, settings.temperatures())
+    zero_point = thermal(phonon, np.zeros(1)).free_energy[0]
+    bands = _bands(phonon, path)
+    qpoints = np.concatenate([mesh.qpoints, bands["band_qpoints"]])
+    mode = lowest_mode(phonon, qpoints, settings.tolerance)
+    stable = mode.frequency >= -settings.tolerance
+    follow = None if stable else modulated(phonon, mode, settings.modulation, settings.tolerance)
+    return PhononsResult(
+        converged=True,
+        message=_message(phonon, mode, stable, path),
+        stable=stable,
+        lowest_frequency=mode.frequency,
+        lowest_qpoint=mode.qpoint,
+        highest_frequency=max(mesh.frequencies.max(), bands["band_frequencies"].max()),
+        zero_point_energy=zero_point,
+        displacements=len(phonon.supercells_with_displacements),
+        supercell_matrix=phonon.supercell_matrix,
+        space_group=phonon.symmetry.dataset.international,
+        cell=phonon.primitive.cell,
+        scaled_positions=phonon.primitive.scaled_positions,
+        symbols=phonon.primitive.symbols,
+        **bands,
+        mesh=[int(n) for n in mesh.mesh_numbers],
+        **_densities(phonon, mesh.mesh_numbers),
+        temperatures=settings.temperatures(),
+        free_energy=heat.free_energy,
+        entropy=heat.entropy,
+        heat_capacity=heat.heat_capacity,
+        phonopy=str(phonon.to_phonopy_yaml()),
+        modulated=follow,
+    )
+
+
+def _bands(phonon: Phonopy, path: BandPath) -> dict:
+    found = phonon.run_band_structure(path.qpoints, with_group_velocities=True)
+    labels, places = ticks(path, found.distances)
+    return {
+        "band_labels": labels,
+        "band_label_distances": np.array(places),
+        "band_pieces": np.cumsum([0, *map(len, path.qpoints)])[:-1],
+        "band_qpoints": np.concatenate(path.qpoints),
+        "band_distances": np.concatenate(found.distances),
+        "band_frequencies": np.concatenate(found.frequencies),
+        "band_velocities": np.concatenate(found.group_velocities) * KM_PER_S,
+    }
+
+
+def _densities(phonon: Phonopy, mesh: np.ndarray) -> dict:
+    """Densities of states by the tetrahedron method. Projections need eigenvectors of the whole mesh, and
+    those of all atoms add up to the total."""
+    phonon.run_mesh(mesh, is_gamma_center=True, with_eigenvectors=True, is_mesh_symmetry=False)
+    found = phonon.run_projected_dos()
+    symbols = np.array(phonon.primitive.symbols)
+    elements = list(dict.fromkeys(phonon.primitive.symbols))
+    return {
+        "dos_frequencies": found.frequency_points,
+        "dos": found.projected_dos.sum(axis=0),
+        "dos_elements": elements,
+        "projected_dos": np.array([found.projected_dos[symbols == e].sum(axis=0) for e in elements]),
+    }
+
+
+def _message(phonon: Phonopy, mode: Mode, stable: bool, path: BandPath) -> str:
+    name = name_of(mode.qpoint, phonon, path.points)
+    place = f"q = ({', '.join(f'{x:.4g}' for x in mode.qpoint)}){f', {name}' if name else ''}"
+    if stable:
+        return "dynamically stable: no imaginary mode"
+    how = "" if mode.exact else "; interpolated, see whether a larger supercell confirms it"
+    left_out = "; thermal properties leave imaginary modes out"
+    return f"dynamically unstable: {mode.frequency:.3f} THz at {place}{how}{left_out}"
+
+
+def plot(
+    result: PhononsResult, others: Mapping[str, PhononsResult] = {}, label: str = ""
+) -> matplotlib.figure.Figure:
+    """Bands and density of states side by side, thermal properties beside them; others in colour."""
+    return phonon_figure(result, others, label)
