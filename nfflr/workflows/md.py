@@ -34,9 +34,9 @@ FEWEST = 20  # frames of an analysis of motion
 class MdResult(Result):
     """Outcome of a run. Averages, drift, and all analysis are over the frames after equilibration.
 
-    Errors are standard errors from blocks (of time; for diffusion, of atoms). Keys of ``rdf``, ``msd`` and ``diffusion`` are elements,
-    or pairs of them, and ``"all"``. What a run is too short for is None. Frequencies above half the rate
-    of frames cannot be seen: with frames 10 fs apart, above 50 THz.
+    Errors are standard errors from blocks (of time; for diffusion, of atoms). Keys of ``rdf``, ``msd`` and
+    ``diffusion`` are elements, or pairs of them, and ``"all"``. What a run is too short for is None.
+    Frequencies above half the rate of frames cannot be seen: with frames 10 fs apart, above 50 THz.
     """
 
     verdict: Literal["stable", "melted", "exploded", "drifting", "outside training range"]
