@@ -78,7 +78,7 @@ def test_mlearn_si_beats_the_published_tables():
 
 
 def test_alignn_beats_the_one_of_the_jarvis_leaderboard():
-    """19 meV/atom and 69.4 meV/Å on the original test split: a third of the former, not more of the latter."""
+    """Its 19 meV/atom by a factor of three, and no more than its 69.4 meV/Å, on the original test split."""
     folder = bundled_calculators()["mlearn-si-alignn"]
     card = Card(**yaml.safe_load((folder / "card.yaml").read_text()))
     assert card.test.energy_mae_meV_per_atom <= 19 / 3
