@@ -130,3 +130,13 @@ def test_one_process_that_is_killed_ends_all(config):
     path = config("dies")
     with pytest.raises(ResourceError, match="process 1: ended"):
         launch(die_on_the_second, {"config": path}, 2)
+
+
+def test_adaptive_weights_of_a_float32_model_follow_the_one_process_curve(config, tmp_path):
+    """The learned weights are float64, the model's gradients float32; both are summed in one message."""
+    more = "adaptive_weights = True\nmodel = model.float()"
+    losses = []
+    for nproc in (1, 2):
+        path = config(f"adaptive {nproc}", epochs=3, more=more)
+        losses.append(run([path], tmp_path / f"{nproc}.json", nproc)[0]["losses"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
