@@ -123,7 +123,8 @@ def _print_groups(table: dict[str, dict[str, float]], columns: Sequence, title: 
 def _print_targets(errors: dict[str, float], columns: Sequence, targets: Sequence[str], title: str) -> None:
     rows = []
     for name in targets:
-        own = [column for column in columns if column.key.startswith(f"{name}_")]
+        kinds = {f"{name}_{kind}" for kind in ("mae", "rmse", "accuracy")}
+        own = [column for column in columns if column.key in kinds]
         told = [
             f"{column.label.removeprefix(name).strip()} {_number(errors[column.key] * column.factor)}"
             for column in own

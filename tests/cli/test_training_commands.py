@@ -10,7 +10,9 @@ import pytest
 from builders import copper
 
 from nfflr.checkpoint import FILE
+from nfflr.cli.evaluate import _print_targets
 from nfflr.cli.main import run
+from nfflr.train.properties import property_columns
 
 CONFIG = """
 from pathlib import Path
@@ -120,3 +122,11 @@ def test_evaluate_takes_units_and_names_of_the_data(config, tmp_path, capsys):
 def test_evaluate_refuses_a_key_that_means_nothing(config, capfd, key):
     assert run(["evaluate", "mlearn-si", str(config.parent / "copper.xyz"), "--key", key]) == 2
     assert key.split("=")[0] in last_line(capfd)
+
+
+def test_a_target_whose_name_begins_another_has_its_own_errors_only(capsys):
+    names = ("gap", "gap_indirect")
+    columns = property_columns(names, ())
+    _print_targets({column.key: 1.0 for column in columns}, columns, names, "title")
+    told = [row for row in capsys.readouterr().out.splitlines() if "gap" in row]
+    assert [row.count("MAE") for row in told] == [1, 1]
