@@ -63,7 +63,7 @@ def matching(dataset: AtomsDataset, model: Potential) -> AtomsDataset:
     dataset = dataset.within(model.cutoff)
     for k in dataset.split["train"][:3]:
         expected = periodic_radius_graph(dataset.records[k].atoms, r=model.cutoff)
-        if len(dataset[k][0].dst) != len(expected.dst):
+        if len(model.graph(dataset[k][0]).dst) != len(expected.dst):
             raise ConfigError(
                 f"dataset: the transform's graphs do not have the model's cutoff of {model.cutoff} Å; "
                 f"use transform=partial(periodic_radius_graph, r={model.cutoff}), or leave it out"
