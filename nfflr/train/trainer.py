@@ -75,7 +75,7 @@ def train(
 
 
 def clear_overwritten(out: Path) -> None:
-    """Remove what a run that is overwritten left and this one may not replace: states, samples, event files."""
+    """Remove states, samples and event files of a run that is overwritten: this one may not replace them."""
     clear_states(out / "state")
     for leftover in [*find_members(out / SWAG), *(out / EVENTS).glob("events.out.tfevents.*")]:
         leftover.unlink()
