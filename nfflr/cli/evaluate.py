@@ -23,8 +23,10 @@ from .output import provenance, refuse_existing
 @click.option(
     "--energy-units", help="Of the data: eV, eV/atom, Ha or kcal/mol; default: what its format says."
 )
-@click.option("--stress-units", default="eV/Å^3", show_default=True, help="Of the data; GPa or kbar too.")
-@click.option("--stress-sign", type=click.Choice(["1", "-1"]), default="1", help="-1: pressure is positive.")
+@click.option(
+    "--stress-units", help="Of the data: eV/Å^3, GPa or kbar; default: what its format says, else no stress."
+)
+@click.option("--stress-sign", type=click.Choice(["1", "-1"]), help="-1: pressure is positive.")
 @click.option("--key", "keys", multiple=True, metavar="LABEL=NAME", help="Name of a label in the data.")
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys, overwrite) -> int:
@@ -43,9 +45,9 @@ def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys
     refuse_existing(paths.values(), overwrite)
     model, metadata = load_checkpoint(checkpoint)
     targets = metadata.get("targets") or {}
-    units = {"stress_units": stress_units, "stress_sign": int(stress_sign)}
+    units = {"stress_units": stress_units, "stress_sign": stress_sign and int(stress_sign)}
     dataset = AtomsDataset(
-        data,
+        str(data),  # a path, or the name of a JARVIS data set
         tuple(targets) or "energy_and_forces",
         energy_units=energy_units,
         n_train=1.0,
@@ -123,7 +125,8 @@ def _print_groups(table: dict[str, dict[str, float]], columns: Sequence, title: 
 def _print_targets(errors: dict[str, float], columns: Sequence, targets: Sequence[str], title: str) -> None:
     rows = []
     for name in targets:
-        own = [column for column in columns if column.key.startswith(f"{name}_")]
+        kinds = {f"{name}_{kind}" for kind in ("mae", "rmse", "accuracy")}
+        own = [column for column in columns if column.key in kinds]
         told = [
             f"{column.label.removeprefix(name).strip()} {_number(errors[column.key] * column.factor)}"
             for column in own

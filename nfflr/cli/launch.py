@@ -46,21 +46,15 @@ def _backend() -> str:
 
 
 def _spawn(function: Callable[..., int], arguments: dict, processes: int) -> int:
-    import ignite.distributed as idist
-    from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+    from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
     with tempfile.TemporaryDirectory() as folder:
         failure = Path(folder, "failure.json")
-        threads = max(1, len(os.sched_getaffinity(0)) // processes)
+        settings = (processes, Path(folder), function, arguments)
+        started = start_processes(_worker, settings, nprocs=processes, join=False, start_method="spawn")
         try:
-            idist.spawn(
-                _backend(),
-                _worker,
-                (function, arguments, failure, threads),
-                {},
-                nproc_per_node=processes,
-                init_method=f"file://{folder}/rendezvous",  # no port that two runs could want
-            )
+            while not started.join():
+                pass
         except (ProcessExitedException, ProcessRaisedException) as error:
             if failure.is_file():
                 kind, message = json.loads(failure.read_text())
@@ -70,19 +64,37 @@ def _spawn(function: Callable[..., int], arguments: dict, processes: int) -> int
             raise errors.ResourceError(
                 f"process {error.error_index}: ended with code {error.exit_code}; see the messages above"
             ) from error
+        finally:
+            for process in started.processes:  # an interrupt may have reached this process alone
+                process.terminate()
+                process.join()
     return 0
 
 
-def _worker(rank: int, function: Callable[..., int], arguments: dict, failure: Path, threads: int) -> None:
+def _worker(rank: int, processes: int, folder: Path, function: Callable[..., int], arguments: dict) -> None:
+    import ignite.distributed as idist
     import torch
 
-    torch.set_num_threads(threads)  # this process is ours
+    # This process is ours: its threads, and an environment from which ignite takes its place.
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+    os.environ.pop("SLURM_JOB_ID", None)  # the job's ranks are not these
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+    meeting = f"file://{folder}/rendezvous"  # no port that two runs could want
+    idist.initialize(_backend(), init_method=meeting, world_size=processes, rank=rank)
     try:
         code = function(**arguments)
     except errors.NFFLrError as error:
-        with suppress(FileExistsError), open(failure, "x") as file:  # the first to fail says why
-            json.dump([type(error).__name__, str(error)], file)
+        _tell(folder, rank, error)
         code = error.exit_code
     if code:
         sys.stdout.flush()
         os._exit(code)  # the others may wait for this one in a collective; the parent ends them
+    idist.finalize()
+
+
+def _tell(folder: Path, rank: int, error: errors.NFFLrError) -> None:
+    """Leave the message of the first process that fails, whole whenever the parent looks."""
+    own = folder / f"failure-{rank}.json"
+    own.write_text(json.dumps([type(error).__name__, str(error)]))
+    with suppress(FileExistsError):
+        os.link(own, folder / "failure.json")

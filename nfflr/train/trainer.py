@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
-from ..checkpoint import FILE, save_checkpoint
+from ..checkpoint import FILE, find_members, save_checkpoint
 from ..errors import ConfigError
 from ..files import claim_folder, write_figure
 from .batches import make_loader
@@ -26,6 +26,7 @@ from .state import clear_states, newest_state, save_state, states
 
 Listener = Callable[[dict], None]
 SWAG = "swag"  # folder of the posterior samples
+EVENTS = "tensorboard"  # folder of the event files
 
 
 def train(
@@ -56,9 +57,9 @@ def train(
             raise ConfigError(f"{out}: holds no training state to resume; train without --resume")
         run.restore(*state)
     elif is_first():
-        clear_states(out / "state")  # of a run that is overwritten
+        clear_overwritten(out)
     unfinished = run.epoch < config.epochs and not (config.patience and run.stale >= config.patience)
-    with event_log(out / "tensorboard", config.tensorboard and is_first()) as log:
+    with event_log(out / EVENTS, config.tensorboard and is_first()) as log:
         engine = make_engine(run, out, log, on_step, on_validation)
         if unfinished:
             engine.load_state_dict(
@@ -71,6 +72,13 @@ def train(
         write_figure(out / "learning-curve.png", learning_curve(run.history, run.objective.columns))
     idist.barrier()
     return out / FILE
+
+
+def clear_overwritten(out: Path) -> None:
+    """Remove states, samples and event files of a run that is overwritten: this one may not replace them."""
+    clear_states(out / "state")
+    for leftover in [*find_members(out / SWAG), *(out / EVENTS).glob("events.out.tfevents.*")]:
+        leftover.unlink()
 
 
 def make_engine(

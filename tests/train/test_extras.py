@@ -5,10 +5,12 @@ import re
 import numpy as np
 import pytest
 import torch
-from builders import TinyNetwork, copper, copper_dataset, tiny
+from builders import CUTOFF, TinyNetwork, copper, copper_dataset, radius_graph, tiny
 
+from nfflr.atoms import Atoms
 from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import load_checkpoint
+from nfflr.data.ghosts import with_ghosts
 from nfflr.errors import CheckpointError, ConfigError
 from nfflr.models import base
 from nfflr.train import events
@@ -243,3 +245,29 @@ def test_a_missing_package_is_named_with_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
     with pytest.raises(ConfigError, match=re.escape('pip install "nfflr[tensorboard]"')):
         events.event_log(tmp_path, True).__enter__()
+
+
+def test_an_overwritten_run_leaves_no_samples_and_no_event_files(configure):
+    first = configure(swa_start=0.3, swag_samples=2, tensorboard=True)
+    train(first)
+    train(configure(epochs=2), overwrite=True)
+    assert not [p for p in first.output_dir.rglob("*") if p.name.startswith(("member-", "events."))]
+
+
+def as_it_is(atoms):
+    return atoms
+
+
+def padded(atoms):
+    return with_ghosts(Atoms.from_ase(atoms), CUTOFF)
+
+
+@pytest.mark.parametrize("transform", [as_it_is, padded])
+def test_a_transform_may_give_any_input_of_the_model(configure, transform):
+    def loss(transform):
+        dataset = copper_dataset(8, transform=transform)
+        rows = []
+        train(configure(dataset=dataset, epochs=2), overwrite=True, on_validation=rows.append)
+        return rows[-1]["val/loss"]
+
+    assert loss(transform) == pytest.approx(loss(radius_graph), rel=1e-9)
