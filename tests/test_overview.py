@@ -213,7 +213,7 @@ def test_nff_lr_runs_a_learning_rate_finder_experiment(tmp_path, monkeypatch, ca
     assert "suggested learning_rate" in capsys.readouterr().out
     assert (tmp_path / "config-lr.csv").read_text().startswith("learning_rate,loss\n")
     assert (tmp_path / "config-lr.png").read_bytes().startswith(b"\x89PNG")
-    text = (tmp_path / "config-lr.py").read_text()
+    text = config.with_name("config-lr.py").read_text()
     assert text.count("learning_rate =") == 1 and "# by nff lr" in text
 
 

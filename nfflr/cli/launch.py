@@ -11,6 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from .. import errors
+from .failure import explain
+
+BY_CODE = {cls.exit_code: cls for cls in errors.NFFLrError.__subclasses__()}
 
 
 def launch(function: Callable[..., int], arguments: dict, processes: int | None) -> int:
@@ -28,7 +31,8 @@ def launch(function: Callable[..., int], arguments: dict, processes: int | None)
         return function(**arguments)
     import ignite.distributed as idist
 
-    idist.initialize(_backend())
+    local = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or "1"
+    idist.initialize(_backend(int(local)))
     try:
         return function(**arguments)
     finally:
@@ -36,17 +40,18 @@ def launch(function: Callable[..., int], arguments: dict, processes: int | None)
 
 
 def _is_one_of_several() -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
-def _backend() -> str:
+def _backend(processes: int) -> str:
+    """nccl where each process of this machine can have a GPU."""
     import torch
 
-    return "nccl" if torch.cuda.is_available() else "gloo"
+    return "nccl" if torch.cuda.device_count() >= processes else "gloo"
 
 
 def _spawn(function: Callable[..., int], arguments: dict, processes: int) -> int:
-    from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
+    from torch.multiprocessing import ProcessExitedException, start_processes
 
     with tempfile.TemporaryDirectory() as folder:
         failure = Path(folder, "failure.json")
@@ -55,12 +60,10 @@ def _spawn(function: Callable[..., int], arguments: dict, processes: int) -> int
         try:
             while not started.join():
                 pass
-        except (ProcessExitedException, ProcessRaisedException) as error:
+        except ProcessExitedException as error:
             if failure.is_file():
-                kind, message = json.loads(failure.read_text())
-                raise getattr(errors, kind)(message) from error
-            if isinstance(error, ProcessRaisedException):
-                raise
+                message, code = json.loads(failure.read_text())
+                raise BY_CODE.get(code, errors.NFFLrError)(message) from error
             raise errors.ResourceError(
                 f"process {error.error_index}: ended with code {error.exit_code}; see the messages above"
             ) from error
@@ -80,21 +83,21 @@ def _worker(rank: int, processes: int, folder: Path, function: Callable[..., int
     os.environ.pop("SLURM_JOB_ID", None)  # the job's ranks are not these
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
     meeting = f"file://{folder}/rendezvous"  # no port that two runs could want
-    idist.initialize(_backend(), init_method=meeting, world_size=processes, rank=rank)
+    idist.initialize(_backend(processes), init_method=meeting, world_size=processes, rank=rank)
     try:
         code = function(**arguments)
-    except errors.NFFLrError as error:
-        _tell(folder, rank, error)
-        code = error.exit_code
+    except Exception as error:  # told by the parent, once
+        message, code = explain(error)
+        _tell(folder, rank, message, code)
     if code:
         sys.stdout.flush()
         os._exit(code)  # the others may wait for this one in a collective; the parent ends them
     idist.finalize()
 
 
-def _tell(folder: Path, rank: int, error: errors.NFFLrError) -> None:
+def _tell(folder: Path, rank: int, message: str, code: int) -> None:
     """Leave the message of the first process that fails, whole whenever the parent looks."""
     own = folder / f"failure-{rank}.json"
-    own.write_text(json.dumps([type(error).__name__, str(error)]))
+    own.write_text(json.dumps([message, code]))
     with suppress(FileExistsError):
         os.link(own, folder / "failure.json")

@@ -21,7 +21,7 @@ from .events import Log, event_log
 from .initialise import prepared
 from .objective import higher_is_better
 from .report import learning_curve, write_metrics
-from .run import Run
+from .run import Run, quiet_engine
 from .state import clear_states, newest_state, save_state, states
 
 Listener = Callable[[dict], None]
@@ -50,7 +50,7 @@ def train(
     """
     out = Path(config.output_dir)
     claim(out, resume, overwrite)
-    run = Run(prepared(config))
+    run = Run(prepared(config, resume))
     if resume:
         state = newest_state(out / "state")
         if state is None:
@@ -59,7 +59,7 @@ def train(
     elif is_first():
         clear_overwritten(out)
     unfinished = run.epoch < config.epochs and not (config.patience and run.stale >= config.patience)
-    with event_log(out / EVENTS, config.tensorboard and is_first()) as log:
+    with event_log(out / EVENTS, config.tensorboard and is_first(), run.step) as log:
         engine = make_engine(run, out, log, on_step, on_validation)
         if unfinished:
             engine.load_state_dict(
@@ -68,8 +68,8 @@ def train(
             loader = make_loader(run.config.dataset, run.batches, config.accumulate, config.num_workers)
             engine.run(loader)
     if is_first():
-        write_swag(run, out / SWAG)
         write_figure(out / "learning-curve.png", learning_curve(run.history, run.objective.columns))
+        write_swag(run, out / SWAG)
     idist.barrier()
     return out / FILE
 
@@ -85,7 +85,7 @@ def make_engine(
     run: Run, out: Path, log: Log, on_step: Listener | None, on_validation: Listener | None
 ) -> Engine:
     """The engine that steps, and after epochs validates, selects, saves and tells."""
-    config, engine = run.config, Engine(run.train_step)
+    config, engine = run.config, quiet_engine(run.train_step)
     losses: list[float] = []
 
     @engine.on(Events.ITERATION_STARTED)
@@ -160,9 +160,18 @@ def keep(run: Run, row: dict[str, float], out: Path, improved: bool) -> None:
 
 
 def write_swag(run: Run, folder: Path) -> None:
-    """Write samples of the Gaussian over weights, each a checkpoint; together they are an ensemble."""
-    if run.swag is None or not run.swag.count:
+    """Write samples of the Gaussian over weights, each a checkpoint; together they are an ensemble.
+
+    Raises:
+        ConfigError: the run stopped before there was a spread.
+    """
+    if run.swag is None:
         return
+    if run.swag.count < 2:
+        raise ConfigError(
+            f"swag_samples: weights were collected after {run.swag.count} epochs, a spread needs two; "
+            "lower swa_start, or raise epochs or patience"
+        )
     claim_folder(folder)
     for leftover in folder.glob("member-*.safetensors"):
         leftover.unlink()

@@ -69,10 +69,9 @@ def test_torchrun_starts_the_same_command(config):
 def test_lr_writes_a_config_that_trains(config, capsys):
     out = config.parent / "found"
     assert run(["lr", str(config), "--out", str(out), "--steps", "40", "--end", "10", "--write"]) == 0
-    assert sorted(p.name for p in out.iterdir()) == ["config-lr.csv", "config-lr.png", "config-lr.py"]
-    text = (out / "config-lr.py").read_text()
+    assert sorted(p.name for p in out.iterdir()) == ["config-lr.csv", "config-lr.png"]
+    text = (config.parent / "config-lr.py").read_text()  # beside the config, for its relative paths
     assert "# by nff lr" in text and "1e-3" not in text
-    (config.parent / "config-lr.py").write_text(text)
     assert run(["train", str(config.parent / "config-lr.py")]) == 0
 
 
@@ -150,3 +149,9 @@ def test_evaluate_takes_the_name_of_a_jarvis_data_set_and_guesses_no_unit_of_its
         found.append(json.loads((tmp_path / "mlearn-evaluate.json").read_text())["errors"]["all"])
     assert found[0]["stress_mae"] is None and found[1]["stress_mae"] > 0
     assert found[0]["forces_mae"] == found[1]["forces_mae"]
+
+
+def test_an_error_in_mid_training_is_one_line(config, capfd):
+    config.write_text(CONFIG.replace("1e-3", "1e30") + "gradient_clip = 1e30\noptimizer = 'sgd'\n")
+    assert run(["train", str(config)]) == 5
+    assert len(capfd.readouterr().err.strip().splitlines()) == 1

@@ -170,6 +170,24 @@ def test_swag_without_swa_is_refused(configure):
         configure(swag_samples=3)
 
 
+def test_swag_that_could_not_spread_is_refused_before_the_first_step(configure):
+    with pytest.raises(ConfigError, match="two epochs after swa_start"):
+        Run(prepared(configure(swa_start=0.9, swag_samples=3)))
+
+
+def test_settings_of_properties_are_refused_for_a_force_field(configure):
+    for settings in ({"target_weights": {"energy": 2.0}}, {"criterion": {"energy": torch.nn.MSELoss()}}):
+        with pytest.raises(ConfigError, match="properties"):
+            Run(prepared(configure(**settings)))
+
+
+def test_forces_that_the_model_does_not_give_are_not_asked_for(configure):
+    model = tiny()
+    model.compute_forces = False
+    with pytest.raises(ConfigError, match="compute_forces is False"):
+        prepared(configure(model=model))
+
+
 # Fine-tuning
 
 
@@ -192,6 +210,19 @@ def test_fine_tuning_starts_from_the_weights_and_fits_references_to_the_new_leve
     after = predict(new, shifted, range(8))
     np.testing.assert_allclose(after.forces, before.forces)
     assert before.errors()["energy_mae"] > 1.5 and after.errors()["energy_mae"] < 0.1
+
+
+def test_a_resume_needs_neither_the_checkpoint_it_started_from_nor_its_name(configure, trained, tmp_path):
+    whole = configure(init_from=trained, output_dir=tmp_path / "whole")
+    train(whole)
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(configure(init_from=trained, output_dir=tmp_path / "parts"), on_validation=stop)
+    train(configure(output_dir=tmp_path / "parts"), resume=True)
+    assert (tmp_path / "parts/metrics.csv").read_text() == (tmp_path / "whole/metrics.csv").read_text()
 
 
 def test_frozen_parameters_do_not_move_and_others_do(configure, trained):
