@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from py_config_runner import ConfigObject
@@ -80,7 +80,13 @@ class TrainingConfig(BaseModel):
 
     validate_every: int = Field(5, ge=1, description="epochs between validations")
     patience: int = Field(0, ge=0, description="validations without improvement before stopping; 0: never")
-    select_by: str = Field("val/loss", description="metric whose lowest value chooses the checkpoint")
+    select_by: str | dict[str, float] = Field(
+        "val/loss", description="metric whose best value chooses the checkpoint, or weights of several"
+    )
+    tasks: tuple[Any, ...] = Field((), description="validation tasks, or folders of suites")
+    tasks_every: int = Field(20, ge=1, description="epochs between rounds of tasks")
+    tasks_minutes: float = Field(0.0, ge=0, description="wall time after which a round is due too; 0: never")
+    tasks_budget: float = Field(60.0, gt=0, description="seconds that a round of tasks may take")
     notes: dict[str, str] = Field(
         default_factory=dict, description="kept in the checkpoint: citation, licence"
     )
@@ -136,7 +142,7 @@ class TrainingConfig(BaseModel):
     def plain(self) -> dict:
         """Settings as JSON, without model, data and where the output goes; a resume compares these."""
         skip = {"dataset", "model", "output_dir", "criterion", "progress", "num_workers", "notes"}
-        skip |= {"device", "tensorboard", "init_from"}
+        skip |= {"device", "tensorboard", "init_from", "tasks", "tasks_budget"}
         return {**self.model_dump(mode="json", exclude=skip), "criterion": repr(self.criterion)}
 
     def described_model(self) -> dict:

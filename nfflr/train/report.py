@@ -23,7 +23,7 @@ def write_metrics(out: Path, history: list[dict[str, float]]) -> None:
     """Write ``metrics.csv``: energies in eV/atom, forces in eV/Å, stresses in eV/Å³."""
     text = io.StringIO()
     first = ["epoch", "step"]
-    names = [*first, *sorted(set(history[0]) - set(first))]
+    names = [*first, *sorted({name for row in history for name in row} - set(first))]
     writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(

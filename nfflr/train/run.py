@@ -19,6 +19,7 @@ from .distributed import gathered, sum_gradients, total
 from .force_field import LABELS, ForceFieldObjective
 from .objective import Objective, predict_shared
 from .optimizer import build_optimizer, rate_factor
+from .physics import Physics
 from .properties import PropertyObjective
 
 
@@ -28,6 +29,7 @@ class Run:
 
     config: TrainingConfig
     objective: Objective = field(init=False)
+    physics: Physics = field(init=False)
     log_variances: torch.nn.Parameter = field(init=False)
     ema: AveragedModel = field(init=False)
     swag: Swag | None = field(init=False)
@@ -47,11 +49,12 @@ class Run:
             )
         self.objective = make_objective(config)
         self._check_labels()
-        if config.select_by not in self.metrics:
-            hint = did_you_mean(config.select_by, self.metrics)
-            raise ConfigError(
-                f"select_by: no metric {config.select_by!r}; expected one of {self.metrics}{hint}"
-            )
+        self.physics = Physics(config.tasks, config.tasks_every, config.tasks_minutes, config.tasks_budget)
+        for name in selectors(config.select_by):
+            if name not in self.metrics and not self._of_a_task(name):
+                known = [*self.metrics, *(f"val/{task.name}/…" for task in self.physics.tasks)]
+                hint = did_you_mean(name, self.metrics)
+                raise ConfigError(f"select_by: no metric {name!r}; expected one of {known}{hint}")
         self.batches = ShuffledBatches(config.dataset.split["train"], config.batch_size, config.random_seed)
         zeros = torch.zeros(len(self.objective.keys), dtype=torch.float64, device=config.model.device)
         self.log_variances = torch.nn.Parameter(zeros)  # (K,)
@@ -74,6 +77,9 @@ class Run:
     def metrics(self) -> list[str]:
         """Names that ``select_by`` may have."""
         return ["train/loss", "val/loss", *(f"val/{column.key}" for column in self.objective.columns)]
+
+    def _of_a_task(self, metric: str) -> bool:
+        return any(metric.startswith(f"val/{task.name}/") for task in self.physics.tasks)
 
     @property
     def total_steps(self) -> int:
@@ -144,13 +150,17 @@ class Run:
             f"{ids}: {what} is not finite at step {self.step}; check these structures or lower learning_rate"
         )
 
-    def validate(self, train_loss: float) -> dict[str, float]:
-        """Errors of the averaged weights on the validation split, as a row of the history."""
+    def validate(self, train_loss: float, tasks: bool = False) -> dict[str, float]:
+        """Errors of the averaged weights on the validation split, as a row of the history.
+
+        With ``tasks`` the scores of the validation tasks too.
+        """
         dataset = self.config.dataset
         pairs = predict_shared(self.objective, self.ema.module, dataset, dataset.split["val"])
         row = {"epoch": self.epoch, "step": self.step, "train/loss": train_loss}
         row["val/loss"] = self.objective.loss(pairs)
-        return row | {f"val/{name}": value for name, value in pairs.errors().items()}
+        row |= {f"val/{name}": value for name, value in pairs.errors().items()}
+        return row | self.physics.measure(self.ema.module) if tasks else row
 
     def collect(self) -> None:
         """At the end of an epoch: add the weights to the Gaussian around the average, once it has begun."""
@@ -218,6 +228,11 @@ def quiet_engine(step: Callable[[Engine, list], float]) -> Engine:
     engine.logger = logging.getLogger(__name__)
     engine.logger.addHandler(logging.NullHandler())
     return engine
+
+
+def selectors(select_by: str | dict[str, float]) -> dict[str, float]:
+    """Weights of the metrics that choose the checkpoint."""
+    return select_by if isinstance(select_by, dict) else {select_by: 1.0}
 
 
 def make_objective(config: TrainingConfig) -> Objective:

@@ -21,7 +21,7 @@ from .events import Log, event_log
 from .initialise import prepared
 from .objective import higher_is_better
 from .report import learning_curve, write_metrics
-from .run import Run, quiet_engine
+from .run import Run, quiet_engine, selectors
 from .state import clear_states, newest_state, save_state, states
 
 Listener = Callable[[dict], None]
@@ -105,9 +105,10 @@ def make_engine(
         # Not counted by the sampler: a loader with workers iterates over it more than once an epoch.
         run.epoch = run.batches.epoch = engine.state.epoch
         run.collect()
-        if run.epoch % config.validate_every and run.epoch != config.epochs:
+        tasks = run.physics.due(run.epoch, config.epochs)
+        if run.epoch % config.validate_every and run.epoch != config.epochs and not tasks:
             return
-        row = run.validate(float(np.mean(losses)))
+        row = run.validate(float(np.mean(losses)), tasks)
         losses.clear()
         improved = select(run, row)
         if is_first():
@@ -137,14 +138,30 @@ def claim(out: Path, resume: bool, overwrite: bool) -> None:
 
 
 def select(run: Run, row: dict[str, float]) -> bool:
-    """Append a validation to the history; whether it is the best so far."""
-    name = run.config.select_by
-    if math.isnan(row[name]):
-        raise ConfigError(
-            f"select_by: {name} is not a number (no labels, or diverged); choose another metric"
-        )
+    """Append a validation to the history; whether it is the best so far.
+
+    A validation that did not measure a metric of ``select_by`` (tasks have a cadence of their own) is none; a
+    task that failed is the worst there is.
+
+    Raises:
+        ConfigError: an error on the validation split is not a number, or a task has no such score.
+    """
     run.history.append(row)
-    value = -row[name] if higher_is_better(name) else row[name]
+    wanted = selectors(run.config.select_by)
+    if any(name not in row for name in wanted):
+        missing = [name for name in wanted if name not in row and name.rpartition("/")[0] + "/failed" in row]
+        if missing:
+            known = sorted(name for name in row if name.startswith(missing[0].rpartition("/")[0]))
+            raise ConfigError(f"select_by: no score {missing[0]!r}; that task has {known}")
+        return False
+    value = 0.0
+    for name, weight in wanted.items():
+        if math.isnan(row[name]) and name in run.metrics:
+            raise ConfigError(
+                f"select_by: {name} is not a number (no labels, or diverged); choose another metric"
+            )
+        worst = math.inf if math.isnan(row[name]) else row[name]
+        value += weight * (-worst if higher_is_better(name) else worst)
     improved = value < run.best
     run.best, run.stale = (value, 0) if improved else (run.best, run.stale + 1)
     return improved
