@@ -44,6 +44,7 @@ def _counts(axes, seen: Survey) -> None:
     shown = Counter(_shown(names).tolist()).most_common()[::-1]
     labels = [name for name, _ in shown]
     bars = axes.barh(labels, [count for _, count in shown], color=[f"C{k}" for k in range(len(shown))][::-1])
+    axes.set_ylim(-0.6, max(len(shown), 4) - 0.4)  # a single bar need not fill the panel
     axes.bar_label(bars, padding=3, fontsize=9)
     axes.margins(x=0.15)
     low, high = seen.sizes.min(), seen.sizes.max()

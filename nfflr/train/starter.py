@@ -195,17 +195,16 @@ def _model(seen: Survey, chosen: Choices) -> str:
     spacing = seen.spacing[element]
     low, high = CUTOFFS
     reason = (
-        f"Nearest neighbours of {element} are typically {spacing:.2f} Å away; {SHELLS} times that takes in the "
-        f"third shell of most solids. Kept between {low} and {high} Å, as the cost grows with its cube."
+        f"Nearest neighbours of {element} are typically {spacing:.2f} Å away; {SHELLS} times that takes in "
+        f"the third shell of most solids. Kept between {low} and {high} Å, as the cost grows with its cube."
     )
-    elements = ", ".join(f'"{e}"' for e in seen.elements) + ("," if len(seen.elements) == 1 else "")
     width = "one element needs few" if chosen.channels == 16 else "several elements share them"
     return "\n".join(
         [
             *_comment(reason),
             "model = MomentNetwork(",
             "    MomentConfig(",
-            f"        elements=({elements}),  # those in the data; others will be refused",
+            *_elements(seen.elements),
             f"        cutoff={chosen.cutoff},  # Å",
             "        envelope=8,  # how softly bonds fade towards the cutoff",
             f"        channels={chosen.channels},  # features per tensor rank: {width}",
@@ -217,6 +216,14 @@ def _model(seen: Survey, chosen: Choices) -> str:
             "",
         ]
     )
+
+
+def _elements(elements: tuple[str, ...]) -> list[str]:
+    text = ", ".join(f'"{e}"' for e in elements) + ("," if len(elements) == 1 else "")
+    if len(text) < 50:
+        return [f"        elements=({text}),  # those in the data; others will be refused"]
+    lines = (f"            {line}" for line in textwrap.wrap(text + ",", 90))
+    return ["        elements=(  # those in the data; others will be refused", *lines, "        ),"]
 
 
 def _schedule(seen: Survey, chosen: Choices) -> str:
@@ -242,8 +249,8 @@ def _loss(seen: Survey, chosen: Choices) -> str:
     if chosen.target == "energy_and_forces":
         lines += [
             *_comment(
-                "Errors are divided by their scale and weighted. Those of forces lie below their scale and count "
-                "squared, those of energies and stresses by Huber: a few wild cells do not rule."
+                "Errors are divided by their scale and weighted. Those of forces lie below their scale and "
+                "count squared, those of energies and stresses by Huber: a few wild cells do not rule."
             ),
             "force_scale, force_weight = 1.0, 40.0  # eV/Å; forces carry most of the information",
         ]
