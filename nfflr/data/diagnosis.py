@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import ConfigError, NFFLrError, StructureError
 from . import checks, sources
+from .graph import COINCIDENT
 from .records import FORCE_FIELD_LABELS, STRESS_UNITS, Record, is_missing, read_records
 from .survey import Survey, survey
 
@@ -60,7 +61,7 @@ class Diagnosis:
                 raise finding.kind(str(finding))
 
 
-def diagnose(source: sources.Entry | object, **options) -> Diagnosis:
+def diagnose(source: object, **options) -> Diagnosis:
     """Read a source and judge it.
 
     Args:
@@ -105,6 +106,12 @@ def _objection(records: Sequence[Record], check: checks.Check) -> str | None:
 
 def _malformed(records: Sequence[Record]) -> list[Finding]:
     objection = _objection(records, checks.LabelCheck(()))
+    if objection and ": stress " in objection:
+        return [
+            Finding(
+                _reason(objection), "correct it, or leave all stresses out: --key stress=none", fatal=True
+            )
+        ]
     return [Finding(objection, fatal=True)] if objection else []
 
 
@@ -112,7 +119,8 @@ def _unnamed(records, source, module, options) -> list[Finding]:
     """Labels that are nowhere under their own name, while a value of another name looks like them."""
     found = []
     for label, word in zip(FORCE_FIELD_LABELS, ("energy", "force", "stress"), strict=True):
-        if any(label in record.labels for record in records):
+        chosen = label in options.get("keys", {}) and label != "total_energy"  # left out on purpose, maybe
+        if chosen or any(label in record.labels for record in records):
             continue
         stored = {n for entry in _sample(module.read(source)) for n in _alike(entry, label, word)}
         stored = sorted(stored, key=lambda name: ("total" not in name, name))
@@ -227,8 +235,12 @@ def _structures(records: Sequence[Record], seen: Survey, name: str) -> list[Find
         found.append(Finding(reason, "a copy in both splits would flatter the validation"))
     useful = len(seen) - len(set(seen.isolated) | set(seen.repeats))
     if useful < 2:
-        reason = f"only {useful} structures that differ and hold more than isolated atoms"
-        found.append(Finding(f"{name}: {reason}", "give more data", fatal=True))
+        reason = f"{name}: distinct structures of more than isolated atoms: {useful}, expected at least 2"
+        found.append(Finding(reason, "give more data", fatal=True))
+    for distance in seen.pairs.values():
+        if distance.min() < COINCIDENT:
+            reason = f"{seen.ids[int(distance.argmin())]}: two atoms coincide"
+            found.append(Finding(reason, "move or remove one of them", fatal=True))
     for label in ("total_energy", "forces", "stress"):
         if 0 < seen.labels.get(label, 0) < len(seen):
             first = next(r.id for r in records if label not in r.labels)

@@ -203,3 +203,30 @@ def test_what_cannot_be_read_says_so(tmp_path, capsys):
     assert init(written(tmp_path, frames), tmp_path) == 3
     message = refusal(capsys)
     assert frames[4].info["config_id"] in message and "total_energy is not finite" in message
+
+
+def test_a_stress_that_makes_no_sense_can_be_left_out(tmp_path, capsys):
+    """Codes write zeros for molecules, which have no volume."""
+    frames = read_structures(SETS["ethanol"][0])
+    for atoms in frames:
+        atoms.calc = SinglePointCalculator(atoms, **{**atoms.calc.results, "stress": np.zeros(6)})
+    source = written(tmp_path, frames)
+    assert init(source, tmp_path) == 3
+    assert "--key stress=none" in refusal(capsys)
+    assert init(source, tmp_path, "--key", "stress=none") == 0
+    assert load_config(tmp_path / "out" / "config.py").weights(1.0)["stress"] == 0
+
+
+def test_coincident_atoms_are_refused_by_name(tmp_path, capsys):
+    frames = silicon(30)
+    frames[6].positions[3] = frames[6].positions[8]
+    assert init(written(tmp_path, frames), tmp_path) == 3
+    assert f"{frames[6].info['config_id']}]: two atoms coincide" in refusal(capsys)
+
+
+def test_kilocalories_are_noticed_by_the_size_of_forces(tmp_path, capsys):
+    source = written(tmp_path, relabel(read_structures(SETS["ethanol"][0]), energy=23.06, forces=23.06))
+    assert init(source, tmp_path) == 0
+    assert "give --energy-units kcal/mol" in capsys.readouterr().out
+    assert init(source, tmp_path, "--energy-units", "kcal/mol", "--overwrite") == 0
+    assert "kcal" not in capsys.readouterr().out
