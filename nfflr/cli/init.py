@@ -54,7 +54,7 @@ def command(data, out, energy_units, stress_units, stress_sign, stress_order, ke
     report(found, path.name)
     found.raise_if_unusable()
     claim_folder(out)
-    text = config_text(data, out, found.survey, found.options, filtered=find(data) is ase_files)
+    text = config_text(data, out, found, filtered=find(data) is ase_files)
     write_figure(paths["figure"], draw(found.survey, path.name))
     write_atomically(paths["config"], text.encode())
     for written in paths.values():

@@ -13,7 +13,9 @@ from itertools import pairwise
 import numpy as np
 
 from ..errors import ConfigError, NFFLrError, StructureError
+from ..units import GPA
 from . import checks, sources
+from .consistency import StressOffset, stress_offset
 from .graph import COINCIDENT
 from .records import FORCE_FIELD_LABELS, STRESS_UNITS, Record, is_missing, read_records
 from .survey import Survey, survey
@@ -43,12 +45,14 @@ class Diagnosis:
 
     Attributes:
         options: arguments of ``AtomsDataset`` by which the source is to be read.
+        offset: of stresses from energies, where it matters.
         survey: None where labels are malformed, so that nothing could be counted.
     """
 
     options: Mapping[str, object]
     survey: Survey | None
     findings: tuple[Finding, ...]
+    offset: StressOffset | None = None
 
     @property
     def usable(self) -> bool:
@@ -93,7 +97,14 @@ def diagnose(source: object, **options) -> Diagnosis:
     else:
         found += _stresses(records, options)
     seen = survey(records)
-    return Diagnosis(options, seen, (*found, *_structures(records, seen, sources.display_name(source))))
+    found += _structures(records, seen, sources.display_name(source))
+    offset = None if any(finding.fatal for finding in found) else stress_offset(records)
+    if offset is None or not offset.matters:
+        return Diagnosis(options, seen, tuple(found))
+    size = f"{offset.value / GPA:+.2f} ± {offset.error / GPA:.2f} GPa"
+    reason = f"stresses are off the strain derivative of energies by {size} ({offset.count} strained cells)"
+    found.append(Finding(reason, "the config leaves them out of the loss"))
+    return Diagnosis(options, seen, tuple(found), offset)
 
 
 def _objection(records: Sequence[Record], check: checks.Check) -> str | None:

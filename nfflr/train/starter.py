@@ -12,7 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.consistency import StressOffset
+from ..data.diagnosis import Diagnosis
 from ..data.survey import Survey
+from ..units import GPA
 
 SHELLS = 2.3  # cutoff over nearest-neighbour distance: three shells in diamond, fcc and bcc
 CUTOFFS = (5.0, 6.5)  # Å; less misses non-bonded neighbours, more costs as its cube
@@ -63,18 +66,16 @@ def choose(seen: Survey, left_out: int = 0) -> Choices:
     )
 
 
-def config_text(
-    source: str | Path, folder: Path, seen: Survey, options: Mapping[str, object], filtered: bool
-) -> str:
+def config_text(source: str | Path, folder: Path, found: Diagnosis, filtered: bool) -> str:
     """The Python text of a config that ``nfflr.train.config.load_config`` takes.
 
     Args:
         source: the data, a path or the name of a JARVIS set.
         folder: where the config will lie.
-        seen: what is in the data.
-        options: arguments of ``AtomsDataset`` by which they are read.
+        found: what is in the data, and how they are read.
         filtered: whether single structures can be left out (the source is a file of structures).
     """
+    seen, options = found.survey, found.options
     left_out = sorted({*seen.isolated, *seen.repeats}) if filtered else []
     chosen = choose(seen, len(left_out))
     name = Path(source).name
@@ -86,7 +87,7 @@ def config_text(
         _data(source, folder, seen, options, chosen, left_out),
         _model(seen, chosen),
         _schedule(seen, chosen),
-        _loss(seen, chosen),
+        _loss(seen, chosen, found.offset),
         f'notes = {{"data": {json.dumps(name)}}}  # kept in the checkpoint: add licence and citation\n',
     ]
     return "\n".join(blocks)
@@ -244,7 +245,7 @@ def _schedule(seen: Survey, chosen: Choices) -> str:
     )
 
 
-def _loss(seen: Survey, chosen: Choices) -> str:
+def _loss(seen: Survey, chosen: Choices, offset: StressOffset | None) -> str:
     lines = []
     if chosen.target == "energy_and_forces":
         lines += [
@@ -260,7 +261,11 @@ def _loss(seen: Survey, chosen: Choices) -> str:
         lines.append("force_weight = 0.0  # no force labels")
     if seen.labels.get("total_energy"):
         lines.append(f"energy_scale, energy_weight = 0.01, {energy}")
-    if chosen.stress:
+    if chosen.stress and offset is not None:
+        lines.append(
+            f"stress_weight = 0.0  # stresses are {offset.value / GPA:+.1f} GPa off what the energies say"
+        )
+    elif chosen.stress:
         lines.append(
             "stress_scale, stress_weight = 0.0025, 0.25  # eV/Å^3; for elastic constants and pressure"
         )

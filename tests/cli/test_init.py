@@ -104,6 +104,19 @@ def test_stress_in_another_unit_or_sign_is_recognised_and_mended(factor, given, 
         np.testing.assert_allclose(record.labels["stress"], atoms.get_stress(voigt=False), atol=1e-6)
 
 
+def test_stresses_off_their_energies_are_told_and_not_trained_on(tmp_path, capsys):
+    """As in mlearn's copper, whose stresses are 3 GPa above what its energies say."""
+    frames = silicon(214)
+    shift = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0]) * 2.5 * GPA
+    for atoms in frames:
+        atoms.calc = SinglePointCalculator(
+            atoms, **{**atoms.calc.results, "stress": atoms.get_stress() + shift}
+        )
+    assert init(written(tmp_path, frames), tmp_path) == 0
+    assert "by +2.50 ± 0.00 GPa (27 strained cells)" in capsys.readouterr().out
+    assert load_config(tmp_path / "out" / "config.py").weights(1.0)["stress"] == 0
+
+
 def test_energies_per_atom_are_recognised_and_mended(tmp_path, capsys):
     source = written(tmp_path, relabel(silicon(), energy=lambda atoms: 1 / len(atoms)))
     assert init(source, tmp_path) == 3
