@@ -38,7 +38,8 @@ def stress_offset(records: Sequence[Record]) -> StressOffset | None:
     """Offset of the trace of stresses from energies, over cells strained with their atoms.
 
     Between two such cells dE = V σ:dε, so ΔE − ⟨Vσ⟩:ε = −⟨V⟩ tr ε δ, with ⟨⟩ the mean of both ends, ε the
-    logarithmic strain, and δ the offset, fitted over all families of equal composition.
+    logarithmic strain, and δ the offset, fitted over all families of equal composition together with a term
+    in (tr ε)³ for what the mean of two ends misses.
 
     Returns:
         None where fewer than eight cells of a family have volumes that differ.

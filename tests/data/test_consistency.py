@@ -17,7 +17,7 @@ def strained(count: int, shift: float = 0.0, rotate: bool = False, seed: int = 0
     found = []
     for _ in range(count):
         atoms = bulk("Cu", cubic=True)
-        strain = rng.uniform(-0.02, 0.02, (3, 3))
+        strain = rng.uniform(-0.01, 0.01, (3, 3))
         matrix = np.eye(3) + (strain + strain.T) / 2
         if rotate:
             matrix = matrix @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
