@@ -17,6 +17,7 @@ from .failure import explain, fail
 ROOT = Path(__file__).parent
 WORKFLOWS = ROOT.parent / "workflows"
 COMMANDS = {
+    "init": "init",
     "train": "train",
     "lr": "lr",
     "evaluate": "evaluate",
