@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from contextlib import ExitStack
@@ -32,6 +33,10 @@ class Job:
     @property
     def name(self) -> str:
         return ", ".join(map(str, self.paths))
+
+    def digests(self) -> list[str]:
+        """SHA-256 of each file, which tells that one has changed since."""
+        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in self.paths]
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,7 @@ class Run:
             record = {
                 "workflow": self.workflow.name,
                 "structure": job.name,
+                "structure_sha256": job.digests(),
                 "settings": self.settings.model_dump(mode="json"),
                 "calculator": first.calculator,
                 "wall_time_s": time.perf_counter() - started,
@@ -136,9 +142,15 @@ class Run:
         if not path.is_file():
             return None
         result, record = read_result(path, self.workflow)
-        asked = (job.name, self.settings.model_dump(mode="json"), calculator.get("digest"))
-        known = record["calculator"].get("digest")
-        if asked != (record["structure"], record["settings"], known):
+        asked = {
+            "structure": job.name,
+            "structure_sha256": job.digests(),
+            "settings": self.settings.model_dump(mode="json"),
+        }
+        known = record.get("calculator") or {}
+        # Where a model was read from may change; what it is, its precision too, may not.
+        same = {**calculator, "source": None} == {**known, "source": None}
+        if not same or any(record.get(name) != value for name, value in asked.items()):
             return None
         outputs.paths = {name: path.with_name(file) for name, file in record["files"].items()}
         return Finding(source, result.message, 0 if result.converged else 5, result)
