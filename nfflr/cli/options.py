@@ -84,7 +84,7 @@ def _read_yaml(config: Path, settings: type[BaseModel]) -> dict:
         raise ConfigError(f"{config}: no such file; give a YAML file of settings")
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{config}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{config}: expected 'name: value' lines")
