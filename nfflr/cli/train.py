@@ -30,8 +30,8 @@ def command(config, out, seed, epochs, device, init_from, nproc, resume, overwri
     """Train a model from a config file.
 
     Writes model.safetensors (the weights that did best on the validation split), metrics.csv,
-    learning-curve.png, run.json and state/ to the output folder. Under torchrun or a SLURM step of several tasks the
-    processes share each batch, as they do with --nproc.
+    learning-curve.png, run.json and state/ to the output folder. Under torchrun or a SLURM step of several
+    tasks the processes share each batch, as they do with --nproc.
 
     Example: nff train calculators/mlearn-si/config.py --out runs/si
     """

@@ -41,8 +41,9 @@ def train(
     """Train ``config.model`` and return the checkpoint that did best on the validation split.
 
     Written to ``config.output_dir``: ``model.safetensors`` (averaged weights), ``metrics.csv``,
-    ``learning-curve.png``, ``run.json`` (settings, data, ``command``, versions), ``state/`` for a resume and, if asked for, posterior samples in ``swag/`` and
-    event files in ``tensorboard/``. In a data-parallel run every rank calls this; the first one writes.
+    ``learning-curve.png``, ``run.json`` (settings, data, ``command``, versions), ``state/`` for a resume and,
+    if asked for, posterior samples in ``swag/`` and event files in ``tensorboard/``. In a data-parallel run
+    every rank calls this; the first one writes.
 
     Raises:
         ConfigError: the output exists, or a resume does not fit it.
