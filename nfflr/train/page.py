@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import html
 import io
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from string import Template
 
 import matplotlib.figure
-import matplotlib.transforms
 
 # Nothing is loaded from anywhere, whatever a name in the data might try: the policy says it to the browser.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -36,7 +36,7 @@ p { margin: .5rem 0; } .muted { color: var(--muted); }
 .facts dt { color: var(--muted); font-size: .85rem; }
 .facts dd { margin: 0; font-size: 1.1rem; font-weight: 600; }
 .figures { display: grid;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); gap: .8rem; }
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); gap: .8rem; }
 figure { margin: 0; } figcaption { color: var(--muted); font-size: .85rem; }
 img { display: block; width: 100%; max-width: 34rem; height: auto; background: #fff; border-radius: .3rem; }
 img.wide { max-width: 100%; }
@@ -44,17 +44,17 @@ img.wide { max-width: 100%; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .9rem .3rem 0;
   border-bottom: 1px solid var(--line); }
-.grid th, .grid td { overflow-wrap: normal; } .grid td.number, .grid th.number { text-align: right; }
+.grid th, .grid td { overflow-wrap: normal; } .grid .number { text-align: right; }
+.grid .short { white-space: nowrap; }
 .pairs th { font-weight: 400; color: var(--muted); width: 13rem; } .pairs td { min-width: 8rem; }
 .pass { color: var(--pass); font-weight: 600; } .fail { color: var(--fail); font-weight: 600; }
 pre { background: var(--panel); border: 1px solid var(--line); border-radius: .4rem;
   padding: .7rem; margin: .5rem 0;
   white-space: pre-wrap; font-size: .85rem; }
-@media (max-width: 30rem) {
-  .pairs, .pairs tbody, .pairs tr, .pairs th, .pairs td { display: block; width: auto; }
-  .pairs th { border: 0; padding-bottom: 0; } .pairs td { padding-top: 0; } }
+@media (max-width: 30rem) { .pairs { width: 100%; } .pairs th { width: 45%; } .pairs td { min-width: 0; } }
 @media print { nav { display: none; } figure, tr { break-inside: avoid; } }
 """
+SHORT = 22  # characters of a cell that is not broken into lines
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -124,7 +124,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Names with their values; on a narrow screen one below the other."""
+    """Names with their values, one below the other."""
 
     items: Sequence[tuple[str, object]]
 
@@ -209,9 +209,9 @@ def page(title: str, lead: Iterable[Piece], sections: Sequence[Section]) -> str:
 
 
 def escape(text: object) -> str:
-    """Text without markup; what no page may hold (control characters) is left out."""
-    plain = "".join(c for c in str(text) if c.isprintable() or c in "\n\t")
-    return html.escape(plain, quote=True)
+    """Text without markup; control characters and lone surrogates, which no page may hold, are left out."""
+    kept = (c for c in str(text) if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs"))
+    return html.escape("".join(kept), quote=True)
 
 
 def number(value: object) -> str:
@@ -228,14 +228,17 @@ def panels(figure: matplotlib.figure.Figure, dpi: int = 160) -> list[bytes]:
         one.tick_params(labelbottom=True, labelleft=True)  # shared axes show them at the rim only
         one.set_xlabel(one.get_xlabel() or axes[-1].get_xlabel())
     figure.draw_without_rendering()
-    return [_png(figure, one, dpi) for one in axes]
+    figure.set_layout_engine("none")  # hiding the others below would move what is left
+    return [_alone(figure, one, dpi) for one in axes]
 
 
-def _png(figure: matplotlib.figure.Figure, axes, dpi: int) -> bytes:
+def _alone(figure: matplotlib.figure.Figure, axes, dpi: int) -> bytes:
+    """The part of a figure that one axes takes, without what reaches into it from the others."""
+    for other in figure.axes:
+        other.set_visible(other is axes)
     inches = axes.get_tightbbox().transformed(figure.dpi_scale_trans.inverted())
     content = io.BytesIO()
-    box = matplotlib.transforms.Bbox.from_extents(*inches.extents).padded(0.08)
-    figure.savefig(content, format="png", dpi=dpi, bbox_inches=box)
+    figure.savefig(content, format="png", dpi=dpi, bbox_inches=inches.padded(0.08))
     return content.getvalue()
 
 
@@ -247,5 +250,7 @@ def _cell(tag: str, value: object, numeric: bool) -> str:
     if isinstance(value, bool):
         word = "pass" if value else "fail"
         return f'<{tag}><span class="{word}">{word}</span></{tag}>'
-    kind = ' class="number"' if numeric else ""
-    return f"<{tag}{kind}>{escape(number(value))}</{tag}>"
+    text = number(value)
+    kinds = [name for name, has in (("number", numeric), ("short", len(text) <= SHORT)) if has]
+    kind = f' class="{" ".join(kinds)}"' if kinds else ""
+    return f"<{tag}{kind}>{escape(text)}</{tag}>"

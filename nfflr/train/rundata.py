@@ -48,7 +48,7 @@ def run_data(metadata: dict, record: dict | None, given: Path | None) -> RunData
         dataset = _rebuilt(known["origin"], sources)
         if dataset.digest() == metadata.get("data_digest"):
             parts = {title: dataset.split[name] for name, title in SPLITS.items() if dataset.split[name]}
-            return RunData(dataset, parts, "Read again; equal to what the checkpoint was trained on.")
+            return RunData(dataset, parts, "The data were read again and are those of the training.")
         if given is None:
             return RunData(None, {}, "The data changed since this run: their digest is another one.")
     if given is not None:

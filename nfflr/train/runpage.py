@@ -43,8 +43,8 @@ class RunFolder:
     @property
     def tasks(self) -> list[str]:
         """Columns ``val/<task>/<field>``."""
-        names = dict.fromkeys(name for row in self.history for name in row)
-        return [n for n in names if n.startswith("val/") and n.count("/") >= 2]
+        own = {f"val/{column.key}" for column in self.columns}  # the name of a property may have a slash
+        return [n for n in self.history[0] if n.startswith("val/") and n.count("/") >= 2 and n not in own]
 
 
 def read_run(folder: Path) -> RunFolder:
@@ -108,7 +108,7 @@ def run_page(
         Section("origin", "How it was made", _origin(run)),
         Section("licence", "Licence and citation", _licence(run)),
     ]
-    return page(f"Training run {folder.resolve().name}", _lead(run), sections)
+    return page(f"Training run: {folder.resolve().name}", _lead(run), sections)
 
 
 def _lead(run: RunFolder) -> list[Piece]:
@@ -151,8 +151,9 @@ def _tasks(run: RunFolder) -> list[Piece]:
         title = label.replace("$", r"\$")
         curve = panels(learning_curve(history, [Column(label, title)]))[1]
         figures.append(Image(curve, f"{label} against epoch"))
-        rows.append([label, *_first_best_last(history, name, 1.0)])
-    return [Images(figures), Grid(["task/field", "first", "best", "at epoch", "last"], rows)]
+        values = [row[name] for row in history]
+        rows.append([label, values[0], min(values), max(values), values[-1]])
+    return [Images(figures), Grid(["task/field", "first", "lowest", "highest", "last"], rows)]
 
 
 def _known(history: list[dict[str, float]], key: str) -> bool:
@@ -171,14 +172,16 @@ def _first_best_last(history: list[dict[str, float]], key: str, factor: float) -
 def _parity(run: RunFolder, found: RunData) -> list[Piece]:
     if found.dataset is None:
         return [Text(found.said, muted=True)]
-    pieces: list[Piece] = [Text(found.said, muted=True)]
+    legend = "Colours are the data's groups of structures, named in the first plot of a row."
+    grouped = found.dataset.is_force_field
+    pieces: list[Piece] = [Text(f"{found.said} {legend if grouped else ''}", muted=True)]
     for title, indices in found.parts.items():
         errors, figure = predicted(run.model, found.dataset, indices, "")
-        told = [(c.label, errors[f"{c.key}"] * c.factor) for c in run.columns]
+        told = [(c.label, errors[c.key] * c.factor) for c in run.columns]
         images = [
             Image(png, f"predicted against reference, {title}, {axes.get_xlabel()}")
             for png, axes in zip(panels(figure), figure.axes, strict=True)
-            if axes.has_data() and "nan" not in axes.get_title()
+            if not axes.get_title().startswith("MAE nan")  # nothing is labelled
         ]
         pieces += [Heading(f"{title}: {len(indices)} structures"), Images(images)]
         pieces.append(Pairs([(label, value) for label, value in told if not math.isnan(value)]))
@@ -212,7 +215,8 @@ def _data(run: RunFolder, found: RunData) -> list[Piece]:
         if origin.get(name):
             digest = digests.get(name)
             pairs.append((label, Path(origin[name]).name + (f", sha256 {digest}" if digest else "")))
-    pairs += [(f"{name} structures", size) for name, size in (known.get("split") or {}).items()]
+    split = known.get("split") or {}
+    pairs += [(f"{name} structures", split[name]) for name in ("train", "val", "test") if name in split]
     if known.get("elements"):
         pairs.append(("elements", ", ".join(known["elements"])))
     pairs.append(("digest of structures, labels and split", run.metadata.get("data_digest")))
