@@ -42,11 +42,11 @@ def run_data(metadata: dict, record: dict | None, given: Path | None) -> RunData
     Raises:
         NFFLrError: the given file cannot be used.
     """
-    known = (record or {}).get("data") or {}
+    known, digest = (record or {}).get("data") or {}, metadata.get("data_digest")
     sources = _sources(known, given)
     if sources:
         dataset = _rebuilt(known["origin"], sources)
-        if dataset.digest() == metadata.get("data_digest"):
+        if dataset.digest() == digest or (known.get("digest") == digest and _same_bytes(known, sources)):
             parts = {title: dataset.split[name] for name, title in SPLITS.items() if dataset.split[name]}
             return RunData(dataset, parts, "The data were read again and are those of the training.")
         if given is None:
@@ -121,6 +121,12 @@ def _sources(known: dict, given: Path | None) -> dict[str, Path] | None:
     if given is not None and given.resolve() not in [p.resolve() for p in found.values()]:
         return None  # another file: what it holds is what was asked for
     return found if all(path.exists() for path in found.values()) else None
+
+
+def _same_bytes(known: dict, sources: dict[str, Path]) -> bool:
+    """Whether files are those of the record, whatever their names (which the data's digest is over too)."""
+    digests = known.get("sha256") or {}
+    return all(digests.get(n) and file_digest(path) == digests[n] for n, path in sources.items())
 
 
 def _rebuilt(origin: dict, sources: dict[str, Path]) -> AtomsDataset:

@@ -250,7 +250,7 @@ def _model(run: RunFolder) -> list[Piece]:
         Pairs(_plain(metadata["hyperparameters"])),
     ]
     if "reference_energies" in metadata:
-        references = [(f"{k} (eV)", v) for k, v in metadata["reference_energies"].items()]
+        references = [(f"{k} (eV)", f"{v:.6f}") for k, v in metadata["reference_energies"].items()]
         pieces += [Heading("Reference energies"), Pairs(references)]
     return pieces
 
@@ -267,7 +267,8 @@ def _settings(run: RunFolder) -> list[Piece]:
 
 
 def _plain(settings: dict) -> list[tuple[str, object]]:
-    return [(k, ", ".join(map(str, v)) if isinstance(v, list) else v) for k, v in settings.items()]
+    told = {k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in settings.items()}
+    return [(k, None if v in ("", {}) else v) for k, v in told.items()]
 
 
 def _origin(run: RunFolder) -> list[Piece]:

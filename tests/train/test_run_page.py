@@ -7,7 +7,6 @@ import shutil
 from html.parser import HTMLParser
 
 import ase.io
-import numpy as np
 import pytest
 from builders import copper
 
@@ -17,7 +16,18 @@ from nfflr.errors import ConfigError
 from nfflr.train.page import Grid, Pairs, Section, Text, page
 from nfflr.train.runpage import run_page
 
-ANCHORS = "learning parity tasks check validation data model settings origin licence".split()
+ANCHORS = [
+    "learning",
+    "parity",
+    "tasks",
+    "check",
+    "validation",
+    "data",
+    "model",
+    "settings",
+    "origin",
+    "licence",
+]
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 CONFIG = """
 from pathlib import Path
@@ -114,9 +124,6 @@ def test_the_errors_beside_the_parity_plots_are_those_of_the_checkpoint(folder):
     from nfflr.checkpoint import load_checkpoint
 
     scores = load_checkpoint(folder / FILE)[1]["scores"]
-    told = dict(
-        re.findall(r"<th>([^<]*)</th><td>([^<]*)</td>", section(run_page(folder), "parity")[:200_000])
-    )
     text = section(run_page(folder), "parity").split("Test split")[0]
     told = dict(re.findall(r"<th>([^<]*)</th><td>([^<]*)</td>", text))
     assert float(told["E MAE (meV/atom)"]) == pytest.approx(scores["val/energy_mae"] * 1e3, rel=2e-3)
@@ -196,16 +203,13 @@ def test_a_run_without_record_is_compared_with_the_data_that_are_given(folder, t
 
 
 def test_runs_of_properties_have_their_plots(tmp_path):
-    folder = trained(tmp_path, target='("gap", "kind"), ', model=', output_features={"gap": 1, "kind": 2}')
+    model = ', readout="mean", output_features={"gap": 1, "kind": 2}'
+    folder = trained(tmp_path, '("gap", "kind"), ', model)
     text = run_page(folder)
     assert_self_contained(text)
     parity = section(text, "parity")
     assert parity.count("<img") == 4 and "gap MAE" in parity and "kind accuracy" in parity
     assert "predicts kind" in section(text, "model") and "&lt;b&gt;" in section(text, "model")
-
-
-def test_a_page_is_the_same_twice(folder):
-    assert run_page(folder) == run_page(folder)
 
 
 def test_the_record_tells_command_data_and_times(finished):
@@ -251,9 +255,8 @@ def test_refusals_are_one_line_each_with_its_code(folder, tmp_path, capfd):
     assert (folder / "report.html").read_text() == "mine"
 
 
-def test_a_page_that_exists_is_replaced_on_request(folder, tmp_path):
+def test_a_page_is_replaced_on_request_and_the_same_twice(folder, tmp_path):
     (folder / "report.html").write_text("old")
     assert run(["report", str(folder), "--overwrite"]) == 0
     assert run(["report", str(folder), "--out", str(tmp_path / "pages")]) == 0
     assert (folder / "report.html").read_bytes() == (tmp_path / "pages" / "report.html").read_bytes()
-    assert np.all([name in (folder / "report.html").read_text() for name in ANCHORS])
