@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.dataset import AtomsDataset
+from ..errors import NFFLrError
 from ..units import GPA
 from .evaluation import predict
 from .properties import predict_properties
@@ -45,7 +46,12 @@ def run_data(metadata: dict, record: dict | None, given: Path | None) -> RunData
     known, digest = (record or {}).get("data") or {}, metadata.get("data_digest")
     sources = _sources(known, given)
     if sources:
-        dataset = _rebuilt(known["origin"], sources)
+        try:
+            dataset = _rebuilt(known["origin"], sources)
+        except (NFFLrError, KeyError, TypeError) as error:  # the record may be of another version
+            if given is not None and isinstance(error, NFFLrError):
+                raise
+            return RunData(None, {}, f"The run's data cannot be read as its record says ({error}).")
         if dataset.digest() == digest or (known.get("digest") == digest and _same_bytes(known, sources)):
             parts = {title: dataset.split[name] for name, title in SPLITS.items() if dataset.split[name]}
             return RunData(dataset, parts, "The data were read again and are those of the training.")

@@ -187,6 +187,9 @@ def test_data_that_moved_are_found_by_their_digest_and_changed_data_are_not_used
     ase.io.write(tmp_path / "gone.xyz", copper(12, seed=5))
     parity = section(run_page(folder), "parity")
     assert "changed" in parity and "<img" not in parity
+    (tmp_path / "gone.xyz").write_text("2\nno structure\n")
+    parity = section(run_page(folder), "parity")
+    assert "cannot be read" in parity and "gone.xyz" in parity
 
 
 def test_a_run_without_record_is_compared_with_the_data_that_are_given(folder, tmp_path):
