@@ -22,6 +22,7 @@ COMMANDS = {
     "lr": "lr",
     "evaluate": "evaluate",
     "info": "info",
+    "report": "report",
 }  # command → file beside this
 NOT_WORKFLOWS = {"__init__", "archive", "base", "batch", "contract"}
 
