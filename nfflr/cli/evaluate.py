@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
-from ..errors import ConfigError, StructureError
+from ..errors import StructureError
 from ..files import claim_folder, write_figure, write_json
+from .options import label_names
 from .output import provenance, refuse_existing
 
 
@@ -54,7 +55,7 @@ def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys
         n_val=0.0,
         allow_missing=True,
         allow_duplicates=True,
-        keys=_pairs(keys),
+        keys=label_names(keys),
         **({"classes": _classes(targets)} if targets else units),
     )
     claim_folder(out)
@@ -70,7 +71,7 @@ def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys
     record = {
         "checkpoint": {"source": str(checkpoint), "digest": metadata["sha256"]},
         "data": {"file": str(data), "digest": dataset.digest()},
-        "settings": {"energy_units": energy_units, **units, "keys": _pairs(keys)},
+        "settings": {"energy_units": energy_units, **units, "keys": label_names(keys)},
         "errors": {
             g: {k: v if math.isfinite(v) else None for k, v in row.items()} for g, row in table.items()
         },
@@ -105,13 +106,6 @@ def _properties(model, dataset, title: str) -> tuple:
 
 def _classes(targets: dict[str, dict]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(t["classes"]) for name, t in targets.items() if t["kind"] == "class"}
-
-
-def _pairs(keys: Sequence[str]) -> dict[str, str]:
-    for key in keys:
-        if "=" not in key:
-            raise ConfigError(f"--key: got {key!r}; expected LABEL=NAME, such as energy=dft_energy")
-    return dict(key.split("=", 1) for key in keys)
 
 
 def _print_groups(table: dict[str, dict[str, float]], columns: Sequence, title: str) -> None:

@@ -20,6 +20,7 @@ from .distributed import is_first
 from .events import Log, event_log
 from .initialise import prepared
 from .objective import higher_is_better
+from .record import RunRecord
 from .report import learning_curve, write_metrics
 from .run import Run, quiet_engine, selectors
 from .state import clear_states, newest_state, save_state, states
@@ -34,14 +35,16 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    command: str | None = None,
     on_step: Listener | None = None,
     on_validation: Listener | None = None,
 ) -> Path:
     """Train ``config.model`` and return the checkpoint that did best on the validation split.
 
     Written to ``config.output_dir``: ``model.safetensors`` (averaged weights), ``metrics.csv``,
-    ``learning-curve.png``, ``state/`` for a resume and, if asked for, posterior samples in ``swag/`` and
-    event files in ``tensorboard/``. In a data-parallel run every rank calls this; the first one writes.
+    ``learning-curve.png``, ``run.json`` (settings, data, ``command``, versions), ``state/`` for a resume and,
+    if asked for, posterior samples in ``swag/`` and event files in ``tensorboard/``. In a data-parallel run
+    every rank calls this; the first one writes.
 
     Raises:
         ConfigError: the output exists, or a resume does not fit it.
@@ -58,6 +61,7 @@ def train(
         run.restore(*state)
     elif is_first():
         clear_overwritten(out)
+    record = RunRecord(out, run.config, command, resume) if is_first() else None
     unfinished = run.epoch < config.epochs and not (config.patience and run.stale >= config.patience)
     with event_log(out / EVENTS, config.tensorboard and is_first(), run.step) as log:
         engine = make_engine(run, out, log, on_step, on_validation)
@@ -69,6 +73,7 @@ def train(
             engine.run(loader)
     if is_first():
         write_figure(out / "learning-curve.png", learning_curve(run.history, run.objective.columns))
+        record.finish()
         write_swag(run, out / SWAG)
     idist.barrier()
     return out / FILE

@@ -162,6 +162,15 @@ def interrupt_the_parent(log: Path) -> int:
     return 0
 
 
+@pytest.fixture
+def interruptible():
+    """A process that was started in the background may ignore Ctrl-C; here it does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_of_the_parent_alone_ends_the_processes(tmp_path):
     log, begin = tmp_path / "process.json", time.monotonic()
     with pytest.raises(KeyboardInterrupt):
