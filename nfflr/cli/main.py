@@ -12,6 +12,7 @@ import click
 
 from .. import __version__
 from ..errors import did_you_mean
+from ..workflows import workflow_names
 from .failure import explain, fail
 
 ROOT = Path(__file__).parent
@@ -21,10 +22,10 @@ COMMANDS = {
     "train": "train",
     "lr": "lr",
     "evaluate": "evaluate",
+    "validate": "validate",
     "info": "info",
     "report": "report",
 }  # command → file beside this
-NOT_WORKFLOWS = {"__init__", "archive", "base", "batch", "contract"}
 
 
 class LazyGroup(click.Group):
@@ -34,10 +35,10 @@ class LazyGroup(click.Group):
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*sorted(_workflow_names()), *COMMANDS]
+        return [*workflow_names(), *COMMANDS]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name in _workflow_names():
+        if name in workflow_names():
             from .workflow import workflow_command
 
             return workflow_command(name)
@@ -54,16 +55,12 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections = {
-            "Simulate": {name: WORKFLOWS / f"{name}.py" for name in sorted(_workflow_names())},
+            "Simulate": {name: WORKFLOWS / f"{name}.py" for name in workflow_names()},
             "Train and judge": {name: ROOT / f"{file}.py" for name, file in COMMANDS.items()},
         }
         for title, commands in sections.items():
             with formatter.section(title):
                 formatter.write_dl([(name, _first_line(path)) for name, path in commands.items()])
-
-
-def _workflow_names() -> set[str]:
-    return {p.stem for p in WORKFLOWS.glob("*.py")} - NOT_WORKFLOWS
 
 
 def _first_line(path: Path) -> str:

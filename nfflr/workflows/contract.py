@@ -13,9 +13,10 @@ from typing import Any
 import ase
 from pydantic import TypeAdapter, ValidationError
 
-from ..errors import ConfigError
+from ..errors import ConfigError, did_you_mean
 from ..units import unit_of
 from .base import Result, Settings, Table, Text
+from .scores import Score, default_scores
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Workflow:
         plot: the file's ``plot(result)``, or None.
         overlays: whether it can be called ``plot(result, others, label)`` too.
         archives: whether the function keeps what is finished in an ``archive``, and can be resumed.
+        scores: by which its results are judged: the file's ``SCORES``, or ``default_scores``.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Workflow:
     plot: Callable | None
     overlays: bool
     archives: bool
+    scores: dict[str, Score]
 
 
 def find_workflow(name: str) -> Workflow:
@@ -56,6 +59,7 @@ def find_workflow(name: str) -> Workflow:
         plot=plot,
         overlays=plot is not None and "others" in inspect.signature(plot).parameters,
         archives="archive" in signature.parameters,
+        scores=getattr(module, "SCORES", None) or default_scores(signature.return_annotation),
     )
 
 
@@ -84,16 +88,38 @@ def result_record(result: Result) -> dict:
     return {"result": values, "units": units}
 
 
-def read_result(path: str | Path, workflow: Workflow) -> tuple[Result, dict]:
+def read_result(path: str | Path, workflow: Workflow, *, partial: bool = False) -> tuple[Result, dict]:
     """A result that the command line wrote, every field of its type, and the whole record.
 
     What is a file of its own, its structures for one, stays there; the record names the files, and those
     attributes are missing.
 
+    Args:
+        path: JSON with ``workflow`` and ``result``.
+        workflow: whose result it should be.
+        partial: take a record of some fields too, as one writes by hand: ``model_fields_set`` says which.
+
     Raises:
         ConfigError: the file is missing, is not JSON, or is not a result of this workflow.
     """
     path = Path(path)
+    record = _read_record(path, workflow)
+    values: dict[str, Any] = {}
+    elsewhere = file_fields(workflow.result)
+    if partial:
+        _check_names(path, record, workflow, elsewhere)
+    for name, field in workflow.result.model_fields.items():
+        if name in elsewhere or (partial and name not in record["result"]):
+            continue
+        try:
+            kept = TypeAdapter(field.rebuild_annotation(), config={"arbitrary_types_allowed": True})
+            values[name] = kept.validate_python(record["result"][name])
+        except (KeyError, ValidationError) as error:
+            raise ConfigError(f"{path}: {name} is missing or of the wrong type; compute it anew") from error
+    return workflow.result.model_construct(**values), record
+
+
+def _read_record(path: Path, workflow: Workflow) -> dict:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -105,14 +131,18 @@ def read_result(path: str | Path, workflow: Workflow) -> tuple[Result, dict]:
         raise ConfigError(f"{path}: holds {kind or 'no'} result; expected one of nff {workflow.name}")
     if not isinstance(record.get("calculator") or {}, dict):
         raise ConfigError(f"{path}: calculator is of the wrong type; compute it anew")
-    values: dict[str, Any] = {}
-    elsewhere = file_fields(workflow.result)
-    for name, field in workflow.result.model_fields.items():
-        if name in elsewhere:
-            continue
-        try:
-            kept = TypeAdapter(field.rebuild_annotation(), config={"arbitrary_types_allowed": True})
-            values[name] = kept.validate_python(record["result"][name])
-        except (KeyError, ValidationError) as error:
-            raise ConfigError(f"{path}: {name} is missing or of the wrong type; compute it anew") from error
-    return workflow.result.model_construct(**values), record
+    return record
+
+
+def _check_names(path: Path, record: dict, workflow: Workflow, elsewhere: dict[str, str]) -> None:
+    """Refuse fields that the result does not have, and units that are not its own."""
+    fields = workflow.result.model_fields.keys() - elsewhere.keys()
+    for name in record["result"]:
+        if name not in fields:
+            raise ConfigError(
+                f"{path}: {name!r} is no field of a {workflow.name} result{did_you_mean(name, fields)}"
+            )
+    for name, unit in (record.get("units") or {}).items():
+        expected = unit_of(workflow.result.model_fields[name]) if name in fields else None
+        if unit != expected:
+            raise ConfigError(f"{path}: {name} is in {unit}; expected {expected}: convert the numbers")

@@ -17,10 +17,12 @@ from ase.stress import (
 )
 from pydantic import Field
 
+from ..errors import NumericsError
 from ..units import GPA, Unit
 from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent, symmetry_of
 from .batch import evaluate
 from .relax import RelaxSettings, relax
+from .scores import Score, field_score
 
 VOIGT = ("11", "22", "33", "23", "13", "12")
 NOTABLE = 0.01  # of the bulk modulus: a residual stress that changes constants by a few per cent
@@ -256,6 +258,27 @@ def _warnings(start: dict, values: dict, settings: ElasticSettings) -> list[str]
     if force > max(0.01, settings.fmax):
         notes.append(f"a force of {force:.2g} eV/Å acts on an atom of the start; use --relax")
     return notes
+
+
+def _constants(field: str) -> Score:
+    """Mean absolute error over the elements of the upper triangle that the reference has."""
+
+    def of(result: ElasticResult, reference: ElasticResult, settings: ElasticSettings) -> float:
+        theirs = np.asarray(getattr(reference, field), dtype=float)
+        if theirs.shape != (6, 6):
+            raise NumericsError(f"{field}: shape {theirs.shape} in the reference; expected (6, 6)")
+        there = np.triu(np.abs(theirs) > 1e-3 * np.abs(theirs).max())
+        return float(np.abs(getattr(result, field) - theirs)[there].mean())
+
+    return Score("GPa", of, (field,))
+
+
+SCORES = {
+    "stiffness_mae": _constants("stiffness"),
+    "clamped_mae": _constants("clamped"),
+    "bulk_modulus_error": field_score("bulk_modulus", "GPa"),
+    "shear_modulus_error": field_score("shear_modulus", "GPa"),
+}
 
 
 def plot(

@@ -17,6 +17,7 @@ from ..units import GPA, Unit
 from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent
 from .batch import evaluate
 from .relax import RelaxSettings, relax
+from .scores import Score, field_score, relative_score
 
 
 class EosSettings(Settings):
@@ -156,6 +157,27 @@ def _failure(birch: dict, vinet: dict, volumes: np.ndarray, energies: np.ndarray
     if birch["volume"] is None or vinet["volume"] is None:
         return "the energies follow neither equation with a minimum; use a smaller --range"
     return ""
+
+
+def _curve_error(result: EosResult, reference: EosResult, settings: EosSettings) -> float:
+    """Mean absolute difference of E − E(fitted minimum) at equal volumes, eV per atom.
+
+    Raises:
+        NumericsError: the volumes are not the reference's.
+    """
+    n, m = result.atoms_per_cell, reference.atoms_per_cell
+    ours, theirs = result.volumes / n, reference.volumes / m
+    if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=1e-4):
+        raise NumericsError("volumes: not those of the reference; use the same structure and settings")
+    heights = (result.energies - result.energy) / n - (reference.energies - reference.energy) / m
+    return float(np.abs(heights).mean())
+
+
+SCORES = {
+    "volume_error": relative_score("volume_per_atom"),
+    "bulk_modulus_error": field_score("bulk_modulus", "GPa"),
+    "curve_mae": Score("eV/atom", _curve_error, ("volumes", "energies", "energy", "atoms_per_cell")),
+}
 
 
 def plot(

@@ -13,6 +13,7 @@ from ase.calculators.calculator import Calculator
 from ase.constraints import FixAtoms
 from pydantic import SkipValidation
 
+from ..errors import NumericsError
 from ..units import Unit
 from .archive import Archive, same_run
 from .base import Array, Progress, Result, Table, silent
@@ -25,8 +26,9 @@ from .dynamics.run import Outcome, simulate
 from .dynamics.settings import MdSettings
 from .dynamics.trace import trace
 from .dynamics.verdict import judge
+from .scores import Score, field_error, field_score, relative_score
 
-__all__ = ["MdResult", "MdSettings", "md", "plot"]
+__all__ = ["SCORES", "MdResult", "MdSettings", "md", "plot"]
 
 FEWEST = 20  # frames of an analysis of motion
 
@@ -202,6 +204,37 @@ class _Part(Sequence):
 
     def __iter__(self) -> Iterator[ase.Atoms]:
         return islice(self._frames, self._begin, None)  # opens a file once, not for each frame
+
+
+def _lost(result: MdResult, reference: MdResult | None, settings: MdSettings) -> float:
+    """Fraction of the steps that were not survived: after an explosion, or after a crystal left its sites."""
+    if result.verdict not in ("exploded", "melted"):
+        return 0.0
+    sound = result.steps if result.verdict == "exploded" else result.verdict_step
+    return 1 - sound / settings.steps
+
+
+def _drift_size(result: MdResult, reference: MdResult | None, settings: MdSettings) -> float:
+    if result.drift is None:
+        raise NumericsError("drift: the run is too short, or conserves nothing; take other scores")
+    return abs(result.drift)
+
+
+def _rdf(result: MdResult, reference: MdResult, settings: MdSettings) -> float:
+    """Mean absolute difference of g(r) over distances, and over pairs of elements."""
+    if field_error("rdf_distance", result, reference) > 1e-6:
+        raise NumericsError("rdf_distance: not the reference's; use the same --rdf-cutoff")
+    return field_error("rdf", result, reference)
+
+
+SCORES = {
+    "lost_fraction": Score("", _lost, of_failure=True),
+    "drift": Score("meV/atom/ns", _drift_size),
+    "rdf_mae": Score("", _rdf, ("rdf_distance", "rdf")),
+    "volume_error": relative_score("volume"),
+    "pressure_error": field_score("pressure", "GPa"),
+    "diffusion_mae": field_score("diffusion", "Å^2/ps"),
+}
 
 
 def plot(result: MdResult, others: Mapping[str, MdResult] = {}, label: str = "") -> matplotlib.figure.Figure:

@@ -12,18 +12,22 @@ from ase.calculators.calculator import Calculator
 from phonopy import Phonopy
 from pydantic import Field
 
+from ..errors import NumericsError
 from ..units import Unit
 from .archive import Archive
 from .base import Array, Progress, Result, Text, silent
 from .lattice.bands import BandPath, band_path, name_of, ticks
+from .lattice.equivalence import rows_of
 from .lattice.figures import phonon_figure
 from .lattice.harmonic import displaced, rest, set_force_constants
 from .lattice.settings import ThermalSettings
 from .lattice.stability import Mode, lowest_mode, modulated
 from .lattice.supercell import supercell_matrix
 from .lattice.thermal import thermal
+from .scores import Score, field_score
 
 KM_PER_S = 0.1  # per THz Å
+BANDS = ("band_qpoints", "band_frequencies")
 
 
 class PhononsSettings(ThermalSettings):
@@ -178,6 +182,28 @@ def _message(phonon: Phonopy, mode: Mode, stable: bool, path: BandPath) -> str:
     how = "" if mode.exact else "; interpolated, see whether a larger supercell confirms it"
     left_out = "; thermal properties leave imaginary modes out"
     return f"dynamically unstable: {mode.frequency:.3f} THz at {place}{how}{left_out}"
+
+
+def _frequencies(result: PhononsResult, reference: PhononsResult, settings: PhononsSettings) -> np.ndarray:
+    """Differences of frequencies (Q, B), THz, at the reference's q-points.
+
+    Raises:
+        NumericsError: a q-point is not on the path of the result, nor is one equivalent by symmetry, or
+            there are other bands.
+    """
+    theirs = np.sort(reference.band_frequencies, axis=1)
+    rows = rows_of(reference.band_qpoints, result)
+    ours = np.sort(result.band_frequencies[rows], axis=1)
+    if ours.shape != theirs.shape:
+        raise NumericsError(f"frequencies: {ours.shape[1]} bands, the reference has {theirs.shape[1]}")
+    return np.abs(ours - theirs)
+
+
+SCORES = {
+    "frequency_mae": Score("THz", lambda *a: float(_frequencies(*a).mean()), BANDS),
+    "frequency_max": Score("THz", lambda *a: float(_frequencies(*a).max()), BANDS),
+    "zero_point_energy_error": field_score("zero_point_energy", "eV/cell"),
+}
 
 
 def plot(

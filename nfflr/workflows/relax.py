@@ -9,6 +9,7 @@ import ase
 import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
+from ase.cell import Cell
 from ase.constraints import FixSymmetry
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
@@ -17,6 +18,7 @@ from pydantic import Field, model_validator
 from ..errors import NumericsError, StructureError
 from ..units import GPA, Unit
 from .base import Array, Progress, Result, Settings, check_crystal, has_stress, overlay, silent, snapshot
+from .scores import Score, field_score, relative_score
 
 OPTIMIZERS = {"fire": FIRE, "bfgs": BFGS, "lbfgs": LBFGS}
 EXPLODED = 1e4  # eV/Å; no force that an optimiser can recover from
@@ -159,6 +161,32 @@ def _result(frames: list[ase.Atoms], settings: RelaxSettings, converged: bool, m
         relaxed=last,
         trajectory=frames,
     )
+
+
+def _lengths(result: RelaxResult, reference: RelaxResult, settings: RelaxSettings) -> float:
+    """Mean absolute difference of the three cell lengths, Å."""
+    return float(np.abs(np.linalg.norm(result.cell, axis=1) - np.linalg.norm(reference.cell, axis=1)).mean())
+
+
+def _rmsd(result: RelaxResult, reference: RelaxResult, settings: RelaxSettings) -> float:
+    """Root mean square distance of atoms, Å: in the reference's cell, the nearest images, without the mean
+    translation."""
+    ours, theirs = result.positions, np.asarray(reference.positions)
+    if result.symbols != reference.symbols:
+        raise NumericsError("positions: other atoms than the reference's, or in another order")
+    shift = ours - theirs
+    if Cell(reference.cell).rank == 3:
+        fractional = ours @ np.linalg.inv(result.cell) - theirs @ np.linalg.inv(reference.cell)
+        shift = (fractional - np.rint(fractional)) @ reference.cell
+    return float(np.sqrt(np.square(shift - shift.mean(axis=0)).sum(axis=1).mean()))
+
+
+SCORES = {
+    "energy_error": field_score("energy", "eV"),
+    "volume_error": relative_score("volume"),
+    "length_mae": Score("Å", _lengths, ("cell",)),
+    "position_rmsd": Score("Å", _rmsd, ("cell", "positions", "symbols")),
+}
 
 
 def plot(

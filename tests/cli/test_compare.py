@@ -14,13 +14,13 @@ from ase.calculators.emt import EMT
 from test_bad_input import fails
 
 from nfflr.checkpoint import FILE, save_checkpoint
-from nfflr.cli.main import NOT_WORKFLOWS, WORKFLOWS, run
+from nfflr.cli.main import run
 from nfflr.errors import ConfigError
 from nfflr.models.moment import MomentConfig, MomentNetwork
-from nfflr.workflows import eos, gruneisen, relax
+from nfflr.workflows import eos, gruneisen, relax, workflow_names
 from nfflr.workflows.contract import file_fields, find_workflow, read_result, result_record
 
-NAMES = sorted({p.stem for p in WORKFLOWS.glob("*.py")} - NOT_WORKFLOWS)
+NAMES = workflow_names()
 
 
 @pytest.fixture(scope="module")

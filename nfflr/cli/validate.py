@@ -1,0 +1,82 @@
+"""Measure the physics of a checkpoint by a suite of tasks: table, limits, figure."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from ..errors import ConfigError, did_you_mean
+from ..files import claim_folder, write_figure, write_json
+from .output import provenance, refuse_existing
+
+
+@click.command("validate")
+@click.argument("checkpoint")
+@click.argument("suite", required=False, type=click.Path(path_type=Path))
+@click.option("--task", "tasks", multiple=True, metavar="NAME", help="Run this task only; may be repeated.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the checkpoint's."
+)
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Folder."
+)
+@click.option("--overwrite", is_flag=True, help="Replace results that exist.")
+def command(checkpoint, suite, tasks, device, dtype, out, overwrite) -> int:
+    """Measure the physics of a checkpoint by a suite of tasks: table, limits, figure.
+
+    A suite is a folder with suite.yaml, structures, and references; without one, that of the bundled
+    calculator is taken. Prints a table and writes <checkpoint>-validate.json and <checkpoint>-validate.png.
+    Exits with 5 if a task failed or a limit is exceeded; the files are written all the same.
+
+    Example: nff validate runs/1 calculators/mlearn-si/suite
+    """
+    from ..validation.figure import draw
+    from ..validation.reading import read_suite
+    from .models import Models
+    from .progress import step_bar
+    from .scoretable import print_report
+
+    folder = _own_suite(checkpoint) if suite is None else suite
+    chosen = read_suite(folder).only(tasks)
+    stem = Path(checkpoint).resolve().name.removesuffix(".safetensors")
+    paths = {kind: out / f"{stem}-validate.{kind}" for kind in ("json", "png")}
+    refuse_existing(paths.values(), overwrite)
+    calculator = Models((checkpoint,), device, dtype).calculator(checkpoint)
+    claim_folder(out)
+    started = time.perf_counter()
+    with step_bar(f"validate {stem}") as progress:
+        report = chosen.run(calculator, progress)
+    title = f"{checkpoint} on {folder}"
+    print_report(report, title)
+    record = {
+        "checkpoint": {"source": str(checkpoint), "digest": calculator.todict()["digest"]},
+        "calculator": calculator.todict(),
+        "suite": str(folder),
+        **report.record(),
+        "wall_time_s": time.perf_counter() - started,
+        **provenance(),
+    }
+    write_figure(paths["png"], draw(report, title))
+    write_json(paths["json"], record)
+    for path in paths.values():
+        click.echo(f"  wrote {path}")
+    return 0 if report.passed else 5
+
+
+def _own_suite(checkpoint: str) -> Path:
+    """The suite that a bundled calculator brings.
+
+    Raises:
+        ConfigError: there is no such calculator, or it has none.
+    """
+    from ..checkpoint import bundled_calculators
+    from ..validation.reading import FILE
+
+    having = {n: f / "suite" for n, f in bundled_calculators().items() if (f / "suite" / FILE).is_file()}
+    if checkpoint not in having:
+        hint = did_you_mean(checkpoint, having) or f"; bundled with one: {', '.join(having) or 'none'}"
+        raise ConfigError(f"{checkpoint}: brings no suite of its own; give the folder of one{hint}")
+    return having[checkpoint]

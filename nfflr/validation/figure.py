@@ -1,0 +1,78 @@
+"""One page about a report: each score against its limit, and each task's own figure."""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib.figure
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from .suite import Report
+from .tasks import Outcome
+
+GOOD, BAD, PLAIN = "C0", "C3", "0.6"
+COLUMNS = 2
+FURTHEST = 3.0  # times the limit; what lies beyond is cut, its value is written beside it
+
+
+def draw(report: Report, title: str) -> matplotlib.figure.Figure:
+    """Bars of score over limit above, the figures of the tasks' results below."""
+    shown = [outcome for outcome in report.outcomes if outcome.result is not None]
+    pictures = [(o, picture) for o in shown if (picture := _picture(o)) is not None]
+    bars = sum(len(outcome.scores) for outcome in report.outcomes)
+    rows = math.ceil(len(pictures) / COLUMNS)
+    heights = [0.9 + 0.3 * bars, *[3.6] * rows]
+    figure = matplotlib.figure.Figure(figsize=(10, sum(heights) + 0.4), layout="constrained")
+    figure.suptitle(f"{title}: coverage {report.coverage:.0%}", fontsize="large")
+    grid = figure.add_gridspec(rows + 1, COLUMNS, height_ratios=heights)
+    _bars(figure.add_subplot(grid[0, :]), report)
+    for k, (outcome, picture) in enumerate(pictures):
+        axes = figure.add_subplot(grid[1 + k // COLUMNS, k % COLUMNS])
+        axes.imshow(picture, interpolation="antialiased")
+        axes.axis("off")
+        axes.set_title(f"{outcome.task.name}: {outcome.message}", fontsize="small", loc="left", wrap=True)
+    return figure
+
+
+def _bars(axes, report: Report) -> None:
+    labels = []
+    for outcome in report.outcomes:
+        for name, value in outcome.scores.items():
+            y, limit, unit = len(labels), outcome.task.limits.get(name), outcome.units[name]
+            labels.append(f"{outcome.task.name}  {name}")
+            fraction = _fraction(value, limit)
+            text = f"{value:.3g} {unit}" if math.isfinite(value) else outcome.status
+            text += "" if limit is None else f" (limit {limit:g})"
+            colour = BAD if outcome.status != "scored" or name in outcome.exceeded else GOOD
+            axes.barh(y, fraction, color=colour, height=0.65)
+            axes.text(fraction + 0.02, y, text, va="center", fontsize="small")
+    axes.axvline(1, color="black", lw=0.8)
+    axes.set_yticks(range(len(labels)), labels, fontsize="small")
+    axes.set(xlim=(0, FURTHEST + 0.6), ylim=(len(labels) - 0.4, -0.6), xlabel="score / limit")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _fraction(value: float, limit: float | None) -> float:
+    """Length of a bar; none without a limit."""
+    if limit is None:
+        return 0.0
+    if value <= 0:
+        return 0.0
+    return FURTHEST if limit == 0 else min(FURTHEST, value / limit)
+
+
+def _picture(outcome: Outcome) -> np.ndarray | None:
+    """(H, W, 4) of the workflow's figure, with the reference where all of it is there."""
+    task = outcome.task
+    if task.workflow.plot is None:
+        return None
+    others = {}
+    needed = task.workflow.result.model_fields.keys()
+    if task.workflow.overlays and task.reference is not None:
+        others = {"reference": task.reference} if needed <= task.reference.model_fields_set else {}
+    arguments = (outcome.result, others, "checkpoint") if others else (outcome.result,)
+    canvas = FigureCanvasAgg(task.workflow.plot(*arguments))
+    canvas.figure.set_dpi(150)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())

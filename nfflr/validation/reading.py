@@ -1,0 +1,157 @@
+"""Suites as data: a folder with ``suite.yaml``, structures, and references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import ase
+import ase.io
+import numpy as np
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from ..errors import ConfigError, StructureError, did_you_mean
+from ..workflows import contract, workflow_names
+from ..workflows.base import Settings
+from ..workflows.contract import Workflow
+from .suite import Suite
+from .tasks import Task
+
+FILE = "suite.yaml"
+
+
+class TaskEntry(BaseModel):
+    """One task of ``suite.yaml``."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    name: str = Field(pattern=r"^[\w.+-]+$", description="of the task: letters, digits, _ . + -")
+    workflow: str = Field(description="a workflow of nff: phonons, elastic, md, …")
+    structure: Annotated[
+        tuple[Path, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v), Field(min_length=1)
+    ] = Field(description="structure file, or files where the workflow takes several")
+    settings: dict = Field(default_factory=dict, description="options of the workflow")
+    reference: Path | None = Field(None, description="JSON of a result, or of some of its fields")
+    scores: tuple[str, ...] = Field((), description="scores to take; default: all that are possible")
+    limits: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="largest value allowed, by score"
+    )
+
+
+class SuiteEntry(BaseModel):
+    """All of ``suite.yaml``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    description: str = ""
+    tasks: list[TaskEntry] = Field(min_length=1)
+
+
+def read_suite(folder: str | Path) -> Suite:
+    """The suite of a folder; all files that ``suite.yaml`` names are read, relative to it.
+
+    Raises:
+        ConfigError: ``suite.yaml`` or a reference is missing or wrong; names the entry.
+        StructureError: a structure file cannot be read.
+    """
+    folder = Path(folder)
+    path = folder / FILE
+    if not path.is_file():
+        raise ConfigError(f"{folder}: has no {FILE}; give the folder of a suite")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({error})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected 'tasks:' and a list of them")
+    try:
+        entries = SuiteEntry.model_validate(content).tasks
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_reason(error, _place(content))}") from error
+    try:
+        return Suite(tuple(_task(folder, entry) for entry in entries), folder.resolve().name)
+    except ConfigError as error:
+        raise ConfigError(str(error) if str(folder) in str(error) else f"{path}: {error}") from error
+
+
+def _task(folder: Path, entry: TaskEntry) -> Task:
+    workflow = _workflow(entry)
+    if len(entry.structure) != len(workflow.structures):
+        raise ConfigError(
+            f"task {entry.name}: gives {len(entry.structure)} structure(s); nff {workflow.name} takes "
+            f"{len(workflow.structures)}: {', '.join(workflow.structures)}"
+        )
+    reference, source = None, ""
+    if entry.reference is not None:
+        reference, record = contract.read_result(folder / entry.reference, workflow, partial=True)
+        source = record.get("source") or record.get("command") or str(entry.reference)
+    return Task(
+        name=entry.name,
+        workflow=workflow,
+        structures=tuple(_structure(folder / path) for path in entry.structure),
+        settings=_settings(folder, entry, workflow.settings),
+        reference=reference,
+        limits=entry.limits,
+        chosen=entry.scores,
+        source=source,
+    )
+
+
+def _workflow(entry: TaskEntry) -> Workflow:
+    names = workflow_names()
+    if entry.workflow not in names:
+        hint = did_you_mean(entry.workflow, names) or f"; expected one of {', '.join(names)}"
+        raise ConfigError(f"task {entry.name}: no workflow {entry.workflow!r}{hint}")
+    return contract.find_workflow(entry.workflow)
+
+
+def _settings(folder: Path, entry: TaskEntry, settings: type[Settings]) -> Settings:
+    try:
+        found = settings.model_validate(entry.settings)
+    except ValidationError as error:
+        names = {**dict.fromkeys(settings.model_fields)}
+        reason = _reason(error, lambda where: (".".join(map(str, where)), names))
+        raise ConfigError(f"task {entry.name}: settings: {reason}") from error
+    files = {name: folder / value for name, value in found if isinstance(value, Path)}
+    return found.model_copy(update=files)
+
+
+def _structure(path: Path) -> ase.Atoms:
+    if not path.is_file():
+        raise StructureError(f"{path}: no such file; the suite names it")
+    try:
+        atoms = ase.io.read(path)
+    except Exception as error:  # every format has its own
+        raise StructureError(f"{path}: cannot be read as a structure ({error})") from error
+    if not len(atoms) or not np.isfinite(atoms.positions).all():
+        raise StructureError(f"{path}: holds no atoms, or positions that are not finite")
+    atoms.calc = None
+    return atoms
+
+
+def _place(content: dict):
+    """Where an error is, in words, and the names that are known there."""
+
+    def place(where: tuple) -> tuple[str, dict]:
+        if len(where) > 1 and where[0] == "tasks":
+            tasks = content["tasks"]
+            name = tasks[where[1]].get("name") if isinstance(tasks[where[1]], dict) else None
+            rest = ".".join(str(w) for w in where[2:])
+            return f"task {name or where[1] + 1}{': ' * bool(rest)}{rest}", TaskEntry.model_fields
+        return ".".join(map(str, where)), SuiteEntry.model_fields
+
+    return place
+
+
+def _reason(error: ValidationError, place) -> str:
+    """The first error as one line, with the nearest match for a name that is not known."""
+    first = error.errors()[0]
+    where, names = place(first["loc"])
+    if first["type"] == "extra_forbidden":
+        hint = did_you_mean(str(first["loc"][-1]), names) or f"; expected one of {', '.join(names)}"
+        return f"{where}: unknown name{hint}"
+    if first["type"] == "missing":
+        return f"{where}: is missing"
+    message = first["msg"].replace("Input should", "should").removeprefix("Value error, ")
+    return ": ".join([*([where] if where else []), f"{message}, got {first['input']!r}"])
