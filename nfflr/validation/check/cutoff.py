@@ -1,0 +1,108 @@
+"""Continuity of energy and forces as an atom leaves the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import ase
+import numpy as np
+from ase.calculators.calculator import Calculator
+
+from ...workflows.batch import evaluate
+from .result import CheckResult, Limits, measured
+from .samples import nearest, open_box
+
+STEP = 0.02  # Å
+SUSPECTS, HALVINGS = 6, 20  # intervals looked into; down to STEP / 10⁶
+
+
+@dataclass(frozen=True)
+class Point:
+    """Energy (eV) and forces (N, 3) in eV/Å at a place ``s`` (Å) on the path."""
+
+    s: float
+    energy: float
+    forces: np.ndarray
+
+
+def check_smoothness(
+    calculator: Calculator, fragment: ase.Atoms, reach: float, limits: Limits
+) -> list[CheckResult]:
+    """Jumps of energy and forces while an atom goes away from a fragment of the crystal, and from one atom.
+
+    Steps of 0.02 Å until all is beyond ``reach``; where energy or forces change out of step with their
+    neighbours, the interval is halved until what is left of the change is a jump, or nothing.
+    """
+    path, length = _path(fragment, reach)
+    symbols = list(fragment.symbols)[:1]
+    start = 0.7 * nearest(symbols[0], symbols[0])
+
+    def dimer(s: float) -> ase.Atoms:
+        return open_box(symbols * 2, [[0, 0, 0], [start + s, 0, 0]], reach + 2)
+
+    found = {"leaving a fragment": _jumps(calculator, path, length)}
+    found["leaving one atom"] = _jumps(calculator, dimer, reach + 1 - start)
+    results = []
+    for where, (energy, forces) in found.items():
+        for kind, unit, (jump, structure) in (("energy", "eV", energy), ("forces", "eV/Å", forces)):
+            message = ""
+            if not jump <= limits.jump:
+                distances = structure.get_all_distances()[-1, :-1]
+                message = "atoms at " + ", ".join(f"{d:.3f}" for d in np.sort(distances)[:6]) + " Å"
+            results.append(measured(f"{kind} continuous, {where}", jump, unit, limits.jump, message))
+    return results
+
+
+def _path(fragment: ase.Atoms, reach: float) -> tuple[Callable[[float], ase.Atoms], float]:
+    """An atom moving out along a line from the middle of the fragment, and how far it goes."""
+    core = fragment.positions[:8] - fragment.positions[:8].mean(axis=0)  # (n, 3)
+    symbols = [*list(fragment.symbols)[:8], fragment.symbols[0]]
+    direction = np.array([0.48, 0.6, 0.64])
+    close = 0.8 * min(nearest(symbols[-1], s) for s in symbols)
+    along = core @ direction
+    sideways = np.linalg.norm(core - along[:, None] * direction, axis=1)
+    # Beyond the sphere of radius ``close`` about every atom.
+    start = max((a + np.sqrt(max(close**2 - b**2, 0.0)) for a, b in zip(along, sideways, strict=True)))
+    length = reach + 0.3 + along.max() - start + (reach - np.sqrt(max(reach**2 - sideways.max() ** 2, 0.0)))
+
+    def at(s: float) -> ase.Atoms:
+        return open_box(symbols, np.vstack([core, (start + s) * direction]), reach + 2)
+
+    return at, length
+
+
+def _jumps(
+    calculator: Calculator, path: Callable[[float], ase.Atoms], length: float
+) -> tuple[tuple[float, ase.Atoms], tuple[float, ase.Atoms]]:
+    """The largest jump of the energy and of the forces, each with the structure at which it happens."""
+
+    def points(places) -> list[Point]:
+        results = evaluate(calculator, [path(s) for s in places], ("energy", "forces"))
+        return [Point(s, r["energy"], r["forces"]) for s, r in zip(places, results, strict=True)]
+
+    def energy(a: Point, b: Point) -> float:
+        return abs(b.energy - a.energy)
+
+    def forces(a: Point, b: Point) -> float:
+        return float(np.abs(b.forces - a.forces).max())
+
+    grid = points(np.arange(0.0, length, STEP))
+    return tuple(_largest(grid, points, change, path) for change in (energy, forces))
+
+
+def _largest(grid: list[Point], points, change, path) -> tuple[float, ase.Atoms]:
+    steps = np.array([change(a, b) for a, b in zip(grid[:-1], grid[1:], strict=True)])
+    smooth = (np.roll(steps, 1) + np.roll(steps, -1)) / 2  # what the neighbours lead one to expect
+    smooth[[0, -1]] = steps[[0, -1]]
+    outliers = np.argsort(-np.abs(steps - smooth) / (smooth + np.median(steps)))[:SUSPECTS]
+    largest = np.argsort(-np.abs(steps - smooth))[:SUSPECTS]
+    worst = (0.0, path(0.0))
+    for k in set(outliers.tolist()) | set(largest.tolist()):
+        a, b = grid[k], grid[k + 1]
+        for _ in range(HALVINGS):
+            (middle,) = points([(a.s + b.s) / 2])
+            a, b = (a, middle) if change(a, middle) > change(middle, b) else (middle, b)
+        if not change(a, b) <= worst[0]:
+            worst = (change(a, b), path(b.s))
+    return worst
