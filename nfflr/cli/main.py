@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "train",
     "lr": "lr",
     "evaluate": "evaluate",
+    "check": "check",
     "info": "info",
 }  # command → file beside this
 NOT_WORKFLOWS = {"__init__", "archive", "base", "batch", "contract"}

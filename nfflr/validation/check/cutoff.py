@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import ase
 import numpy as np
@@ -41,8 +42,8 @@ def check_smoothness(
     def dimer(s: float) -> ase.Atoms:
         return open_box(symbols * 2, [[0, 0, 0], [start + s, 0, 0]], reach + 2)
 
-    found = {"leaving a fragment": _jumps(calculator, path, length)}
-    found["leaving one atom"] = _jumps(calculator, dimer, reach + 1 - start)
+    found = {"fragment": _jumps(calculator, path, length)}
+    found["two atoms"] = _jumps(calculator, dimer, reach + 1 - start)
     results = []
     for where, (energy, forces) in found.items():
         for kind, unit, (jump, structure) in (("energy", "eV", energy), ("forces", "eV/Å", forces)):
@@ -50,7 +51,7 @@ def check_smoothness(
             if not jump <= limits.jump:
                 distances = structure.get_all_distances()[-1, :-1]
                 message = "atoms at " + ", ".join(f"{d:.3f}" for d in np.sort(distances)[:6]) + " Å"
-            results.append(measured(f"{kind} continuous, {where}", jump, unit, limits.jump, message))
+            results.append(measured(f"continuous {kind}, {where}", jump, unit, limits.jump, message))
     return results
 
 
@@ -88,21 +89,27 @@ def _jumps(
         return float(np.abs(b.forces - a.forces).max())
 
     grid = points(np.arange(0.0, length, STEP))
-    return tuple(_largest(grid, points, change, path) for change in (energy, forces))
-
-
-def _largest(grid: list[Point], points, change, path) -> tuple[float, ase.Atoms]:
-    steps = np.array([change(a, b) for a, b in zip(grid[:-1], grid[1:], strict=True)])
-    smooth = (np.roll(steps, 1) + np.roll(steps, -1)) / 2  # what the neighbours lead one to expect
-    smooth[[0, -1]] = steps[[0, -1]]
-    outliers = np.argsort(-np.abs(steps - smooth) / (smooth + np.median(steps)))[:SUSPECTS]
-    largest = np.argsort(-np.abs(steps - smooth))[:SUSPECTS]
-    worst = (0.0, path(0.0))
-    for k in set(outliers.tolist()) | set(largest.tolist()):
-        a, b = grid[k], grid[k + 1]
+    found = []
+    for change in (energy, forces):
+        brackets = _suspects(grid, change)
         for _ in range(HALVINGS):
-            (middle,) = points([(a.s + b.s) / 2])
-            a, b = (a, middle) if change(a, middle) > change(middle, b) else (middle, b)
-        if not change(a, b) <= worst[0]:
-            worst = (change(a, b), path(b.s))
-    return worst
+            middles = points([(a.s + b.s) / 2 for a, b in brackets])  # one batch
+            brackets = [
+                (a, m) if change(a, m) > change(m, b) else (m, b)
+                for (a, b), m in zip(brackets, middles, strict=True)
+            ]
+        a, b = max(brackets, key=lambda bracket: change(*bracket))
+        found.append((change(a, b), path(b.s)))
+    return tuple(found)
+
+
+def _suspects(grid: list[Point], change: Callable[[Point, Point], float]) -> list[tuple[Point, Point]]:
+    """Intervals whose change is least like that of their neighbours, in proportion and as it is."""
+    intervals = list(pairwise(grid))
+    steps = np.array([change(a, b) for a, b in intervals])
+    smooth = (np.roll(steps, 1) + np.roll(steps, -1)) / 2
+    smooth[[0, -1]] = steps[[0, -1]]
+    odd = np.abs(steps - smooth)
+    tiny = np.finfo(float).tiny
+    chosen = {*np.argsort(-odd / (smooth + np.median(steps) + tiny))[:SUSPECTS], *np.argsort(-odd)[:SUSPECTS]}
+    return [intervals[k] for k in sorted(chosen)]

@@ -37,7 +37,7 @@ def check_forces(calculator: Calculator, structures: Sequence[ase.Atoms], limits
         expected = -np.einsum("dni,ni->d", directions, forces)
         scale = max(np.abs(forces).max(), np.abs(slopes).max(), 1e-3)
         worst = _larger(worst, np.abs(slopes - expected).max() / scale)
-    message = f"of the largest force; {len(structures)} structures, step {limits.step:g} Å"
+    message = f"of the largest force; step {limits.step:g} Å"
     return measured("forces = -dE/dx", worst, "relative", limits.forces, message)
 
 

@@ -12,10 +12,9 @@ from scipy.signal import find_peaks
 
 from ...workflows.batch import evaluate
 from .result import CheckResult, measured, skipped
-from .samples import nearest, open_box
+from .samples import open_box
 
 SHORTEST, STEP = 0.5, 0.02  # Å
-WALL = 5.0  # eV by which two atoms 0.5 Å apart must lie above free ones: 60 000 K do not get there
 PROMINENCE = 0.05  # eV, a dip as deep as two kT at 300 K
 
 
@@ -51,32 +50,11 @@ def dimer_curves(calculator: Calculator, elements: Sequence[str], reach: float) 
     return [_curve(calculator, pair, distances) for pair in combinations_with_replacement(elements, 2)]
 
 
-def check_wall(dimers: Sequence[Dimer]) -> list[CheckResult]:
-    """Whether two atoms are kept apart.
-
-    From 0.5 Å outwards to 60 % of a bond (sum of covalent radii) the force must be repulsive throughout, and
-    the energy at 0.5 Å at least 5 eV above that of free atoms: without that, hot atoms fuse.
-    """
-    rows = []
-    for dimer in dimers:
-        bond = nearest(*dimer.pair)
-        inner = dimer.distance <= max(0.6 * bond, SHORTEST + STEP)
-        attractive = dimer.distance[inner][dimer.force[inner] <= 0]
-        height = float(dimer.energy[0])
-        passed = bool(height >= WALL and not attractive.size)
-        message = f"at {SHORTEST} Å; must be above the limit"
-        if attractive.size:
-            message += f"; attractive from {attractive.min():.2f} to {attractive.max():.2f} Å"
-        name = f"repulsive wall {dimer.label}"
-        rows.append(CheckResult(name, passed, height, "eV", WALL, message))
-    return rows
-
-
 def check_minima(dimers: Sequence[Dimer]) -> list[CheckResult]:
     """Number of dips in each curve beyond the first.
 
-    Advice only: potentials of crystals never saw a dimer, so that a ripple in the attractive part says little of
-    the crystal. It matters for gases, surfaces and clusters.
+    Advice only: potentials of crystals never saw a dimer, so that a ripple in the attractive part says
+    little of the crystal. It matters for gases, surfaces and clusters.
     """
     rows = []
     for dimer in dimers:

@@ -14,12 +14,13 @@ class CheckResult:
 
     Args:
         name: of the check, with what it was done on.
-        passed: whether ``value`` is within ``limit``.
+        passed: whether ``value`` is not above ``limit`` (not below it with ``at_least``).
         value: the number measured, None if there was nothing to measure.
         unit: of value and limit.
         limit: None for what is only told.
         message: what else to know; for a failure, what it means.
         kind: a ``required`` check that fails makes the whole fail; ``advice`` is a warning only.
+        at_least: the limit is a lower one.
     """
 
     name: str
@@ -29,6 +30,7 @@ class CheckResult:
     limit: float | None = None
     message: str = ""
     kind: Kind = "required"
+    at_least: bool = False
 
     @property
     def status(self) -> str:

@@ -24,7 +24,7 @@ def check_supercells(calculator: Calculator, structures: Sequence[ase.Atoms], li
 
 def check_small_cell(calculator: Calculator, small: ase.Atoms, reach: float, limits: Limits) -> CheckResult:
     """The smallest cell against a supercell that is wider than twice the cutoff, where no image is missed."""
-    name = "neighbour images of a small cell"
+    name = "neighbour images, small cell"
     if not small.pbc.any():
         return skipped(name, "no periodic structure")
     heights = small.get_volume() / np.linalg.norm(
@@ -53,7 +53,7 @@ def check_resolution(calculator: Calculator, large: ase.Atoms, limits: Limits, l
     What is left after a polynomial of fourth degree is rounding. Totals added up in float32 show here, even
     where each per-atom energy is good enough.
     """
-    path = np.linspace(-1, 1, 25)
+    path = np.linspace(-1, 1, 13)
     direction = np.array([0.6, -0.48, 0.64])
     moved = []
     for s in path:

@@ -9,7 +9,7 @@ from ase.calculators.calculator import Calculator
 
 from .cutoff import check_smoothness
 from .derivatives import check_conservative, check_forces, check_stress
-from .dimers import Dimer, check_minima, check_wall, dimer_curves
+from .dimers import Dimer, check_minima, dimer_curves
 from .precision import Drift, check_batch, check_drift, check_rounding, measure_speed, nve_run
 from .result import LIMITS, CheckResult
 from .samples import Samples
@@ -21,6 +21,7 @@ from .symmetry import (
     check_rotation,
     check_translation,
 )
+from .wall import check_wall_in_crystal, check_wall_of_dimers
 
 INVARIANCES = (
     check_rotation,
@@ -83,6 +84,7 @@ def _work(calculators, main, limits, samples, report) -> Iterator[tuple[str, Cal
     yield "small cell", lambda: check_small_cell(main, samples.small, reach, limits)
     yield "smoothness", lambda: check_smoothness(main, some[0], reach, limits)
     yield "isolated atoms", lambda: check_isolated_atoms(main, samples.elements, reach, limits)
+    yield "wall", lambda: check_wall_in_crystal(main, some)
     yield "dimers", lambda: _dimers(main, samples, report)
     large = samples.sized(500)
     for dtype, calculator in calculators.items():
@@ -99,7 +101,7 @@ def _work(calculators, main, limits, samples, report) -> Iterator[tuple[str, Cal
 
 def _dimers(calculator: Calculator, samples: Samples, report: CheckReport) -> list[CheckResult]:
     report.dimers += dimer_curves(calculator, samples.elements, samples.reach)
-    return check_wall(report.dimers) + check_minima(report.dimers)
+    return check_wall_of_dimers(report.dimers) + check_minima(report.dimers)
 
 
 def _drift(calculator: Calculator, dtype: str, samples: Samples, report: CheckReport) -> CheckResult:
