@@ -45,12 +45,15 @@ def test_a_sound_calculator_passes_all(sound):
 # What each defect must fail, and what it may fail besides, because it breaks that law too.
 DEFECTS = {
     "WrongStressSign": ({"stress = dE/dε / V"}, set()),
-    "MissingImage": ({"neighbour images", "supercells 2x2x2"}, {"stress = dE/dε / V"}),
-    "JumpAtCutoff": ({"continuous energy"}, {"stress = dE/dε / V", "forces = -dE/dx", "NVE drift"}),
-    "Swirl": (
-        {"closed loops: no work", "forces = -dE/dx"},
-        {"rotation", "reflection", "NVE drift", "continuous forces"},
+    "MissingImage": (
+        {"neighbour images", "supercells 2x2x2"},
+        {"stress = dE/dε / V", "closed loops: no work"},
     ),
+    "JumpAtCutoff": (
+        {"continuous energy"},
+        {"stress = dE/dε / V", "forces = -dE/dx", "NVE drift", "energy resolution"},
+    ),
+    "NotAGradient": ({"closed loops: no work", "forces = -dE/dx"}, {"NVE drift"}),
     "OrderedSum": (
         {"permutation"},
         {"supercells 2x2x2", "neighbour images", "forces = -dE/dx", "stress = dE/dε / V"},
@@ -167,7 +170,7 @@ class Soft(planted.Morse):
 
     def pair(self, r):
         energy, slope = super().pair(r)
-        for depth, centre, width in ((-40.0, 0.9, 0.25), (-0.5, 3.6, 0.15)):
+        for depth, centre, width in ((-40.0, 0.9, 0.35), (-0.5, 3.6, 0.15)):
             bump = depth * np.exp(-(((r - centre) / width) ** 2))
             energy, slope = energy + bump, slope - 2 * (r - centre) / width**2 * bump
         return energy, slope
@@ -184,8 +187,8 @@ def test_a_hole_behind_a_barrier_and_a_second_minimum_are_found(copper):
 
 def test_wall_height_is_that_of_the_first_barrier_from_outside():
     r = np.linspace(0.5, 3.0, 251)
-    assert wall_height(r, 1 / r) == (pytest.approx(2.0), pytest.approx(0.5))
-    height, at = wall_height(r, 4 * np.exp(-(((r - 1.5) / 0.3) ** 2)) + 100 * (r < 0.6))
+    assert wall_height(r, 1 / r, 3.0) == (pytest.approx(2.0), pytest.approx(0.5))
+    height, at = wall_height(r, 4 * np.exp(-(((r - 1.5) / 0.3) ** 2)) + 100 * (r < 0.6), 2.5)
     assert (height, at) == (pytest.approx(4), pytest.approx(1.5))
 
 
@@ -219,7 +222,7 @@ def test_elements_are_needed_and_not_too_many():
     with pytest.raises(ConfigError, match="none known"):
         make_samples([])
     with pytest.raises(ConfigError, match="at most 10"):
-        make_samples("H He Li Be B C N O F Ne Na".split())
+        make_samples(["Cu", "Ni", "Au", "Ag", "Pt", "Pd", "Al", "Si", "C", "H", "O"])
 
 
 def test_a_molecule_has_no_stress_and_no_supercell(structures):

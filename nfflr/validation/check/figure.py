@@ -46,7 +46,7 @@ def _well(panel, report: CheckReport) -> None:
 
 def _drift(panel, report: CheckReport) -> None:
     panel.set(xlabel="time (ps)", ylabel="total energy (meV/atom)")
-    for drift, colour in zip(report.drifts, ("k", "tab:red"), strict=False):
-        panel.plot(drift.time, drift.energy, color=colour, label=f"NVE, {drift.label}", linewidth=1)
+    for drift, style in zip(report.drifts, ("k-", "r--"), strict=False):  # equal curves stay visible
+        panel.plot(drift.time, drift.energy, style, label=f"NVE, {drift.label}", linewidth=1)
     if report.drifts:
         panel.legend(fontsize=8, frameon=False)

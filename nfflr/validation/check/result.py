@@ -63,8 +63,8 @@ class Limits:
     loop            1e-6      1e-4      eV. Work of a curl of 1e-4 eV/Å² around 0.01 Å², a hundredth of the
                                         errors of force fields; in float32 rounding.
     isolated_force  1e-8      1e-5      eV/Å. Nothing is there to pull.
-    resolution      1e-8      2e-5      eV, of a cell of about 500 atoms. Some atomic energies change, by
-                                        rounding of some eV each. A total kept in float32 has steps of
+    resolution      1e-8      2e-5      eV, of a cell of about 500 atoms. Rounding of 500 atomic energies of
+                                        some eV leaves 5e-6 in float32. A total kept in float32 has steps of
                                         2e-4 eV at 3 keV: displacements, drift and barriers drown in them.
     drift           0.5       1.0       meV/atom/ps at 300 K. Heats by 4 K per ps at most; the fluctuation
                                         of a run this short does not resolve less.

@@ -32,38 +32,43 @@ def check_wall_in_crystal(calculator: Calculator, structures: Sequence[ase.Atoms
             distance = np.append(np.arange(SHORTEST, atoms.get_distance(i, j, mic=True), STEP), np.nan)
             distance[-1] = atoms.get_distance(i, j, mic=True)
             energy = energies(calculator, [_pressed(atoms, i, j, d) for d in distance])
-            found = wall_height(distance, energy - energy[-1])
+            found = wall_height(distance, energy - energy[-1], nearest(*pair))
             lowest[pair] = min(found, lowest.get(pair, found))
     return [_row(f"wall {a}–{b} in the crystal", *found) for (a, b), found in lowest.items()]
 
 
 def check_wall_of_dimers(dimers: Sequence[Dimer]) -> list[CheckResult]:
-    """The same for two atoms alone, from the sum of their covalent radii inwards, above free atoms.
+    """The same for two atoms alone, from their bond inwards, above free atoms.
 
     Advice only: a potential of solids never saw two atoms in vacuum, and atoms of a solid meet among their
     neighbours, where the check is required. A warning here matters for gases, clusters and deposition.
     """
     rows = []
     for dimer in dimers:
-        inner = dimer.distance <= max(nearest(*dimer.pair), 2 * SHORTEST)
-        found = wall_height(dimer.distance[inner], dimer.energy[inner])
+        bond = nearest(*dimer.pair)
+        inner = dimer.distance <= max(1.25 * bond, 2 * SHORTEST)
+        found = wall_height(dimer.distance[inner], dimer.energy[inner], bond)
         rows.append(_row(f"wall {dimer.label} in vacuum", *found, kind="advice"))
     return rows
 
 
-def wall_height(distance: np.ndarray, energy: np.ndarray) -> tuple[float, float]:
-    """Highest energy (eV) met from the largest distance inwards before it falls, and where (Å).
+def wall_height(distance: np.ndarray, energy: np.ndarray, bond: float) -> tuple[float, float]:
+    """Highest energy (eV) met on the way in from the bond before it falls, and where (Å).
+
+    The bond is the lowest point beyond 80 % of the usual length: some bonds are shorter than covalent radii
+    add up to, and falling into them is no defect.
 
     Args:
         distance: (n,) Å, rising.
         energy: (n,) eV, above the state that is pressed together.
+        bond: the usual length, Å.
     """
-    inwards = energy[::-1]
+    outer = np.where(distance >= min(0.8 * bond, distance[-1]), energy, np.inf)
+    inwards = energy[: int(np.argmin(outer)) + 1][::-1]
     highest = np.maximum.accumulate(inwards)
     beyond = np.flatnonzero(~(highest - inwards <= DIP))  # NaN is a fall too
-    last = beyond[0] if beyond.size else len(inwards)
-    top = int(np.argmax(inwards[:last])) if last else 0
-    return float(inwards[top]), float(distance[::-1][top])
+    top = int(np.argmax(inwards[: max(1, beyond[0])] if beyond.size else inwards))
+    return float(inwards[top]), float(distance[len(inwards) - 1 - top])
 
 
 def _row(name: str, height: float, at: float, **more) -> CheckResult:
