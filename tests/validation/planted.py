@@ -81,7 +81,7 @@ class NotAGradient(Morse):
         i, j, bond = self.bonds()
         weight = (1 - (np.linalg.norm(bond, axis=1) / CUTOFF) ** 2) ** 4  # (E,)
         density = np.bincount(i, weight, minlength=len(self.atoms))  # (N,)
-        push = (1e-3 * weight * density[i] * density[j])[:, None] * bond
+        push = (5e-3 * weight * density[i] * density[j])[:, None] * bond
         forces = np.zeros((len(self.atoms), 3))
         np.add.at(forces, i, -push)
         return forces

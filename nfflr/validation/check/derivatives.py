@@ -37,7 +37,7 @@ def check_forces(calculator: Calculator, structures: Sequence[ase.Atoms], limits
         expected = -np.einsum("dni,ni->d", directions, forces)
         scale = max(np.abs(forces).max(), np.abs(slopes).max(), 1e-3)
         worst = _larger(worst, np.abs(slopes - expected).max() / scale)
-    message = f"of the largest force; step {limits.step:g} Å"
+    message = f"to largest force; step {limits.step:g} Å"
     return measured("forces = -dE/dx", worst, "relative", limits.forces, message)
 
 
@@ -56,7 +56,7 @@ def check_stress(calculator: Calculator, structures: Sequence[ase.Atoms], limits
         scale = max(np.abs(stress).max(), np.abs(expected).max(), 1e-5)
         worst = _larger(worst, np.abs(stress - expected).max() / scale)
         flipped = _larger(flipped, np.abs(stress + expected).max() / scale)
-    message = f"of the largest component; strain {limits.strain:g}"
+    message = f"to largest; strain {limits.strain:g}"
     if worst > limits.stress >= flipped:
         message = "the sign is wrong: tension must be positive, σ = (1/V) ∂E/∂ε"
     return measured(name, worst, "relative", limits.stress, message)
@@ -80,7 +80,7 @@ def check_conservative(
             forces = np.array([r["forces"] for r in evaluate(calculator, path, ("forces",))])
             tangents = np.array([v * np.cos(a) - u * np.sin(a) for a in angles])  # (P, N, 3)
             worst = _larger(worst, abs((forces * tangents).sum() * 2 * np.pi / POINTS))
-    return measured("closed loops: no work", worst, "eV", limits.loop, f"{LOOPS} loops in each structure")
+    return measured("closed loops: no work", worst, "eV", limits.loop, f"{LOOPS * len(structures)} loops")
 
 
 def _directions(n: int) -> np.ndarray:

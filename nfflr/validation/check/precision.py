@@ -80,7 +80,7 @@ def check_batch(calculator: Calculator, structures: Sequence[ase.Atoms], limits:
         worst["forces"] = max(worst["forces"], np.abs(batched["forces"] - single["forces"]).max())
     largest = max(worst, key=worst.get)
     unit = {"energy": "eV/atom", "forces": "eV/Å"}[largest]
-    message = f"largest in the {largest}; a batch of {len(structures)}"
+    message = f"a batch of {len(structures)}"
     return measured(name, worst[largest], unit, limits.batch, message)
 
 

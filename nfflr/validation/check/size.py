@@ -88,6 +88,6 @@ def _tiled(
         worst = {"energy": max(worst["energy"], energy), "forces": max(worst["forces"], forces)}
     largest = max(worst, key=worst.get)
     atoms, repeat = max(pairs, key=lambda pair: len(pair[0]) * np.prod(pair[1]))
-    message = f"largest in the {largest}; up to {len(atoms)} x {np.prod(repeat)} atoms"
+    message = f"up to {len(atoms)} x {np.prod(repeat)} atoms"
     unit = {"energy": "eV/atom", "forces": "eV/Å"}[largest]
     return measured(name, worst[largest], unit, limits.extensivity, message)

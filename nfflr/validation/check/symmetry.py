@@ -81,8 +81,7 @@ def _compare(
     value = max(errors.values())
     units = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³"}
     largest = max(errors, key=errors.get)
-    message = f"largest in the {largest}"
-    return measured(name, value, units[largest], limits.symmetry, message)
+    return measured(name, value, units[largest], limits.symmetry)
 
 
 def _orthogonal(atoms: ase.Atoms, matrix: np.ndarray) -> Guise:

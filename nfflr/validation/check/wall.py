@@ -73,9 +73,7 @@ def wall_height(distance: np.ndarray, energy: np.ndarray, bond: float) -> tuple[
 
 def _row(name: str, height: float, at: float, **more) -> CheckResult:
     passed = bool(height >= WALL)
-    message = f"at {at:.2f} Å" + (
-        "; behind that it falls, atoms can fuse" if at > SHORTEST + STEP / 2 else ""
-    )
+    message = f"at {at:.2f} Å" + (", lower behind: atoms can fuse" if at > SHORTEST + STEP / 2 else "")
     return CheckResult(name, passed, height, "eV", WALL, message, at_least=True, **more)
 
 
