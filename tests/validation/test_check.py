@@ -16,6 +16,7 @@ from nfflr.validation.check.dimers import check_minima, dimer_curves
 from nfflr.validation.check.figure import plot
 from nfflr.validation.check.precision import check_batch, check_rounding
 from nfflr.validation.check.result import CheckResult, measured
+from nfflr.validation.check.samples import open_box
 from nfflr.validation.check.size import check_resolution, check_small_cell, check_supercells
 from nfflr.validation.check.symmetry import check_permutation, check_rotation
 from nfflr.validation.check.wall import check_wall_in_crystal, check_wall_of_dimers, wall_height
@@ -104,6 +105,17 @@ def test_a_jump_is_found_where_the_cutoff_is_not_known():
     unknown = make_samples(["Cu"])
     rows = check_smoothness(planted.JumpAtCutoff(), unknown.rattled[0], unknown.reach, STRICT)
     assert not any(row.passed for row in rows if "energy" in row.name)
+
+
+def test_the_small_jump_of_emt_where_its_neighbour_list_ends_is_measured():
+    samples, emt = make_samples(["Cu"]), EMT()
+    rows = check_smoothness(emt, samples.rattled[0], samples.reach, STRICT)
+    (two,) = [row for row in rows if row.name == "continuous energy, two atoms"]
+    ends = [
+        emt.get_potential_energy(open_box(["Cu", "Cu"], [[0, 0, 0], [emt.rc_list + d, 0, 0]], 8.0))
+        for d in (-1e-9, 1e-9)
+    ]
+    assert two.value == pytest.approx(abs(ends[1] - ends[0]), rel=0.02)
 
 
 def test_the_work_of_a_known_curl(copper):

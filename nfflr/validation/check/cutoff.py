@@ -9,12 +9,14 @@ from itertools import pairwise
 import ase
 import numpy as np
 from ase.calculators.calculator import Calculator
+from scipy.ndimage import median_filter
 
 from ...workflows.batch import evaluate
 from .result import CheckResult, Limits, measured
 from .samples import nearest, open_box
 
 STEP = 0.02  # Å
+WINDOW, FLOOR = 11, 1e-7  # intervals; eV, eV/Å
 SUSPECTS, HALVINGS = 6, 20  # intervals looked into; down to STEP / 10⁶
 
 
@@ -46,12 +48,15 @@ def check_smoothness(
     found["two atoms"] = _jumps(calculator, dimer, reach + 1 - start)
     results = []
     for where, (energy, forces) in found.items():
-        for kind, unit, (jump, structure) in (("energy", "eV", energy), ("forces", "eV/Å", forces)):
+        for kind, unit, limit, (jump, structure) in (
+            ("energy", "eV", limits.jump, energy),
+            ("forces", "eV/Å", limits.force_jump, forces),
+        ):
             message = ""
-            if not jump <= limits.jump:
+            if not jump <= limit:
                 distances = structure.get_all_distances()[-1, :-1]
                 message = "atoms at " + ", ".join(f"{d:.3f}" for d in np.sort(distances)[:6]) + " Å"
-            results.append(measured(f"continuous {kind}, {where}", jump, unit, limits.jump, message))
+            results.append(measured(f"continuous {kind}, {where}", jump, unit, limit, message))
     return results
 
 
@@ -104,12 +109,12 @@ def _jumps(
 
 
 def _suspects(grid: list[Point], change: Callable[[Point, Point], float]) -> list[tuple[Point, Point]]:
-    """Intervals whose change is least like that of their neighbours, in proportion and as it is."""
+    """Intervals whose change is least like that of those beside them, as it is and against places around."""
     intervals = list(pairwise(grid))
     steps = np.array([change(a, b) for a, b in intervals])
     smooth = (np.roll(steps, 1) + np.roll(steps, -1)) / 2
     smooth[[0, -1]] = steps[[0, -1]]
     odd = np.abs(steps - smooth)
-    tiny = np.finfo(float).tiny
-    chosen = {*np.argsort(-odd / (smooth + np.median(steps) + tiny))[:SUSPECTS], *np.argsort(-odd)[:SUSPECTS]}
+    around = median_filter(odd, WINDOW, mode="nearest") + FLOOR
+    chosen = {*np.argsort(-odd / around)[:SUSPECTS], *np.argsort(-odd)[:SUSPECTS]}
     return [intervals[k] for k in sorted(chosen)]

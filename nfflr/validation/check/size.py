@@ -48,13 +48,13 @@ def check_isolated_atoms(
 
 
 def check_resolution(calculator: Calculator, large: ase.Atoms, limits: Limits, label: str) -> CheckResult:
-    """Noise of the total energy as all atoms of a large cell move by some 0.01 Å along a line.
+    """Noise of the total energy as all atoms of a large cell move by some 0.005 Å along a line.
 
     What is left after a polynomial of sixth degree is rounding. Totals added up in float32 show here, even
     where each atomic energy is good enough.
     """
     path = np.linspace(-1, 1, 13)
-    direction = 0.005 * np.random.default_rng(8).normal(size=(len(large), 3))  # Å
+    direction = 0.003 * np.random.default_rng(8).normal(size=(len(large), 3))  # Å
     moved = []
     for s in path:
         atoms = large.copy()
