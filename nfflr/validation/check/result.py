@@ -58,10 +58,10 @@ class Limits:
     symmetry        1e-8      1e-3      eV, eV/Å. Rounding of coordinates by 1e-15 (float64) or 1e-6
                                         relative, times stiffnesses up to some 100 eV/Å².
     extensivity     1e-8      1e-3      eV/atom, eV/Å. As above: other images, other orders of sums.
-    jump            1e-4      1e-3      eV. A crossing that gives 0.1 meV is lost in kT/250 of 300 K; potentials
-                                        in wide use leave 2e-5 (ASE's EMT). In float32 rounding.
-    force_jump      1e-3      1e-3      eV/Å. An integrator loses F v Δt at a crossing, 1e-5 eV with atoms that
-                                        move 0.01 Å in a step: less than ``jump`` allows.
+    jump            1e-4      1e-3      eV. A crossing that gives 0.1 meV is lost in kT/250 of 300 K;
+                                        potentials in wide use leave 2e-5 (ASE's EMT). In float32 rounding.
+    force_jump      1e-3      1e-3      eV/Å. An integrator loses F v Δt at a crossing, 1e-5 eV with atoms
+                                        that move 0.01 Å in a step: less than ``jump`` allows.
     loop            1e-7      1e-5      eV. Work of a curl of 3e-6 eV/Å² around 0.03 Å². Left of quadrature
                                         on 64 points: 1e-8; of rounding in float32: 1e-6.
     isolated_force  1e-8      1e-5      eV/Å. Nothing is there to pull.
