@@ -10,6 +10,7 @@ import ase
 import numpy as np
 import torch
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
 
 from .atoms import check_structure
@@ -119,6 +120,17 @@ class NFFLrCalculator(Calculator):
         with torch.inference_mode(False):  # the list is kept, and may meet gradients later
             output = self.model(self._neighbours.graph(self.atoms), stress=has_stress)
         self.results = _results(output, has_stress)
+
+    @property
+    def shortest_distances(self) -> np.ndarray | None:
+        """(Z, Z) Å by atomic numbers, below which the training data held no pair; None if not known."""
+        known = getattr(self.model, "shortest_distances", None)
+        if known is None:
+            return None
+        numbers = self.model.numbers.cpu().numpy()
+        table = np.zeros((len(chemical_symbols), len(chemical_symbols)))
+        table[np.ix_(numbers, numbers)] = known.cpu().numpy()
+        return table
 
     def reset(self) -> None:
         """Forget results, structure and neighbour list: what follows depends on nothing that came before."""

@@ -9,6 +9,8 @@ import safetensors
 import safetensors.torch
 import torch
 
+from .nesting import refuse_deep
+
 MAX_HEADER = 16 * 2**20  # bytes; ours are a few kilobytes
 
 
@@ -58,11 +60,13 @@ def read_metadata(content: bytes, kind: str, version: int = 1) -> dict:
     if not 2 <= length <= min(MAX_HEADER, len(content) - 8) or content[8:9] != b"{":
         raise Foreign("no header")
     try:
+        refuse_deep(content[8 : 8 + length])
         header = json.loads(content[8 : 8 + length], object_pairs_hook=_no_duplicates)
+        refuse_deep(header["__metadata__"]["nfflr"].encode())
         metadata = json.loads(
             header["__metadata__"]["nfflr"], object_pairs_hook=_no_duplicates, parse_constant=_no_constant
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Foreign("no metadata") from error
     if not isinstance(metadata, dict) or metadata.get("format") != kind:
         raise Foreign("another kind")

@@ -213,7 +213,7 @@ def test_nff_lr_runs_a_learning_rate_finder_experiment(tmp_path, monkeypatch, ca
     assert "suggested learning_rate" in capsys.readouterr().out
     assert (tmp_path / "config-lr.csv").read_text().startswith("learning_rate,loss\n")
     assert (tmp_path / "config-lr.png").read_bytes().startswith(b"\x89PNG")
-    text = (tmp_path / "config-lr.py").read_text()
+    text = config.with_name("config-lr.py").read_text()
     assert text.count("learning_rate =") == 1 and "# by nff lr" in text
 
 
@@ -230,3 +230,12 @@ def test_task_can_be_energy_and_forces_or_a_key_in_the_dataset():
     records = ROOT / "tutorials/jarvis-properties/records.json"
     gaps = AtomsDataset(records, "optb88vdw_bandgap", allow_missing=True)
     assert gaps.targets == ("optb88vdw_bandgap",) and not gaps.is_force_field
+
+
+def test_formation_energy_and_band_gap_of_real_crystals_are_trained_and_evaluated(tmp_path, capsys):
+    folder = ROOT / "tutorials/jarvis-properties"
+    assert run(["train", str(folder / "config.py"), "--out", str(tmp_path / "run"), "--epochs", "1"]) == 0
+    command = ["evaluate", str(tmp_path / "run"), str(folder / "records.json"), "--out", str(tmp_path)]
+    assert run(command) == 0
+    errors = json.loads((tmp_path / "records-evaluate.json").read_text())["errors"]["all"]
+    assert 0 < errors["formation_energy_peratom_mae"] < 3 and 0 < errors["optb88vdw_bandgap_mae"] < 5

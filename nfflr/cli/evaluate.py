@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
-from ..errors import ConfigError, StructureError
+from ..errors import StructureError
 from ..files import claim_folder, write_figure, write_json
+from .options import label_names
 from .output import provenance, refuse_existing
 
 
@@ -23,8 +24,10 @@ from .output import provenance, refuse_existing
 @click.option(
     "--energy-units", help="Of the data: eV, eV/atom, Ha or kcal/mol; default: what its format says."
 )
-@click.option("--stress-units", default="eV/Å^3", show_default=True, help="Of the data; GPa or kbar too.")
-@click.option("--stress-sign", type=click.Choice(["1", "-1"]), default="1", help="-1: pressure is positive.")
+@click.option(
+    "--stress-units", help="Of the data: eV/Å^3, GPa or kbar; default: what its format says, else no stress."
+)
+@click.option("--stress-sign", type=click.Choice(["1", "-1"]), help="-1: pressure is positive.")
 @click.option("--key", "keys", multiple=True, metavar="LABEL=NAME", help="Name of a label in the data.")
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys, overwrite) -> int:
@@ -43,16 +46,16 @@ def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys
     refuse_existing(paths.values(), overwrite)
     model, metadata = load_checkpoint(checkpoint)
     targets = metadata.get("targets") or {}
-    units = {"stress_units": stress_units, "stress_sign": int(stress_sign)}
+    units = {"stress_units": stress_units, "stress_sign": stress_sign and int(stress_sign)}
     dataset = AtomsDataset(
-        data,
+        str(data),  # a path, or the name of a JARVIS data set
         tuple(targets) or "energy_and_forces",
         energy_units=energy_units,
         n_train=1.0,
         n_val=0.0,
         allow_missing=True,
         allow_duplicates=True,
-        keys=_pairs(keys),
+        keys=label_names(keys),
         **({"classes": _classes(targets)} if targets else units),
     )
     claim_folder(out)
@@ -68,7 +71,7 @@ def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys
     record = {
         "checkpoint": {"source": str(checkpoint), "digest": metadata["sha256"]},
         "data": {"file": str(data), "digest": dataset.digest()},
-        "settings": {"energy_units": energy_units, **units, "keys": _pairs(keys)},
+        "settings": {"energy_units": energy_units, **units, "keys": label_names(keys)},
         "errors": {
             g: {k: v if math.isfinite(v) else None for k, v in row.items()} for g, row in table.items()
         },
@@ -105,13 +108,6 @@ def _classes(targets: dict[str, dict]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(t["classes"]) for name, t in targets.items() if t["kind"] == "class"}
 
 
-def _pairs(keys: Sequence[str]) -> dict[str, str]:
-    for key in keys:
-        if "=" not in key:
-            raise ConfigError(f"--key: got {key!r}; expected LABEL=NAME, such as energy=dft_energy")
-    return dict(key.split("=", 1) for key in keys)
-
-
 def _print_groups(table: dict[str, dict[str, float]], columns: Sequence, title: str) -> None:
     rows = [
         [group, str(row["structures"]), *(_number(row[column.key] * column.factor) for column in columns)]
@@ -123,7 +119,8 @@ def _print_groups(table: dict[str, dict[str, float]], columns: Sequence, title: 
 def _print_targets(errors: dict[str, float], columns: Sequence, targets: Sequence[str], title: str) -> None:
     rows = []
     for name in targets:
-        own = [column for column in columns if column.key.startswith(f"{name}_")]
+        kinds = {f"{name}_{kind}" for kind in ("mae", "rmse", "accuracy")}
+        own = [column for column in columns if column.key in kinds]
         told = [
             f"{column.label.removeprefix(name).strip()} {_number(errors[column.key] * column.factor)}"
             for column in own

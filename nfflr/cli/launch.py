@@ -11,6 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from .. import errors
+from .failure import explain
+
+BY_CODE = {cls.exit_code: cls for cls in errors.NFFLrError.__subclasses__()}
 
 
 def launch(function: Callable[..., int], arguments: dict, processes: int | None) -> int:
@@ -28,7 +31,8 @@ def launch(function: Callable[..., int], arguments: dict, processes: int | None)
         return function(**arguments)
     import ignite.distributed as idist
 
-    idist.initialize(_backend())
+    local = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or "1"
+    idist.initialize(_backend(int(local)))
     try:
         return function(**arguments)
     finally:
@@ -36,53 +40,64 @@ def launch(function: Callable[..., int], arguments: dict, processes: int | None)
 
 
 def _is_one_of_several() -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
-def _backend() -> str:
+def _backend(processes: int) -> str:
+    """nccl where each process of this machine can have a GPU."""
     import torch
 
-    return "nccl" if torch.cuda.is_available() else "gloo"
+    return "nccl" if torch.cuda.device_count() >= processes else "gloo"
 
 
 def _spawn(function: Callable[..., int], arguments: dict, processes: int) -> int:
-    import ignite.distributed as idist
-    from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+    from torch.multiprocessing import ProcessExitedException, start_processes
 
     with tempfile.TemporaryDirectory() as folder:
         failure = Path(folder, "failure.json")
-        threads = max(1, len(os.sched_getaffinity(0)) // processes)
+        settings = (processes, Path(folder), function, arguments)
+        started = start_processes(_worker, settings, nprocs=processes, join=False, start_method="spawn")
         try:
-            idist.spawn(
-                _backend(),
-                _worker,
-                (function, arguments, failure, threads),
-                {},
-                nproc_per_node=processes,
-                init_method=f"file://{folder}/rendezvous",  # no port that two runs could want
-            )
-        except (ProcessExitedException, ProcessRaisedException) as error:
+            while not started.join():
+                pass
+        except ProcessExitedException as error:
             if failure.is_file():
-                kind, message = json.loads(failure.read_text())
-                raise getattr(errors, kind)(message) from error
-            if isinstance(error, ProcessRaisedException):
-                raise
+                message, code = json.loads(failure.read_text())
+                raise BY_CODE.get(code, errors.NFFLrError)(message) from error
             raise errors.ResourceError(
                 f"process {error.error_index}: ended with code {error.exit_code}; see the messages above"
             ) from error
+        finally:
+            for process in started.processes:  # an interrupt may have reached this process alone
+                process.terminate()
+                process.join()
     return 0
 
 
-def _worker(rank: int, function: Callable[..., int], arguments: dict, failure: Path, threads: int) -> None:
+def _worker(rank: int, processes: int, folder: Path, function: Callable[..., int], arguments: dict) -> None:
+    import ignite.distributed as idist
     import torch
 
-    torch.set_num_threads(threads)  # this process is ours
+    # This process is ours: its threads, and an environment from which ignite takes its place.
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+    os.environ.pop("SLURM_JOB_ID", None)  # the job's ranks are not these
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+    meeting = f"file://{folder}/rendezvous"  # no port that two runs could want
+    idist.initialize(_backend(processes), init_method=meeting, world_size=processes, rank=rank)
     try:
         code = function(**arguments)
-    except errors.NFFLrError as error:
-        with suppress(FileExistsError), open(failure, "x") as file:  # the first to fail says why
-            json.dump([type(error).__name__, str(error)], file)
-        code = error.exit_code
+    except Exception as error:  # told by the parent, once
+        message, code = explain(error)
+        _tell(folder, rank, message, code)
     if code:
         sys.stdout.flush()
         os._exit(code)  # the others may wait for this one in a collective; the parent ends them
+    idist.finalize()
+
+
+def _tell(folder: Path, rank: int, message: str, code: int) -> None:
+    """Leave the message of the first process that fails, whole whenever the parent looks."""
+    own = folder / f"failure-{rank}.json"
+    own.write_text(json.dumps([message, code]))
+    with suppress(FileExistsError):
+        os.link(own, folder / "failure.json")

@@ -26,15 +26,17 @@ def command(config, out, start, end, steps, seed, write, overwrite) -> int:
     """Find a learning rate for a config file.
 
     Raises the rate exponentially until the loss diverges (ignite's FastaiLRFinder), prints the rate at which
-    the loss falls fastest, and writes <config>-lr.csv, <config>-lr.png and, with --write, <config>-lr.py.
+    the loss falls fastest, and writes <config>-lr.csv, <config>-lr.png and, with --write, <config>-lr.py
+    beside the config, whose relative paths stay right.
 
     Example: nff lr calculators/mlearn-si/config.py --write
     """
     from ..train.config import load_config
     from ..train.lr import as_csv, copy_with_rate, find_learning_rate, plot
 
-    kinds = ("csv", "png", "py") if write else ("csv", "png")
-    paths = {kind: out / f"{config.stem}-lr.{kind}" for kind in kinds}
+    paths = {kind: out / f"{config.stem}-lr.{kind}" for kind in ("csv", "png")}
+    if write:
+        paths["py"] = config.with_name(f"{config.stem}-lr.py")
     refuse_existing(paths.values(), overwrite)
     settings = load_config(config, {} if seed is None else {"random_seed": seed})
     claim_folder(out)

@@ -17,11 +17,13 @@ from .failure import explain, fail
 ROOT = Path(__file__).parent
 WORKFLOWS = ROOT.parent / "workflows"
 COMMANDS = {
+    "init": "init",
     "train": "train",
     "lr": "lr",
     "evaluate": "evaluate",
     "check": "check",
     "info": "info",
+    "report": "report",
 }  # command → file beside this
 NOT_WORKFLOWS = {"__init__", "archive", "base", "batch", "contract"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -83,7 +84,7 @@ def _read_yaml(config: Path, settings: type[BaseModel]) -> dict:
         raise ConfigError(f"{config}: no such file; give a YAML file of settings")
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{config}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{config}: expected 'name: value' lines")
@@ -92,3 +93,15 @@ def _read_yaml(config: Path, settings: type[BaseModel]) -> dict:
             hint = did_you_mean(str(key), settings.model_fields)
             raise ConfigError(f"{config}: unknown setting {key!r}{hint or '; see --help'}")
     return content
+
+
+def label_names(keys: Sequence[str]) -> dict[str, str]:
+    """``--key LABEL=NAME`` as given, name of a label → its name in the data.
+
+    Raises:
+        ConfigError: no equals sign.
+    """
+    for key in keys:
+        if "=" not in key:
+            raise ConfigError(f"--key: got {key!r}; expected LABEL=NAME, such as total_energy=dft_energy")
+    return dict(key.split("=", 1) for key in keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from contextlib import ExitStack
@@ -32,6 +33,10 @@ class Job:
     @property
     def name(self) -> str:
         return ", ".join(map(str, self.paths))
+
+    def digests(self) -> list[str]:
+        """SHA-256 of each file, which tells that one has changed since."""
+        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in self.paths]
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,12 @@ class Run:
         subject, *rivals = self.models.sources_for(structures[0])
         calculator = self._attach(subject, structures)
         outputs = Outputs(self.out, job.stem, self.workflow, structures[0])
-        if self.resume and (done := self._finished(job, subject, calculator.todict(), outputs)):
+        asked = {
+            "structure": job.name,
+            "structure_sha256": job.digests(),  # now, since a file may change during a long run
+            "settings": self.settings.model_dump(mode="json"),
+        }
+        if self.resume and (done := self._finished(asked, subject, calculator.todict(), outputs)):
             return [done], outputs
         outputs.claim(self.overwrite, {path.resolve() for one in self.jobs for path in one.paths})
         compared, others = self._earlier(job, (subject, *rivals))
@@ -114,8 +124,7 @@ class Run:
             first = self._find(job, structures, subject, stack)
             record = {
                 "workflow": self.workflow.name,
-                "structure": job.name,
-                "settings": self.settings.model_dump(mode="json"),
+                **asked,
                 "calculator": first.calculator,
                 "wall_time_s": time.perf_counter() - started,
                 **provenance(),
@@ -130,15 +139,16 @@ class Run:
             outputs.write(first.result, record, self._figure(first, others))
         return findings, outputs
 
-    def _finished(self, job: Job, source: str, calculator: dict, outputs: Outputs) -> Finding | None:
+    def _finished(self, asked: dict, source: str, calculator: dict, outputs: Outputs) -> Finding | None:
         """What a run that is being resumed has written already, if it was asked for the same thing."""
         path = outputs.paths["json"]
         if not path.is_file():
             return None
         result, record = read_result(path, self.workflow)
-        asked = (job.name, self.settings.model_dump(mode="json"), calculator.get("digest"))
-        known = record["calculator"].get("digest")
-        if asked != (record["structure"], record["settings"], known):
+        known = record.get("calculator") or {}
+        # Where a model was read from may change; what it is, its precision too, may not.
+        same = {**calculator, "source": None} == {**known, "source": None}
+        if not same or any(record.get(name) != value for name, value in asked.items()):
             return None
         outputs.paths = {name: path.with_name(file) for name, file in record["files"].items()}
         return Finding(source, result.message, 0 if result.converged else 5, result)

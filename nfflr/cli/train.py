@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,8 +30,8 @@ def command(config, out, seed, epochs, device, init_from, nproc, resume, overwri
     """Train a model from a config file.
 
     Writes model.safetensors (the weights that did best on the validation split), metrics.csv,
-    learning-curve.png and state/ to the output folder. Under torchrun or a SLURM step of several tasks the
-    processes share each batch, as they do with --nproc.
+    learning-curve.png, run.json and state/ to the output folder. Under torchrun or a SLURM step of several
+    tasks the processes share each batch, as they do with --nproc.
 
     Example: nff train calculators/mlearn-si/config.py --out runs/si
     """
@@ -43,10 +44,11 @@ def command(config, out, seed, epochs, device, init_from, nproc, resume, overwri
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     arguments = {"config": config, "overrides": overrides, "resume": resume, "overwrite": overwrite}
+    arguments["command"] = shlex.join(["nff", *click.get_current_context().obj])
     return launch(run, arguments, nproc)
 
 
-def run(config: Path, overrides: dict, resume: bool, overwrite: bool) -> int:
+def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: str | None = None) -> int:
     """What each process does; only the first one speaks."""
     from ..train.config import load_config
     from ..train.distributed import is_first
@@ -70,7 +72,12 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool) -> int:
             say(line(row, columns))
 
         path = train(
-            settings, resume=resume, overwrite=overwrite, on_step=on_step, on_validation=on_validation
+            settings,
+            resume=resume,
+            overwrite=overwrite,
+            command=command,
+            on_step=on_step,
+            on_validation=on_validation,
         )
     say(f"wrote {path}")
     return 0

@@ -19,6 +19,7 @@ from .records import Record
 
 MAX_STRESS = 1.5  # eV/Å³ (240 GPa); a typical stress above it was given in GPa or kbar
 MOST_COMPARED = 20_000  # structures; more tell no more about the unit of energies
+SIZES_TELL = 1.3  # ratio of structure sizes from which totals and energies per atom are told apart
 BULK_MODULI = (0.002, 10.0)  # eV/Å³ (0.3 to 1,600 GPa): softer than solid helium, stiffer than three diamonds
 
 
@@ -162,7 +163,7 @@ class EnergyCheck:
         counts = counts[:, counts.any(axis=0)]  # (structures, elements)
         sizes = counts.sum(axis=1)
         as_total, as_mean = (_residuals(c, energy) for c in (counts, counts / sizes[:, None]))
-        if sizes.max() >= 1.3 * sizes.min() and (as_mean**2).sum() < 0.25 * (as_total**2).sum():
+        if sizes.max() >= SIZES_TELL * sizes.min() and (as_mean**2).sum() < 0.25 * (as_total**2).sum():
             worst = records[self.index[int(np.abs(as_total).argmax())]]
             raise StructureError(
                 f"{worst.id}: energies do not grow with the number of atoms, they look like energies per "

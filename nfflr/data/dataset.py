@@ -69,6 +69,7 @@ class AtomsDataset(Dataset):
         records: the structures and labels; read on demand from LMDB.
         properties: what each target is; empty for a force field.
         split: indices of ``"train"``, ``"val"`` and ``"test"``.
+        origin: the arguments as JSON, so that a record of a run can name its data; no ``transform``.
 
     Raises:
         ConfigError: a file is missing or an argument is wrong.
@@ -103,6 +104,23 @@ class AtomsDataset(Dataset):
         if names and energy_units not in (None, "eV") and "total_energy" not in names:
             raise ConfigError(f"energy_units: {target!r} keeps its own unit; leave energy_units out")
         self.target, self.transform, self.diskcache = target, transform, diskcache
+        self.origin = {
+            "source": named_source(source),
+            "test_source": None if test_source is None else named_source(test_source),
+            "target": target if isinstance(target, str) else list(target),
+            "energy_units": energy_units,
+            "stress_units": stress_units,
+            "stress_sign": stress_sign,
+            "stress_order": stress_order,
+            "n_train": n_train,
+            "n_val": n_val,
+            "seed": seed,
+            "keys": keys,
+            "allow_missing": allow_missing,
+            "allow_duplicates": allow_duplicates,
+            "classify": classify if isinstance(classify, str) else list(classify),
+            "classes": None if classes is None else {k: list(v) for k, v in classes.items()},
+        }
         read = partial(
             read_records,
             labels=names or LABELS[target],
@@ -250,6 +268,13 @@ def label_tensors(record: Record, properties: Sequence[Property] = ()) -> Labels
         for key, shape in shapes.items()
     }
     return {key: t.double() for key, t in tensors.items()} | {"n_atoms": torch.tensor(n)}
+
+
+def named_source(source: Source) -> str | None:
+    """The name of a source, a file's with its folder; None for structures that were in memory."""
+    if not isinstance(source, str | Path):
+        return None
+    return str(Path(source).resolve() if Path(source).exists() else source)
 
 
 def _check_options(energy_units, stress_units, stress_sign, stress_order) -> None:

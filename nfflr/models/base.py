@@ -95,6 +95,11 @@ class Potential(ExactBuffers):
             shortest: (n, n) Å, shortest distance of each pair of elements in all of them.
         """
 
+    @property
+    def shortest_distances(self) -> torch.Tensor | None:
+        """(n, n) Å, nothing nearer was in the training data, by pairs of elements; None if not known."""
+        return None
+
     def fixed_energy(self, graph: Graph) -> torch.Tensor:
         """Energy (eV) of one structure that is there before anything is learned, () float64."""
         return torch.zeros((), dtype=torch.float64)

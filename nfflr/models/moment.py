@@ -122,6 +122,10 @@ class MomentNetwork(Potential):
         pair = pair / (2 * self.scale.to(r.dtype))
         return r.new_zeros(len(species)).index_add(0, graph.dst, pair)
 
+    @property
+    def shortest_distances(self) -> torch.Tensor | None:
+        return self.zbl_outer if self.config.zbl else None
+
     @torch.no_grad()
     def fixed_energy(self, graph: Graph) -> torch.Tensor:
         if not self.config.zbl:

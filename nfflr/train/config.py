@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 import reprlib
 import sys
 import traceback
@@ -23,6 +24,7 @@ from ..models.base import Potential
 from ..nn.losses import KEYS
 
 NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = NotNegative | tuple[NotNegative, NotNegative]
 
 
@@ -51,7 +53,7 @@ class TrainingConfig(BaseModel):
     weight_decay: NotNegative | dict[str, NotNegative] = Field(
         1e-4, description="of matrices (biases and gains have none), or by pattern of parameter names"
     )
-    betas: tuple[float, float] = Field((0.9, 0.99), description="AdamW's averaging of gradients")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.99), description="AdamW's averaging of gradients")
     schedule: Literal["cosine", "onecycle", "constant"] = Field("cosine", description="after warm-up")
     warmup_steps: int = Field(50, ge=0, description="steps of linear warm-up")
     gradient_clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
@@ -116,6 +118,11 @@ class TrainingConfig(BaseModel):
             raise ValueError("swag_samples needs swa_start below 1, from where weights are collected")
         return self
 
+    @property
+    def part_size(self) -> int:
+        """Structures that are evaluated at once."""
+        return math.ceil(self.batch_size / self.accumulate)
+
     def weights(self, progress: float) -> dict[str, float]:
         """Loss weights at a fraction of the run, by key; a ramp is half a cosine."""
         ramp = 0.5 - 0.5 * torch.cos(torch.tensor(torch.pi * min(max(progress, 0.0), 1.0))).item()
@@ -129,7 +136,7 @@ class TrainingConfig(BaseModel):
     def plain(self) -> dict:
         """Settings as JSON, without model, data and where the output goes; a resume compares these."""
         skip = {"dataset", "model", "output_dir", "criterion", "progress", "num_workers", "notes"}
-        skip |= {"device", "tensorboard"}
+        skip |= {"device", "tensorboard", "init_from"}
         return {**self.model_dump(mode="json", exclude=skip), "criterion": repr(self.criterion)}
 
     def described_model(self) -> dict:
@@ -227,6 +234,7 @@ def _unnoticed(name: str) -> Iterator[None]:
 
 
 SYNONYMS = {"lr": "learning_rate", "num_epochs": "epochs", "n_epochs": "epochs", "seed": "random_seed"}
+SYNONYMS |= {"max_epochs": "epochs", "wd": "weight_decay", "ema": "ema_decay", "early_stopping": "patience"}
 
 
 def _report_misspelt(path: Path, names: dict) -> None:
@@ -237,6 +245,6 @@ def _report_misspelt(path: Path, names: dict) -> None:
         # Classes and functions are the file's own; a value nearly named like a setting is a slip.
         if name in known or name.startswith("_") or callable(value):
             continue
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+        nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.85)
         if nearest:
             raise ConfigError(f"{path}: unknown setting {name!r}; did you mean {nearest[0]!r}?")

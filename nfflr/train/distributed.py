@@ -44,7 +44,8 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     both = total(torch.cat([flat, known]))
     sums = both[: len(flat)].split([p.numel() for p in parameters])
     for parameter, values, has in zip(parameters, sums, both[len(flat) :].tolist(), strict=True):
-        parameter.grad = values.view_as(parameter).clone() if has else None
+        # Joined they have the highest precision among them; a gradient has its parameter's.
+        parameter.grad = values.view_as(parameter).to(parameter, copy=True) if has else None
 
 
 def _or_zero(parameter: torch.nn.Parameter) -> torch.Tensor:

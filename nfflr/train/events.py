@@ -12,8 +12,10 @@ Log = Callable[[dict[str, float], int], None]
 
 
 @contextmanager
-def event_log(folder: Path, wanted: bool) -> Iterator[Log]:
+def event_log(folder: Path, wanted: bool, begin: int = 0) -> Iterator[Log]:
     """``log(numbers, step)`` that writes event files to ``folder``; one that does nothing if not wanted.
+
+    Steps after ``begin`` that a run which is resumed wrote before do not count.
 
     Raises:
         ConfigError: the package that writes them is missing.
@@ -25,7 +27,7 @@ def event_log(folder: Path, wanted: bool) -> Iterator[Log]:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise ConfigError('tensorboard: needs a package; pip install "nfflr[tensorboard]"') from error
-    with SummaryWriter(str(folder)) as writer:
+    with SummaryWriter(str(folder), purge_step=begin + 1 if begin else None) as writer:
 
         def log(numbers: dict[str, float], step: int) -> None:
             for name, value in numbers.items():

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..data.dataset import AtomsDataset
+from ..errors import ConfigError
 from ..nn.losses import KEYS, label_errors, scaled_loss, weighted_loss
 from ..units import GPA
 from .config import TrainingConfig
@@ -27,11 +28,19 @@ LABELS = {"energy": "total_energy", "forces": "forces", "stress": "stress"}
 
 
 class ForceFieldObjective:
-    """See the module's text; ``nfflr.train.objective.Objective`` says what each method does."""
+    """See the module's text; ``nfflr.train.objective.Objective`` says what each method does.
+
+    Raises:
+        ConfigError: settings of properties are given.
+    """
 
     keys, columns = KEYS, COLUMNS
 
     def __init__(self, config: TrainingConfig):
+        if isinstance(config.criterion, dict):
+            raise ConfigError("criterion: a dict is for properties; give one criterion and energy_weight, …")
+        if config.target_weights:
+            raise ConfigError("target_weights: is for properties; set energy_weight, force_weight, …")
         self.config = config
         self.scales = config.scales()
         self.with_stress = any(config.weights(progress)["stress"] for progress in (0.0, 1.0))
@@ -53,7 +62,7 @@ class ForceFieldObjective:
         return torch.tensor(list(self.config.weights(progress).values()), dtype=torch.float64)
 
     def predict(self, model: nn.Module, dataset: AtomsDataset, indices: Sequence[int]) -> Predictions:
-        return predict(model, dataset, indices, self.config.batch_size)
+        return predict(model, dataset, indices, self.config.part_size)
 
     def loss(self, pairs: Predictions) -> float:
         parts = {"energy": pairs.energy, "forces": pairs.forces, "stress": pairs.stress}

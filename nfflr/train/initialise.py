@@ -20,8 +20,10 @@ from .evaluation import predict
 CALIBRATION = 64  # structures; enough for means and variances
 
 
-def prepared(config: TrainingConfig) -> TrainingConfig:
+def prepared(config: TrainingConfig, resume: bool = False) -> TrainingConfig:
     """The settings with data that fit the model, and the model ready for the first step on its device.
+
+    With ``resume`` the weights come from a state, and no checkpoint is read.
 
     Raises:
         ConfigError: data or checkpoint do not fit the model.
@@ -29,12 +31,13 @@ def prepared(config: TrainingConfig) -> TrainingConfig:
     """
     check_readout(config.model, config.dataset)
     config = config.model_copy(update={"dataset": matching(config.dataset, config.model)})
-    if config.init_from is not None:
+    tuned = config.init_from is not None and not resume
+    if tuned:
         load_weights(config.model, config.init_from)
     if config.freeze:
         freeze(config.model, config.freeze)
     initialise(config.model, config.dataset)
-    if config.init_from is not None and config.dataset.is_force_field:
+    if tuned and config.dataset.is_force_field and config.model.fits_references:
         shift_references(config.model, config.dataset, config.batch_size)
     config.model.to(config.device or idist.device())
     return config
@@ -47,6 +50,11 @@ def check_readout(model: Potential, dataset: AtomsDataset) -> None:
         ConfigError: it is not so.
     """
     if dataset.is_force_field == model.is_potential:
+        if dataset.target == "energy_and_forces" and not model.compute_forces:
+            raise ConfigError(
+                "model: its compute_forces is False, the data set asks for forces; "
+                'set it to True, or target="total_energy"'
+            )
         return
     wanted = "an energy" if dataset.is_force_field else ", ".join(dataset.targets)
     raise ConfigError(

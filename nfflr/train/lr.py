@@ -23,7 +23,7 @@ from ..errors import ConfigError, NumericsError
 from .batches import make_loader
 from .config import TrainingConfig
 from .initialise import prepared
-from .run import Run
+from .run import Run, quiet_engine
 from .trainer import Listener
 
 DIVERGED = 5.0  # times the lowest loss, where the test ends
@@ -61,13 +61,15 @@ def find_learning_rate(
     def step(engine: Engine, parts: list) -> float:
         try:
             raw.append(run.train_step(engine, parts))
-        except NumericsError:  # the far end of the range
-            raw.append(math.inf)
+        except NumericsError:
+            if not raw:  # not the rate's doing
+                raise
+            raw.append(math.inf)  # the far end of the range
         if on_step:
             on_step({"step": len(raw), "total": steps, "epoch": 0, "loss": raw[-1]})
         return raw[-1]
 
-    engine = Engine(step)
+    engine = quiet_engine(step)
     saved = {"model": run.config.model, "optimizer": run.optimizer}
     with (
         warnings.catch_warnings(),

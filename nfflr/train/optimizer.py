@@ -26,12 +26,10 @@ def build_optimizer(
     groups: dict[float, list] = {}
     for name, parameter in named.items():
         groups.setdefault(_decay(config.weight_decay, name, parameter), []).append(parameter)
-    if isinstance(config.weight_decay, dict):
-        for pattern in config.weight_decay:
-            if not any(fnmatchcase(name, pattern) for name in named):
-                raise ConfigError(
-                    f"weight_decay: {pattern!r} matches no parameter{did_you_mean(pattern, named)}"
-                )
+    every = [name for name, _ in config.model.named_parameters()]  # frozen ones too
+    for pattern in config.weight_decay if isinstance(config.weight_decay, dict) else ():
+        if not any(fnmatchcase(name, pattern) for name in every):
+            raise ConfigError(f"weight_decay: {pattern!r} matches no parameter{did_you_mean(pattern, every)}")
     if extra:
         groups.setdefault(0.0, []).extend(extra)
     options = [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -75,14 +76,20 @@ class PropertyObjective:
             for name in names:
                 if name not in self.keys:
                     raise ConfigError(f"{setting}: no target {name!r}; the data set has {list(self.keys)}")
-        self.criteria = {name: given.get(name, self._default(name)) for name in self.keys}
+        self.criteria = {name: self._criterion(name, given) for name in self.keys}
         self.scales = {name: _spread(dataset, name) for name in self.keys if name not in self.classes}
 
-    def _default(self, name: str) -> nn.Module:
-        given = self.config.criterion
-        if name in self.classes:
-            return given if isinstance(given, nn.CrossEntropyLoss) else nn.CrossEntropyLoss()
-        return nn.HuberLoss() if isinstance(given, dict) else given
+    def _criterion(self, name: str, given: dict[str, nn.Module]) -> nn.Module:
+        chosen = given.get(name, None if given else self.config.criterion)
+        is_class = isinstance(chosen, nn.CrossEntropyLoss)
+        if name in self.classes and name not in given and not is_class:
+            return nn.CrossEntropyLoss()
+        if chosen is None:
+            return nn.HuberLoss()
+        if is_class != (name in self.classes):
+            wanted = "a class, which needs" if name in self.classes else "a number, not for"
+            raise ConfigError(f"criterion: {name} is {wanted} CrossEntropyLoss; choose another")
+        return copy.deepcopy(chosen).to(self.config.model.device, torch.float64)
 
     def output(self, model: nn.Module, x) -> dict[str, torch.Tensor]:
         """By target name; (B,), (B, P) or class scores (B, C).
@@ -99,7 +106,13 @@ class PropertyObjective:
         return found
 
     def counts(self, labels: Labels) -> torch.Tensor:
-        return torch.stack([self._known(name, labels).sum() for name in self.keys]).double()
+        return torch.stack([self._count(name, labels) for name in self.keys])
+
+    def _count(self, name: str, labels: Labels) -> torch.Tensor:
+        """How many labels, () float64; of classes with weights their sum, by which the criterion divides."""
+        known = self._known(name, labels)
+        weight = getattr(self.criteria[name], "weight", None)
+        return known.sum().double() if weight is None else weight[labels[name][known]].sum()
 
     def _known(self, name: str, labels: Labels) -> torch.Tensor:
         label = labels[name]
@@ -115,7 +128,7 @@ class PropertyObjective:
             return predicted.sum().double() * 0
         if name in self.classes:
             _check_shape(name, predicted, (len(label), len(self.classes[name])), "class scores")
-            return self.criteria[name](predicted[known], label[known]).double()
+            return self.criteria[name](predicted[known].double(), label[known])
         _check_shape(name, predicted, tuple(label.shape), "values")
         scaled = [(x[known] / self.scales[name]).double() for x in (predicted, label)]
         return self.criteria[name](*scaled)
@@ -125,7 +138,7 @@ class PropertyObjective:
 
     @torch.no_grad()
     def predict(self, model: nn.Module, dataset: AtomsDataset, indices: Sequence[int]) -> PropertyPredictions:
-        return predict_properties(model, dataset, indices, self.config.batch_size)
+        return predict_properties(model, dataset, indices, self.config.part_size)
 
     def loss(self, pairs: PropertyPredictions) -> float:
         output = {k: torch.from_numpy(v[..., 0]) for k, v in pairs.values.items()}  # (S, P)

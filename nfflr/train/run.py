@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -56,6 +58,8 @@ class Run:
         extra = (self.log_variances,) if config.adaptive_weights else ()
         self.optimizer = build_optimizer(config, extra)
         self.ema = averaged(config.model, config.ema_decay, math.ceil(config.swa_start * self.total_steps))
+        if config.swag_samples and config.epochs - int(config.swa_start * config.epochs) < 2:
+            raise ConfigError("swag_samples: needs two epochs after swa_start; lower it, or raise epochs")
         self.swag = Swag(config.model, config.swag_rank) if config.swag_samples else None
 
     def _check_labels(self) -> None:
@@ -206,6 +210,14 @@ class Run:
         rows = metadata["history"]
         self.history = [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
         self.batches.epoch = self.epoch
+
+
+def quiet_engine(step: Callable[[Engine, list], float]) -> Engine:
+    """An engine whose errors are told by what catches them, and not also on the way."""
+    engine = Engine(step)
+    engine.logger = logging.getLogger(__name__)
+    engine.logger.addHandler(logging.NullHandler())
+    return engine
 
 
 def make_objective(config: TrainingConfig) -> Objective:

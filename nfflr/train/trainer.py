@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
-from ..checkpoint import FILE, save_checkpoint
+from ..checkpoint import FILE, find_members, save_checkpoint
 from ..errors import ConfigError
 from ..files import claim_folder, write_figure
 from .batches import make_loader
@@ -20,12 +20,14 @@ from .distributed import is_first
 from .events import Log, event_log
 from .initialise import prepared
 from .objective import higher_is_better
+from .record import RunRecord
 from .report import learning_curve, write_metrics
-from .run import Run
+from .run import Run, quiet_engine
 from .state import clear_states, newest_state, save_state, states
 
 Listener = Callable[[dict], None]
 SWAG = "swag"  # folder of the posterior samples
+EVENTS = "tensorboard"  # folder of the event files
 
 
 def train(
@@ -33,14 +35,16 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    command: str | None = None,
     on_step: Listener | None = None,
     on_validation: Listener | None = None,
 ) -> Path:
     """Train ``config.model`` and return the checkpoint that did best on the validation split.
 
     Written to ``config.output_dir``: ``model.safetensors`` (averaged weights), ``metrics.csv``,
-    ``learning-curve.png``, ``state/`` for a resume and, if asked for, posterior samples in ``swag/`` and
-    event files in ``tensorboard/``. In a data-parallel run every rank calls this; the first one writes.
+    ``learning-curve.png``, ``run.json`` (settings, data, ``command``, versions), ``state/`` for a resume and,
+    if asked for, posterior samples in ``swag/`` and event files in ``tensorboard/``. In a data-parallel run
+    every rank calls this; the first one writes.
 
     Raises:
         ConfigError: the output exists, or a resume does not fit it.
@@ -49,16 +53,17 @@ def train(
     """
     out = Path(config.output_dir)
     claim(out, resume, overwrite)
-    run = Run(prepared(config))
+    run = Run(prepared(config, resume))
     if resume:
         state = newest_state(out / "state")
         if state is None:
             raise ConfigError(f"{out}: holds no training state to resume; train without --resume")
         run.restore(*state)
     elif is_first():
-        clear_states(out / "state")  # of a run that is overwritten
+        clear_overwritten(out)
+    record = RunRecord(out, run.config, command, resume) if is_first() else None
     unfinished = run.epoch < config.epochs and not (config.patience and run.stale >= config.patience)
-    with event_log(out / "tensorboard", config.tensorboard and is_first()) as log:
+    with event_log(out / EVENTS, config.tensorboard and is_first(), run.step) as log:
         engine = make_engine(run, out, log, on_step, on_validation)
         if unfinished:
             engine.load_state_dict(
@@ -67,17 +72,25 @@ def train(
             loader = make_loader(run.config.dataset, run.batches, config.accumulate, config.num_workers)
             engine.run(loader)
     if is_first():
-        write_swag(run, out / SWAG)
         write_figure(out / "learning-curve.png", learning_curve(run.history, run.objective.columns))
+        record.finish()
+        write_swag(run, out / SWAG)
     idist.barrier()
     return out / FILE
+
+
+def clear_overwritten(out: Path) -> None:
+    """Remove states, samples and event files of a run that is overwritten: this one may not replace them."""
+    clear_states(out / "state")
+    for leftover in [*find_members(out / SWAG), *(out / EVENTS).glob("events.out.tfevents.*")]:
+        leftover.unlink()
 
 
 def make_engine(
     run: Run, out: Path, log: Log, on_step: Listener | None, on_validation: Listener | None
 ) -> Engine:
     """The engine that steps, and after epochs validates, selects, saves and tells."""
-    config, engine = run.config, Engine(run.train_step)
+    config, engine = run.config, quiet_engine(run.train_step)
     losses: list[float] = []
 
     @engine.on(Events.ITERATION_STARTED)
@@ -152,9 +165,18 @@ def keep(run: Run, row: dict[str, float], out: Path, improved: bool) -> None:
 
 
 def write_swag(run: Run, folder: Path) -> None:
-    """Write samples of the Gaussian over weights, each a checkpoint; together they are an ensemble."""
-    if run.swag is None or not run.swag.count:
+    """Write samples of the Gaussian over weights, each a checkpoint; together they are an ensemble.
+
+    Raises:
+        ConfigError: the run stopped before there was a spread.
+    """
+    if run.swag is None:
         return
+    if run.swag.count < 2:
+        raise ConfigError(
+            f"swag_samples: weights were collected after {run.swag.count} epochs, a spread needs two; "
+            "lower swa_start, or raise epochs or patience"
+        )
     claim_folder(folder)
     for leftover in folder.glob("member-*.safetensors"):
         leftover.unlink()

@@ -17,7 +17,9 @@ from ..units import GPA
 
 def _array(value) -> np.ndarray:
     array = np.asarray(value)
-    if array.dtype == object:  # of None, or of lists of unequal lengths
+    if array.dtype == object and value is not None:  # JSON has null for NaN
+        array = np.asarray(value, dtype=float)
+    if array.dtype == object:
         raise ValueError("expected an array of numbers")
     return array
 

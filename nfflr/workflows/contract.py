@@ -103,6 +103,8 @@ def read_result(path: str | Path, workflow: Workflow) -> tuple[Result, dict]:
     kind = record.get("workflow") if isinstance(record, dict) else None
     if kind != workflow.name or not isinstance(record.get("result"), dict):
         raise ConfigError(f"{path}: holds {kind or 'no'} result; expected one of nff {workflow.name}")
+    if not isinstance(record.get("calculator") or {}, dict):
+        raise ConfigError(f"{path}: calculator is of the wrong type; compute it anew")
     values: dict[str, Any] = {}
     elsewhere = file_fields(workflow.result)
     for name, field in workflow.result.model_fields.items():

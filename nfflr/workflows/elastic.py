@@ -108,7 +108,7 @@ def elastic(
     strains = np.array([s * d * np.eye(6)[j] for j in patterns for d in deltas for s in (1, -1)])
     frames = [_strained(atoms, strain) for strain in strains]
 
-    start, *found = evaluate(calculator, [atoms, *frames])
+    start, *found = evaluate(calculator, [atoms, *frames], ("energy", "forces", "stress"))
     shape = (len(patterns), len(deltas), 2, 6)
     clamped = _stiffness(np.array([f["stress"] for f in found]).reshape(shape), deltas, patterns, basis)
     stiffness, stuck = clamped, ""

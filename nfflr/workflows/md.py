@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Literal
 
@@ -204,6 +204,6 @@ class _Part(Sequence):
         return islice(self._frames, self._begin, None)  # opens a file once, not for each frame
 
 
-def plot(result: MdResult) -> matplotlib.figure.Figure:
+def plot(result: MdResult, others: Mapping[str, MdResult] = {}, label: str = "") -> matplotlib.figure.Figure:
     """Temperature, energies, radial distribution, displacements, autocorrelation and spectrum."""
-    return draw(result)
+    return draw(result, others, label)

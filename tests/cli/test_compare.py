@@ -17,8 +17,8 @@ from nfflr.checkpoint import FILE, save_checkpoint
 from nfflr.cli.main import NOT_WORKFLOWS, WORKFLOWS, run
 from nfflr.errors import ConfigError
 from nfflr.models.moment import MomentConfig, MomentNetwork
-from nfflr.workflows import eos, relax
-from nfflr.workflows.contract import file_fields, find_workflow, read_result
+from nfflr.workflows import eos, gruneisen, relax
+from nfflr.workflows.contract import file_fields, find_workflow, read_result, result_record
 
 NAMES = sorted({p.stem for p in WORKFLOWS.glob("*.py")} - NOT_WORKFLOWS)
 
@@ -128,6 +128,8 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_computed(capsys, 
     fails(capsys, [*start, other], 2, "holds eos", "nff relax")
     other.write_text('{"workflow": "relax", "result": {"converged": true}}')
     fails(capsys, [*start, other], 2, "missing or of the wrong type")
+    other.write_text('{"workflow": "relax", "result": {}, "calculator": "x"}')
+    fails(capsys, [*start, other], 2, "calculator is of the wrong type")
     (tmp_path / "empty").mkdir()
     fails(capsys, [*start, tmp_path / "empty"], 2, "si-relax.json")
     assert not (tmp_path / "out" / "si-relax.json").exists()
@@ -163,6 +165,20 @@ def test_a_wrong_type_in_a_result_is_refused(tmp_path):
             read_result(path, find_workflow("eos"))
     path.write_text(json.dumps({"workflow": "eos", "result": {**values, "volume": None}}))
     assert read_result(path, find_workflow("eos"))[0].volume is None
+
+
+def test_what_is_not_a_number_comes_back_from_json(tmp_path):
+    # of NaN JSON has null: Grüneisen parameters hold it wherever a frequency is zero
+    settings = gruneisen.GruneisenSettings(
+        supercell=(2, 2, 2), mesh=(3, 3, 3), band_points=3, relax="none", t_step=500
+    )
+    found = gruneisen.gruneisen(bulk("Cu"), EMT(), settings)
+    path = tmp_path / "x-gruneisen.json"
+    path.write_text(json.dumps({"workflow": "gruneisen", **result_record(found)}))
+    back, _ = read_result(path, find_workflow("gruneisen"))
+    for name in ("mean_gruneisen", "band_gruneisen", "mesh_gruneisen"):
+        assert np.isnan(getattr(found, name)).any()
+        assert np.array_equal(getattr(back, name), getattr(found, name), equal_nan=True)
 
 
 # Every workflow there is keeps the contract

@@ -81,5 +81,8 @@ def test_settings_of_a_file_stand_where_no_option_is_given(tmp_path):
     config.write_text("count: [")
     with pytest.raises(ConfigError, match="not valid YAML"):
         read_settings(ManySettings, config, {})
+    config.write_bytes(b"\xff\xfe\x00")  # no text at all
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        read_settings(ManySettings, config, {})
     with pytest.raises(ConfigError, match="--count: .*greater than or equal to 1"):
         read_settings(ManySettings, None, {"count": 0})

@@ -108,6 +108,22 @@ def test_a_killed_batch_is_continued(capsys, tmp_path, command):
     assert (out / "a-long_work.json").read_bytes() == finished
 
 
+@pytest.mark.parametrize("what", ["structure", "precision"])
+def test_a_finished_result_of_something_else_is_not_taken_for_this_one(capsys, tmp_path, command, what):
+    (tmp_path / "b.xyz").unlink()
+    assert run(command) == 0
+    assert run([*command, "--resume"]) == 0  # as it was: nothing to do
+    before = len(computed)
+    if what == "structure":
+        bulk("Si", a=5.3, cubic=True).write(tmp_path / "a.xyz")
+        bulk("Si", a=5.2, cubic=True).write(tmp_path / "c.xyz")
+    changed = ["--dtype", "float64"] if what == "precision" else []
+    capsys.readouterr()
+    assert run([*command, "--resume", *changed]) == 2
+    assert "--overwrite" in capsys.readouterr().err and len(computed) == before
+    assert run([*command, "--overwrite", *changed]) == 0 and len(computed) == 2 * before
+
+
 def test_without_an_option_an_interrupted_run_is_not_dropped(capsys, tmp_path, command):
     assert run(command) == 130
     assert run(command) == 2

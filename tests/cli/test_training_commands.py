@@ -1,16 +1,20 @@
 """``nff train`` and ``nff lr`` as typed: several processes, refusals, what is written."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import ase.io
+import numpy as np
 import pytest
 from builders import copper
 
 from nfflr.checkpoint import FILE
+from nfflr.cli.evaluate import _print_targets
 from nfflr.cli.main import run
+from nfflr.train.properties import property_columns
 
 CONFIG = """
 from pathlib import Path
@@ -65,10 +69,9 @@ def test_torchrun_starts_the_same_command(config):
 def test_lr_writes_a_config_that_trains(config, capsys):
     out = config.parent / "found"
     assert run(["lr", str(config), "--out", str(out), "--steps", "40", "--end", "10", "--write"]) == 0
-    assert sorted(p.name for p in out.iterdir()) == ["config-lr.csv", "config-lr.png", "config-lr.py"]
-    text = (out / "config-lr.py").read_text()
+    assert sorted(p.name for p in out.iterdir()) == ["config-lr.csv", "config-lr.png"]
+    text = (config.parent / "config-lr.py").read_text()  # beside the config, for its relative paths
     assert "# by nff lr" in text and "1e-3" not in text
-    (config.parent / "config-lr.py").write_text(text)
     assert run(["train", str(config.parent / "config-lr.py")]) == 0
 
 
@@ -98,8 +101,6 @@ def test_starting_from_a_checkpoint_that_does_not_fit_is_refused(config, capfd):
 
 
 def test_evaluate_takes_units_and_names_of_the_data(config, tmp_path, capsys):
-    import json
-
     frames = copper(4)
     for atoms in frames:
         atoms.info["dft"] = atoms.get_potential_energy() / len(atoms)
@@ -120,3 +121,37 @@ def test_evaluate_takes_units_and_names_of_the_data(config, tmp_path, capsys):
 def test_evaluate_refuses_a_key_that_means_nothing(config, capfd, key):
     assert run(["evaluate", "mlearn-si", str(config.parent / "copper.xyz"), "--key", key]) == 2
     assert key.split("=")[0] in last_line(capfd)
+
+
+def test_a_target_whose_name_begins_another_has_its_own_errors_only(capsys):
+    names = ("gap", "gap_indirect")
+    columns = property_columns(names, ())
+    _print_targets({column.key: 1.0 for column in columns}, columns, names, "title")
+    told = [row for row in capsys.readouterr().out.splitlines() if "gap" in row]
+    assert [row.count("MAE") for row in told] == [1, 1]
+
+
+def test_evaluate_takes_the_name_of_a_jarvis_data_set_and_guesses_no_unit_of_its_stress(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    place = tmp_path / "nfflr/jarvis/mlearn"
+    place.mkdir(parents=True)
+    cell = (5.4 * np.eye(3)).tolist()
+    silicon = {"lattice_mat": cell, "coords": [[0, 0, 0], [1.35, 1.35, 1.35]], "elements": ["Si", "Si"]}
+    record = {"jid": "a", "atoms": {**silicon, "cartesian": True}, "total_energy": -9.0}
+    record |= {"forces": [[0, 0, 0.1], [0, 0, -0.1]], "stress": (0.1 * np.eye(3)).tolist()}
+    (place / "mlearn.json").write_text(json.dumps([record]))
+    command = ["evaluate", "mlearn-si", "mlearn", "--energy-units", "eV", "--out", str(tmp_path)]
+    found = []
+    for more in ([], ["--overwrite", "--stress-units", "kbar", "--stress-sign", "-1"]):
+        assert run(command + more) == 0
+        found.append(json.loads((tmp_path / "mlearn-evaluate.json").read_text())["errors"]["all"])
+    assert found[0]["stress_mae"] is None and found[1]["stress_mae"] > 0
+    assert found[0]["forces_mae"] == found[1]["forces_mae"]
+
+
+def test_an_error_in_mid_training_is_one_line(config, capfd):
+    config.write_text(CONFIG.replace("1e-3", "1e30") + "gradient_clip = 1e30\noptimizer = 'sgd'\n")
+    assert run(["train", str(config)]) == 5
+    assert len(capfd.readouterr().err.strip().splitlines()) == 1

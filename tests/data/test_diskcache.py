@@ -332,6 +332,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 def write(folder, structures, forever, started):
     """Body of a process: fill the cache once, or over and over."""
+    torch.set_num_threads(1)  # the parent's threads are not there after a fork; to wait for them is to hang
     cache = DiskCache(folder, radius_graph)
     for atoms in structures:
         cache(atoms)

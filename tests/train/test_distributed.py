@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import ase.io
@@ -130,3 +131,50 @@ def test_one_process_that_is_killed_ends_all(config):
     path = config("dies")
     with pytest.raises(ResourceError, match="process 1: ended"):
         launch(die_on_the_second, {"config": path}, 2)
+
+
+def test_adaptive_weights_of_a_float32_model_follow_the_one_process_curve(config, tmp_path):
+    """The learned weights are float64, the model's gradients float32; both are summed in one message."""
+    more = "adaptive_weights = True\nmodel = model.float()"
+    losses = []
+    for nproc in (1, 2):
+        path = config(f"adaptive {nproc}", epochs=3, more=more)
+        losses.append(run([path], tmp_path / f"{nproc}.json", nproc)[0]["losses"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+
+
+def train_one(config: Path) -> int:
+    return train(load_config(config), overwrite=True) and 0
+
+
+def test_processes_can_be_started_inside_a_slurm_job(config, monkeypatch):
+    """A job of one task sets these; the processes that it starts here are none of its tasks."""
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert launch(train_one, {"config": config("slurm", epochs=1)}, 2) == 0
+
+
+def interrupt_the_parent(log: Path) -> int:
+    if is_first():
+        write_json(log, {"process": os.getpid()})
+        os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(60)
+    return 0
+
+
+@pytest.fixture
+def interruptible():
+    """A process that was started in the background may ignore Ctrl-C; here it does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_of_the_parent_alone_ends_the_processes(tmp_path):
+    log, begin = tmp_path / "process.json", time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        launch(interrupt_the_parent, {"log": log}, 2)
+    assert time.monotonic() - begin < 55
+    with pytest.raises(ProcessLookupError):
+        os.kill(json.loads(log.read_text())["process"], 0)

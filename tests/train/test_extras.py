@@ -5,10 +5,12 @@ import re
 import numpy as np
 import pytest
 import torch
-from builders import TinyNetwork, copper, copper_dataset, tiny
+from builders import CUTOFF, TinyNetwork, copper, copper_dataset, radius_graph, tiny
 
+from nfflr.atoms import Atoms
 from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import load_checkpoint
+from nfflr.data.ghosts import with_ghosts
 from nfflr.errors import CheckpointError, ConfigError
 from nfflr.models import base
 from nfflr.train import events
@@ -168,6 +170,24 @@ def test_swag_without_swa_is_refused(configure):
         configure(swag_samples=3)
 
 
+def test_swag_that_could_not_spread_is_refused_before_the_first_step(configure):
+    with pytest.raises(ConfigError, match="two epochs after swa_start"):
+        Run(prepared(configure(swa_start=0.9, swag_samples=3)))
+
+
+def test_settings_of_properties_are_refused_for_a_force_field(configure):
+    for settings in ({"target_weights": {"energy": 2.0}}, {"criterion": {"energy": torch.nn.MSELoss()}}):
+        with pytest.raises(ConfigError, match="properties"):
+            Run(prepared(configure(**settings)))
+
+
+def test_forces_that_the_model_does_not_give_are_not_asked_for(configure):
+    model = tiny()
+    model.compute_forces = False
+    with pytest.raises(ConfigError, match="compute_forces is False"):
+        prepared(configure(model=model))
+
+
 # Fine-tuning
 
 
@@ -190,6 +210,19 @@ def test_fine_tuning_starts_from_the_weights_and_fits_references_to_the_new_leve
     after = predict(new, shifted, range(8))
     np.testing.assert_allclose(after.forces, before.forces)
     assert before.errors()["energy_mae"] > 1.5 and after.errors()["energy_mae"] < 0.1
+
+
+def test_a_resume_needs_neither_the_checkpoint_it_started_from_nor_its_name(configure, trained, tmp_path):
+    whole = configure(init_from=trained, output_dir=tmp_path / "whole")
+    train(whole)
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(configure(init_from=trained, output_dir=tmp_path / "parts"), on_validation=stop)
+    train(configure(output_dir=tmp_path / "parts"), resume=True)
+    assert (tmp_path / "parts/metrics.csv").read_text() == (tmp_path / "whole/metrics.csv").read_text()
 
 
 def test_frozen_parameters_do_not_move_and_others_do(configure, trained):
@@ -243,3 +276,29 @@ def test_a_missing_package_is_named_with_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
     with pytest.raises(ConfigError, match=re.escape('pip install "nfflr[tensorboard]"')):
         events.event_log(tmp_path, True).__enter__()
+
+
+def test_an_overwritten_run_leaves_no_samples_and_no_event_files(configure):
+    first = configure(swa_start=0.3, swag_samples=2, tensorboard=True)
+    train(first)
+    train(configure(epochs=2), overwrite=True)
+    assert not [p for p in first.output_dir.rglob("*") if p.name.startswith(("member-", "events."))]
+
+
+def as_it_is(atoms):
+    return atoms
+
+
+def padded(atoms):
+    return with_ghosts(Atoms.from_ase(atoms), CUTOFF)
+
+
+@pytest.mark.parametrize("transform", [as_it_is, padded])
+def test_a_transform_may_give_any_input_of_the_model(configure, transform):
+    def loss(transform):
+        dataset = copper_dataset(8, transform=transform)
+        rows = []
+        train(configure(dataset=dataset, epochs=2), overwrite=True, on_validation=rows.append)
+        return rows[-1]["val/loss"]
+
+    assert loss(transform) == pytest.approx(loss(radius_graph), rel=1e-9)

@@ -126,6 +126,17 @@ def test_the_loss_of_a_batch_is_the_weighted_sum_of_the_criteria_of_scaled_error
     assert found == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_classes_may_have_weights_and_the_update_is_still_that_of_the_whole_batch(configure):
+    criterion = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0]))
+    found = []
+    for parts in (1, 3):
+        run_ = Run(prepared(configure("kind", criterion=criterion)))
+        dataset = run_.config.dataset
+        chosen = np.array_split(dataset.split["train"][:8], parts)
+        found.append(run_.train_step(None, [collate([dataset[k] for k in part]) for part in chosen]))
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
 def test_missing_labels_are_masked_target_by_target(configure):
     structures = crystals()
     del structures[0].info["width"]
@@ -169,6 +180,8 @@ def test_a_property_run_resumes_to_the_bit(configure, tmp_path):
         ("width", {"model": model_of(output_features=2)}, "width"),
         ("kind", {"model": model_of(output_features=3)}, "kind comes out as (4, 3)"),
         (NAMES, {"model": model_of(output_features={"width": 1, "axes": 3})}, "the targets are"),
+        ("width", {"criterion": nn.CrossEntropyLoss()}, "criterion: width is a number, not for"),
+        ("kind", {"criterion": {"kind": nn.MSELoss()}}, "criterion: kind is a class, which needs"),
         ("width", {"criterion": {"wdth": nn.MSELoss()}}, "criterion: no target 'wdth'"),
         ("width", {"target_weights": {"wdth": 1.0}}, "target_weights: no target 'wdth'"),
         ("width", {"select_by": "val/forces_mae"}, "select_by: no metric"),

@@ -105,7 +105,7 @@ def test_the_loss_falls_fivefold_and_errors_with_it(tmp_path, dataset):
 
 def test_what_is_written_is_all_there_and_nothing_else(tmp_path, dataset, drawn):
     train(configure(tmp_path, dataset, **SHORT))
-    assert sorted(os.listdir(tmp_path)) == ["learning-curve.png", "metrics.csv", FILE, "state"]
+    assert sorted(os.listdir(tmp_path)) == ["learning-curve.png", "metrics.csv", FILE, "run.json", "state"]
     assert sorted(os.listdir(tmp_path / "state")) == ["step-12", "step-18"]
     assert (tmp_path / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from ase.build import bulk, fcc111
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.calculators.emt import EMT
 from ase.units import GPa
 from matscipy.elasticity import cubic_to_Voigt_6x6, full_3x3x3x3_to_Voigt_6x6, rotate_elastic_constants
@@ -296,3 +296,11 @@ def test_the_plot_shows_constants_and_overlays():
     along_x = right.lines[0].get_ydata()[0]  # E[100] = 1 / S11
     assert along_x == pytest.approx(1 / np.linalg.inv(first.stiffness)[0, 0])
     figure.savefig(io.BytesIO())
+
+
+def test_a_calculator_without_stress_is_told_as_ase_tells_it():
+    class Stressless(EMT):
+        implemented_properties = ("energy", "free_energy", "energies", "forces")
+
+    with pytest.raises(PropertyNotImplementedError, match="stress"):
+        elastic(bulk("Cu"), Stressless())

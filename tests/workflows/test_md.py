@@ -9,6 +9,7 @@ import pytest
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
+from ase.neighborlist import neighbor_list
 from lennard_jones import LennardJones, argon
 from matscipy.calculators.manybody import Manybody
 from matscipy.calculators.manybody.explicit_forms import StillingerWeber
@@ -18,6 +19,8 @@ from matscipy.calculators.manybody.explicit_forms.stillinger_weber import (
 from pydantic import ValidationError
 
 from nfflr.calculator import NFFLrCalculator
+from nfflr.checkpoint import bundled_calculators
+from nfflr.data.dataset import AtomsDataset
 from nfflr.errors import NumericsError, StructureError
 from nfflr.workflows.archive import FolderArchive
 from nfflr.workflows.md import MdSettings, md, plot
@@ -161,7 +164,29 @@ def test_atoms_nearer_than_in_the_training_data_are_outside_its_range():
     assert result.verdict_step > 0 and f"atom {result.verdict_atom} (Ar)" in result.message
 
 
+def test_the_bundled_potential_knows_its_shortest_distance_and_md_says_when_it_is_passed():
+    train = bundled_calculators()["mlearn-si"] / "train.xyz.xz"
+    known = NFFLrCalculator.load("mlearn-si").shortest_distances
+    distances = [neighbor_list("d", record.atoms, 2.6) for record in AtomsDataset(train).part("train")]
+    assert known[14, 14] == pytest.approx(min(d.min() for d in distances if len(d)), abs=0.05)
+    crystal = bulk("Si", cubic=True)
+    near = crystal.copy()
+    near.positions[0] += 0.35 * (near.positions[1] - near.positions[0])  # 1.53 Å, was 2.35 Å
+    calculator = NFFLrCalculator.load("mlearn-si")
+    assert md(crystal, calculator, quick(steps=20)).verdict == "stable"
+    assert md(near, calculator, quick(steps=20, timestep=0.2)).verdict == "outside training range"
+
+
 # The result
+
+
+def test_another_run_is_drawn_over_the_analysis():
+    cold, hot = (md(argon(), LennardJones(), quick(steps=300, temperature=t)) for t in (20, 40))
+    panels = plot(cold, {"hot": hot}, "cold").axes
+    counts = [len(panel.lines) for panel in plot(cold).axes]
+    assert [len(p.lines) - n for p, n in zip(panels, counts, strict=True)] == [0, 0, 2, 1, 1, 1]
+    names = [text.get_text() for text in panels[2].get_legend().get_texts()]
+    assert names[-2:] == ["hot", "cold"]
 
 
 def test_the_table_is_the_trajectory_in_numbers():

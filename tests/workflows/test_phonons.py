@@ -469,3 +469,16 @@ def test_the_result_is_json_with_units():
     record = json.loads(result.model_dump_json(exclude={"modulated"}))
     assert record["stable"] is True and np.shape(record["band_velocities"])[1:] == (3, 3)
     assert record["mesh"] == [4, 4, 4]
+
+
+def test_a_left_handed_cell_has_the_phonons_of_the_crystal():
+    right = bulk("Cu")
+    left = right.copy()
+    left.set_cell(right.cell.array[[1, 0, 2]])
+    assert left.cell.handedness == -1
+    settings = PhononsSettings(supercell=(2, 2, 2), relax="none", **QUICK)
+    found, expected = (phonons(atoms, EMT(), settings) for atoms in (left, right))
+    assert found.dos_frequencies == pytest.approx(expected.dos_frequencies, abs=1e-6)
+    assert found.highest_frequency == pytest.approx(expected.highest_frequency, abs=1e-6)
+    assert found.free_energy == pytest.approx(expected.free_energy, abs=1e-9)
+    assert loaded(found).unitcell.volume == pytest.approx(right.get_volume())

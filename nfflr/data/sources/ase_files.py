@@ -32,7 +32,7 @@ def entry(atoms: ase.Atoms, index: int, name: str, wanted: Wanted = None) -> Ent
     plain = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     return Entry(
         id=f"{name}[{atoms.info.get('config_id', index)}]",
-        group=str(atoms.info.get("group", "other")),
+        group=str(atoms.info.get("group", atoms.info.get("config_type", "other"))),
         atoms=plain,
         values=values if wanted is None else {k: values[k] for k in wanted if k in values},
     )

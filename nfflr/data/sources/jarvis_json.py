@@ -21,6 +21,7 @@ from ase.io.formats import get_compression, open_with_compression
 
 from ...atoms import check_structure
 from ...errors import StructureError
+from ...nesting import refuse_deep
 from . import Entry, Wanted, display_name
 
 KEYS = {"total_energy": ("total_energy",), "forces": ("forces",), "stress": ("stresses", "stress")}
@@ -85,8 +86,9 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, object]]:
         if not line.strip():
             continue
         try:
+            refuse_deep(line.encode())
             yield f"{path}: line {number}", json.loads(line)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             reason = getattr(error, "msg", str(error))
             raise StructureError(
                 f"{path}: line {number} is not JSON ({reason}); the file may be truncated or damaged"
@@ -103,6 +105,10 @@ def _array(path: Path, text: str) -> Iterator[tuple[str, object]]:
         raise StructureError(f"{path}: is not JSON of records; expected [{{…}}, …] or one record per line")
     at, count = skip.match(text, at + 1).end(), 0
     closing = text[at : at + 1] == "]"
+    try:
+        refuse_deep(text.encode())
+    except ValueError as error:
+        raise StructureError(f"{path}: is not JSON of records ({error}); the file may be damaged") from error
     while not closing:
         try:
             item, at = decoder.raw_decode(text, at)
@@ -110,7 +116,7 @@ def _array(path: Path, text: str) -> Iterator[tuple[str, object]]:
             closing = text[at : at + 1] == "]"
             if not closing and text[at : at + 1] != ",":
                 raise json.JSONDecodeError("expected ',' or ']'", text, at)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             line = f"line {error.lineno}: {error.msg}" if hasattr(error, "lineno") else str(error)
             raise StructureError(
                 f"{path}: record {count} is not JSON ({line}); the file may be truncated or damaged"
@@ -126,8 +132,9 @@ def _first_line_is_whole(text: str) -> bool:
     """Whether a file named .json has one record per line: the first line parses and is not all there is."""
     line, _, rest = text.lstrip().partition("\n")
     try:
+        refuse_deep(line.encode())
         json.loads(line)
-    except (ValueError, RecursionError):
+    except ValueError:
         return False
     return bool(rest.strip())
 

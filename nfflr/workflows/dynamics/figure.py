@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import matplotlib.figure
 import numpy as np
 
 GREY = {"color": "0.6", "linewidth": 0.8, "zorder": 0}
 
 
-def draw(result) -> matplotlib.figure.Figure:
-    """Temperature, energies, radial distribution, displacements, autocorrelation and spectrum of a run."""
+def draw(result, others: Mapping, label: str) -> matplotlib.figure.Figure:
+    """Temperature, energies, radial distribution, displacements, autocorrelation and spectrum of a run.
+
+    Others lie over the last four as dashed lines, of all atoms; their traces stay in tables of their own.
+    """
     figure = matplotlib.figure.Figure(figsize=(7.2, 7.2), layout="constrained")
     axes = figure.subplots(3, 2)
     _temperature(axes[0, 0], result)
@@ -18,10 +23,25 @@ def draw(result) -> matplotlib.figure.Figure:
     _displacements(axes[1, 1], result)
     _autocorrelation(axes[2, 0], result)
     _spectrum(axes[2, 1], result)
-    for label, panel in zip("abcdef", axes.flat, strict=True):
-        panel.set_title(label, loc="left", fontweight="bold", fontsize=10)
+    for k, (name, other) in enumerate(others.items()):
+        _overlay(axes, other, {"color": f"C{k}", "linewidth": 1, "linestyle": "--", "label": name})
+    if others:
+        axes[1, 0].plot([], [], color="k", label=label)
+        axes[1, 0].legend(frameon=False, fontsize=8)
+    for letter, panel in zip("abcdef", axes.flat, strict=True):
+        panel.set_title(letter, loc="left", fontweight="bold", fontsize=10)
         panel.tick_params(direction="in", top=True, right=True)
     return figure
+
+
+def _overlay(axes, other, style: dict) -> None:
+    if other.rdf:
+        axes[1, 0].plot(other.rdf_distance, other.rdf["all"], **style)
+    if other.msd:
+        axes[1, 1].plot(other.msd_time, other.msd["all"], **style)
+    if other.vacf is not None:
+        axes[2, 0].plot(other.vacf_time, other.vacf, **style)
+        axes[2, 1].plot(other.frequency, other.vdos, **style)
 
 
 def _temperature(panel, result) -> None:
@@ -46,9 +66,8 @@ def _energy(panel, result) -> None:
             panel.plot(time, energy, color=color, label=name.split()[0], linewidth=0.8)
     panel.set(xlabel="time (ps)", ylabel="energy − start (meV/atom)")
     panel.margins(x=0)
-    panel.legend(
-        frameon=False, fontsize=8, ncol=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1
-    )
+    style = {"frameon": False, "fontsize": 8, "ncol": 3, "handlelength": 1.2, "columnspacing": 1.0}
+    panel.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1, **style)
 
 
 def _distances(panel, result) -> None:

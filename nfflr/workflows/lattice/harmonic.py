@@ -56,7 +56,9 @@ def rest(
             "structure: phonons need three periodic axes; give a slab, chain or molecule a cell with vacuum"
         )
     # Positions and masses alone: what else a structure carries has no place in displaced supercells.
-    start = ase.Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+    # phonopy takes right-handed cells only: the lattice of -a, -b, -c is the same, and so are its multiples.
+    cell = atoms.cell.array * atoms.cell.handedness
+    start = ase.Atoms(atoms.numbers, positions=atoms.positions, cell=cell, pbc=True)
     if atoms.has("masses"):
         start.set_masses(atoms.get_masses())
     if settings.relax == "none":

@@ -1,0 +1,44 @@
+"""Write one self-contained page about a training run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..errors import ConfigError
+from ..files import claim_folder, write_atomically
+from .output import refuse_existing
+
+PAGE = "report.html"
+FILE = click.Path(path_type=Path)
+
+
+@click.command("report")
+@click.argument("run", type=FILE)
+@click.option("--data", type=FILE, help="Labelled structures for the parity plots; default: the run's own.")
+@click.option("--check", "checks", type=FILE, multiple=True, help="Result of nff check, besides RUN's own.")
+@click.option("--validate", "validations", type=FILE, multiple=True, help="The same of nff validate.")
+@click.option("--out", "-o", type=FILE, help="Folder for the page; default: the run's.")
+@click.option("--overwrite", is_flag=True, help="Replace a page that exists.")
+def command(run, data, checks, validations, out, overwrite) -> int:
+    """Write one self-contained page about a training run.
+
+    Writes report.html: learning curves, parity plots on the validation and test split, task scores, results
+    of nff check and nff validate that lie in the folder as *-check.json and *-validate.json, data, model and
+    settings, the command and versions. It needs no network and no other file.
+
+    Example: nff report runs/si
+    """
+    from ..train.runpage import run_page
+
+    folder = out or run
+    path = folder / PAGE
+    if not run.is_dir():
+        raise ConfigError(f"{run}: no such folder; give the output folder of nff train")
+    refuse_existing([path], overwrite)
+    text = run_page(run, data, checks, validations)
+    claim_folder(folder)
+    write_atomically(path, text.encode())
+    click.echo(f"wrote {path} ({len(text) / 1e6:.1f} MB)")
+    return 0

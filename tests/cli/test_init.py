@@ -1,0 +1,245 @@
+"""``nff init`` on public data as published, and on the same data with the faults that data have."""
+
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from nfflr.cli.main import run
+from nfflr.data.readers import read_structures
+from nfflr.train.config import load_config
+from nfflr.units import GPA
+
+DATA = Path(__file__).parent.parent / "data"
+SILICON = Path(__file__).parents[2] / "calculators" / "mlearn-si" / "train.xyz.xz"
+JARVIS = DATA / "jarvis" / "ff"
+SETS = {
+    "silicon": (SILICON, []),
+    "copper": (DATA / "labelled" / "copper.xyz.xz", []),
+    "lithium": (DATA / "labelled" / "lithium.xyz.xz", []),
+    "acetylacetone": (DATA / "labelled" / "acetylacetone.xyz.xz", []),
+    "ethanol": (DATA / "labelled" / "ethanol.xyz.xz", []),
+    "NbTaW": (DATA / "labelled" / "NbTaW.xyz.xz", []),
+    "jarvis": (JARVIS, ["--energy-units", "eV"]),
+    "jarvis-stress": (JARVIS, ["--energy-units", "eV", "--stress-units", "kbar", "--stress-sign", "-1"]),
+}
+SMALL = sorted(SETS.keys() - {"silicon"})  # what trains an epoch within seconds
+
+
+def silicon(count: int = 70) -> list:
+    """Crystals, vacancies and strained cells, evenly from the file."""
+    frames = read_structures(SILICON)
+    return frames[:: len(frames) // count]
+
+
+def relabel(frames, **factors) -> list:
+    """The same structures with labels times a factor, or a function of the atoms."""
+    for atoms in frames:
+        results = dict(atoms.calc.results)
+        for name, factor in factors.items():
+            results[name] = results[name] * (factor(atoms) if callable(factor) else factor)
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    return frames
+
+
+def written(folder: Path, frames) -> Path:
+    ase.io.write(folder / "data.xyz", frames)
+    return folder / "data.xyz"
+
+
+def init(source, folder: Path, *options) -> int:
+    return run(["init", str(source), "--out", str(folder / "out"), *options])
+
+
+def refusal(capsys) -> str:
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error:")
+    return lines[0]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_config_of_published_data_loads_with_a_reason_at_every_choice(name, tmp_path, capsys):
+    source, options = SETS[name]
+    assert init(source, tmp_path, *options) == 0
+    text = (tmp_path / "out" / "config.py").read_text()
+    settings = load_config(tmp_path / "out" / "config.py")
+    assert settings.model.elements == settings.dataset.elements
+    assert 5.0 <= settings.model.cutoff <= 6.5
+    assert len(settings.dataset.split["val"]) >= 1 and not settings.dataset.split["test"]
+    has_stress = any("stress" in r.labels for r in settings.dataset.records)
+    assert (settings.weights(1.0)["stress"] > 0) == has_stress
+    assert max(map(len, text.splitlines())) <= 110
+    report = capsys.readouterr().out
+    assert all(element in report for element in settings.model.elements)
+    assert next((tmp_path / "out").glob("*-init.png")).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_config_trains_without_editing(name, tmp_path):
+    source, options = SETS[name]
+    assert init(source, tmp_path, *options) == 0
+    assert run(["train", str(tmp_path / "out" / "config.py"), "--epochs", "1"]) == 0
+    assert (tmp_path / "out" / "run" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("factor", "given"),
+    [
+        (-10 / GPA, ["--stress-units", "kbar", "--stress-sign", "-1"]),
+        (1 / GPA, ["--stress-units", "GPa", "--stress-sign", "1"]),
+        (-1.0, ["--stress-units", "eV/Å^3", "--stress-sign", "-1"]),
+    ],
+)
+def test_stress_in_another_unit_or_sign_is_recognised_and_mended(factor, given, tmp_path, capsys):
+    """VASP's kbar, pressure positive; GPa; and the sign alone."""
+    source = written(tmp_path, relabel(silicon(), stress=factor))
+    assert init(source, tmp_path) == 3
+    assert f"give {' '.join(given)}" in refusal(capsys) and not (tmp_path / "out").exists()
+    assert init(source, tmp_path, *given) == 0
+    mended = load_config(tmp_path / "out" / "config.py").dataset.records
+    true = silicon()
+    for record, atoms in zip(mended, true, strict=True):
+        np.testing.assert_allclose(record.labels["stress"], atoms.get_stress(voigt=False), atol=1e-6)
+
+
+def test_stresses_off_their_energies_are_told_and_not_trained_on(tmp_path, capsys):
+    """As in mlearn's copper, whose stresses are 3 GPa above what its energies say."""
+    frames = silicon(214)
+    shift = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0]) * 2.5 * GPA
+    for atoms in frames:
+        atoms.calc = SinglePointCalculator(
+            atoms, **{**atoms.calc.results, "stress": atoms.get_stress() + shift}
+        )
+    assert init(written(tmp_path, frames), tmp_path) == 0
+    assert "by +2.50 ± 0.00 GPa (27 strained cells)" in capsys.readouterr().out
+    assert load_config(tmp_path / "out" / "config.py").weights(1.0)["stress"] == 0
+
+
+def test_energies_per_atom_are_recognised_and_mended(tmp_path, capsys):
+    source = written(tmp_path, relabel(silicon(), energy=lambda atoms: 1 / len(atoms)))
+    assert init(source, tmp_path) == 3
+    assert "per atom; give --energy-units eV/atom" in refusal(capsys)
+    assert init(source, tmp_path, "--energy-units", "eV/atom") == 0
+    mended = load_config(tmp_path / "out" / "config.py").dataset.records
+    energies = [float(r.labels["total_energy"]) for r in mended]
+    np.testing.assert_allclose(energies, [a.get_potential_energy() for a in silicon()], atol=1e-4)
+
+
+def test_mixed_energies_are_told_and_cannot_be_mended_by_an_option(tmp_path, capsys):
+    frames = silicon()
+    relabel(frames[::9], energy=lambda atoms: 1 / len(atoms))
+    assert init(written(tmp_path, frames), tmp_path) == 3
+    assert "units are mixed" in refusal(capsys)
+
+
+def test_copies_are_told_and_left_out(tmp_path, capsys):
+    frames = silicon(30)
+    source = written(tmp_path, [*frames, *frames[:3]])
+    assert init(source, tmp_path) == 0
+    count = len(frames)
+    assert "3 structures repeat others" in capsys.readouterr().out
+    assert f"left_out = {{{count}, {count + 1}, {count + 2}}}" in (tmp_path / "out" / "config.py").read_text()
+    assert len(load_config(tmp_path / "out" / "config.py").dataset) == count
+
+
+def test_copies_that_contradict_each_other_are_refused(tmp_path, capsys):
+    """As in the raw mlearn files: a structure repeated with the stress of another."""
+    frames = silicon(30)
+    again = frames[3].copy()
+    again.calc = SinglePointCalculator(again, **{**frames[3].calc.results, "stress": np.full(6, 0.02)})
+    assert init(written(tmp_path, [*frames, again]), tmp_path) == 3
+    assert "same structure with different stress" in refusal(capsys)
+
+
+def test_isolated_atoms_are_told_and_left_out(tmp_path, capsys):
+    """They have energies and no forces, which a training set would refuse."""
+    frames = read_structures(SETS["acetylacetone"][0])
+    atoms = read_structures(DATA / "labelled" / "atoms.xyz.xz")
+    assert init(written(tmp_path, [*atoms, *frames]), tmp_path) == 0
+    assert "isolated atoms      3" in capsys.readouterr().out
+    assert len(load_config(tmp_path / "out" / "config.py").dataset) == len(frames)
+
+
+def test_a_unit_that_the_format_does_not_fix_is_asked_for(tmp_path, capsys):
+    assert init(JARVIS, tmp_path) == 2
+    captured = capsys.readouterr()
+    assert "give --energy-units eV (then" in captured.err and "or eV/atom" in captured.err
+    assert "likely --stress-units kbar --stress-sign -1" in captured.out
+
+
+def test_energies_under_another_name_are_found(tmp_path, capsys):
+    frames = silicon(30)
+    for atoms in frames:
+        atoms.info["dft_energy"] = atoms.calc.results.pop("energy")
+    source = written(tmp_path, frames)
+    assert init(source, tmp_path) == 3
+    assert "give --key total_energy=dft_energy" in refusal(capsys)
+    assert init(source, tmp_path, "--key", "total_energy=dft_energy") == 0
+    assert "total_energy" in load_config(tmp_path / "out" / "config.py").dataset.records[0].labels
+    assert init(source, tmp_path, "--key", "energy=dft_energy", "--overwrite") == 2
+    assert "did you mean" in refusal(capsys)
+
+
+def test_missing_labels_are_told_and_masked(tmp_path, capsys):
+    frames = silicon(30)
+    for atoms in frames[::5]:
+        del atoms.calc.results["forces"]
+    assert init(written(tmp_path, frames), tmp_path) == 0
+    assert f"{len(frames[::5])} structures have no forces" in capsys.readouterr().out
+    load_config(tmp_path / "out" / "config.py")
+
+
+def test_energies_alone_train_energies(tmp_path):
+    frames = silicon(30)
+    for atoms in frames:
+        atoms.calc = SinglePointCalculator(atoms, energy=atoms.get_potential_energy())
+    assert init(written(tmp_path, frames), tmp_path) == 0
+    settings = load_config(tmp_path / "out" / "config.py")
+    assert settings.dataset.target == "total_energy" and settings.weights(1.0)["forces"] == 0
+
+
+def test_nothing_is_replaced_unasked_and_config_and_data_move_together(tmp_path):
+    source = written(tmp_path, silicon(30))
+    assert init(source, tmp_path) == 0 and init(source, tmp_path) == 2
+    assert init(source, tmp_path, "--overwrite") == 0
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    assert len(load_config(moved / "out" / "config.py").dataset) == len(silicon(30))
+
+
+def test_what_cannot_be_read_says_so(tmp_path, capsys):
+    assert init(tmp_path / "absent.xyz", tmp_path) == 2
+    assert "no such file" in refusal(capsys)
+    frames = silicon(30)
+    frames[4].calc.results["energy"] = np.inf
+    assert init(written(tmp_path, frames), tmp_path) == 3
+    message = refusal(capsys)
+    assert frames[4].info["config_id"] in message and "total_energy is not finite" in message
+
+
+def test_a_stress_that_makes_no_sense_can_be_left_out(tmp_path, capsys):
+    """Codes write zeros for molecules, which have no volume."""
+    frames = read_structures(SETS["ethanol"][0])
+    for atoms in frames:
+        atoms.calc = SinglePointCalculator(atoms, **{**atoms.calc.results, "stress": np.zeros(6)})
+    source = written(tmp_path, frames)
+    assert init(source, tmp_path) == 3
+    assert "--key stress=none" in refusal(capsys)
+    assert init(source, tmp_path, "--key", "stress=none") == 0
+    assert load_config(tmp_path / "out" / "config.py").weights(1.0)["stress"] == 0
+
+
+def test_coincident_atoms_are_refused_by_name(tmp_path, capsys):
+    frames = silicon(30)
+    frames[6].positions[3] = frames[6].positions[8]
+    assert init(written(tmp_path, frames), tmp_path) == 3
+    assert f"{frames[6].info['config_id']}]: two atoms coincide" in refusal(capsys)
+
+
+def test_kilocalories_are_noticed_by_the_size_of_forces(tmp_path, capsys):
+    source = written(tmp_path, relabel(read_structures(SETS["ethanol"][0]), energy=23.06, forces=23.06))
+    assert init(source, tmp_path) == 0
+    assert "give --energy-units kcal/mol" in capsys.readouterr().out
+    assert init(source, tmp_path, "--energy-units", "kcal/mol", "--overwrite") == 0
+    assert "kcal" not in capsys.readouterr().out
