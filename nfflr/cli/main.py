@@ -23,6 +23,7 @@ COMMANDS = {
     "lr": "lr",
     "evaluate": "evaluate",
     "validate": "validate",
+    "check": "check",
     "info": "info",
     "report": "report",
 }  # command → file beside this

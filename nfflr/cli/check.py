@@ -1,0 +1,201 @@
+"""Check a force field against physics; no reference needed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ..errors import ConfigError
+from ..files import claim_folder, stem, write_figure, write_json
+from .output import provenance, refuse_existing
+
+FAILED = 5
+COLOURS = {"pass": "green", "fail": "bold red", "warn": "yellow", "info": "dim", "skip": "dim"}
+DTYPES = ("float64", "float32")
+
+
+@click.command("check")
+@click.argument("checkpoint", required=False)
+@click.option(
+    "--calculator",
+    "other",
+    metavar="MODULE:NAME[:JSON]",
+    help="Any ASE calculator instead: a class, or a function that returns one, and keyword arguments.",
+)
+@click.option(
+    "--structure",
+    "structures",
+    multiple=True,
+    help="File, folder or pattern to check on, for crystals made of the elements; may be repeated.",
+)
+@click.option("--elements", multiple=True, metavar="SYMBOL", help="To check, of those covered; repeated.")
+@click.option("--cutoff", type=click.FloatRange(min=0.5), help="Range of --calculator (Å).  [default: 8]")
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    help="Precision; default: both of a checkpoint, float64 of --calculator.",
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Folder."
+)
+@click.option("--overwrite", is_flag=True, help="Replace results that exist.")
+def command(checkpoint, other, structures, elements, cutoff, dtype, device, out, overwrite) -> int:
+    """Check a force field against physics; no reference needed.
+
+    Forces and stress against differences of the energy, work along closed loops, invariances, supercells and
+    small cells, continuity, curves of every pair of elements, free atoms, NVE drift, rounding, batches and
+    speed.
+    Prints a table and writes <name>-check.json and <name>-check.png. The exit code is 5 if a check fails;
+    a warning is not a failure.
+
+    \b
+    Examples: nff check mlearn-si
+              nff check --calculator ase.calculators.emt:EMT --structure cu.cif
+    """
+    from ..validation.check import check, make_samples
+    from ..validation.check.figure import plot
+    from .progress import training_bar
+
+    if (checkpoint is None) == (other is None):
+        raise ConfigError(
+            "check: expected a checkpoint or --calculator, one of the two; see nff check --help"
+        )
+    if checkpoint is not None and cutoff is not None:
+        raise ConfigError("--cutoff: a checkpoint has its own; it goes with --calculator")
+    name = _name(checkpoint or other)
+    paths = {kind: out / f"{name}-check.{kind}" for kind in ("json", "png")}
+    refuse_existing(paths.values(), overwrite)
+    atoms = _read(structures)
+    if checkpoint is not None:
+        calculators, known, cutoff = _load(checkpoint, device, dtype)
+    else:
+        calculators, known = {dtype or "float64": _construct(other)}, ()
+    samples = make_samples(_elements(elements, known, atoms), atoms, cutoff)
+    claim_folder(out)
+    started = time.perf_counter()
+    with training_bar(f"check {name}") as update:
+        done = iter(range(1000))
+        report = check(calculators, samples, lambda step: update(next(done), None, step))
+    _print(report.results, f"{checkpoint or other} on {', '.join(samples.elements)}")
+    write_figure(paths["png"], plot(report, str(checkpoint or other)))
+    write_json(
+        paths["json"],
+        {
+            "calculator": {"source": checkpoint or other, **_describe(calculators)},
+            "passed": report.passed,
+            "checks": [_plain(asdict(r) | {"status": r.status}) for r in report.results],
+            "elements": list(samples.elements),
+            "structures": list(structures),
+            "wall_time_s": time.perf_counter() - started,
+            **provenance(),
+        },
+    )
+    for path in paths.values():
+        click.echo(f"  wrote {path}")
+    failed = [result.name for result in report.results if result.status == "fail"]
+    if failed:
+        click.echo(f"error: {checkpoint or other}: failed {'; '.join(failed)}", err=True)
+    return FAILED if failed else 0
+
+
+def _load(source: str, device: str, dtype: str | None) -> tuple[dict, tuple[str, ...], float]:
+    from ..calculator import NFFLrCalculator
+
+    loaded = {d: NFFLrCalculator.load(source, device=device, dtype=d) for d in ([dtype] if dtype else DTYPES)}
+    model = next(iter(loaded.values())).model
+    return loaded, tuple(model.elements), float(model.cutoff)
+
+
+def _construct(text: str):
+    """An ASE calculator from ``module:name`` or ``module:name:{"key": value}``.
+
+    Raises:
+        ConfigError: no such module or name, or the arguments do not suit.
+    """
+    module, name, keywords = (*text.split(":", 2), "", "")[:3]
+    if not (module and name):
+        raise ConfigError(f"--calculator: got {text!r}; expected module:Class, ase.calculators.emt:EMT")
+    try:
+        make = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"--calculator: {text}: {error}; check the name and PYTHONPATH") from error
+    try:
+        arguments = json.loads(keywords or "{}")
+        calculator = make(**arguments)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f'--calculator: {keywords}: not JSON ({error}); expected {{"key": 1}}') from error
+    except TypeError as error:
+        raise ConfigError(f"--calculator: {text}: {error}; check the arguments") from error
+    if not hasattr(calculator, "get_property"):
+        raise ConfigError(
+            f"--calculator: {text}: gives a {type(calculator).__name__}; expected an ASE calculator"
+        )
+    return calculator
+
+
+def _elements(chosen, known, atoms) -> list[str]:
+    """Those that were chosen, else those of the structures, else all that are covered."""
+    present = sorted({symbol for one in atoms for symbol in one.symbols})
+    elements = list(dict.fromkeys(chosen)) or present or list(known)
+    from ase.data import chemical_symbols
+
+    for symbol in elements:
+        if symbol not in chemical_symbols[1:]:
+            raise ConfigError(f"--elements: {symbol!r} is no element; expected a symbol such as Si")
+        if known and symbol not in known:
+            raise ConfigError(f"--elements: {symbol} is not covered; the model has {', '.join(known)}")
+    return elements
+
+
+def _read(arguments) -> list:
+    from ..data.readers import read_structure
+    from .structures import find_structures
+
+    return [read_structure(path) for path in find_structures(arguments)]
+
+
+def _name(source: str) -> str:
+    """``mlearn-si``, the name of a run folder, of a checkpoint file, or of a class in small letters."""
+    if re.fullmatch(r"[\w.]+:\w+(:.*)?", source, flags=re.DOTALL):
+        return source.split(":")[1].lower()
+    path = Path(source)
+    name = stem(path.absolute()) if path.suffix == ".safetensors" else path.absolute().name
+    return path.absolute().parent.name if name == "model" else name
+
+
+def _describe(calculators: dict) -> dict:
+    first = next(iter(calculators.values()))
+    known = first.todict() if hasattr(first, "model") else {}
+    kind = f"{type(first).__module__}.{type(first).__qualname__}"
+    return {"class": kind, "digest": known.get("digest"), "dtypes": list(calculators)}
+
+
+def _plain(row: dict) -> dict:
+    """JSON knows no NaN."""
+    value = row["value"]
+    return row | {"value": value if value is None or abs(value) < float("inf") else None}
+
+
+def _print(results, title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    view = Table(title=title, title_justify="left")
+    for header, justify in (("check", "left"), ("", "left"), ("value", "right"), ("limit", "right")):
+        view.add_column(header, justify=justify, no_wrap=True)
+    view.add_column("unit", no_wrap=True)
+    view.add_column("", style="dim")
+    for result in results:
+        value = "–" if result.value is None else f"{result.value:.2g}"
+        bound = "≥" if result.at_least else "≤"
+        limit = "" if result.limit is None else f"{bound} {result.limit:g}"
+        shown = f"[{COLOURS[result.status]}]{result.status}[/]"
+        view.add_row(result.name, shown, value, limit, result.unit, result.message)
+    Console(width=None if Console().is_terminal else 140).print(view)

@@ -1,0 +1,16 @@
+"""Checks of a calculator that need no reference: derivatives, symmetries, cutoff, dimers, drift, precision.
+
+Works with any ASE calculator::
+
+    from ase.calculators.emt import EMT
+    from nfflr.validation.check import check, make_samples
+
+    report = check({"float64": EMT()}, make_samples(["Cu"]))
+    print(report.passed, [result for result in report.results if result.status == "fail"])
+"""
+
+from .result import LIMITS, CheckResult, Limits
+from .samples import Samples, make_samples
+from .suite import CheckReport, check
+
+__all__ = ["LIMITS", "CheckReport", "CheckResult", "Limits", "Samples", "check", "make_samples"]

@@ -1,0 +1,93 @@
+"""Energies that grow with size as they must: supercells, tiny cells, free atoms, resolution of totals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ase
+import numpy as np
+from ase.calculators.calculator import Calculator
+
+from ...workflows.batch import evaluate
+from .derivatives import energies
+from .result import CheckResult, Limits, measured, skipped
+from .samples import open_box
+
+MOST = 2000  # atoms in a supercell
+
+
+def check_supercells(calculator: Calculator, structures: Sequence[ase.Atoms], limits: Limits) -> CheckResult:
+    """Energy per atom and forces of 2 x 2 x 2 and 3 x 1 x 1 supercells against those of the cell."""
+    pairs = [(atoms, repeat) for atoms in structures for repeat in ((2, 2, 2), (3, 1, 1))]
+    return _tiled("supercells 2x2x2, 3x1x1", calculator, pairs, limits)
+
+
+def check_small_cell(calculator: Calculator, small: ase.Atoms, reach: float, limits: Limits) -> CheckResult:
+    """The smallest cell against a supercell that is wider than twice the cutoff, where no image is missed."""
+    name = "neighbour images, small cell"
+    if not small.pbc.any():
+        return skipped(name, "no periodic structure")
+    heights = small.get_volume() / np.linalg.norm(
+        np.cross(np.roll(small.cell, -1, axis=0), np.roll(small.cell, -2, axis=0)), axis=1
+    )
+    repeat = np.ceil(2.1 * reach / heights).astype(int)
+    while len(small) * np.where(small.pbc, repeat, 1).prod() > MOST and repeat.max() > 1:
+        repeat = np.maximum(repeat - 1, 1)
+    return _tiled(name, calculator, [(small, tuple(repeat))], limits)
+
+
+def check_isolated_atoms(
+    calculator: Calculator, elements: Sequence[str], reach: float, limits: Limits
+) -> CheckResult:
+    """Each element alone: a finite energy, no force."""
+    alone = [open_box([symbol], np.zeros((1, 3)), 2 * reach) for symbol in elements]
+    results = evaluate(calculator, alone, ("energy", "forces"))
+    value = max(np.abs(result["forces"]).max() for result in results)
+    told = ", ".join(f"{s} {r['energy']:.4f} eV" for s, r in zip(elements, results, strict=True))
+    return measured("isolated atoms", value, "eV/Å", limits.isolated_force, told)
+
+
+def check_resolution(calculator: Calculator, large: ase.Atoms, limits: Limits, label: str) -> CheckResult:
+    """Noise of the total energy as all atoms of a large cell move by some 0.005 Å along a line.
+
+    What is left after a polynomial of sixth degree is rounding. Totals added up in float32 show here, even
+    where each atomic energy is good enough.
+    """
+    path = np.linspace(-1, 1, 13)
+    direction = 0.003 * np.random.default_rng(8).normal(size=(len(large), 3))  # Å
+    moved = []
+    for s in path:
+        atoms = large.copy()
+        atoms.positions += s * direction
+        moved.append(atoms)
+    total = energies(calculator, moved)
+    change = total - total[0]
+    rest = change - np.polynomial.Polynomial.fit(path, change, 6)(path)
+    value = float(np.sqrt(np.mean(rest**2)))
+    message = f"total {total[0]:.6g} eV of {len(large)} atoms"
+    if not value <= limits.resolution:
+        message += "; energies jump, or are rounded: reference energies added in float32?"
+    return measured(f"energy resolution, {label}", value, "eV", limits.resolution, message)
+
+
+def _tiled(
+    name: str, calculator: Calculator, pairs: Sequence[tuple[ase.Atoms, tuple]], limits: Limits
+) -> CheckResult:
+    worst = {"energy": 0.0, "forces": 0.0}
+    pairs = [(atoms, tuple(np.where(atoms.pbc, r, 1).tolist())) for atoms, r in pairs if atoms.pbc.any()]
+    pairs = [(atoms, r) for atoms, r in pairs if len(atoms) * np.prod(r) <= MOST]
+    if not pairs:
+        return skipped(name, f"no periodic structure that stays below {MOST} atoms")
+    for atoms, repeat in pairs:
+        copies = int(np.prod(repeat))
+        one, many = (
+            evaluate(calculator, [a], ("energy", "forces"))[0] for a in (atoms, atoms.repeat(repeat))
+        )
+        energy = abs(many["energy"] / copies - one["energy"]) / len(atoms)
+        forces = np.abs(many["forces"] - np.tile(one["forces"], (copies, 1))).max()
+        worst = {"energy": max(worst["energy"], energy), "forces": max(worst["forces"], forces)}
+    largest = max(worst, key=worst.get)
+    atoms, repeat = max(pairs, key=lambda pair: len(pair[0]) * np.prod(pair[1]))
+    message = f"up to {len(atoms)} x {np.prod(repeat)} atoms"
+    unit = {"energy": "eV/atom", "forces": "eV/Å"}[largest]
+    return measured(name, worst[largest], unit, limits.extensivity, message)
