@@ -5,8 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from ..train.objective import Column
+    from ..validation.suite import Report
 
 from .launch import launch
 from .progress import training_bar
@@ -52,7 +57,7 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
     """What each process does; only the first one speaks."""
     from ..train.config import load_config
     from ..train.distributed import is_first
-    from ..train.run import make_objective
+    from ..train.run import make_objective, selectors
     from ..train.trainer import train
 
     settings = load_config(config, overrides)
@@ -62,14 +67,22 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
         f"{sizes['train']} training, {sizes['val']} validation structures; "
         f"{sum(p.numel() for p in settings.model.parameters())} parameters; output in {settings.output_dir}"
     )
-    columns = make_objective(settings).columns
+    columns, wanted = make_objective(settings).columns, selectors(settings.select_by)
     with training_bar("train", settings.progress and is_first()) as update:
+        now, latest = {"step": 0, "total": None}, ""  # the step; the metrics that select
 
-        def on_step(now: dict) -> None:
-            update(now["step"], now["total"], f"loss {now['loss']:.4g}")
+        def on_step(step: dict) -> None:
+            now.update(step)
+            update(now["step"], now["total"], f"loss {now['loss']:.4g}{latest}")
+
+        def on_task(name: str) -> None:
+            update(now["step"], now["total"], f"task {name}{latest}")
 
         def on_validation(row: dict[str, float]) -> None:
+            nonlocal latest
             say(line(row, columns))
+            if wanted.keys() <= row.keys():
+                latest = "".join(f"  {name.removeprefix('val/')} {row[name]:.4g}" for name in wanted)
 
         path = train(
             settings,
@@ -78,12 +91,14 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
             command=command,
             on_step=on_step,
             on_validation=on_validation,
+            on_task=on_task,
+            on_report=lambda report: say(tasks_lines(report)),
         )
     say(f"wrote {path}")
     return 0
 
 
-def line(row: dict[str, float], columns: Sequence) -> str:
+def line(row: dict[str, float], columns: Sequence[Column]) -> str:
     """One line per validation, in the units of the tables people publish."""
     told = {
         c.title.removesuffix(" MAE"): (row[f"val/{c.key}"] * c.factor, c.unit) for c in columns if c.panel
@@ -91,3 +106,14 @@ def line(row: dict[str, float], columns: Sequence) -> str:
     numbers = [f"{title} {value:.4g} {unit}".rstrip() for title, (value, unit) in told.items()]
     start = f"epoch {row['epoch']:4d}  loss {row['train/loss']:9.4g}  val {row['val/loss']:9.4g}"
     return "  ".join([start, *numbers])
+
+
+def tasks_lines(report: Report) -> str:
+    """One line per validation task: its scores, or why there are none."""
+    lines = []
+    for outcome in report.outcomes:
+        told = [f"{name} {outcome.scores[name]:.4g} {unit}".rstrip() for name, unit in outcome.units.items()]
+        if outcome.status != "scored":
+            told = [f"{outcome.status}: {outcome.message}"]
+        lines.append("  ".join([f"  task {outcome.task.name:12}", *told]))
+    return "\n".join(lines)

@@ -11,17 +11,28 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from py_config_runner import ConfigObject
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from torch import nn
 
 from ..data.dataset import AtomsDataset
 from ..errors import ConfigError, NFFLrError
 from ..models.base import Potential
 from ..nn.losses import KEYS
+from ..validation.tasks import Task
+from .physics import read_tasks
 
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -83,7 +94,9 @@ class TrainingConfig(BaseModel):
     select_by: str | dict[str, float] = Field(
         "val/loss", description="metric whose best value chooses the checkpoint, or weights of several"
     )
-    tasks: tuple[Any, ...] = Field((), description="validation tasks, or folders of suites")
+    tasks: Annotated[tuple[InstanceOf[Task], ...], BeforeValidator(read_tasks)] = Field(
+        (), description="validation tasks, suites, or folders of suites"
+    )
     tasks_every: int = Field(20, ge=1, description="epochs between rounds of tasks")
     tasks_minutes: float = Field(0.0, ge=0, description="wall time after which a round is due too; 0: never")
     tasks_budget: float = Field(60.0, gt=0, description="seconds that a round of tasks may take")
@@ -143,7 +156,9 @@ class TrainingConfig(BaseModel):
         """Settings as JSON, without model, data and where the output goes; a resume compares these."""
         skip = {"dataset", "model", "output_dir", "criterion", "progress", "num_workers", "notes"}
         skip |= {"device", "tensorboard", "init_from", "tasks", "tasks_budget"}
-        return {**self.model_dump(mode="json", exclude=skip), "criterion": repr(self.criterion)}
+        tasks = {task.name: task.described() for task in self.tasks}
+        settings = self.model_dump(mode="json", exclude=skip)
+        return {**settings, "criterion": repr(self.criterion), "tasks": tasks}
 
     def described_model(self) -> dict:
         """Architecture, hyper-parameters and dtype as JSON."""

@@ -20,15 +20,16 @@ from .properties import MISSING_CLASS, PropertyPredictions
 
 
 def write_metrics(out: Path, history: list[dict[str, float]]) -> None:
-    """Write ``metrics.csv``: energies in eV/atom, forces in eV/Å, stresses in eV/Å³."""
+    """Write ``metrics.csv``: energies in eV/atom, forces in eV/Å, stresses in eV/Å³, in full precision.
+
+    A cell is empty where a validation did not measure a quantity.
+    """
     text = io.StringIO()
     first = ["epoch", "step"]
     names = [*first, *sorted({name for row in history for name in row} - set(first))]
     writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(
-        {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in history
-    )
+    writer.writerows(history)
     write_atomically(out / "metrics.csv", text.getvalue().encode())
 
 

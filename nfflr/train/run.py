@@ -50,11 +50,12 @@ class Run:
         self.objective = make_objective(config)
         self._check_labels()
         self.physics = Physics(config.tasks, config.tasks_every, config.tasks_minutes, config.tasks_budget)
+        if config.tasks and not config.dataset.is_force_field:
+            raise ConfigError("tasks: need forces, but the model predicts properties; leave them out")
         for name in selectors(config.select_by):
-            if name not in self.metrics and not self._of_a_task(name):
-                known = [*self.metrics, *(f"val/{task.name}/…" for task in self.physics.tasks)]
+            if name not in self.metrics:
                 hint = did_you_mean(name, self.metrics)
-                raise ConfigError(f"select_by: no metric {name!r}; expected one of {known}{hint}")
+                raise ConfigError(f"select_by: no metric {name!r}; expected one of {self.metrics}{hint}")
         self.batches = ShuffledBatches(config.dataset.split["train"], config.batch_size, config.random_seed)
         zeros = torch.zeros(len(self.objective.keys), dtype=torch.float64, device=config.model.device)
         self.log_variances = torch.nn.Parameter(zeros)  # (K,)
@@ -76,10 +77,8 @@ class Run:
     @property
     def metrics(self) -> list[str]:
         """Names that ``select_by`` may have."""
-        return ["train/loss", "val/loss", *(f"val/{column.key}" for column in self.objective.columns)]
-
-    def _of_a_task(self, metric: str) -> bool:
-        return any(metric.startswith(f"val/{task.name}/") for task in self.physics.tasks)
+        errors = [f"val/{column.key}" for column in self.objective.columns]
+        return ["train/loss", "val/loss", *errors, *self.physics.metrics]
 
     @property
     def total_steps(self) -> int:
@@ -150,17 +149,14 @@ class Run:
             f"{ids}: {what} is not finite at step {self.step}; check these structures or lower learning_rate"
         )
 
-    def validate(self, train_loss: float, tasks: bool = False) -> dict[str, float]:
-        """Errors of the averaged weights on the validation split, as a row of the history.
-
-        With ``tasks`` the scores of the validation tasks too.
-        """
+    def validate(self, train_loss: float) -> dict[str, float]:
+        """Errors of the averaged weights on the validation split, as a row of the history."""
         dataset = self.config.dataset
         pairs = predict_shared(self.objective, self.ema.module, dataset, dataset.split["val"])
         row = {"epoch": self.epoch, "step": self.step, "train/loss": train_loss}
         row["val/loss"] = self.objective.loss(pairs)
         row |= {f"val/{name}": value for name, value in pairs.errors().items()}
-        return row | self.physics.measure(self.ema.module) if tasks else row
+        return row
 
     def collect(self) -> None:
         """At the end of an epoch: add the weights to the Gaussian around the average, once it has begun."""

@@ -12,14 +12,16 @@ import torch
 from ignite.engine import Engine, Events
 
 from ..checkpoint import FILE, find_members, save_checkpoint
-from ..errors import ConfigError
+from ..errors import ConfigError, NumericsError
 from ..files import claim_folder, write_figure
+from ..validation.suite import Report
 from .batches import make_loader
 from .config import TrainingConfig
 from .distributed import is_first
 from .events import Log, event_log
 from .initialise import prepared
 from .objective import higher_is_better
+from .physics import metrics_of
 from .record import RunRecord
 from .report import learning_curve, write_metrics
 from .run import Run, quiet_engine, selectors
@@ -38,17 +40,20 @@ def train(
     command: str | None = None,
     on_step: Listener | None = None,
     on_validation: Listener | None = None,
+    on_task: Callable[[str], None] = lambda name: None,
+    on_report: Callable[[Report], None] = lambda report: None,
 ) -> Path:
     """Train ``config.model`` and return the checkpoint that did best on the validation split.
 
     Written to ``config.output_dir``: ``model.safetensors`` (averaged weights), ``metrics.csv``,
     ``learning-curve.png``, ``run.json`` (settings, data, ``command``, versions), ``state/`` for a resume and,
     if asked for, posterior samples in ``swag/`` and event files in ``tensorboard/``. In a data-parallel run
-    every rank calls this; the first one writes.
+    every rank calls this; the first one writes. ``on_step`` is told each step, ``on_validation`` each row of
+    the metrics, ``on_task`` the name of each validation task before it runs, ``on_report`` their outcomes.
 
     Raises:
         ConfigError: the output exists, or a resume does not fit it.
-        NumericsError: the loss is not finite.
+        NumericsError: the loss is not finite, or no round of tasks had the scores to select by.
         ResourceError: the output cannot be written.
     """
     out = Path(config.output_dir)
@@ -64,7 +69,7 @@ def train(
     record = RunRecord(out, run.config, command, resume) if is_first() else None
     unfinished = run.epoch < config.epochs and not (config.patience and run.stale >= config.patience)
     with event_log(out / EVENTS, config.tensorboard and is_first(), run.step) as log:
-        engine = make_engine(run, out, log, on_step, on_validation)
+        engine = make_engine(run, out, log, on_step, on_validation, on_task, on_report)
         if unfinished:
             engine.load_state_dict(
                 {"epoch": run.epoch, "max_epochs": config.epochs, "epoch_length": len(run.batches)}
@@ -76,6 +81,11 @@ def train(
         record.finish()
         write_swag(run, out / SWAG)
     idist.barrier()
+    if math.isinf(run.best):
+        raise NumericsError(
+            f"{out / FILE}: holds the last weights, as {', '.join(selectors(config.select_by))} was never "
+            "measured: every round of tasks failed or was skipped; see metrics.csv, or raise tasks_budget"
+        )
     return out / FILE
 
 
@@ -87,7 +97,13 @@ def clear_overwritten(out: Path) -> None:
 
 
 def make_engine(
-    run: Run, out: Path, log: Log, on_step: Listener | None, on_validation: Listener | None
+    run: Run,
+    out: Path,
+    log: Log,
+    on_step: Listener | None,
+    on_validation: Listener | None,
+    on_task: Callable[[str], None],
+    on_report: Callable[[Report], None],
 ) -> Engine:
     """The engine that steps, and after epochs validates, selects, saves and tells."""
     config, engine = run.config, quiet_engine(run.train_step)
@@ -113,7 +129,10 @@ def make_engine(
         tasks = run.physics.due(run.epoch, config.epochs)
         if run.epoch % config.validate_every and run.epoch != config.epochs and not tasks:
             return
-        row = run.validate(float(np.mean(losses)), tasks)
+        row = run.validate(float(np.mean(losses)))
+        if tasks:
+            report = run.physics.measure(run.ema.module, on_task)
+            row |= metrics_of(report)
         losses.clear()
         improved = select(run, row)
         if is_first():
@@ -121,6 +140,8 @@ def make_engine(
         log(row, run.step)
         if on_validation:
             on_validation(row)
+        if tasks:
+            on_report(report)
         if config.patience and run.stale >= config.patience:
             engine.terminate()
 
@@ -143,33 +164,34 @@ def claim(out: Path, resume: bool, overwrite: bool) -> None:
 
 
 def select(run: Run, row: dict[str, float]) -> bool:
-    """Append a validation to the history; whether it is the best so far.
+    """Append a validation to the history; whether its weights are those to keep.
 
-    A validation that did not measure a metric of ``select_by`` (tasks have a cadence of their own) is none; a
-    task that failed is the worst there is.
+    A validation without a metric of ``select_by`` does not count: tasks have a cadence of their own, and may
+    be skipped. A task that failed is the worst there is. Until one has a finite value the latest are kept.
 
     Raises:
-        ConfigError: an error on the validation split is not a number, or a task has no such score.
+        ConfigError: an error on the validation split is not a number.
     """
     run.history.append(row)
     wanted = selectors(run.config.select_by)
-    if any(name not in row for name in wanted):
-        missing = [name for name in wanted if name not in row and name.rpartition("/")[0] + "/failed" in row]
-        if missing:
-            known = sorted(name for name in row if name.startswith(missing[0].rpartition("/")[0]))
-            raise ConfigError(f"select_by: no score {missing[0]!r}; that task has {known}")
-        return False
-    value = 0.0
-    for name, weight in wanted.items():
-        if math.isnan(row[name]) and name in run.metrics:
-            raise ConfigError(
-                f"select_by: {name} is not a number (no labels, or diverged); choose another metric"
-            )
-        worst = math.inf if math.isnan(row[name]) else row[name]
-        value += weight * (-worst if higher_is_better(name) else worst)
-    improved = value < run.best
-    run.best, run.stale = (value, 0) if improved else (run.best, run.stale + 1)
-    return improved
+    if all(name in row for name in wanted):
+        value = sum(weight * _cost(run, row, name) for name, weight in wanted.items())
+        run.stale += 1
+        if value < run.best:
+            run.best, run.stale = value, 0
+            return True
+    return math.isinf(run.best)
+
+
+def _cost(run: Run, row: dict[str, float], name: str) -> float:
+    """A metric such that less is better."""
+    if math.isnan(row[name]):
+        if name in run.physics.metrics:
+            return math.inf
+        raise ConfigError(
+            f"select_by: {name} is not a number (no labels, or diverged); choose another metric"
+        )
+    return -row[name] if higher_is_better(name) else row[name]
 
 
 def keep(run: Run, row: dict[str, float], out: Path, improved: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -10,6 +12,7 @@ from typing import Literal
 
 import ase
 from ase.calculators.calculator import Calculator
+from ase.io.jsonio import MyEncoder
 
 from ..errors import ConfigError, NFFLrError, NumericsError, did_you_mean
 from ..workflows.base import Progress, Result, Settings, silent
@@ -69,6 +72,20 @@ class Task:
     def scores(self) -> dict[str, Score]:
         """The scores of every outcome of this task, by name: known before it runs."""
         return {n: s for n, s in self._possible().items() if not self.chosen or n in self.chosen}
+
+    def described(self) -> dict:
+        """JSON of what the numbers depend on besides the calculator: equal for equal tasks."""
+        inputs = {
+            "structures": [atoms.todict() for atoms in self.structures],
+            "reference": None if self.reference is None else vars(self.reference),
+        }
+        text = json.dumps(inputs, cls=MyEncoder, sort_keys=True)
+        return {
+            "workflow": self.workflow.name,
+            "settings": self.settings.model_dump(mode="json"),
+            "scores": list(self.scores),
+            "inputs": hashlib.sha256(text.encode()).hexdigest(),
+        }
 
     def run(self, calculator: Calculator, progress: Progress = silent) -> Outcome:
         """Measure a calculator. What fails, fails as a result: nothing but lack of resources is raised.

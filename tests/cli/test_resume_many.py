@@ -73,7 +73,7 @@ def command(tmp_path, monkeypatch):
     module = ModuleType("nfflr.workflows.long_work", "Work that takes long.")
     module.long_work = long_work
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(sys.modules["nfflr.cli.main"], "_workflow_names", lambda: {"long_work"})
+    monkeypatch.setattr(sys.modules["nfflr.cli.main"], "workflow_names", lambda: ["long_work"])
     computed.clear()
     path = tmp_path / FILE
     save_checkpoint(path, MomentNetwork(MomentConfig(elements=("Si",), channels=4, hidden=4)))
