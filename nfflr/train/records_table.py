@@ -55,8 +55,21 @@ def _rows(record: dict) -> list[dict]:
             if isinstance(found, dict) and all(isinstance(v, dict) for v in found.values()):
                 found = [{"name": key, **value} for key, value in found.items()]
             if found and isinstance(found, list) and all(isinstance(row, dict) for row in found):
-                return found
+                return [line for row in found for line in _by_score(row)]
     return []
+
+
+def _by_score(row: dict) -> list[dict]:
+    """A validation task as one row for each of its scores; any other row as it is."""
+    scores = row.get("scores")
+    if not isinstance(scores, dict):
+        return [row]
+    limits, units = (row.get(name) or {} for name in ("limits", "units"))
+    first = {"name": row.get("name"), "status": row.get("status")}
+    return [
+        {**first, "score": name, "value": value, "limit": limits.get(name), "unit": units.get(name)}
+        for name, value in scores.items()
+    ]
 
 
 def _flat(row: dict, prefix: str = "") -> dict[str, object]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..checkpoint import FILE, load_checkpoint
 from ..errors import ConfigError
 from .force_field import COLUMNS
@@ -20,6 +22,7 @@ from .report import learning_curve
 from .rundata import RunData, predicted, run_data, summary
 
 METRICS = "metrics.csv"
+COVERAGE = "val/tasks/coverage"
 CITATION = "NFFLr: neural force fields, MIT licence. Cite the architecture's paper and the data's."
 
 
@@ -146,14 +149,27 @@ def _tasks(run: RunFolder) -> list[Piece]:
         return [Text("No validation task ran during this training.", muted=True)]
     figures, rows = [], []
     for name in known:
-        label = name.removeprefix("val/")
+        task, _, score = name.removeprefix("val/").rpartition("/")
+        if score == "failed" or task == "tasks":
+            continue
         history = [row for row in run.history if math.isfinite(row[name])]
-        title = label.replace("$", r"\$")
-        curve = panels(learning_curve(history, [Column(label, title)]))[1]
-        figures.append(Image(curve, f"{label} against epoch"))
         values = [row[name] for row in history]
-        rows.append([label, values[0], min(values), max(values), values[-1]])
-    return [Images(figures), Grid(["task/field", "first", "lowest", "highest", "last"], rows)]
+        if min(values) < max(values):
+            title = f"{task}/{score}".replace("$", r"\$")
+            curve = panels(learning_curve(history, [Column(f"{task}/{score}", title)]))[1]
+            figures.append(Image(curve, f"{task}/{score} against epoch"))
+        failures = sum(row.get(f"val/{task}/failed") == 1 for row in run.history)
+        rows.append([f"{task}/{score}", values[0], min(values), max(values), values[-1], failures])
+    header = ["task/score", "first", "lowest", "highest", "last", "rounds failed"]
+    return [*_coverage(run), Images(figures), Grid(header, rows)]
+
+
+def _coverage(run: RunFolder) -> list[Piece]:
+    rounds = [row[COVERAGE] for row in run.history if math.isfinite(row.get(COVERAGE, math.nan))]
+    if not rounds:
+        return []
+    told = f"{len(rounds)} rounds; {np.mean(rounds):.0%} of the tasks were scored, not failed or skipped."
+    return [Text(f"{told} Scores are errors: zero is perfect. What did not change has no curve.")]
 
 
 def _known(history: list[dict[str, float]], key: str) -> bool:

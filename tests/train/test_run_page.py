@@ -155,14 +155,23 @@ def test_pieces_escape_what_they_are_given():
 def test_task_scores_over_epochs_have_curves_where_they_were_measured(folder):
     with open(folder / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
-    for row, value in zip(rows, ("", "0.25"), strict=True):
-        row["val/phonons/frequency_mae"] = value
+    scores = {
+        "phonons/frequency_mae": ("0.5", "0.25"),
+        "hot/lost_fraction": ("", "0"),
+        "hot/failed": ("1", "0"),
+    }
+    for name, values in {**scores, "tasks/coverage": ("0.5", "1")}.items():
+        for row, value in zip(rows, values, strict=True):
+            row[f"val/{name}"] = value
     with open(folder / "metrics.csv", "w") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
     tasks = section(run_page(folder), "tasks")
-    assert tasks.count("<img") == 1 and "phonons/frequency_mae" in tasks and "0.25" in tasks
+    assert tasks.count("<img") == 1 and "phonons/frequency_mae against epoch" in tasks and "0.25" in tasks
+    assert "2 rounds; 75% of the tasks were scored" in tasks and "hot/failed" not in tasks
+    failed = [re.findall(r">([^<>]+)</td>", row)[-1] for row in tasks.split("<tr>") if "</td>" in row]
+    assert failed == ["0", "1"]  # of phonons and hot
 
 
 def test_results_of_check_and_validate_become_tables(folder, tmp_path):
@@ -174,6 +183,20 @@ def test_results_of_check_and_validate_become_tables(folder, tmp_path):
     check, validation = section(text, "check"), section(text, "validation")
     assert ">pass<" in check and ">fail<" in check and ">3e-09<" in check
     assert "metrics/mae" in validation and ">0.5<" in validation and "phonons" in validation
+
+
+def test_a_validation_has_a_row_for_each_score_with_its_limit_and_unit(folder):
+    task = {"status": "scored", "scores": {"mae": 0.25, "max": None}, "limits": {"mae": 0.5}}
+    record = {"tasks": {"phonons": {**task, "units": {"mae": "THz"}, "settings": {"mesh": 8}}}}
+    (folder / "m-validate.json").write_text(json.dumps(record))
+    table = section(run_page(folder), "validation")
+    rows = [re.findall(r">([^<>]*)</td>", row) for row in table.split("<tr>") if "</td>" in row]
+    assert rows[0] == ["phonons", "scored", "mae", "0.25", "0.5", "THz"] and rows[1][:3] == [
+        "phonons",
+        "scored",
+        "max",
+    ]
+    assert "mesh" not in table
 
 
 def test_data_that_moved_are_found_by_their_digest_and_changed_data_are_not_used(folder, tmp_path):
