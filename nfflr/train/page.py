@@ -247,8 +247,8 @@ def _is_number(value: object) -> bool:
 
 
 def _cell(tag: str, value: object, numeric: bool) -> str:
-    if isinstance(value, bool):
-        word = "pass" if value else "fail"
+    word = ("pass" if value else "fail") if isinstance(value, bool) else value
+    if tag == "td" and word in ("pass", "fail"):
         return f'<{tag}><span class="{word}">{word}</span></{tag}>'
     text = number(value)
     kinds = [name for name, has in (("number", numeric), ("short", len(text) <= SHORT)) if has]

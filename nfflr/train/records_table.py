@@ -55,20 +55,27 @@ def _rows(record: dict) -> list[dict]:
             if isinstance(found, dict) and all(isinstance(v, dict) for v in found.values()):
                 found = [{"name": key, **value} for key, value in found.items()]
             if found and isinstance(found, list) and all(isinstance(row, dict) for row in found):
-                return [line for row in found for line in _by_score(row)]
+                return [line for row in found for line in _lines(row)]
     return []
 
 
+def _lines(row: dict) -> list[dict]:
+    """What is told of a result: of a check its verdict and limit, of a task each score, else all of it."""
+    if isinstance(row.get("scores"), dict):
+        return _by_score(row)
+    if {"status", "at_least", "limit"} <= row.keys():
+        limit = None if row["limit"] is None else f"{'≥' if row['at_least'] else '≤'} {row['limit']:g}"
+        told = {name: row.get(name) for name in ("name", "status", "value")}
+        return [{**told, "limit": limit, "unit": row.get("unit"), "message": row.get("message")}]
+    return [row]
+
+
 def _by_score(row: dict) -> list[dict]:
-    """A validation task as one row for each of its scores; any other row as it is."""
-    scores = row.get("scores")
-    if not isinstance(scores, dict):
-        return [row]
     limits, units = (row.get(name) or {} for name in ("limits", "units"))
     first = {"name": row.get("name"), "status": row.get("status")}
     return [
         {**first, "score": name, "value": value, "limit": limits.get(name), "unit": units.get(name)}
-        for name, value in scores.items()
+        for name, value in row["scores"].items()
     ]
 
 

@@ -185,6 +185,22 @@ def test_results_of_check_and_validate_become_tables(folder, tmp_path):
     assert "metrics/mae" in validation and ">0.5<" in validation and "phonons" in validation
 
 
+def test_a_check_has_its_verdict_and_its_limit_with_the_side_it_is_on(folder):
+    wall = {"name": "wall", "status": "pass", "passed": True, "value": 9.0, "limit": 3.0, "at_least": True}
+    drift = {
+        "name": "drift",
+        "status": "fail",
+        "passed": False,
+        "value": 2.0,
+        "limit": 1.0,
+        "at_least": False,
+    }
+    (folder / "m-check.json").write_text(json.dumps({"checks": [wall, drift]}))
+    table = section(run_page(folder), "check")
+    assert ">≥ 3<" in table and ">≤ 1<" in table and "at_least" not in table
+    assert table.count('class="pass"') == 1 and table.count('class="fail"') == 1
+
+
 def test_a_validation_has_a_row_for_each_score_with_its_limit_and_unit(folder):
     task = {"status": "scored", "scores": {"mae": 0.25, "max": None}, "limits": {"mae": 0.5}}
     record = {"tasks": {"phonons": {**task, "units": {"mae": "THz"}, "settings": {"mesh": 8}}}}
