@@ -146,7 +146,8 @@ def _check_names(path: Path, record: dict, workflow: Workflow, elsewhere: dict[s
     if not isinstance(units, dict):
         raise ConfigError(f"{path}: units is of the wrong type; expected a unit for each field")
     for name, unit in units.items():
-        expected = unit_of(workflow.result.model_fields[name]) if name in workflow.result.model_fields else None
+        field = workflow.result.model_fields.get(name)
+        expected = None if field is None else unit_of(field)
         if unit != expected:
             raise ConfigError(
                 f"{path}: {name} is in {unit}; expected {expected or 'no unit'}: convert the numbers"
