@@ -156,7 +156,8 @@ def _place(content: dict):
 
 def _reason(error: ValidationError, place) -> str:
     """The first error as one line, with the nearest match for a name that is not known."""
-    first = error.errors()[0]
+    # A misspelt name is often missing elsewhere; the nearest match says more.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     where, names = place(first["loc"])
     if first["type"] == "extra_forbidden":
         hint = did_you_mean(str(first["loc"][-1]), names) or f"; expected one of {', '.join(names)}"
