@@ -2,7 +2,9 @@
 
 import json
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from ase.build import bulk
@@ -60,7 +62,11 @@ def test_files_hold_exactly_what_python_gives(folder, tmp_path, capsys):
     assert record["tasks"]["curve"]["units"] == {"bulk_modulus_error": "GPa"}
     assert record["checkpoint"]["digest"] and record["command"].startswith("nff validate mlearn-si")
     with Image.open(out / "mlearn-si-validate.png") as image:
-        assert image.format == "PNG" and image.width > 800 and len(set(image.convert("L").getdata())) > 50
+        assert (
+            image.format == "PNG"
+            and image.width > 800
+            and len(np.unique(np.asarray(image.convert("L")))) > 50
+        )
 
 
 def test_one_task_can_be_run_alone(folder, tmp_path):
@@ -132,12 +138,19 @@ def test_what_is_wrong_is_one_line_and_leaves_no_file(folder, tmp_path, capsys):
     assert code == 2 and "has no task 'latice'; did you mean 'lattice'?" in error
     code, error = fails(capsys, "mlearn-si", tmp_path, "-o", out)
     assert code == 2 and "has no suite.yaml" in error
-    code, error = fails(capsys, "mlearn-si-alignn", "-o", out)
-    assert code == 2 and "brings no suite; give the folder of one (bundled: mlearn-si)" in error
     (folder / "si.vasp").unlink()
     code, error = fails(capsys, "mlearn-si", folder, "-o", out)
     assert code == 3 and "suite.yaml: task lattice: " in error and "si.vasp: no such file" in error
     assert not out.exists()
+
+
+def test_a_bundled_calculator_brings_its_suite(tmp_path, capsys, monkeypatch):
+    folders = {p.name: p for p in (Path(__file__).parents[2] / "calculators").iterdir()}
+    monkeypatch.setattr("nfflr.checkpoint.bundled_calculators", lambda: folders)
+    assert nff("validate", "mlearn-si", "--task", "lattice", "-o", tmp_path) == 0
+    assert "length_mae" in capsys.readouterr().out
+    code, error = fails(capsys, "mlearn-si-alignn", "-o", tmp_path)
+    assert code == 2 and "brings no suite; give the folder of one (bundled: mlearn-si)" in error
 
 
 def test_results_are_not_replaced_unasked(folder, tmp_path, capsys):
