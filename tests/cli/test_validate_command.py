@@ -80,7 +80,7 @@ def test_a_limit_that_is_exceeded_is_exit_code_5_and_leaves_the_files(folder, tm
     write(folder, [{**lattice, "limits": {"volume_error": 1e-6}}, curve])
     assert nff("validate", "mlearn-si", folder, "-o", tmp_path) == 5
     shown = capsys.readouterr().out
-    assert "too far" in shown and "1 of 1 limits exceeded" in shown
+    assert "over" in shown and "1 of 1 limits exceeded" in shown
     record = json.loads((tmp_path / "mlearn-si-validate.json").read_text())
     assert record["tasks"]["lattice"]["exceeded"] == ["volume_error"] and record["passed"] is False
     assert (tmp_path / "mlearn-si-validate.png").exists()
