@@ -11,14 +11,17 @@ from rich.table import Table
 from ..validation.suite import Report
 from ..validation.tasks import Outcome
 
-HEADERS = ("task", "", "score", "value", "limit", "unit", "seconds")
+HEADERS = ("task", "", "score", "value", "limit", "unit", "s")
 
 
 def print_report(report: Report, title: str) -> None:
     """One row for each score, failures with their message, and the coverage."""
     view = Table(title=title, title_justify="left")
+    longest = max(len(name) for outcome in report.outcomes for name in outcome.scores)
     for header in HEADERS:
-        view.add_column(header, justify="right" if header in ("value", "limit", "seconds") else "left")
+        justify = "right" if header in ("value", "limit", "s") else "left"
+        width = longest if header == "score" else None  # frequency_mae and frequency_max stay apart
+        view.add_column(header, justify=justify, min_width=width, overflow="fold")
     for outcome in report.outcomes:
         for row in _rows(outcome):
             view.add_row(*row)
@@ -56,4 +59,4 @@ def _rows(outcome: Outcome) -> Iterator[list[str]]:
 def _verdict(outcome: Outcome) -> str:
     if outcome.status != "scored":
         return f"[red]{outcome.status}[/red]"
-    return "[red]too far[/red]" if outcome.exceeded else "ok"
+    return "[red]over[/red]" if outcome.exceeded else "ok"

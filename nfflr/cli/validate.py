@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import ConfigError, did_you_mean
+from ..errors import ConfigError
 from ..files import claim_folder, write_figure, write_json
 from .output import provenance, refuse_existing
 
@@ -77,6 +77,6 @@ def _own_suite(checkpoint: str) -> Path:
 
     having = {n: f / "suite" for n, f in bundled_calculators().items() if (f / "suite" / FILE).is_file()}
     if checkpoint not in having:
-        hint = did_you_mean(checkpoint, having) or f"; bundled with one: {', '.join(having) or 'none'}"
-        raise ConfigError(f"{checkpoint}: brings no suite of its own; give the folder of one{hint}")
+        bundled = ", ".join(having) or "none"
+        raise ConfigError(f"{checkpoint}: brings no suite; give the folder of one (bundled: {bundled})")
     return having[checkpoint]

@@ -22,13 +22,14 @@ def draw(report: Report, title: str) -> matplotlib.figure.Figure:
     pictures = [(o, picture) for o in shown if (picture := _picture(o)) is not None]
     bars = sum(len(outcome.scores) for outcome in report.outcomes)
     rows = math.ceil(len(pictures) / COLUMNS)
-    heights = [0.9 + 0.3 * bars, *[3.6] * rows]
+    heights = [0.9 + 0.3 * bars, *[3.6 * rows] * bool(rows)]
     figure = matplotlib.figure.Figure(figsize=(10, sum(heights) + 0.4), layout="constrained")
     figure.suptitle(f"{title}: coverage {report.coverage:.0%}", fontsize="large")
-    grid = figure.add_gridspec(rows + 1, COLUMNS, height_ratios=heights)
-    _bars(figure.add_subplot(grid[0, :]), report)
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    _bars(parts[0].add_subplot(), report)
+    grid = parts[-1].add_gridspec(max(rows, 1), COLUMNS)
     for k, (outcome, picture) in enumerate(pictures):
-        axes = figure.add_subplot(grid[1 + k // COLUMNS, k % COLUMNS])
+        axes = parts[-1].add_subplot(grid[k // COLUMNS, k % COLUMNS])
         axes.imshow(picture, interpolation="antialiased")
         axes.axis("off")
         axes.set_title(f"{outcome.task.name}: {outcome.message}", fontsize="small", loc="left", wrap=True)
@@ -42,12 +43,13 @@ def _bars(axes, report: Report) -> None:
             y, limit, unit = len(labels), outcome.task.limits.get(name), outcome.units[name]
             labels.append(f"{outcome.task.name}  {name}")
             fraction = _fraction(value, limit)
-            text = f"{value:.3g} {unit}" if math.isfinite(value) else outcome.status
+            text = f"{value:.3g} {unit}".rstrip() if math.isfinite(value) else outcome.status
             text += "" if limit is None else f" (limit {limit:g})"
             colour = BAD if outcome.status != "scored" or name in outcome.exceeded else GOOD
             axes.barh(y, fraction, color=colour, height=0.65)
-            axes.text(fraction + 0.02, y, text, va="center", fontsize="small")
-    axes.axvline(1, color="black", lw=0.8)
+            paper = {"color": "white", "pad": 1, "alpha": 0.8}  # the line does not cross the text
+            axes.text(fraction + 0.03, y, text, va="center", fontsize="small", bbox=paper)
+    axes.axvline(1, color="black", lw=0.8, zorder=0)
     axes.set_yticks(range(len(labels)), labels, fontsize="small")
     axes.set(xlim=(0, FURTHEST + 0.6), ylim=(len(labels) - 0.4, -0.6), xlabel="score / limit")
     axes.spines[["top", "right"]].set_visible(False)

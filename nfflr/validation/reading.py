@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ..errors import ConfigError, StructureError, did_you_mean
+from ..errors import ConfigError, NFFLrError, StructureError, did_you_mean
 from ..workflows import contract, workflow_names
 from ..workflows.base import Settings
 from ..workflows.contract import Workflow
@@ -52,8 +52,8 @@ def read_suite(folder: str | Path) -> Suite:
     """The suite of a folder; all files that ``suite.yaml`` names are read, relative to it.
 
     Raises:
-        ConfigError: ``suite.yaml`` or a reference is missing or wrong; names the entry.
-        StructureError: a structure file cannot be read.
+        ConfigError: ``suite.yaml`` or a reference is missing or wrong; names the task.
+        StructureError: a structure file cannot be read; names the task.
     """
     folder = Path(folder)
     path = folder / FILE
@@ -69,17 +69,27 @@ def read_suite(folder: str | Path) -> Suite:
         entries = SuiteEntry.model_validate(content).tasks
     except ValidationError as error:
         raise ConfigError(f"{path}: {_reason(error, _place(content))}") from error
+    tasks = tuple(_named(path, entry) for entry in entries)
     try:
-        return Suite(tuple(_task(folder, entry) for entry in entries), folder.resolve().name)
+        return Suite(tasks, folder.resolve().name)
     except ConfigError as error:
-        raise ConfigError(str(error) if str(folder) in str(error) else f"{path}: {error}") from error
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _named(path: Path, entry: TaskEntry) -> Task:
+    """The task of an entry; what is wrong with it is said with its name."""
+    try:
+        return _task(path.parent, entry)
+    except NFFLrError as error:
+        place = f"task {entry.name}: "
+        raise type(error)(f"{path}: {place}{str(error).removeprefix(place)}") from error
 
 
 def _task(folder: Path, entry: TaskEntry) -> Task:
     workflow = _workflow(entry)
     if len(entry.structure) != len(workflow.structures):
         raise ConfigError(
-            f"task {entry.name}: gives {len(entry.structure)} structure(s); nff {workflow.name} takes "
+            f"gives {len(entry.structure)} structure(s); nff {workflow.name} takes "
             f"{len(workflow.structures)}: {', '.join(workflow.structures)}"
         )
     reference, source = None, ""
@@ -102,7 +112,7 @@ def _workflow(entry: TaskEntry) -> Workflow:
     names = workflow_names()
     if entry.workflow not in names:
         hint = did_you_mean(entry.workflow, names) or f"; expected one of {', '.join(names)}"
-        raise ConfigError(f"task {entry.name}: no workflow {entry.workflow!r}{hint}")
+        raise ConfigError(f"no workflow {entry.workflow!r}{hint}")
     return contract.find_workflow(entry.workflow)
 
 
@@ -110,16 +120,16 @@ def _settings(folder: Path, entry: TaskEntry, settings: type[Settings]) -> Setti
     try:
         found = settings.model_validate(entry.settings)
     except ValidationError as error:
-        names = {**dict.fromkeys(settings.model_fields)}
+        names = settings.model_fields
         reason = _reason(error, lambda where: (".".join(map(str, where)), names))
-        raise ConfigError(f"task {entry.name}: settings: {reason}") from error
+        raise ConfigError(f"settings: {reason}") from error
     files = {name: folder / value for name, value in found if isinstance(value, Path)}
     return found.model_copy(update=files)
 
 
 def _structure(path: Path) -> ase.Atoms:
     if not path.is_file():
-        raise StructureError(f"{path}: no such file; the suite names it")
+        raise StructureError(f"{path}: no such file; give one of the suite's folder")
     try:
         atoms = ase.io.read(path)
     except Exception as error:  # every format has its own
@@ -146,7 +156,8 @@ def _place(content: dict):
 
 def _reason(error: ValidationError, place) -> str:
     """The first error as one line, with the nearest match for a name that is not known."""
-    first = error.errors()[0]
+    # A misspelt name is often missing elsewhere; the nearest match says more.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     where, names = place(first["loc"])
     if first["type"] == "extra_forbidden":
         hint = did_you_mean(str(first["loc"][-1]), names) or f"; expected one of {', '.join(names)}"

@@ -118,13 +118,11 @@ class Task:
                 meant = {n: self._score(s, result) for n, s in self.scores.items() if s.of_failure}
                 return Outcome(self, "failed", self._none() | meant, result.message, result)
             scores = {name: self._score(score, result) for name, score in self.scores.items()}
-        except (BudgetSpentError, MemoryError):
+        except (BudgetSpentError, MemoryError, OSError):
             raise
         except Exception as error:
             # Half-trained models break other libraries (symmetry, fits, linear algebra) in their own ways.
             # That says something about the model and must not end a training run.
-            if isinstance(error, OSError) and not isinstance(error, NFFLrError):
-                raise
             kind = "" if isinstance(error, NFFLrError) else f"{type(error).__name__}: "
             message = kind + " ".join(str(error).split())
             return Outcome(self, "failed", self._none(), message, result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Protocol, TypeVar
@@ -17,9 +18,10 @@ from ..units import GPA
 
 def _array(value) -> np.ndarray:
     array = np.asarray(value)
-    if array.dtype == object and value is not None:  # JSON has null for NaN
-        array = np.asarray(value, dtype=float)
-    if array.dtype == object:
+    if array.dtype == object and isinstance(value, list | tuple):  # JSON has null for NaN
+        with contextlib.suppress(TypeError):
+            array = np.asarray(value, dtype=float)
+    if array.dtype.kind not in "biuf":
         raise ValueError("expected an array of numbers")
     return array
 

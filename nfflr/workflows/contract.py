@@ -142,7 +142,13 @@ def _check_names(path: Path, record: dict, workflow: Workflow, elsewhere: dict[s
             raise ConfigError(
                 f"{path}: {name!r} is no field of a {workflow.name} result{did_you_mean(name, fields)}"
             )
-    for name, unit in (record.get("units") or {}).items():
-        expected = unit_of(workflow.result.model_fields[name]) if name in fields else None
+    units = record.get("units") or {}
+    if not isinstance(units, dict):
+        raise ConfigError(f"{path}: units is of the wrong type; expected a unit for each field")
+    for name, unit in units.items():
+        field = workflow.result.model_fields.get(name)
+        expected = None if field is None else unit_of(field)
         if unit != expected:
-            raise ConfigError(f"{path}: {name} is in {unit}; expected {expected}: convert the numbers")
+            raise ConfigError(
+                f"{path}: {name} is in {unit}; expected {expected or 'no unit'}: convert the numbers"
+            )

@@ -170,13 +170,14 @@ def _lengths(result: RelaxResult, reference: RelaxResult, settings: RelaxSetting
 
 def _rmsd(result: RelaxResult, reference: RelaxResult, settings: RelaxSettings) -> float:
     """Root mean square distance of atoms, Å: in the reference's cell, the nearest images, without the mean
-    translation."""
+    translation. Rotations count: start both relaxations from one structure."""
     ours, theirs = result.positions, np.asarray(reference.positions)
     if result.symbols != reference.symbols:
         raise NumericsError("positions: other atoms than the reference's, or in another order")
     shift = ours - theirs
     if Cell(reference.cell).rank == 3:
         fractional = ours @ np.linalg.inv(result.cell) - theirs @ np.linalg.inv(reference.cell)
+        fractional -= fractional[0]  # else a translation by half a cell would have two nearest images
         shift = (fractional - np.rint(fractional)) @ reference.cell
     return float(np.sqrt(np.square(shift - shift.mean(axis=0)).sum(axis=1).mean()))
 
