@@ -207,8 +207,12 @@ class _Part(Sequence):
 
 
 def _lost(result: MdResult, reference: MdResult | None, settings: MdSettings) -> float:
-    """Fraction of the steps that were not survived: after an explosion, or after a crystal left its sites."""
-    if result.verdict not in ("exploded", "melted"):
+    """Fraction of the steps that were not survived.
+
+    They end at an explosion, when a crystal leaves its sites, or where atoms come nearer than any
+    in the training data: from there the model makes things up, and a collapse may hide behind it.
+    """
+    if result.verdict in ("stable", "drifting"):
         return 0.0
     sound = result.steps if result.verdict == "exploded" else result.verdict_step
     return 1 - sound / settings.steps

@@ -193,6 +193,9 @@ def test_what_is_lost_is_the_part_of_the_run_after_its_end(hot):
     assert lost(changed(result, verdict="exploded", steps=20), None, settings) == pytest.approx(0.75)
     assert lost(changed(result, verdict="melted", verdict_step=60), None, settings) == pytest.approx(0.25)
     assert lost(changed(result, verdict="melted", verdict_step=0), None, settings) == 1
+    outside = changed(result, verdict="outside training range", verdict_step=40)
+    assert lost(outside, None, settings) == pytest.approx(0.5)
+    assert lost(changed(result, verdict="drifting", verdict_step=80), None, settings) == 0
 
 
 def test_drift_has_no_sign_and_is_refused_where_there_is_none(hot):
