@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -26,6 +27,9 @@ MEMBER = re.compile(r"member-(\d+)\.safetensors")
 UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3", "length": "Å"}
 DTYPES = ("float32", "float64")
 TARGET_KEYS = {"regression": {"kind"}, "class": {"kind", "classes"}}
+# From each earlier version of the format, what makes the next one of it: a pure function of the contents
+# {"metadata": …, "tensors": …}. There is none yet: the first format is the current one.
+UPGRADES: dict[int, Callable[[dict], dict]] = {}
 STRESS_CONVENTION = "(1/V) dE/dstrain, tension positive"
 
 
@@ -142,7 +146,7 @@ def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
         content = path.read_bytes()
     except OSError as error:
         raise ResourceError(f"{path}: cannot be read ({error.strerror}); check permissions") from error
-    tensors, metadata = unpack(content, str(path))
+    tensors, metadata = upgraded(*unpack(content, str(path), oldest=min(UPGRADES, default=VERSION)))
     _check_metadata(metadata, str(path))
     try:
         cls = architecture(metadata["architecture"])
@@ -192,19 +196,29 @@ def _check_tensors(
             raise CheckpointError(f"{path}: tensor {name!r} holds values that are not finite; retrain")
 
 
+def upgraded(tensors: dict[str, torch.Tensor], metadata: dict) -> tuple[dict[str, torch.Tensor], dict]:
+    """Contents of a checkpoint of any version that is read, as the current version has them."""
+    contents = {"metadata": metadata, "tensors": tensors}
+    for version in range(metadata["version"], VERSION):
+        contents = UPGRADES[version](contents)
+    return contents["tensors"], {**contents["metadata"], "version": VERSION}
+
+
 def pack(tensors: dict[str, torch.Tensor], metadata: dict, kind: str = FORMAT) -> bytes:
     """Bytes of a safetensors file whose metadata carry the SHA-256 of all other bytes."""
     return seal(tensors, metadata, kind, VERSION)
 
 
-def unpack(content: bytes, name: str, kind: str = FORMAT) -> tuple[dict[str, torch.Tensor], dict]:
-    """Tensors and metadata of ``pack``'s bytes, after every check.
+def unpack(
+    content: bytes, name: str, kind: str = FORMAT, oldest: int | None = None
+) -> tuple[dict[str, torch.Tensor], dict]:
+    """Tensors and metadata of ``pack``'s bytes, after every check; of an old version as they are there.
 
     Raises:
         CheckpointError: with the reason.
     """
     try:
-        return unseal(content, kind, VERSION)
+        return unseal(content, kind, VERSION, oldest)
     except Foreign as error:
         raise CheckpointError(
             f"{name}: not a checkpoint; expected a {FILE} written by nff train "

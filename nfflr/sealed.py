@@ -32,13 +32,20 @@ def seal(tensors: dict[str, torch.Tensor], metadata: dict, kind: str, version: i
     return content.replace(rb"\"sha256\": \"" + b"0" * 64, rb"\"sha256\": \"" + digest, 1)
 
 
-def unseal(content: bytes, kind: str, version: int = 1) -> tuple[dict[str, torch.Tensor], dict]:
+def unseal(
+    content: bytes, kind: str, version: int = 1, oldest: int | None = None
+) -> tuple[dict[str, torch.Tensor], dict]:
     """Tensors and metadata of ``seal``'s bytes, after every check.
+
+    Args:
+        content, kind: the bytes, and what they should be.
+        version: of the format, the newest that is read.
+        oldest: the oldest that is read; default: ``version``.
 
     Raises:
         Foreign, Damaged: see there.
     """
-    metadata = read_metadata(content, kind, version)
+    metadata = read_metadata(content, kind, version, oldest)
     digest = str(metadata.get("sha256", "")).encode(errors="replace")
     blank = content.replace(rb"\"sha256\": \"" + digest, rb"\"sha256\": \"" + b"0" * 64, 1)
     if len(digest) != 64 or hashlib.sha256(blank).hexdigest().encode() != digest:
@@ -50,8 +57,8 @@ def unseal(content: bytes, kind: str, version: int = 1) -> tuple[dict[str, torch
     return tensors, metadata
 
 
-def read_metadata(content: bytes, kind: str, version: int = 1) -> dict:
-    """The metadata alone; the digest is not checked.
+def read_metadata(content: bytes, kind: str, version: int = 1, oldest: int | None = None) -> dict:
+    """The metadata alone; the digest is not checked. Arguments as ``unseal``'s.
 
     Raises:
         Foreign, Damaged: see there.
@@ -70,9 +77,10 @@ def read_metadata(content: bytes, kind: str, version: int = 1) -> dict:
         raise Foreign("no metadata") from error
     if not isinstance(metadata, dict) or metadata.get("format") != kind:
         raise Foreign("another kind")
-    if metadata.get("version") != version:
-        found = metadata.get("version")
-        raise Damaged(f"format version {found}, this nfflr reads {version}; update nfflr")
+    found, oldest = metadata.get("version"), version if oldest is None else oldest
+    if type(found) is not int or not oldest <= found <= version:  # True is an int too
+        readable = version if oldest == version else f"{oldest} to {version}"
+        raise Damaged(f"format version {found}, this nfflr reads {readable}; update nfflr")
     return metadata
 
 

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import pickle
-import random
 import re
 import resource
 import sys
@@ -16,6 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 from builders import TinyNetwork, tiny
+from forgery import Hostile, edited, signed, split, with_tensors
 
 from nfflr import checkpoint
 from nfflr.checkpoint import FILE, find_checkpoint, load_checkpoint, save_checkpoint
@@ -23,8 +23,6 @@ from nfflr.errors import CheckpointError, ConfigError, NFFLrError, NumericsError
 from nfflr.models import base
 from nfflr.models.ensemble import Ensemble
 from nfflr.models.gnn.schnet import SchNet, SchNetConfig
-
-CARRIER = re.compile(rb'(\\"sha256\\": \\")([0-9a-f]{64})')
 
 
 @pytest.fixture(autouse=True)
@@ -57,38 +55,6 @@ def refused(path: Path, content: bytes) -> str:
     assert caught.value.exit_code == 4
     assert message.startswith(f"{path}: ") and "\n" not in message and len(message) < 600
     return message
-
-
-def split(content: bytes) -> tuple[bytes, bytes]:
-    length = int.from_bytes(content[:8], "little")
-    return content[8 : 8 + length], content[8 + length :]
-
-
-def signed(header: bytes, body: bytes) -> bytes:
-    """A file whose digest is right: the digest keeps out accidents, so attacks are tried with a valid one."""
-    header += b" " * (-len(header) % 8)
-    blank = len(header).to_bytes(8, "little") + CARRIER.sub(rb"\g<1>" + b"0" * 64, header) + body
-    digest = hashlib.sha256(blank).hexdigest().encode()
-    return CARRIER.sub(rb"\g<1>" + digest, blank, count=1)
-
-
-def edited(content: bytes, change=lambda header: None, **metadata) -> bytes:
-    """A signed file whose header went through ``change`` and whose metadata have new values."""
-    text, body = split(content)
-    header = json.loads(text)
-    inner = {**json.loads(header["__metadata__"]["nfflr"]), **metadata}
-    inner = {key: value for key, value in inner.items() if value is not ...}
-    header["__metadata__"]["nfflr"] = json.dumps(inner, sort_keys=True)
-    change(header)
-    return signed(json.dumps(header).encode(), body)
-
-
-def with_tensors(content: bytes, change) -> bytes:
-    """A signed file of the tensors that ``change`` leaves in the dictionary."""
-    tensors = safetensors.torch.load(content)
-    change(tensors)
-    text, _ = split(content)
-    return signed(*split(safetensors.torch.save(tensors, json.loads(text)["__metadata__"])))
 
 
 # What is written is read
@@ -201,45 +167,6 @@ def test_loading_does_not_depend_on_the_callers_default_dtype(path):
 
 
 # Accidents
-
-
-def test_truncated_anywhere(path, content):
-    for end in np.linspace(0, len(content) - 1, 60).astype(int):
-        refused(path, content[:end])
-
-
-def test_one_flipped_bit_anywhere(path, content):
-    rng = random.Random(0)
-    header = len(split(content)[0]) + 8
-    places = [rng.randrange(8) for _ in range(5)]  # the length
-    places += [rng.randrange(8, header) for _ in range(30)] + [
-        rng.randrange(header, len(content)) for _ in range(25)
-    ]
-    for place in places:
-        damaged = bytearray(content)
-        damaged[place] ^= 1 << rng.randrange(8)
-        refused(path, bytes(damaged))
-
-
-def test_random_edits_of_the_header(path, content):
-    rng = random.Random(1)
-    header, body = split(content)
-    for _ in range(40):
-        text = bytearray(header)
-        at, n = rng.randrange(len(text)), rng.randrange(1, 12)
-        kind = rng.choice(["overwrite", "delete", "repeat", "shuffle"])
-        if kind == "overwrite":
-            text[at : at + n] = rng.choices(b' {}[]":,0123456789ae\\', k=n)
-        elif kind == "delete":
-            del text[at : at + n]
-        elif kind == "repeat":
-            text[at:at] = text[at : at + n]
-        else:
-            part = list(text[at : at + n])
-            rng.shuffle(part)
-            text[at : at + n] = bytes(part)
-        if text != header:
-            refused(path, len(text).to_bytes(8, "little") + bytes(text) + body)
 
 
 def test_bytes_after_the_end(path, content):
@@ -376,14 +303,6 @@ def test_an_unknown_dtype_is_refused(path, content, dtype):
 
 
 # Attacks
-
-
-class Hostile:
-    def __init__(self, canary: Path):
-        self.canary = canary
-
-    def __reduce__(self):
-        return (Path.touch, (self.canary,))
 
 
 def test_a_pickle_named_like_a_checkpoint_is_never_executed(path, tmp_path):
