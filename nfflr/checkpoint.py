@@ -159,7 +159,8 @@ def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
         raise CheckpointError(f"{path}: hyper-parameter {field!r} is wrong ({first['msg']})") from error
     dtype = getattr(torch, metadata["dtype"])
     _check_tensors(cls, config, dtype, tensors, path)
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be overwritten
+    # Initial weights are drawn only to be overwritten; the caller's default device has no say.
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         model = cls(config).to(dtype)
     model.load_state_dict(tensors, strict=True)
     if "targets" in metadata:

@@ -91,10 +91,17 @@ def read_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
 
 
 def newest_state(root: Path) -> tuple[dict[str, torch.Tensor], dict] | None:
-    """The newest state that verifies, or None if there is none."""
+    """The newest state that verifies, or None if there is no state.
+
+    Raises:
+        CheckpointError: there are states, and none verifies; says why of the newest.
+    """
+    reason = None
     for folder in reversed(states(root)):
         try:
             return read_state(folder)
-        except CheckpointError:
-            continue
+        except CheckpointError as error:
+            reason = reason or error
+    if reason is not None:
+        raise reason
     return None

@@ -4,8 +4,8 @@
 
 prints one line. Damaged checkpoints and hostile pickles go to the loaders of checkpoints, training states,
 data sets (LMDB too) and the disk cache, in this process, which has loaded what it needs; a sample goes
-through ``nff``. The pickles make a canary file when they are unpickled. Memory is the growth of the peak of resident
-memory during a call.
+through ``nff``. The pickles make a canary file when they are unpickled. Memory is the growth of the peak of
+resident memory during a call.
 """
 
 from __future__ import annotations
@@ -289,8 +289,8 @@ def fuzz(n_truncations: int = 300, n_flips: int = 300, n_edits: int = 200, seed:
         pickles = fuzz_pickles(meter, Path(name))
     return (
         f"{n_truncations} truncations, {n_flips} bit flips, {n_edits} header edits, "
-        f"{pickles} hostile pickles: all refused; slowest {meter.slowest:.3f} s, most memory {meter.memory / 2**20:.0f} MB, "
-        "canary untouched"
+        f"{pickles} hostile pickles: all refused; slowest {meter.slowest:.3f} s, "
+        f"most memory {meter.memory / 2**20:.0f} MB, canary untouched"
     )
 
 

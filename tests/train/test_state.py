@@ -104,7 +104,8 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(tmp_path, damage):
     found, metadata = newest_state(tmp_path)
     assert metadata["step"] == 1 and torch.equal(found["count"], torch.tensor(1))
     damage(tmp_path / "step-1" / "state.safetensors")
-    assert newest_state(tmp_path) is None
+    with pytest.raises(CheckpointError, match="step-2"):
+        newest_state(tmp_path)
 
 
 def test_temporaries_of_a_killed_run_are_not_states_and_are_swept(tmp_path):

@@ -17,6 +17,7 @@ import ase
 import numpy as np
 import torch
 
+from ...atoms import check_structure
 from ...errors import ConfigError, ResourceError, StructureError
 from ...files import temporary_name
 from ...sealed import Damaged, Foreign, seal, unseal
@@ -49,7 +50,9 @@ class LmdbEntries(Sequence):
         self.path, self.wanted = path.resolve(), wanted
         self.stamp = _stamp(self.path)
         index = _unsealed(self._get(INDEX), INDEX_KIND, f"{path}: index")[1]
-        self.count = index["count"]
+        self.count = index.get("count")
+        if type(self.count) is not int:  # True is an int too
+            raise StructureError(f"{path}: index lacks the number of records; write it again")
         if self._environment().stat()["entries"] != self.count + 1:
             raise StructureError(
                 f"{path}: does not hold the {self.count} records it promises; write it again"
@@ -64,11 +67,19 @@ class LmdbEntries(Sequence):
         k = index % self.count
         where = f"{self.path}: record {k}"
         tensors, head = _unsealed(self._get(_key(k)), KIND, where)
-        arrays = {name: value.numpy() for name, value in tensors.items()}
-        values = {**head["values"], **{n[1:]: v for n, v in arrays.items() if n.startswith("=")}}
-        atoms = ase.Atoms(**{name: arrays[name] for name in ATOMS})
+        try:
+            arrays = {name: value.numpy() for name, value in tensors.items()}
+            values = {**head["values"], **{n[1:]: v for n, v in arrays.items() if n.startswith("=")}}
+            with np.errstate(invalid="ignore"):  # of numbers that are none, which the check then tells
+                atoms = ase.Atoms(**{name: arrays[name] for name in ATOMS})
+            ident, group = head["id"], str(head["group"])
+            check_structure(atoms, where)
+        except StructureError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:  # whole, but not of our making
+            raise StructureError(f"{where} holds no structure ({error}); write the file again") from error
         kept = values if self.wanted is None else {n: v for n, v in values.items() if n in self.wanted}
-        return Entry(f"{self.path.name}[{head['id']}]", head["group"], atoms, kept)
+        return Entry(f"{self.path.name}[{ident}]", group, atoms, kept)
 
     def _get(self, key: bytes) -> bytes | None:
         import lmdb
