@@ -14,12 +14,13 @@ import ase
 import numpy as np
 import torch
 from pydantic import ValidationError
+from torch.overrides import TorchFunctionMode
 
 from . import __version__
 from .errors import CheckpointError, ConfigError, NumericsError, ResourceError, did_you_mean
 from .files import write_atomically
 from .models.base import Potential, PotentialConfig, architecture
-from .sealed import Damaged, Foreign, read_metadata, seal, unseal
+from .sealed import MAX_HEADER, Damaged, Foreign, is_sealed, read_metadata, seal, unseal
 
 FORMAT, VERSION = "nfflr-checkpoint", 1
 FILE = "model.safetensors"
@@ -143,7 +144,10 @@ def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
     """
     path = find_checkpoint(source)
     try:
-        content = path.read_bytes()
+        with open(path, "rb") as file:
+            start = file.read(8 + MAX_HEADER)
+        foreign = not is_sealed(start, FORMAT)  # a file of another kind may be larger than memory
+        content = start if foreign else path.read_bytes()
     except OSError as error:
         raise ResourceError(f"{path}: cannot be read ({error.strerror}); check permissions") from error
     tensors, metadata = upgraded(*unpack(content, str(path), oldest=min(UPGRADES, default=VERSION)))
@@ -161,7 +165,7 @@ def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
     _check_tensors(cls, config, dtype, tensors, path)
     # Initial weights are drawn only to be overwritten; the caller's default device has no say.
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        model = cls(config).to(dtype)
+        model = _build(cls, config, dtype, path)
     model.load_state_dict(tensors, strict=True)
     if "targets" in metadata:
         try:
@@ -171,15 +175,38 @@ def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
     return model.eval(), metadata
 
 
+class Bounded(TorchFunctionMode):
+    """Permits so many calls of torch functions in its block; of this thread alone, like every such mode.
+
+    Raises:
+        ValueError: at the first one too many.
+    """
+
+    def __init__(self, calls: int):
+        super().__init__()
+        self.left = calls
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("many more layers than there are tensors")
+        return function(*args, **(kwargs or {}))
+
+
+def _build(cls: type[Potential], config: PotentialConfig, dtype: torch.dtype, path: Path) -> Potential:
+    try:
+        return cls(config).to(dtype)
+    except (RuntimeError, OverflowError, TypeError, ValueError, MemoryError) as error:  # sizes beyond torch
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise CheckpointError(f"{path}: hyper-parameters describe no model that fits ({reason})") from error
+
+
 def _check_tensors(
     cls: type[Potential], config: PotentialConfig, dtype: torch.dtype, tensors: dict, path: Path
 ) -> None:
-    try:
-        with torch.device("meta"):  # shapes without memory: the file may ask for any size
-            expected = cls(config).to(dtype).state_dict()
-    except (RuntimeError, OverflowError, TypeError, ValueError) as error:  # sizes that torch cannot hold
-        reason = str(error).splitlines()[0][:200]
-        raise CheckpointError(f"{path}: hyper-parameters describe no model that fits ({reason})") from error
+    # Shapes without memory, and not for ever: the file may ask for any size and any number of layers.
+    with Bounded(100 * (10 + len(tensors))), torch.device("meta"):
+        expected = _build(cls, config, dtype, path).state_dict()
     for name in sorted(expected.keys() ^ tensors.keys()):
         what = "is missing" if name in expected else "is not part of the architecture"
         raise CheckpointError(f"{path}: tensor {name!r} {what}; the file and the code do not fit")

@@ -57,6 +57,17 @@ def unseal(
     return tensors, metadata
 
 
+def is_sealed(start: bytes, kind: str) -> bool:
+    """Whether the first 8 + ``MAX_HEADER`` bytes of a file are those of a sealed one, of any version."""
+    try:
+        read_metadata(start, kind)
+    except Foreign:
+        return False
+    except Damaged:  # of another version, which is told of the whole
+        pass
+    return True
+
+
 def read_metadata(content: bytes, kind: str, version: int = 1, oldest: int | None = None) -> dict:
     """The metadata alone; the digest is not checked. Arguments as ``unseal``'s.
 

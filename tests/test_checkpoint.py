@@ -6,8 +6,6 @@ import json
 import os
 import pickle
 import re
-import resource
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 from builders import TinyNetwork, tiny
-from forgery import Hostile, edited, signed, split, with_tensors
+from forgery import Hostile, edited, split, with_tensors
 
 from nfflr import checkpoint
 from nfflr.checkpoint import FILE, find_checkpoint, load_checkpoint, save_checkpoint
@@ -169,26 +167,6 @@ def test_loading_does_not_depend_on_the_callers_default_dtype(path):
 # Accidents
 
 
-def test_bytes_after_the_end(path, content):
-    refused(path, content + b"\0")
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        b"",
-        b"\0" * 100,
-        b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 123456\n",
-        b"PK\x03\x04" + b"\0" * 100,
-        b"{}" * 50,
-    ],
-    ids=["empty", "zeros", "html", "lfs", "zip", "json"],
-)
-def test_another_kind_of_file_is_not_a_checkpoint(path, other):
-    assert "not a checkpoint" in refused(path, other)
-
-
 def test_a_safetensors_file_of_someone_else_is_not_a_checkpoint(path):
     for metadata in (None, {"format": "pt"}, {"nfflr": "[]"}, {"nfflr": '{"format": "other"}'}):
         assert "not a checkpoint" in refused(path, safetensors.torch.save({"w": torch.zeros(2)}, metadata))
@@ -196,11 +174,6 @@ def test_a_safetensors_file_of_someone_else_is_not_a_checkpoint(path):
 
 def test_a_training_state_is_not_a_checkpoint(path):
     assert "not a checkpoint" in refused(path, checkpoint.pack({"w": torch.zeros(2)}, {}, "nfflr-state"))
-
-
-def test_a_newer_format_names_both_versions(path, content):
-    message = refused(path, edited(content, version=2))
-    assert "format version 2" in message and "reads 1" in message and "update nfflr" in message
 
 
 # What does not fit, with a valid digest
@@ -211,16 +184,6 @@ def test_the_tools_of_this_file_make_loadable_files(path, content):
     for whole in (edited(content), with_tensors(content, lambda tensors: None)):
         path.write_bytes(whole)
         load_checkpoint(path)
-
-
-def test_a_missing_tensor_is_named(path, content):
-    message = refused(path, with_tensors(content, lambda t: t.pop("readout.bias")))
-    assert "tensor 'readout.bias' is missing" in message
-
-
-def test_an_extra_tensor_is_named(path, content):
-    message = refused(path, with_tensors(content, lambda t: t.update(extra=torch.zeros(3))))
-    assert "tensor 'extra' is not part of the architecture" in message
 
 
 def test_a_misshapen_tensor_is_named_with_both_shapes(path, content):
@@ -251,16 +214,6 @@ def test_a_tensor_of_another_type_is_refused(path, content, dtype):
         tensors["hidden.weight"] = tensors["hidden.weight"].to(dtype)
 
     assert "hidden.weight" in refused(path, with_tensors(content, spoil))
-
-
-@pytest.mark.parametrize("key", ["os.system", "../../x", "evil", "evil.run", "evil:run", "", "moment\n"])
-def test_an_unknown_architecture_is_refused_and_nothing_is_imported(
-    path, content, key, tmp_path, monkeypatch
-):
-    (tmp_path / "evil.py").write_text("run = 1")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert f"unknown architecture {key!r}" in refused(path, edited(content, architecture=key))
-    assert "evil" not in sys.modules
 
 
 def test_a_misspelt_architecture_gets_the_nearest_match(path, content):
@@ -305,75 +258,11 @@ def test_an_unknown_dtype_is_refused(path, content, dtype):
 # Attacks
 
 
-def test_a_pickle_named_like_a_checkpoint_is_never_executed(path, tmp_path):
-    canary = tmp_path / "executed"
-    torch.save({"model": Hostile(canary)}, path)
-    for hostile in (pickle.dumps(Hostile(canary)), path.read_bytes()):
-        assert "not a checkpoint" in refused(path, hostile)
-        assert "never loaded" in refused(path, hostile)
-    assert not canary.exists()
-
-
 def test_a_pickle_inside_the_tensors_is_only_bytes(path, content, tmp_path):
     canary = tmp_path / "executed"
     attack = torch.frombuffer(bytearray(pickle.dumps(Hostile(canary))), dtype=torch.uint8)
     refused(path, with_tensors(content, lambda t: t.update(payload=attack)))
     assert not canary.exists()
-
-
-@pytest.mark.parametrize("length", [10 * 2**30, 2**63 - 1, 2**64 - 1])
-def test_a_header_that_declares_gigabytes_costs_no_memory(path, content, length):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    refused(path, length.to_bytes(8, "little") + content[8:])
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # kB
-
-
-def test_a_tensor_that_declares_gigabytes_costs_no_memory(path, content):
-    def enlarge(header):
-        header["hidden.weight"]["shape"] = [2**20, 2**20]
-
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    refused(path, edited(content, enlarge))
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
-
-
-@pytest.mark.parametrize("width", [2**23, 10**17])
-def test_hyperparameters_that_ask_for_gigabytes_are_refused_before_they_get_them(path, content, width):
-    good = tiny(("C", "Si")).config.model_dump(mode="json")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    refused(path, edited(content, hyperparameters={**good, "width": width}))
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
-
-
-def test_duplicate_keys_are_refused_in_header_and_metadata(path, content):
-    header, body = split(content)
-    start = header.index(b'"hidden.bias"')
-    entry = header[start : header.index(b"}", start) + 1]
-    assert "not a checkpoint" in refused(path, signed(header[:1] + entry + b"," + header[1:], body))
-    inner = rb"\"dtype\": \"float64\""
-    assert header.count(inner) == 1
-    twice = header.replace(inner, inner + rb", \"dtype\": \"float32\"")
-    assert "not a checkpoint" in refused(path, signed(twice, body))
-
-
-def test_overlapping_offsets_are_refused(path, content):
-    def overlap(header):
-        header["readout.bias"]["data_offsets"] = [0, 8]
-
-    refused(path, edited(content, overlap))
-
-
-@pytest.mark.parametrize("offsets", [[-8, 0], [8, 0], [0, 2**63], [0], "0-8", None])
-def test_impossible_offsets_are_refused(path, content, offsets):
-    def move(header):
-        header["readout.bias"]["data_offsets"] = offsets
-
-    refused(path, edited(content, move))
-
-
-def test_a_header_of_brackets_does_not_overflow_the_stack(path, content):
-    deep = b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
-    assert "not a checkpoint" in refused(path, len(deep).to_bytes(8, "little") + deep)
 
 
 JUNK = [None, True, 0, -1, 10**30, 0.5, "", "x" * 100, "\ud800", "\0", "a\nb", [], [[]], {}, {"a": None}]

@@ -17,15 +17,16 @@ from ...nn.cutoff import smoothstep
 from ..base import Potential, PotentialConfig, register
 from .tables import unordered_pairs, weight
 
+MOST_POINTS = 100_000  # of a table; published ones have at most some ten thousand
 FORMS = {".alloy": "alloy", ".setfl": "alloy", ".eam": "eam", ".funcfl": "eam", ".fs": "fs"}
 
 
 class EAMConfig(PotentialConfig):
     """Grids of the tables; the tables themselves are part of the model's state."""
 
-    n_r: int = Field(501, ge=6, description="points of the tables of distance")
+    n_r: int = Field(501, ge=6, le=MOST_POINTS, description="points of the tables of distance")
     d_r: float = Field(0.01, gt=0, description="their spacing (Å)")
-    n_rho: int = Field(2001, ge=5, description="points of the embedding energy's table")
+    n_rho: int = Field(2001, ge=5, le=MOST_POINTS, description="points of the embedding energy's table")
     d_rho: float = Field(0.02, gt=0, description="its spacing (unit of the density)")
     finnis_sinclair: bool = Field(False, description="densities depend on the centre's element too")
     fade: float = Field(
