@@ -6,6 +6,7 @@ import pickle
 import shutil
 import sys
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import ase.io
@@ -17,14 +18,15 @@ from builders import copper
 from forgery import Hostile, edited, signed, split
 from fuzz_checkpoints import Meter, fuzz_pickles, hostile_pickles, sound_checkpoint
 
-from nfflr.checkpoint import FILE, load_checkpoint
+from nfflr.checkpoint import FILE, load_checkpoint, save_checkpoint
 from nfflr.cli.main import run
 from nfflr.data import diskcache
 from nfflr.data.dataset import AtomsDataset
 from nfflr.data.diskcache import DiskCache
 from nfflr.data.graph import periodic_radius_graph
 from nfflr.data.sources.lmdb_store import INDEX, INDEX_KIND, KIND, write_lmdb
-from nfflr.errors import StructureError
+from nfflr.errors import CheckpointError, StructureError
+from nfflr.models.base import architecture, architectures
 from nfflr.sealed import seal, unseal
 
 GIGABYTES = 10 * 2**30
@@ -323,6 +325,27 @@ def test_case_50_hyper_parameters_that_ask_for_gigabytes(fails, warm, path, cont
     good = json.loads(json.loads(split(content)[0])["__metadata__"]["nfflr"])["hyperparameters"]
     path.write_bytes(edited(content, hyperparameters={**good, name: size}))
     frugal(fails, ["info", path], 4, path)
+
+
+@pytest.mark.parametrize("key", sorted(architectures()))
+def test_case_50_no_number_in_a_header_makes_a_model_of_gigabytes(path, key):
+    """Each number of each architecture: refused, or of no consequence, as a cutoff is."""
+    cls = architecture(key)
+    more = {"epsilon": {"Cu": 0.3}, "sigma": {"Cu": 2.0}} if key == "lennard-jones" else {}
+    save_checkpoint(path, cls(cls.Config(elements=("Cu",), **more)))
+    content, (_, metadata) = path.read_bytes(), load_checkpoint(path)
+    good, meter = metadata["hyperparameters"], Meter()
+    numbers = [n for n, value in good.items() if type(value) in (int, float)]
+    for name, size in product(numbers, [2**21, 10**17, 1e300]):
+        path.write_bytes(edited(content, hyperparameters={**good, name: size}))
+        meter.measure(lambda: refused_or_loaded(path), f"{name} = {size}")
+
+
+def refused_or_loaded(path: Path) -> None:
+    try:
+        load_checkpoint(path)
+    except CheckpointError as error:
+        assert str(error).startswith(f"{path}: ")
 
 
 @pytest.mark.parametrize("depth", [10_000, 200_000])

@@ -25,9 +25,9 @@ class EAMConfig(PotentialConfig):
     """Grids of the tables; the tables themselves are part of the model's state."""
 
     n_r: int = Field(501, ge=6, le=MOST_POINTS, description="points of the tables of distance")
-    d_r: float = Field(0.01, gt=0, description="their spacing (Å)")
+    d_r: float = Field(0.01, gt=0, le=1e6, description="their spacing (Å)")
     n_rho: int = Field(2001, ge=5, le=MOST_POINTS, description="points of the embedding energy's table")
-    d_rho: float = Field(0.02, gt=0, description="its spacing (unit of the density)")
+    d_rho: float = Field(0.02, gt=0, le=1e6, description="its spacing (unit of the density)")
     finnis_sinclair: bool = Field(False, description="densities depend on the centre's element too")
     fade: float = Field(
         1.0,
