@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import os
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,6 +56,14 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
 
 
+def sweep(paths: Iterable[Path]) -> None:
+    """Remove the temporary files that killed writers of these files left; nobody may be writing them."""
+    for path in paths:
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            with suppress(OSError):
+                leftover.unlink()
+
+
 def user_cache() -> Path:
     """The user's cache folder, ``$XDG_CACHE_HOME/nfflr`` or ``~/.cache/nfflr``; not created here."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nfflr"
@@ -78,7 +88,7 @@ def claim_folder(folder: Path) -> None:
     Raises:
         ResourceError: it cannot.
     """
-    probe = folder / f".probe-{os.getpid()}"
+    probe = temporary_name(folder / "probe")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")

@@ -79,6 +79,9 @@ class TrainingConfig(BaseModel):
     adaptive_weights: bool = Field(False, description="learn how much each term of the loss counts")
 
     validate_every: int = Field(5, ge=1, description="epochs between validations")
+    checkpoint_every: int = Field(
+        500, ge=0, description="steps between states to resume from, besides those of validations; 0: none"
+    )
     patience: int = Field(0, ge=0, description="validations without improvement before stopping; 0: never")
     select_by: str = Field("val/loss", description="metric whose lowest value chooses the checkpoint")
     notes: dict[str, str] = Field(
@@ -136,7 +139,7 @@ class TrainingConfig(BaseModel):
     def plain(self) -> dict:
         """Settings as JSON, without model, data and where the output goes; a resume compares these."""
         skip = {"dataset", "model", "output_dir", "criterion", "progress", "num_workers", "notes"}
-        skip |= {"device", "tensorboard", "init_from"}
+        skip |= {"device", "tensorboard", "init_from", "checkpoint_every"}
         return {**self.model_dump(mode="json", exclude=skip), "criterion": repr(self.criterion)}
 
     def described_model(self) -> dict:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import ignite.distributed as idist
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
 from ..checkpoint import FILE, find_members, save_checkpoint
-from ..errors import ConfigError
-from ..files import claim_folder, write_figure
-from .batches import make_loader
+from ..errors import ConfigError, StoppedError
+from ..files import claim_folder, sweep, write_figure
+from ..lock import locked
+from .batches import make_loader, watched_workers
 from .config import TrainingConfig
 from .distributed import is_first
 from .events import Log, event_log
@@ -24,6 +25,7 @@ from .record import RunRecord
 from .report import learning_curve, write_metrics
 from .run import Run, quiet_engine
 from .state import clear_states, newest_state, save_state, states
+from .stop import postponed_signals
 
 Listener = Callable[[dict], None]
 SWAG = "swag"  # folder of the posterior samples
@@ -49,34 +51,43 @@ def train(
     Raises:
         ConfigError: the output exists, or a resume does not fit it.
         NumericsError: the loss is not finite.
-        ResourceError: the output cannot be written.
+        ResourceError: the output cannot be written, or another run writes to it.
+        StoppedError: SIGINT or SIGTERM came; the state of the step that was going on is saved.
     """
     out = Path(config.output_dir)
-    claim(out, resume, overwrite)
-    run = Run(prepared(config, resume))
-    if resume:
-        state = newest_state(out / "state")
-        if state is None:
-            raise ConfigError(f"{out}: holds no training state to resume; train without --resume")
-        run.restore(*state)
-    elif is_first():
-        clear_overwritten(out)
-    record = RunRecord(out, run.config, command, resume) if is_first() else None
+    with claimed(out, resume, overwrite):
+        run = Run(prepared(config, resume))
+        if resume:
+            state = newest_state(out / "state")
+            if state is None:
+                raise ConfigError(f"{out}: holds no training state to resume; train without --resume")
+            run.restore(*state)
+        elif is_first():
+            clear_overwritten(out)
+        record = RunRecord(out, run.config, command, resume) if is_first() else None
+        advance(run, out, on_step, on_validation)
+        if is_first():
+            write_figure(out / "learning-curve.png", learning_curve(run.history, run.objective.columns))
+            record.finish()
+            write_swag(run, out / SWAG)
+        idist.barrier()
+    return out / FILE
+
+
+def advance(run: Run, out: Path, on_step: Listener | None, on_validation: Listener | None) -> None:
+    """Step to the end of the run, or to a signal."""
+    config = run.config
     unfinished = run.epoch < config.epochs and not (config.patience and run.stale >= config.patience)
     with event_log(out / EVENTS, config.tensorboard and is_first(), run.step) as log:
-        engine = make_engine(run, out, log, on_step, on_validation)
-        if unfinished:
-            engine.load_state_dict(
-                {"epoch": run.epoch, "max_epochs": config.epochs, "epoch_length": len(run.batches)}
-            )
-            loader = make_loader(run.config.dataset, run.batches, config.accumulate, config.num_workers)
+        if not unfinished:
+            return
+        loader = make_loader(config.dataset, run.batches, config.accumulate, config.num_workers)
+        with postponed_signals() as signalled, watched_workers():
+            engine = make_engine(run, out, log, on_step, on_validation)
+            save_between(engine, run, out, signalled)
+            length = {"max_epochs": config.epochs, "epoch_length": len(run.batches)}
+            engine.load_state_dict({"iteration": run.step, **length})
             engine.run(loader)
-    if is_first():
-        write_figure(out / "learning-curve.png", learning_curve(run.history, run.objective.columns))
-        record.finish()
-        write_swag(run, out / SWAG)
-    idist.barrier()
-    return out / FILE
 
 
 def clear_overwritten(out: Path) -> None:
@@ -91,7 +102,6 @@ def make_engine(
 ) -> Engine:
     """The engine that steps, and after epochs validates, selects, saves and tells."""
     config, engine = run.config, quiet_engine(run.train_step)
-    losses: list[float] = []
 
     @engine.on(Events.ITERATION_STARTED)
     def set_rate(engine: Engine) -> None:
@@ -99,21 +109,18 @@ def make_engine(
 
     @engine.on(Events.ITERATION_COMPLETED)
     def record(engine: Engine) -> None:
-        losses.append(engine.state.output)
-        rate = run.optimizer.param_groups[0]["lr"]
-        log({"train/step_loss": losses[-1], "learning_rate": rate}, run.step)
+        loss, rate = engine.state.output, run.optimizer.param_groups[0]["lr"]
+        log({"train/step_loss": loss, "learning_rate": rate}, run.step)
         if on_step:
-            on_step({"step": run.step, "total": run.total_steps, "epoch": run.epoch, "loss": losses[-1]})
+            on_step({"step": run.step, "total": run.total_steps, "epoch": run.epoch, "loss": loss})
 
     @engine.on(Events.EPOCH_COMPLETED)
     def finish_epoch(engine: Engine) -> None:
-        # Not counted by the sampler: a loader with workers iterates over it more than once an epoch.
-        run.epoch = run.batches.epoch = engine.state.epoch
+        run.end_epoch(engine.state.epoch)
         run.collect()
         if run.epoch % config.validate_every and run.epoch != config.epochs:
             return
-        row = run.validate(float(np.mean(losses)))
-        losses.clear()
+        row = run.validate(run.mean_loss())
         improved = select(run, row)
         if is_first():
             keep(run, row, out, improved)
@@ -126,19 +133,46 @@ def make_engine(
     return engine
 
 
-def claim(out: Path, resume: bool, overwrite: bool) -> None:
-    """See that the output may be written, before anything is computed.
+def save_between(engine: Engine, run: Run, out: Path, signalled: Callable[[], int | None]) -> None:
+    """Save states between validations too: every so many steps, and where a signal ends the run.
+
+    Only the first rank heeds a signal, as it alone has something to save; the others lose it and end.
+    """
+    every, saved = run.config.checkpoint_every, f"{out}: stopped at step"
+
+    @engine.on(Events.ITERATION_COMPLETED)
+    def inside(engine: Engine) -> None:
+        if run.step % len(run.batches):  # the last step of an epoch counts when the epoch is over
+            between()
+
+    @engine.on(Events.EPOCH_COMPLETED)
+    def between(engine: Engine | None = None) -> None:
+        signum = signalled() if is_first() else None
+        if is_first() and (signum or (every and run.step % every == 0 and run.step != run.saved)):
+            save(run, out)
+        if signum:
+            raise StoppedError(f"{saved} {run.step}, its state is saved; continue with --resume", signum)
+
+
+@contextmanager
+def claimed(out: Path, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Hold the output folder, and see that it may be written, before anything is computed.
 
     Raises:
         ConfigError: it holds a model or a state already.
-        ResourceError: it cannot be written.
+        ResourceError: it cannot be written, or another run writes to it.
     """
-    for existing in [out / FILE, *states(out / "state")]:
-        if existing.exists() and not (resume or overwrite):
-            raise ConfigError(f"{existing}: exists; use --resume, --overwrite, or another --out")
-    idist.barrier()  # no rank writes before all have looked
-    if is_first():
-        claim_folder(out)
+    with ExitStack() as stack:
+        if is_first():
+            claim_folder(out)
+            stack.enter_context(locked(out))
+        for existing in [out / FILE, *states(out / "state")]:
+            if existing.exists() and not (resume or overwrite):
+                raise ConfigError(f"{existing}: exists; use --resume, --overwrite, or another --out")
+        if is_first():
+            sweep([out / name for name in (FILE, "metrics.csv", "learning-curve.png", "run.json", "probe")])
+        idist.barrier()  # no rank writes before all have looked
+        yield
 
 
 def select(run: Run, row: dict[str, float]) -> bool:
@@ -161,7 +195,13 @@ def keep(run: Run, row: dict[str, float], out: Path, improved: bool) -> None:
         scores = {k: v for k, v in row.items() if k.startswith("val/") and math.isfinite(v)}
         _save(run, run.ema.module, out / FILE, {**scores, "epoch": row["epoch"]})
     write_metrics(out, run.history)
+    save(run, out)
+
+
+def save(run: Run, out: Path) -> None:
+    """Write the state from which a resume goes on."""
     save_state(out / "state", run.step, run.tensors(), run.metadata())
+    run.saved = run.step
 
 
 def write_swag(run: Run, folder: Path) -> None:
