@@ -14,11 +14,11 @@ import click
 
 from ..checkpoint import library_versions
 from ..errors import ConfigError
-from ..files import claim_folder, write_atomically, write_figure, write_json
+from ..files import claim_folder, sweep, write_atomically, write_figure, write_json
+from ..trajectories import write_trajectory
 from ..workflows.base import Result
 from ..workflows.contract import Workflow, file_fields, result_record
 from .tables import write_table
-from .trajectories import write_trajectory
 
 
 class Outputs:
@@ -63,6 +63,7 @@ class Outputs:
             if path.resolve() in inputs:
                 raise ConfigError(f"{path}: is an input and would be replaced; use another --out")
         claim_folder(self.folder)
+        sweep(self.paths.values())
 
     def write(self, result: Result, record: dict, figure: Callable | None) -> None:
         """Write every file of the result, or none; ``record`` is what the JSON says besides it.
