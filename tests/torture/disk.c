@@ -23,10 +23,10 @@ static long count, target, calls[6];
 static int failure, forever;
 enum kind { OPEN, MKDIR, WRITE, FSYNC, RENAME, STDIO };
 
-/* Begin to count; the n-th call from now on fails with error (0: none; -1: the process is killed), and those
+/* Begin to count below a folder (absolute, without links); the n-th call from now on fails with error (0: none; -1: the process is killed), and those
  * after it too if all is set. */
 void disk_arm(const char *folder, long n, int error, int all) {
-    if (!realpath(folder, root)) root[0] = 0;
+    snprintf(root, sizeof root, "%s", folder);
     count = 0;
     memset(calls, 0, sizeof calls);
     target = n;
@@ -110,7 +110,9 @@ OPENER_AT(openat64)
 
 int mkdir(const char *path, mode_t mode) {
     REAL(mkdir);
-    return named(AT_FDCWD, path, MKDIR) ? -1 : real(path, mode);
+    int before = errno, there = !access(path, F_OK);
+    errno = before;
+    return !there && named(AT_FDCWD, path, MKDIR) ? -1 : real(path, mode);
 }
 ssize_t write(int fd, const void *data, size_t n) {
     REAL(write);

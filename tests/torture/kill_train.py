@@ -24,7 +24,7 @@ from processes import KILL, Ended, Fault, Processes, contents, failing_disk
 from small_training import write_config
 
 from nfflr.errors import CheckpointError
-from nfflr.train.state import newest_state, read_state, states
+from nfflr.train.state import KEEP, newest_state, read_state, states
 
 EPOCHS = 20
 
@@ -82,9 +82,9 @@ def kill_many(kills: int, seed: int = 0, say=lambda text: None) -> Tally:
 
 
 def is_lost(out: Path, ended: Ended) -> bool:
-    """Whether a state that had been saved cannot be read: of two that are kept, or of the last that was told."""
+    """Whether a state that had been saved cannot be read: one of those that are kept, or the last one told."""
     told = [int(epoch) for epoch in re.findall(r"^epoch +(\d+)", ended.stdout, re.MULTILINE)]
-    for state in states(out / "state"):
+    for state in states(out / "state")[-KEEP:]:  # one that is older was being removed
         try:
             read_state(state)
         except CheckpointError:

@@ -106,7 +106,7 @@ class Processes:
         names = {name: str(self.folder / f"{name}-{time.monotonic_ns()}") for name in ("stdout", "stderr")}
         request = {"arguments": [str(a) for a in arguments], **names}
         if fault is not None:
-            request["disk"] = {**vars(fault), "folder": str(fault.folder), "all": int(fault.all)}
+            request["disk"] = {**vars(fault), "folder": str(fault.folder.resolve()), "all": int(fault.all)}
         return Command(self, self._ask(request)["pid"], names)
 
     def run(self, *arguments: object, fault: Fault | None = None) -> Ended:
