@@ -7,8 +7,8 @@ import io
 import json
 import os
 import threading
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import ResourceError
@@ -49,6 +49,18 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)  # there only if something, an interrupt too, came between
+
+
+@contextmanager
+def all_or_none(paths: Collection[Path]) -> Iterator[None]:
+    """Files that belong together: if writing one fails, or is interrupted, the others go too."""
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)  # half a result would block the next run
+        raise
 
 
 def temporary_name(path: Path) -> Path:

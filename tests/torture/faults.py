@@ -44,8 +44,8 @@ def _simulate(name: str, structures: str, *options: str, resumes: bool = False) 
     return Case(arguments, resumes, (f"*-{name}.*[!e]", "*.cif", "*.traj", "*.xyz"))
 
 
-MD = "--steps 6 --interval 3 --checkpoint 3 --rdf-cutoff 3 --ensemble npt".split()
-CELLS = "--supercell 1 1 1 --mesh-length 10".split()
+MD = ["--steps", "6", "--interval", "3", "--checkpoint", "3", "--rdf-cutoff", "3", "--ensemble", "npt"]
+CELLS = ["--supercell", "1", "1", "1", "--mesh-length", "10"]
 CASES = {
     "training": Case(("train", "{folder}/config.py", "--out", "{out}"), True, ()),
     "energy": _simulate("energy", "{folder}/si.cif"),
@@ -60,7 +60,9 @@ CASES = {
     "vacancy": _simulate("vacancy", "{folder}/si.cif"),
     "neb": _simulate("neb", "{folder}/rattled.xyz {folder}/other.xyz", "--steps", "2"),
     "evaluate": Case(("evaluate", "mlearn-si", "{folder}/labelled.xyz", "-o", "{out}")),
-    "lr": Case(("lr", "{folder}/config.py", "--out", "{out}", "--steps", "100", "--start", "1e-3", "--end", "10")),
+    "lr": Case(
+        ("lr", "{folder}/config.py", "--out", "{out}", "--steps", "100", "--start", "1e-3", "--end", "10")
+    ),
 }
 
 

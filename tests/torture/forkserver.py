@@ -18,8 +18,6 @@ import matplotlib.figure
 import torch
 import torch._dynamo
 
-import nfflr.cli.train
-import nfflr.train.trainer
 from nfflr.cli.main import WORKFLOWS, run
 from nfflr.models import base
 
@@ -68,7 +66,9 @@ def child(request: dict, report: int) -> int:
         os.dup2(os.open(name, flags, 0o644), fd)
     library, armed = disk(), request.get("disk")
     if armed:
-        library.disk_arm(os.fsencode(armed["folder"]), ctypes.c_long(armed["n"]), armed["error"], armed["all"])
+        library.disk_arm(
+            os.fsencode(armed["folder"]), ctypes.c_long(armed["n"]), armed["error"], armed["all"]
+        )
     code = run(request["arguments"])
     if armed:
         count = {name: library.disk_calls(k) for k, name in enumerate(KINDS)}

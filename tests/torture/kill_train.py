@@ -71,7 +71,9 @@ def kill_many(kills: int, seed: int = 0, say=lambda text: None) -> Tally:
             tally.lost += is_lost(out, ended)
             found = newest_state(out / "state")
             tally.mid_epoch += found is not None and found[1]["step"] % 3 != 0
-            finished = processes.run("train", config, "--out", out, *(["--resume"] if found else restart(out)))
+            finished = processes.run(
+                "train", config, "--out", out, *(["--resume"] if found else restart(out))
+            )
             assert finished.code == 0, finished.stderr
             tally.identical += contents(out) == contents(whole)
             shutil.rmtree(out)
