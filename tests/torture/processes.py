@@ -165,7 +165,7 @@ def contents(folder: Path, *skip: str) -> dict[str, bytes]:
 
 def assert_same(one: dict[str, bytes], other: dict[str, bytes]) -> None:
     """Equal files, to the byte."""
-    assert one.keys() == other.keys()
+    assert one.keys() == other.keys(), sorted(one.keys() ^ other.keys())
     different = [name for name in one if one[name] != other[name]]
     assert not different, different
 
