@@ -24,7 +24,7 @@ from .objective import higher_is_better
 from .record import RunRecord
 from .report import learning_curve, write_metrics
 from .run import Run, quiet_engine
-from .state import clear_states, newest_state, save_state, states
+from .state import clear_states, newest_state, save_state, states, sweep_states
 from .stop import postponed_signals
 
 Listener = Callable[[dict], None]
@@ -62,6 +62,8 @@ def train(
             if state is None:
                 raise ConfigError(f"{out}: holds no training state to resume; train without --resume")
             run.restore(*state)
+            if is_first():
+                sweep_states(out / "state", run.step)
         elif is_first():
             clear_overwritten(out)
         record = RunRecord(out, run.config, command, resume) if is_first() else None

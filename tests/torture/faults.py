@@ -4,10 +4,10 @@
     python tests/torture/faults.py --every 10    # each tenth
     python tests/torture/faults.py md phonons    # these only
 
-The n-th call that makes, writes, flushes or renames a file below the output folder fails: with ENOSPC, as do all
-after it (the disk is full), and in another run with EIO, alone. The command must exit with 6 and one line, and
-leave nothing under a final name; states that were saved must load; and the same command, with --resume where it
-has that, must then give the files of a run without a fault, to the byte.
+The n-th call that makes, writes, flushes or renames a file below the output folder fails: with ENOSPC, as do
+all after it (the disk is full), and in another run with EIO, alone. The command must exit with 6 and one
+line, and leave nothing under a final name; states that were saved must load; and the same command, with
+--resume where it has that, must then give the files of a run without a fault, to the byte.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
     python tests/torture/kill_train.py --kills 200
 
 Each time a training of a second is killed by SIGKILL, sometimes at a random instant, mostly inside a random
-one of the calls that change files, so in the middle of a save. Then it is resumed (or, where no state had been
-saved, begun again) and its files are compared with those of a training that was left alone: weights, metrics
-and states to the byte. A state is lost if the newest that can be read is older than the last that was saved.
+one of the calls that change files, so in the middle of a save. Then it is resumed (or, where no state had
+been saved, begun again) and its files are compared with those of a training that was left alone: weights,
+metrics and states to the byte. A state is lost if the newest that can be read is older than the last that was
+saved.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def kill_many(kills: int, seed: int = 0, say=lambda text: None) -> Tally:
 
 
 def is_lost(out: Path, ended: Ended) -> bool:
-    """Whether a state that had been saved cannot be read: one of those that are kept, or the last one told."""
+    """Whether a state that had been saved cannot be read: one of those kept, or the last one told."""
     told = [int(epoch) for epoch in re.findall(r"^epoch +(\d+)", ended.stdout, re.MULTILINE)]
     for state in states(out / "state")[-KEEP:]:  # one that is older was being removed
         try:

@@ -1,4 +1,4 @@
-"""``nff`` commands in processes of their own that start at once and can be killed, on a disk that can fail."""
+"""``nff`` commands in processes that start at once and can be killed, on a disk that can fail."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: exit code (minus the signal that killed it), what it wrote, calls it made by kind."""
+    """How a command ended: exit code (or minus the signal), what it wrote, calls it made by kind."""
 
     code: int
     stdout: str

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import ase.io
@@ -56,7 +57,9 @@ def check_killed_anywhere(processes, command, out, expected, every: int, seed: i
 # 76: relaxation
 
 
-def test_case_76_a_relaxation_that_does_not_converge_exits_5_with_the_last_frame(silicon, tmp_path, processes):
+def test_case_76_a_relaxation_that_does_not_converge_exits_5_with_the_last_frame(
+    silicon, tmp_path, processes
+):
     structure = silicon / "rattled.xyz"
     command = simulate("relax", structure, tmp_path, "--steps", 4, "--fmax", 1e-9)
     assert_refused(processes.run(*command), 5, structure, "after 4 steps", "--steps")
@@ -144,7 +147,7 @@ def test_case_77_a_limit_stops_md_within_a_step(silicon, tmp_path, processes, li
     for frame in frames:
         assert np.isfinite(frame.positions).all() and np.isfinite(frame.get_forces()).all()
         assert frame.get_temperature() < 20_000
-    broken = [_broken(limit, a, b) for a, b in zip(frames, frames[1:], strict=False)]
+    broken = [_broken(limit, a, b) for a, b in pairwise(frames)]
     assert not any(broken)  # no sound frame is beyond the limit, so it stopped in the first step that is
 
 
@@ -182,7 +185,20 @@ def test_case_77_md_that_becomes_nan_ends_with_the_last_finite_frame(ensemble):
 
 # 78: MD killed
 
-RAMP = ["--temperature", "300", "--temperature-end", "900", "--ensemble", "npt", "--interval", "3", "--checkpoint", "10", "--rdf-cutoff", "3"]
+RAMP = [
+    "--temperature",
+    "300",
+    "--temperature-end",
+    "900",
+    "--ensemble",
+    "npt",
+    "--interval",
+    "3",
+    "--checkpoint",
+    "10",
+    "--rdf-cutoff",
+    "3",
+]
 
 
 def check_killed_md(silicon, tmp_path, processes, kills: int, steps: int) -> None:
@@ -206,7 +222,9 @@ def check_killed_md(silicon, tmp_path, processes, kills: int, steps: int) -> Non
     assert [f.info["step"] for f in frames] == list(range(0, steps + 1, 3))
 
 
-def test_case_78_md_killed_5_times_has_every_frame_once_thermostat_and_ramp_exact(silicon, tmp_path, processes):
+def test_case_78_md_killed_5_times_has_every_frame_once_thermostat_and_ramp_exact(
+    silicon, tmp_path, processes
+):
     check_killed_md(silicon, tmp_path, processes, kills=5, steps=300)
 
 
@@ -217,7 +235,9 @@ def test_case_78_md_killed_50_times(silicon, tmp_path, processes):
 
 @pytest.mark.usefixtures("disk")
 def test_case_78_md_killed_inside_file_operations(silicon, tmp_path, processes):
-    assert processes.run(*simulate("md", silicon / "si.xyz", tmp_path / "whole", "--steps", 40, *RAMP)).code == 0
+    assert (
+        processes.run(*simulate("md", silicon / "si.xyz", tmp_path / "whole", "--steps", 40, *RAMP)).code == 0
+    )
     command = simulate("md", silicon / "si.xyz", tmp_path / "out", "--steps", 40, *RAMP)
     check_killed_anywhere(processes, command, tmp_path / "out", contents(tmp_path / "whole"), every=70)
 
@@ -255,7 +275,9 @@ def test_case_79_phonons_killed_between_displacements_give_the_same_force_consta
 def test_a_signal_prints_one_line_and_the_run_can_be_resumed(
     silicon, tmp_path, processes, name, signum, code
 ):
-    options = ["--steps", 100_000, "--checkpoint", 20] if name == "md" else ["--steps", 100_000, "--fmax", 1e-12]
+    options = (
+        ["--steps", 100_000, "--checkpoint", 20] if name == "md" else ["--steps", 100_000, "--fmax", 1e-12]
+    )
     command = simulate(name, silicon / "rattled.xyz", tmp_path, *options)
     running = processes.start(*command)
     state = tmp_path / f"rattled-{name}.state"
