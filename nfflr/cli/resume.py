@@ -59,6 +59,13 @@ def archive_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[Fold
         archive.remove()
 
 
+def drop_archive(folder: Path) -> None:
+    """Delete the archive of a run that was killed after its results were written, if there is one."""
+    if folder.is_dir():
+        with locked(folder):
+            FolderArchive(folder).remove()
+
+
 def _begun(folder: Path) -> list[Path]:
     """What a run left in its folder, which has begun if there is something."""
     return [path for path in folder.iterdir() if path.name[0] != "."]
