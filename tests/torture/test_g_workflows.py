@@ -72,21 +72,19 @@ def test_case_76_a_relaxation_that_does_not_converge_exits_5_with_the_last_frame
     assert not list(tmp_path.glob("*.state"))
 
 
-RELAXATIONS = [{"optimizer": name} for name in ("fire", "bfgs", "lbfgs")]
-RELAXATIONS += [{"cell": True, "symmetry": True, "pressure": 2.0}, {"cell": True, "optimizer": "bfgs"}]
+RELAXATIONS = [{"optimizer": "fire"}, {"optimizer": "lbfgs"}, {"optimizer": "bfgs", "cell": True}]
+RELAXATIONS += [{"cell": True, "symmetry": True, "pressure": 2.0}]
 
 
 @pytest.mark.parametrize("options", RELAXATIONS, ids=lambda o: "-".join(map(str, o.values())))
 def test_case_76_a_relaxation_that_was_interrupted_continues_to_the_bit(silicon, tmp_path, options):
     """With a calculator that keeps a neighbour list, and steps that stop between two states and on one."""
-    settings = RelaxSettings(fmax=1e-6, steps=2 * CHECKPOINT + 15, **options)
+    settings = RelaxSettings(fmax=1e-6, steps=CHECKPOINT + 12, **options)
     start = ase.io.read(silicon / "rattled.xyz")
     if options.get("symmetry"):
         start = bulk("Si", a=5.6)
-    if not options.get("cell"):
-        start.set_constraint()
     whole = relax(start, NFFLrCalculator.load("mlearn-si"), settings)
-    for stop in (3, CHECKPOINT, CHECKPOINT + 7, 2 * CHECKPOINT + 2):
+    for stop in (3, CHECKPOINT + 7):
         archive = FolderArchive(tmp_path)
 
         def progress(step, *_, stop=stop):
@@ -115,19 +113,19 @@ def test_case_76_a_relaxation_that_was_interrupted_continues_to_the_bit(silicon,
 
 @pytest.mark.usefixtures("disk")
 def test_case_76_a_relaxation_killed_inside_file_operations(silicon, tmp_path, processes):
-    options = ["--steps", 44, "--fmax", 1e-9]
+    options = ["--steps", 24, "--fmax", 1e-9]
     whole = tmp_path / "whole"
     assert processes.run(*simulate("relax", silicon / "rattled.xyz", whole, *options)).code == 5
     out = tmp_path / "out"
     command = simulate("relax", silicon / "rattled.xyz", out, *options)
-    check_killed_anywhere(processes, command, out, contents(whole), every=250)
+    check_killed_anywhere(processes, command, out, contents(whole), every=300)
 
 
 # 77: explosions
 
 
 LIMITS = {
-    "temperature": ["--max-temperature", 350, "--temperature", 300, "--ensemble", "nve", "--seed", 3],
+    "temperature": ["--max-temperature", 350, "--temperature", 300, "--temperature-end", 3000],
     "displacement": ["--max-displacement", 0.05, "--temperature", 3000, "--timestep", 4],
     "distance": ["--min-distance", 2.25, "--temperature", 1500],
 }
@@ -239,12 +237,12 @@ def test_case_78_md_killed_inside_file_operations(silicon, tmp_path, processes):
         processes.run(*simulate("md", silicon / "si.xyz", tmp_path / "whole", "--steps", 40, *RAMP)).code == 0
     )
     command = simulate("md", silicon / "si.xyz", tmp_path / "out", "--steps", 40, *RAMP)
-    check_killed_anywhere(processes, command, tmp_path / "out", contents(tmp_path / "whole"), every=70)
+    check_killed_anywhere(processes, command, tmp_path / "out", contents(tmp_path / "whole"), every=90)
 
 
 # 79: phonons killed
 
-PHONONS = ["--no-relax", "--supercell", "2", "2", "2", "--mesh-length", "8"]
+PHONONS = ["--supercell", "2", "2", "2", "--mesh-length", "8"]
 
 
 @pytest.mark.usefixtures("disk")
