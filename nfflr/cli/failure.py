@@ -6,11 +6,13 @@ import traceback
 
 import click
 
-from ..errors import NFFLrError
+from ..errors import NFFLrError, StoppedError
 
 
-def explain(error: Exception) -> tuple[str, int]:
+def explain(error: BaseException) -> tuple[str, int]:
     """The line and the exit code for an error, whatever raised it."""
+    if isinstance(error, StoppedError):
+        return str(error), error.exit_code
     if isinstance(error, NFFLrError):
         return str(error), error.exit_code
     if isinstance(error, MemoryError):

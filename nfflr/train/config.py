@@ -90,6 +90,9 @@ class TrainingConfig(BaseModel):
     adaptive_weights: bool = Field(False, description="learn how much each term of the loss counts")
 
     validate_every: int = Field(5, ge=1, description="epochs between validations")
+    checkpoint_every: int = Field(
+        500, ge=0, description="steps between states to resume from, besides those of validations; 0: none"
+    )
     patience: int = Field(0, ge=0, description="validations without improvement before stopping; 0: never")
     select_by: str | dict[str, float] = Field(
         "val/loss", description="metric whose best value chooses the checkpoint, or weights of several"
@@ -155,7 +158,7 @@ class TrainingConfig(BaseModel):
     def plain(self) -> dict:
         """Settings as JSON, without model, data and where the output goes; a resume compares these."""
         skip = {"dataset", "model", "output_dir", "criterion", "progress", "num_workers", "notes"}
-        skip |= {"device", "tensorboard", "init_from", "tasks", "tasks_budget"}
+        skip |= {"device", "tensorboard", "init_from", "checkpoint_every", "tasks", "tasks_budget"}
         tasks = {task.name: task.described() for task in self.tasks}
         settings = self.model_dump(mode="json", exclude=skip)
         return {**settings, "criterion": repr(self.criterion), "tasks": tasks}
