@@ -30,6 +30,7 @@ from .run import Run, quiet_engine, selectors
 from .state import clear_states, newest_state, save_state, states, sweep_states
 from .stop import postponed_signals
 
+Listener = Callable[[dict], None]
 SWAG = "swag"  # folder of the posterior samples
 EVENTS = "tensorboard"  # folder of the event files
 
@@ -42,8 +43,8 @@ def nobody(_) -> None:
 class Listeners:
     """Who is told: of each step, of each row of the metrics, before each task, of a round's outcomes."""
 
-    step: Callable[[dict], None] = nobody
-    validation: Callable[[dict], None] = nobody
+    step: Listener = nobody
+    validation: Listener = nobody
     task: Callable[[str], None] = nobody
     report: Callable[[Report], None] = nobody
 
@@ -54,8 +55,8 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     command: str | None = None,
-    on_step: Callable[[dict], None] = nobody,
-    on_validation: Callable[[dict], None] = nobody,
+    on_step: Listener = nobody,
+    on_validation: Listener = nobody,
     on_task: Callable[[str], None] = nobody,
     on_report: Callable[[Report], None] = nobody,
 ) -> Path:
