@@ -20,6 +20,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+sys.path[:0] = [str(Path(__file__).parents[1])]  # run as a script, where pytest does not say where tests lie
+
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from processes import Fault, Processes, assert_refused, assert_same, chosen, contents, failing_disk

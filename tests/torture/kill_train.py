@@ -20,6 +20,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path[:0] = [str(Path(__file__).parents[1])]  # run as a script, where pytest does not say where tests lie
+
 import numpy as np
 from processes import KILL, Ended, Fault, Processes, contents, failing_disk
 from small_training import write_config
