@@ -170,8 +170,12 @@ def check_distances(graph: Graph) -> None:
     square = graph.vectors().square().sum(1)  # (E,)
     if square.numel() and square.min() < COINCIDENT**2:
         edge = int(square.argmin())
-        i, j = int(graph.dst[edge]), int(graph.src[edge])
-        raise StructureError(f"structure: atoms {i} and {j} coincide; move or remove one of them")
+        raise coincident(int(graph.dst[edge]), int(graph.src[edge]))
+
+
+def coincident(i: int, j: int) -> StructureError:
+    """The error that names two atoms at one place."""
+    return StructureError(f"structure: atoms {i} and {j} coincide; move or remove one of them")
 
 
 def batch_graphs(graphs: Sequence[Graph]) -> Graph:

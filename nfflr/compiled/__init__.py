@@ -1,0 +1,1 @@
+"""Potentials with fixed weights as fast callables: compiled graphs and fused kernels."""
