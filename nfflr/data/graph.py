@@ -93,9 +93,14 @@ def neighbor_list(
     return i, j, shift
 
 
+def complete_box(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """The cell (3, 3) in Å with a unit normal for each axis that is not periodic."""
+    return complete_cell(np.where(pbc[:, None], cell, 0.0))
+
+
 def _wrap(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Box with a unit normal for each non-periodic axis, wrapped positions, and integer images (N, 3)."""
-    box = complete_cell(np.where(pbc[:, None], cell, 0.0))
+    """Box, see ``complete_box``, wrapped positions, and integer images (N, 3)."""
+    box = complete_box(cell, pbc)
     image = np.floor(positions @ np.linalg.inv(box))
     image[:, ~pbc] = 0
     wrapped = positions - image @ box
@@ -167,7 +172,11 @@ def check_distances(graph: Graph) -> None:
     Raises:
         StructureError: naming both atoms.
     """
-    square = graph.vectors().square().sum(1)  # (E,)
+    refuse_coincident(graph, graph.vectors().square().sum(1))
+
+
+def refuse_coincident(graph: Graph, square: torch.Tensor) -> None:
+    """As ``check_distances``, for squared bond lengths (E,) in Å² that are there already."""
     if square.numel() and square.min() < COINCIDENT**2:
         edge = int(square.argmin())
         raise coincident(int(graph.dst[edge]), int(graph.src[edge]))
