@@ -193,7 +193,7 @@ static inline void monomials(vec x, vec y, vec z, vec* m) {
 
 // Radial functions and screened repulsion of bonds between two elements.
 struct Radial {
-  real cutoff, a, b, c, steepness, wave, norm, strength, decays[4], shares[4], inner, width;
+  real cutoff, steepness, wave, norm, strength, decays[4], shares[4], inner, width;
   int power;
   bool repulsion;
 
@@ -202,8 +202,7 @@ struct Radial {
     constexpr double DECAYS[4] = {3.19980, 0.94229, 0.40290, 0.20162};
     const double p = m.envelope;
     cutoff = m.cutoff, power = m.envelope - 1, repulsion = m.repulsion;
-    a = (p + 1) * (p + 2) / 2, b = p * (p + 2), c = p * (p + 1) / 2;
-    steepness = -p * a / m.cutoff, wave = PI / m.cutoff, norm = std::sqrt(2 / m.cutoff);
+    steepness = -p * (p + 1) * (p + 2) / (2 * m.cutoff), wave = PI / m.cutoff, norm = std::sqrt(2 / m.cutoff);
     strength = 14.399645478425668 * m.numbers[i] * m.numbers[j] / (2 * m.scale);
     for (int n = 0; n < 4; n++) {
       shares[n] = SHARES[n];
@@ -217,10 +216,15 @@ struct Radial {
     const vec r = load(bonds.column(Bonds::R) + k), inverse = load(bonds.column(Bonds::INVERSE) + k);
     vec x = r / cutoff;
     x = x > real(1) ? all(1) : x;
-    vec raised = x;  // x^(p − 1)
-    for (int n = 1; n < power; n++) raised *= x;
-    vec value = real(1) - raised * x * (a - x * (b - c * x));
-    vec slope = raised * (real(1) - x) * (real(1) - x) * steepness;
+    // The envelope as (1 − x)³ Σ_k (k + 1)(k + 2)/2 x^k, k < p: free of the cancellation near x = 1.
+    vec raised = all(1), series = all(1);
+    for (int k = 1; k <= power; k++) {
+      raised *= x;  // x^(p − 1) in the end
+      series += raised * real((k + 1) * (k + 2) / 2);
+    }
+    const vec square = (real(1) - x) * (real(1) - x);
+    vec value = square * (real(1) - x) * series;
+    vec slope = raised * square * steepness;
     vec energy = all(0), d_energy = all(0);
     if (repulsion) {
       vec pair = all(0), d_pair = all(0);
