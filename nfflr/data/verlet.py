@@ -74,12 +74,12 @@ class VerletList:
         Raises:
             StructureError: a periodic axis has no cell vector.
         """
-        if not self._reusable(atoms):
+        if not self.reusable(atoms):
             self._build(atoms)
         found = self._search
         if not np.array_equal(self._cell, atoms.cell.array):
             self._keep_cell(atoms.cell.array)
-        positions = torch.tensor(atoms.positions, device=self.device)  # a copy: the caller moves on
+        positions = torch.from_numpy(atoms.positions.copy()).to(self.device)  # a copy: the caller moves on
         current = Atoms(positions, self._numbers, self._cell_tensor, self._pbc)
         return Graph(current, found.src, found.dst, self._translation, cutoff=self.cutoff)
 
@@ -87,7 +87,11 @@ class VerletList:
         """Search anew for the next structure, whatever it is."""
         self._search = None
 
-    def _reusable(self, atoms: ase.Atoms) -> bool:
+    def reusable(self, atoms: ase.Atoms) -> bool:
+        """Whether the stored candidates hold every pair closer than the cutoff.
+
+        True says more: all coordinates are finite, and elements and periodicity are those of the search.
+        """
         found = self._search
         if found is None or self.skin == 0 or len(found.numbers) != len(atoms):
             return False
