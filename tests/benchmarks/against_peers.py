@@ -3,8 +3,8 @@
     taskset -c 0 python tests/benchmarks/against_peers.py PEERS_FOLDER mace_128x0e_f32 ase_emt --sizes 64 1000
 
 PEERS_FOLDER holds ``peers.py`` and ``common.py`` (factories of peers as ASE calculators). Every peer gets the
-same allocator settings as we do. A call is energy + forces + stress through ASE after a small move, in processor
-time, since machines are shared; per atom the ratio says how many times dearer than the compiled potential it is.
+same allocator settings as we do. A call is energy + forces + stress through ASE after a small move, in
+processor time, since machines are shared. The ratio is that of costs per atom to the first calculator's.
 """
 
 import argparse
