@@ -89,7 +89,8 @@ def neighbor_list(
     # translated back, so the caller's coordinates are never touched.
     box, wrapped, image = _wrap(np.asarray(positions, float), np.asarray(cell, float), pbc)
     i, j, shift = BACKENDS[backend](wrapped, box, pbc, cutoff)
-    shift = shift + image[i] - image[j]
+    if image.any():
+        shift = shift + image[i] - image[j]
     return i, j, shift
 
 
@@ -113,7 +114,7 @@ def _vesin(positions, box, pbc, cutoff):
     # One thread: callers that want more run more structures, and nobody's cores are taken unasked.
     search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
     i, j, shift = search.compute(positions, box, pbc, quantities="ijS")
-    return i.astype(np.int64), j.astype(np.int64), shift.astype(np.int64)
+    return i.view(np.int64), j.view(np.int64), shift.astype(np.int64)
 
 
 def _matscipy(positions, box, pbc, cutoff):
