@@ -126,7 +126,9 @@ def device_name(device: torch.device) -> str:
     """What code is compiled for: the processor with its instructions, or the kind of GPU."""
     if device.type == "cuda":
         return f"cuda {torch.cuda.get_device_name(device)} {torch.cuda.get_device_capability(device)}"
-    return f"cpu {platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()} {_flags()}"
+    return (
+        f"cpu {platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()} {_flags()}"
+    )
 
 
 @cache

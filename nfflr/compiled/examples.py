@@ -25,13 +25,17 @@ def example_graphs(model: Potential) -> list[Graph]:
     """
     from .graph import arguments
 
-    others = [model.graph([_structure(model, s, seed) for s in sizes]) for seed, sizes in enumerate(SIZES[1:])]
+    others = [_batch(model, sizes, seed) for seed, sizes in enumerate(SIZES[1:])]
     pattern = _pattern(arguments(model, others[0]))
     for seed in count(100):
-        first = model.graph([_structure(model, s, seed) for s in SIZES[0]])
+        first = _batch(model, SIZES[0], seed)
         if _pattern(arguments(model, first)) == pattern or seed == 120:
             return [first, *others]
     raise AssertionError
+
+
+def _batch(model: Potential, sizes, seed: int) -> Graph:
+    return model.graph([_structure(model, repeat, seed) for repeat in sizes])
 
 
 def _pattern(tensors: list[torch.Tensor]) -> list[int]:

@@ -169,8 +169,10 @@ def _compile(model: Potential, example: Graph, path: Path) -> None:
     settings = {
         "cpp.dynamic_threads": True,  # as many as torch has when it runs, not when it was built
         "cpp.vec_isa_ok": True,  # the processor says what it can; no trial programs
-        "cpp.enable_tiling_heuristics": False,
+        "cpp.enable_tiling_heuristics": False,  # a third of the compiler's time; its choice was slower here
+        "aot_inductor.precompile_headers": False,  # compiled once each, so that costs more than it saves
     }
+    model(example)  # constants that are kept once made must not be made while tracing
     with warnings.catch_warnings(), torch.inference_mode(False), fresh_cache(dir=str(path.parent)):
         warnings.simplefilter("ignore")
         try:
