@@ -15,6 +15,7 @@ from ase.outputs import Properties, all_outputs
 
 from .atoms import check_structure
 from .checkpoint import find_members, load_checkpoint
+from .compiled import Compiled, compile_potential
 from .data.graph import Graph, batch_graphs
 from .data.verlet import VerletList
 from .errors import ConfigError, NumericsError, StructureError
@@ -36,6 +37,8 @@ class NFFLrCalculator(Calculator):
         device: ``"cpu"``, ``"cuda"``, …; default: where the model is.
         dtype: ``"float32"`` or ``"float64"``; default: the model's.
         skin: Å by which the neighbour list reaches beyond the cutoff, so that it can be kept.
+        compile: evaluate a compiled form of the model, which is built at once unless the user's cache has
+            it; where that cannot be, the model itself, and a line is logged.
         metadata: what ``todict`` reports, as read from the checkpoint.
 
     Raises:
@@ -52,6 +55,7 @@ class NFFLrCalculator(Calculator):
         device: str | None = None,
         dtype: str | None = None,
         skin: float = 0.5,
+        compile: bool = False,
         metadata: dict | None = None,
     ):
         super().__init__()
@@ -74,6 +78,25 @@ class NFFLrCalculator(Calculator):
         if isinstance(model, Ensemble):
             self.implemented_properties += ["energy_std", "forces_std"][: 1 + model.compute_forces]
         self._neighbours = VerletList(model.cutoff, skin, self.model.device)
+        self._compile, self._compiled = compile, None
+        if compile:
+            _ = self.compiled
+
+    @property
+    def compiled(self) -> Compiled | None:
+        """The compiled form of the model in use, if any. A pickled calculator looks for it at first use."""
+        if self._compile and self._compiled is None:
+            self._compiled = compile_potential(self.model)
+            self._compile = self._compiled is not None
+        return self._compiled
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_compiled": None}  # machine code stays where it is
+
+    def __deepcopy__(self, memo: dict) -> NFFLrCalculator:
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__getstate__(), memo), _compiled=self._compiled)
+        return twin
 
     @classmethod
     def load(
@@ -83,6 +106,7 @@ class NFFLrCalculator(Calculator):
         device: str | None = None,
         dtype: str | None = None,
         skin: float = 0.5,
+        compile: bool = False,
     ) -> NFFLrCalculator:
         """Calculator from a bundled name, a run folder, or a checkpoint file.
 
@@ -100,7 +124,8 @@ class NFFLrCalculator(Calculator):
         else:
             model, metadata = load_checkpoint(source)
         name = [str(item) for item in source] if several else str(source)
-        return cls(model, device=device, dtype=dtype, skin=skin, metadata={**metadata, "source": name})
+        metadata = {**metadata, "source": name}
+        return cls(model, device=device, dtype=dtype, skin=skin, compile=compile, metadata=metadata)
 
     def set_atoms(self, atoms: ase.Atoms) -> None:
         """Called by ASE when the calculator is attached: refuse elements the model does not cover."""
@@ -118,7 +143,8 @@ class NFFLrCalculator(Calculator):
         check_structure(self.atoms)
         has_stress = _has_volume(self.atoms)
         with torch.inference_mode(False):  # the list is kept, and may meet gradients later
-            output = self.model(self._neighbours.graph(self.atoms), stress=has_stress)
+            model = self.compiled or self.model
+            output = model(self._neighbours.graph(self.atoms), stress=has_stress)
         self.results = _results(output, has_stress)
 
     @property
@@ -162,7 +188,8 @@ class NFFLrCalculator(Calculator):
         results = []
         with torch.inference_mode(False):
             for chunk in self._chunks(structures, max_edges):
-                output = self.model(batch_graphs([graph for _, graph in chunk]))
+                model = self.compiled or self.model
+                output = model(batch_graphs([graph for _, graph in chunk]))
                 output = {name: value.cpu() for name, value in output.items()}
                 sizes = [len(atoms) for atoms, _ in chunk]
                 per_atom = {"forces", "energies", "forces_std"} & output.keys()
@@ -205,6 +232,7 @@ class NFFLrCalculator(Calculator):
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),
             "skin": self._neighbours.skin,
+            "compiled": self.compiled.kind if self.compiled else False,
         }
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "evaluate",
     "validate": "validate",
     "check": "check",
+    "compile": "compile",
     "info": "info",
     "report": "report",
 }  # command → file beside this

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import platform
-import shutil
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -14,15 +12,10 @@ from pathlib import Path
 import torch
 
 from ..files import temporary_name, user_cache
+from .cache import compiler, device_name, is_private
 
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC"]
 FLAGS += ["-shared", "-pthread"]
-
-
-def compiler() -> str | None:
-    """Path of the C++ compiler: ``$CXX``, or the first of the usual names; None without one."""
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
-    return next((path for name in names if (path := shutil.which(name))), None)
 
 
 def load_library(source: Path, defines: dict[str, object]) -> ctypes.CDLL | None:
@@ -44,7 +37,8 @@ def load_library(source: Path, defines: dict[str, object]) -> ctypes.CDLL | None
         target = _private_folder() / f"{source.stem}-{digest[:32]}.so"
         if target.exists():
             with suppress(OSError):  # damaged: built anew
-                return ctypes.CDLL(str(target))
+                if is_private(target):
+                    return ctypes.CDLL(str(target))
         return _build(program, source, macros, target)
     except (OSError, subprocess.SubprocessError):
         return None
@@ -56,6 +50,7 @@ def _build(program: str, source: Path, macros: list[str], target: Path) -> ctype
         for tuned in (["-march=native"], []):  # not every compiler knows this machine
             command = [program, *FLAGS, *tuned, *macros, str(source), "-o", str(temporary)]
             if subprocess.run(command, capture_output=True, timeout=300, check=False).returncode == 0:
+                temporary.chmod(0o700)
                 library = ctypes.CDLL(str(temporary))  # before it gets its name: it can be loaded
                 os.replace(temporary, target)
                 return library
@@ -67,12 +62,7 @@ def _build(program: str, source: Path, macros: list[str], target: Path) -> ctype
 def _identity(program: str) -> bytes:
     """Compiler, processor and torch: what decides which instructions the library may hold."""
     version = subprocess.run([program, "--version"], capture_output=True, timeout=60, check=True).stdout
-    processor = platform.machine() + platform.processor()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        kept = ("model name", "flags", "Features", "CPU part")
-        processor += "".join(sorted({line for line in lines if line.startswith(kept)}))
-    return version + processor.encode() + torch.__version__.encode()
+    return version + device_name(torch.device("cpu")).encode() + torch.__version__.encode()
 
 
 def _private_folder() -> Path:
@@ -83,7 +73,6 @@ def _private_folder() -> Path:
     """
     folder = user_cache() / "kernels"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.stat()
-    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
-        raise PermissionError(f"{folder}: others may write there")
+    if not is_private(folder):
+        raise PermissionError(f"{folder} is not a folder that only you can write")
     return folder

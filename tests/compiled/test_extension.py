@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from nfflr.compiled import extension
+from nfflr.compiled import cache, extension
 
-pytestmark = pytest.mark.skipif(extension.compiler() is None, reason="no C++ compiler on this machine")
+pytestmark = pytest.mark.skipif(cache.compiler() is None, reason="no C++ compiler on this machine")
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from ase.units import fs
 
 from nfflr.checkpoint import load_checkpoint
 from nfflr.compiled import moment
-from nfflr.compiled.extension import compiler
+from nfflr.compiled.cache import compiler
 from nfflr.data.graph import Graph, batch_graphs, periodic_radius_graph
 from nfflr.data.verlet import VerletList
-from nfflr.errors import NumericsError, StructureError
+from nfflr.errors import StructureError
 from nfflr.models.moment import MomentConfig, MomentNetwork
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler on this machine")
@@ -319,8 +319,21 @@ def test_a_kernel_keeps_the_weights_it_was_built_with(built):
         for parameter in model.parameters():
             parameter.mul_(1.1)
     assert torch.equal(kernel(graph)["forces"], before["forces"])
-    with pytest.raises(NumericsError, match="differ from the model's"):
-        moment._verify(kernel, model)
+    assert moment.deviation(kernel, model) > 1e-3
+
+
+def test_a_kernel_that_disagrees_is_not_used(built, monkeypatch, caplog):
+    model, _ = built()
+    fold = moment._fold
+
+    def wrong(model):
+        weights = fold(model)
+        weights.mix[0, 3, 2, 1] += 1e-3
+        return weights
+
+    monkeypatch.setattr(moment, "_fold", wrong)
+    assert moment.build(model) is None
+    assert "differs from the model" in caplog.text
 
 
 def test_kernels_copy_and_pickle(built):
