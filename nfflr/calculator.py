@@ -140,12 +140,28 @@ class NFFLrCalculator(Calculator):
         """
         self.results = {}  # a call that fails must not leave those of another structure
         super().calculate(atoms, properties, system_changes)
-        check_structure(self.atoms)
+        if not self._neighbours.reusable(self.atoms):  # what was searched had been checked
+            check_structure(self.atoms)
         has_stress = _has_volume(self.atoms)
+        model = self.compiled or self.model
         with torch.inference_mode(False):  # the list is kept, and may meet gradients later
-            model = self.compiled or self.model
-            output = model(self._neighbours.graph(self.atoms), stress=has_stress)
+            all_pairs = getattr(model, "takes_candidates", False)
+            graph = (self._neighbours.candidates if all_pairs else self._neighbours.graph)(self.atoms)
+            output = model(graph, stress=has_stress)
         self.results = _results(output, has_stress)
+
+    def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
+        """What has changed of what the model sees, to the last bit (ASE's costs more than a small cell)."""
+        known = self.atoms
+        if known is None or len(known) != len(atoms):
+            return list(all_changes)
+        pairs = {
+            "positions": (known.positions, atoms.positions),
+            "numbers": (known.numbers, atoms.numbers),
+            "cell": (known.cell.array, atoms.cell.array),
+            "pbc": (known.pbc, atoms.pbc),
+        }
+        return [name for name, (old, new) in pairs.items() if not np.array_equal(old, new)]
 
     @property
     def shortest_distances(self) -> np.ndarray | None:
