@@ -17,7 +17,7 @@ import torch
 from ase.build import bulk
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
-from potentials import tiny
+from builders import tiny
 
 import nfflr.compiled
 import nfflr.compiled.graph as graphs
