@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 from builders import tiny
 
@@ -125,7 +124,7 @@ class Exported(graphs.CompiledGraph):
         return self.program(*inputs)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"moment"}))
 def test_every_architecture_is_one_graph(name):
     model = make_model(name)
     exported, rng = Exported(model), np.random.default_rng(1)
@@ -166,7 +165,7 @@ def test_dynamics_is_the_same():
     for compile in (False, True):
         atoms = bulk("Si", cubic=True).repeat((2, 1, 1))
         atoms.calc = NFFLrCalculator(model, compile=compile)
-        MaxwellBoltzmannDistribution(atoms, temperature_K=600, rng=np.random.default_rng(0))
+        atoms.set_momenta(np.random.default_rng(0).normal(0, 2.5, (len(atoms), 3)))
         VelocityVerlet(atoms, 1.0 * ase.units.fs).run(50)
         runs.append(np.concatenate([atoms.positions, atoms.get_forces(), [atoms.get_stress()[:3]]]))
     assert np.abs(runs[0] - runs[1]).max() < 1e-9
