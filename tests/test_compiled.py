@@ -373,7 +373,7 @@ def test_commands_evaluate_the_compiled_form(checkpoint, tmp_path, capsys):
         assert ("compiled graph" in capsys.readouterr().out) == bool(options)
         record = json.loads((tmp_path / name / "si-energy.json").read_text())
         assert record["calculator"]["compiled"] == ("graph" if options else False)
-        energies.append(record["energy"])
+        energies.append(record["result"]["energy"])
     assert energies[0] == pytest.approx(energies[1], abs=1e-10)
 
 
