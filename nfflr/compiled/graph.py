@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +15,12 @@ from ..data.graph import Graph
 from ..models.base import Potential, bond_gradient
 from .cache import Artefacts, compiler
 from .examples import deviations, example_graphs, tolerance
+
+SETTINGS = {
+    "cpp.dynamic_threads": True,  # as many as torch has when it runs, not when it was built
+    "cpp.vec_isa_ok": True,  # the processor says what it can; no trial programs
+    "cpp.enable_tiling_heuristics": False,  # a third of the compiler's time; its choice was slower here
+}
 
 
 class NotCompiled(Exception):
@@ -42,19 +49,21 @@ class CompiledGraph:
         inputs = arguments(self.model, graph)
         if min(tensor.shape[0] for tensor in inputs) < 2:
             return self.model(graph, stress=stress)
-        total, energies, forces, tensions = self._loader.boxed_run(inputs)
-        n, b = len(graph.atoms), graph.atoms.n_structures
-        single = not graph.atoms.is_batch
-        result = {"total_energy": total[0] if single else total[:b]}
-        result |= {"energies": energies[:n], "forces": forces[:n]}
-        if stress:
-            result["stress"] = tensions[0] if single else tensions[:b]
-        return result
+        return results(graph, self._loader.boxed_run(inputs), stress)
 
     def _check_elements(self, numbers: torch.Tensor) -> None:
         if self._covered is None or not torch.equal(numbers, self._covered):
             self.model.species(numbers)
             self._covered = numbers.clone()
+
+
+def results(graph: Graph, outputs: Sequence[torch.Tensor], stress: bool) -> dict[str, torch.Tensor]:
+    """The outputs of ``function`` as ``Potential.forward`` has them: what ``arguments`` added is left out."""
+    total, energies, forces, tensions = outputs
+    n, b = len(graph.atoms), graph.atoms.n_structures
+    first = slice(b) if graph.atoms.is_batch else 0
+    result = {"total_energy": total[first], "energies": energies[:n], "forces": forces[:n]}
+    return {**result, "stress": tensions[first]} if stress else result
 
 
 def load_graph(model: Potential) -> CompiledGraph:
@@ -121,8 +130,12 @@ def arguments(model: Potential, graph: Graph) -> list[torch.Tensor]:
 
 
 def function(model: Potential):
-    """What is compiled: ``arguments`` → total energies, energies, forces, stresses (B, 3, 3)."""
-    traced = copy.deepcopy(model).requires_grad_(False)
+    """What is compiled: ``arguments`` → total energies, energies, forces, stresses (B, 3, 3).
+
+    Of a model in training mode the outputs can be differentiated with respect to its weights.
+    """
+    traced = copy.copy(model)  # the weights are shared
+    traced.__dict__ = dict(model.__dict__)
     # Elements are checked before, and tables are inputs: neither depends on data in the graph.
     traced.species = lambda numbers: traced.element_index.index_select(0, numbers)
 
@@ -131,14 +144,15 @@ def function(model: Potential):
         graph = Graph(Atoms(positions, numbers, cells, None, structure), src, dst, shift, traced.cutoff)
         vectors = graph.vectors().detach().to(traced.dtype).requires_grad_()  # (E, 3)
         raw = traced.energies(graph, vectors)  # (N,)
-        slopes = bond_gradient(raw, vectors, create_graph=False) * traced.scale.to(raw.dtype)
+        slopes = bond_gradient(raw, vectors, create_graph=traced.training) * traced.scale.to(raw.dtype)
         references = traced.reference_energies.index_select(0, traced.species(numbers))
         energies = raw.double() * traced.scale + references
         total = energies.new_zeros(cells.shape[0]).index_add(0, structure, energies)
         forces = slopes.new_zeros(positions.shape[0], 3).index_add(0, dst, slopes)
         forces = forces.index_add(0, src, slopes, alpha=-1)
-        stress = _stress(cells, structure.index_select(0, dst), vectors, slopes).to(slopes.dtype)
-        return total.detach(), energies.detach(), forces.detach(), stress.detach()
+        stress = _stress(cells, structure.index_select(0, dst), vectors.detach(), slopes).to(slopes.dtype)
+        outputs = total, energies, forces, stress
+        return outputs if traced.training else tuple(output.detach() for output in outputs)
 
     return evaluate
 
@@ -167,9 +181,7 @@ def _compile(model: Potential, example: Graph, path: Path) -> None:
     from torch._inductor.utils import fresh_cache
 
     settings = {
-        "cpp.dynamic_threads": True,  # as many as torch has when it runs, not when it was built
-        "cpp.vec_isa_ok": True,  # the processor says what it can; no trial programs
-        "cpp.enable_tiling_heuristics": False,  # a third of the compiler's time; its choice was slower here
+        **SETTINGS,
         "aot_inductor.precompile_headers": False,  # compiled once each, so that costs more than it saves
     }
     model(example)  # constants that are kept once made must not be made while tracing
@@ -188,11 +200,17 @@ def _compile(model: Potential, example: Graph, path: Path) -> None:
 def export(model: Potential, example: Graph) -> torch.export.ExportedProgram:
     """The graph of ``function(model)``, every first dimension of its inputs symbolic."""
     from torch.export import Dim
-    from torch.fx.experimental.proxy_tensor import make_fx
 
     inputs = arguments(model, example)
     sizes = {len(tensor): Dim(f"size{len(tensor)}", min=2) for tensor in inputs}
-    with torch.enable_grad():
-        traced = make_fx(function(model), tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
+    traced = trace(copy.deepcopy(model).requires_grad_(False), inputs)
     shapes = tuple({0: sizes[len(tensor)]} for tensor in inputs)
     return torch.export.export(traced, tuple(inputs), dynamic_shapes=shapes, strict=False)
+
+
+def trace(model: Potential, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+    """``function(model)`` as elementary operations, sizes as symbols; the weights are the model's own."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with torch.enable_grad():
+        return make_fx(function(model), tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
