@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import ase
@@ -145,9 +146,7 @@ class NFFLrCalculator(Calculator):
         has_stress = _has_volume(self.atoms)
         model = self.compiled or self.model
         with torch.inference_mode(False):  # the list is kept, and may meet gradients later
-            all_pairs = getattr(model, "takes_candidates", False)
-            graph = (self._neighbours.candidates if all_pairs else self._neighbours.graph)(self.atoms)
-            output = model(graph, stress=has_stress)
+            output = model(self._graph(self._neighbours, self.atoms), stress=has_stress)
         self.results = _results(output, has_stress)
 
     def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
@@ -202,18 +201,26 @@ class NFFLrCalculator(Calculator):
             StructureError, NumericsError: naming the structure by its position.
         """
         results = []
+        model = self.compiled or self.model
+        if getattr(model, "takes_candidates", False):
+            max_edges = 0  # a kernel takes atoms in blocks of its own, and a batch is only copies to it
         with torch.inference_mode(False):
             for chunk in self._chunks(structures, max_edges):
-                model = self.compiled or self.model
-                output = model(batch_graphs([graph for _, graph in chunk]))
-                output = {name: value.cpu() for name, value in output.items()}
-                sizes = [len(atoms) for atoms, _ in chunk]
-                per_atom = {"forces", "energies", "forces_std"} & output.keys()
-                parts = output | {name: output[name].split(sizes) for name in per_atom}
-                for k, (atoms, _) in enumerate(chunk):
-                    single = {name: values[k] for name, values in parts.items()}
-                    results.append(_results(single, _has_volume(atoms), f"structure {len(results)}"))
+                for (atoms, _), output in zip(chunk, self._outputs(chunk, len(results)), strict=True):
+                    results.append(_results(output, _has_volume(atoms), f"structure {len(results)}"))
         return results
+
+    def _outputs(self, chunk: list[tuple[ase.Atoms, Graph]], first: int) -> list[dict[str, torch.Tensor]]:
+        """The model's dict for each structure of a chunk, of which ``first`` is the first one's number."""
+        model = self.compiled or self.model
+        if len(chunk) == 1:
+            with _naming(f"structure {first}"):
+                return [model(chunk[0][1])]
+        output = {name: value.cpu() for name, value in model(batch_graphs([g for _, g in chunk])).items()}
+        sizes = [len(atoms) for atoms, _ in chunk]
+        per_atom = {"forces", "energies", "forces_std"} & output.keys()
+        parts = output | {name: output[name].split(sizes) for name in per_atom}
+        return [{name: values[k] for name, values in parts.items()} for k in range(len(chunk))]
 
     def _chunks(
         self, structures: Iterable[ase.Atoms], max_edges: int
@@ -224,12 +231,13 @@ class NFFLrCalculator(Calculator):
         neighbours = VerletList(self.model.cutoff, self._neighbours.skin, self.model.device)
         chunk, edges = [], 0
         for k, atoms in enumerate(structures):
-            check_structure(atoms, f"structure {k}")
-            try:
-                self.set_atoms(atoms)
-                graph = neighbours.graph(atoms)
-            except StructureError as error:
-                raise StructureError(str(error).replace("structure", f"structure {k}", 1)) from error
+            known = neighbours.reusable(atoms)  # then so are its elements
+            if not known:
+                check_structure(atoms, f"structure {k}")
+            with _naming(f"structure {k}"):
+                if not known:
+                    self.set_atoms(atoms)
+                graph = self._graph(neighbours, atoms)
             if chunk and edges + len(graph.dst) > max_edges:
                 yield chunk
                 chunk, edges = [], 0
@@ -237,6 +245,11 @@ class NFFLrCalculator(Calculator):
             edges += len(graph.dst)
         if chunk:
             yield chunk
+
+    def _graph(self, neighbours: VerletList, atoms: ase.Atoms) -> Graph:
+        """What the model is given: all candidates where it leaves out itself what is beyond the cutoff."""
+        takes_all = getattr(self.compiled, "takes_candidates", False)
+        return neighbours.candidates(atoms) if takes_all else neighbours.graph(atoms)
 
     def todict(self) -> dict:
         """JSON description: enough to know which numbers these are; of an ensemble, all digests."""
@@ -271,6 +284,15 @@ def _device(name: str | torch.device) -> torch.device:
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         raise ConfigError(f"device: {name} is not there; use --device cpu") from error
     return device
+
+
+@contextmanager
+def _naming(item: str) -> Iterator[None]:
+    """Errors about a structure say which of many it is."""
+    try:
+        yield
+    except StructureError as error:
+        raise StructureError(str(error).replace("structure", item, 1)) from error
 
 
 def _has_volume(atoms: ase.Atoms) -> bool:
