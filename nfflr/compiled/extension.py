@@ -21,8 +21,9 @@ FLAGS += ["-shared", "-pthread"]
 def load_library(source: Path, defines: dict[str, object]) -> ctypes.CDLL | None:
     """The shared library made from ``source`` with these macros; compiled unless this machine has it.
 
-    The file's name is a digest of source, macros, flags, compiler, processor and torch's version. It is
-    written under a temporary name and renamed, into a folder that only the user may write.
+    The file's name is a digest of the source, the headers beside it, macros, flags, compiler, processor and
+    torch's version. It is written under a temporary name and renamed, into a folder that only the user may
+    write.
 
     Returns:
         None if there is no compiler, it fails, or the cache cannot be written.
@@ -32,7 +33,8 @@ def load_library(source: Path, defines: dict[str, object]) -> ctypes.CDLL | None
         return None
     macros = [f"-D{name}={value}" for name, value in sorted(defines.items())]
     try:
-        parts = [source.read_bytes(), " ".join(FLAGS + macros).encode(), _identity(program)]
+        texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
+        parts = [*texts, " ".join(FLAGS + macros).encode(), _identity(program)]
         digest = hashlib.sha256(b"\0".join(parts)).hexdigest()
         target = _private_folder() / f"{source.stem}-{digest[:32]}.so"
         if target.exists():

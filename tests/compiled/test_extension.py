@@ -33,14 +33,16 @@ def test_a_source_is_compiled_once(source, tmp_path, monkeypatch):
     assert stat.S_IMODE(library.parent.stat().st_mode) == 0o700
 
 
-def test_another_source_macro_or_processor_is_another_library(source, tmp_path, monkeypatch):
+def test_another_source_header_macro_or_processor_is_another_library(source, tmp_path, monkeypatch):
     extension.load_library(source, {"NUMBER": 1})
     assert extension.load_library(source, {"NUMBER": 2}).answer() == 2
     source.write_text('extern "C" int answer() { return NUMBER + 5; }')
     assert extension.load_library(source, {"NUMBER": 1}).answer() == 6
+    source.with_name("beside.h").write_text("// a header that the source may include")
+    extension.load_library(source, {"NUMBER": 1})
     monkeypatch.setattr(extension, "_identity", lambda program: b"another machine")
     extension.load_library(source, {"NUMBER": 1})
-    assert len(files(tmp_path)) == 4
+    assert len(files(tmp_path)) == 5
 
 
 def test_a_damaged_library_is_built_anew(source, tmp_path):
