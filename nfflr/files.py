@@ -78,7 +78,9 @@ def sweep(paths: Iterable[Path]) -> None:
 
 def user_cache() -> Path:
     """The user's cache folder, ``$XDG_CACHE_HOME/nfflr`` or ``~/.cache/nfflr``; not created here."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nfflr"
+    given = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    # A relative one counts as not set, says the XDG Base Directory Specification: it would follow the user.
+    return (given if given.is_absolute() else Path.home() / ".cache") / "nfflr"
 
 
 def write_json(path: Path, record: dict) -> None:

@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": "evaluate",
     "validate": "validate",
     "check": "check",
+    "compile": "compile",
     "info": "info",
     "report": "report",
 }  # command → file beside this

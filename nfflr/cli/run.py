@@ -68,6 +68,7 @@ class Run:
         compare: tuple[Path, ...],
         device: str,
         dtype: str | None,
+        compile: bool,
         out: Path,
         overwrite: bool,
         resume: bool,
@@ -79,7 +80,7 @@ class Run:
         for path in compare:
             if not path.is_dir():
                 read_result(path, workflow)  # a wrong one is found out before anything is computed
-        self.models = Models(model, device, dtype)
+        self.models = Models(model, device, dtype, bool(compile))
         self.table = None
         if len(jobs) * max(1, len(model)) > 1:
             self.table = SummaryTable(out / f"{workflow.name}-summary.csv", workflow.result)
@@ -150,8 +151,10 @@ class Run:
             return None
         result, record = read_result(path, self.workflow)
         known = record.get("calculator") or {}
-        # Where a model was read from may change; what it is, its precision too, may not.
-        same = {**calculator, "source": None} == {**known, "source": None}
+        # Where a model was read from may change, and how it is evaluated; what it is, its precision too, may
+        # not.
+        free = {"source": None, "compiled": None}
+        same = {**calculator, **free} == {**known, **free}
         if not same or any(record.get(name) != value for name, value in asked.items()):
             return None
         outputs.paths = {name: path.with_name(file) for name, file in record["files"].items()}

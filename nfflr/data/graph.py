@@ -89,13 +89,19 @@ def neighbor_list(
     # translated back, so the caller's coordinates are never touched.
     box, wrapped, image = _wrap(np.asarray(positions, float), np.asarray(cell, float), pbc)
     i, j, shift = BACKENDS[backend](wrapped, box, pbc, cutoff)
-    shift = shift + image[i] - image[j]
+    if image.any():
+        shift = shift + image[i] - image[j]
     return i, j, shift
 
 
+def complete_box(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """The cell (3, 3) in Å with a unit normal for each axis that is not periodic."""
+    return complete_cell(np.where(pbc[:, None], cell, 0.0))
+
+
 def _wrap(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Box with a unit normal for each non-periodic axis, wrapped positions, and integer images (N, 3)."""
-    box = complete_cell(np.where(pbc[:, None], cell, 0.0))
+    """Box, see ``complete_box``, wrapped positions, and integer images (N, 3)."""
+    box = complete_box(cell, pbc)
     image = np.floor(positions @ np.linalg.inv(box))
     image[:, ~pbc] = 0
     wrapped = positions - image @ box
@@ -108,7 +114,7 @@ def _vesin(positions, box, pbc, cutoff):
     # One thread: callers that want more run more structures, and nobody's cores are taken unasked.
     search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
     i, j, shift = search.compute(positions, box, pbc, quantities="ijS")
-    return i.astype(np.int64), j.astype(np.int64), shift.astype(np.int64)
+    return i.view(np.int64), j.view(np.int64), shift.astype(np.int64)
 
 
 def _matscipy(positions, box, pbc, cutoff):
@@ -167,11 +173,19 @@ def check_distances(graph: Graph) -> None:
     Raises:
         StructureError: naming both atoms.
     """
-    square = graph.vectors().square().sum(1)  # (E,)
+    refuse_coincident(graph, graph.vectors().square().sum(1))
+
+
+def refuse_coincident(graph: Graph, square: torch.Tensor) -> None:
+    """As ``check_distances``, for squared bond lengths (E,) in Å² that are there already."""
     if square.numel() and square.min() < COINCIDENT**2:
         edge = int(square.argmin())
-        i, j = int(graph.dst[edge]), int(graph.src[edge])
-        raise StructureError(f"structure: atoms {i} and {j} coincide; move or remove one of them")
+        raise coincident(int(graph.dst[edge]), int(graph.src[edge]))
+
+
+def coincident(i: int, j: int) -> StructureError:
+    """The error that names two atoms at one place."""
+    return StructureError(f"structure: atoms {i} and {j} coincide; move or remove one of them")
 
 
 def batch_graphs(graphs: Sequence[Graph]) -> Graph:

@@ -51,6 +51,7 @@ class TrainingConfig(BaseModel):
     num_workers: int = Field(0, ge=0, description="processes that prepare batches")
     progress: bool = Field(True, description="show a progress bar on a terminal")
     device: str | None = Field(None, description="cpu or cuda; None: a GPU where there is one")
+    compile: bool = Field(False, description="compile the step: twice as fast, after minutes of preparation")
     tensorboard: bool = Field(False, description="write event files for TensorBoard too")
 
     epochs: int = Field(100, ge=1, description="passes over the training split")
@@ -133,6 +134,12 @@ class TrainingConfig(BaseModel):
         if kind == "cuda" and not torch.cuda.is_available():
             raise ValueError("no CUDA device here; use cpu")
         return device
+
+    @model_validator(mode="after")
+    def _compile_is_for_potentials(self):
+        if self.compile and not (self.model.is_potential and self.model.compute_forces):
+            raise ValueError("compile is for potentials with forces; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _swag_has_weights_to_sample(self):
