@@ -29,6 +29,7 @@ from nfflr.compiled.cache import Artefacts, compiler, identity
 from nfflr.compiled.examples import deviations, example_graphs, tolerance
 from nfflr.data.graph import batch_graphs
 from nfflr.models.base import architectures
+from nfflr.models.ensemble import Ensemble
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler here")
 MODELS = {  # small ones
@@ -109,7 +110,7 @@ def test_compiled_is_eager():
     assert compare_on_random_structures(make_model("moment"), 40).kind == "graph"
 
 
-class Exported(graphs.CompiledGraph):
+class Traced(graphs.CompiledGraph):
     """The graph before it is compiled, which takes a tenth of the time."""
 
     def __init__(self, model):
@@ -118,7 +119,8 @@ class Exported(graphs.CompiledGraph):
             example, *_ = example_graphs(model)
             model(example)
             self.model, self._covered, self._loader = model, None, self
-            self.program = graphs.export(model, example).module()
+            frozen = copy.deepcopy(model).requires_grad_(False)
+            self.program = graphs.trace(frozen, graphs.arguments(model, example))
 
     def boxed_run(self, inputs):
         return self.program(*inputs)
@@ -127,11 +129,11 @@ class Exported(graphs.CompiledGraph):
 @pytest.mark.parametrize("name", sorted(MODELS.keys() - {"moment"}))
 def test_every_architecture_is_one_graph(name):
     model = make_model(name)
-    exported, rng = Exported(model), np.random.default_rng(1)
+    traced, rng = Traced(model), np.random.default_rng(1)
     structures = [random_structure(rng) for _ in range(12)]
     for atoms in structures:
-        agree(exported, model, atoms)
-    agree(exported, model, structures[:5])
+        agree(traced, model, atoms)
+    agree(traced, model, structures[:5])
 
 
 @needs_compiler
@@ -186,6 +188,19 @@ def test_calculators_say_so_copy_and_pickle():
         found = twin.evaluate([atoms, atoms])[1]
         assert found["forces"] == pytest.approx(expected["forces"], abs=1e-10)
         assert twin.compiled.kind == "graph"
+
+
+@needs_compiler
+def test_ensembles_are_compiled_member_by_member():
+    model = make_model("moment")
+    ensemble = Ensemble([model, copy.deepcopy(model)])
+    compiled = build(ensemble)
+    assert compiled.kind == "graph"
+    for x in (random_structure(np.random.default_rng(4)), [bulk("Si", cubic=True)] * 2):
+        graph = ensemble.widest.graph(x)
+        found, expected = compiled(graph), ensemble(graph)
+        assert list(found) == list(expected) and "forces_std" in found
+        assert max(deviations(found, expected).values()) <= 1e-10
 
 
 @needs_compiler
