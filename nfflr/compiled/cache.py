@@ -60,6 +60,10 @@ class Artefacts:
             return None
         return self.folder / GRAPH if whole else None
 
+    def discard(self) -> None:
+        """Remove what is there."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     @contextmanager
     def new(self) -> Iterator[Path]:
         """Where to write the graph: a folder of this process's own, in the cache if that can be written."""

@@ -70,7 +70,7 @@ def load_graph(model: Potential) -> CompiledGraph:
     """The compiled graph of a model, from the user's cache or built now; checked against the model.
 
     Energies and their gradient with respect to bond vectors are traced into one graph with symbolic sizes
-    (``make_fx``), exported, and compiled ahead of time (AOTInductor).
+    (``make_fx``) and compiled ahead of time (AOTInductor).
 
     Raises:
         NotCompiled: no compiler, an architecture that cannot be traced, or results that differ.
@@ -86,6 +86,7 @@ def load_graph(model: Potential) -> CompiledGraph:
             if found is not None:
                 found.origin = f"from the cache in {time.perf_counter() - started:.2g} s, {artefacts.folder}"
                 return found
+            artefacts.discard()  # whole, but not what this model gives: its code must have changed
         if compiler() is None:
             raise NotCompiled("no C++ compiler here; install g++, or set CXX")
         with artefacts.new() as path:
@@ -177,40 +178,54 @@ def _compile(model: Potential, example: Graph, path: Path) -> None:
     Raises:
         NotCompiled: with the first line of what went wrong.
     """
-    from torch._inductor import aoti_compile_and_package
+    from torch._inductor import aot_compile
+    from torch._inductor.package import package_aoti
     from torch._inductor.utils import fresh_cache
 
     settings = {
         **SETTINGS,
+        "aot_inductor.package": True,
         "aot_inductor.precompile_headers": False,  # compiled once each, so that costs more than it saves
     }
     model(example)  # constants that are kept once made must not be made while tracing
+    failure = None  # raised outside: the temporary cache would be left behind, and said so
     with warnings.catch_warnings(), torch.inference_mode(False), fresh_cache(dir=str(path.parent)):
         warnings.simplefilter("ignore")
         try:
-            program = export(model, example)
-            aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
+            inputs = arguments(model, example)
+            traced = trace(copy.deepcopy(model).requires_grad_(False), inputs)
+            package_aoti(str(path), aot_compile(traced, tuple(inputs), options=settings))
         except Exception as error:  # tracing runs the model's code, compiling runs a compiler
-            lines = str(error).strip().splitlines() or [""]
-            raise NotCompiled(
-                f"{type(model).__name__} cannot be compiled ({type(error).__name__}: {lines[0][:200]})"
-            ) from error
+            failure = error
+    if failure is not None:
+        raise not_compiled(model, failure) from failure
 
 
-def export(model: Potential, example: Graph) -> torch.export.ExportedProgram:
-    """The graph of ``function(model)``, every first dimension of its inputs symbolic."""
-    from torch.export import Dim
-
-    inputs = arguments(model, example)
-    sizes = {len(tensor): Dim(f"size{len(tensor)}", min=2) for tensor in inputs}
-    traced = trace(copy.deepcopy(model).requires_grad_(False), inputs)
-    shapes = tuple({0: sizes[len(tensor)]} for tensor in inputs)
-    return torch.export.export(traced, tuple(inputs), dynamic_shapes=shapes, strict=False)
+def not_compiled(model: Potential, error: Exception) -> NotCompiled:
+    """What went wrong, in one line."""
+    if isinstance(error, NotCompiled):
+        return error
+    lines = str(error).strip().splitlines() or [""]
+    return NotCompiled(
+        f"{type(model).__name__} cannot be compiled ({type(error).__name__}: {lines[0][:200]})"
+    )
 
 
 def trace(model: Potential, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
-    """``function(model)`` as elementary operations, sizes as symbols; the weights are the model's own."""
+    """``function(model)`` as elementary operations, sizes as symbols; the weights are the model's own.
+
+    Raises:
+        NotCompiled: a number of atoms, bonds, … became a constant.
+    """
     from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
     with torch.enable_grad():
-        return make_fx(function(model), tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
+        traced = make_fx(function(model), tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
+    sizes = [node.meta["val"].shape[0] for node in traced.graph.find_nodes(op="placeholder")]
+    if any(is_concrete_int(size) for size in sizes):
+        raise NotCompiled(
+            f"{type(model).__name__} cannot be compiled (a size became a constant; "
+            "use x.shape[0] in place of len(x))"
+        )
+    return traced

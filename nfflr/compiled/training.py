@@ -16,7 +16,7 @@ from ..files import user_cache
 from ..models.base import Input, Potential
 from .cache import compiler, is_private
 from .examples import deviations, example_graphs, tolerance
-from .graph import SETTINGS, NotCompiled, arguments, results, trace
+from .graph import SETTINGS, NotCompiled, arguments, not_compiled, results, trace
 
 logger = logging.getLogger("nfflr")
 
@@ -39,12 +39,8 @@ class TrainingGraph:
             warnings.simplefilter("ignore")
             try:
                 self._prepare(*example_graphs(model))
-            except NotCompiled:
-                raise
             except Exception as error:  # tracing runs the model's code, compiling runs a compiler
-                lines = str(error).strip().splitlines() or [""]
-                reason = f"{type(error).__name__}: {lines[0][:200]}"
-                raise NotCompiled(f"{type(model).__name__} cannot be compiled ({reason})") from error
+                raise not_compiled(model, error) from error
 
     def __call__(self, x: Input, stress: bool = True) -> dict[str, torch.Tensor]:
         """As ``Potential.forward``; in evaluation mode, and without bonds, it is the model that answers."""
