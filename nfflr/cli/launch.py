@@ -107,12 +107,23 @@ def _worker(rank: int, processes: int, folder: Path, function: Callable[..., int
     try:
         code = function(**arguments)
     except (Exception, errors.StoppedError) as error:  # told by the parent, once
-        message, code = explain(error)
+        message, code = explain(_of_a_lost_process(error) or error)
         _tell(folder, rank, message, code)
     if code:
         sys.stdout.flush()
         os._exit(code)  # the others may wait for this one in a collective; the parent ends them
     idist.finalize()
+
+
+def _of_a_lost_process(error: BaseException) -> errors.ResourceError | None:
+    """What a rank's failure to reach another one means; gloo raises plain errors that carry its name."""
+    from torch.distributed import DistError
+
+    if isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        return errors.ResourceError(
+            "another process of the run: ended; see its message, or whether it was killed"
+        )
+    return None
 
 
 def _tell(folder: Path, rank: int, message: str, code: int) -> None:
