@@ -69,15 +69,18 @@ def _leave_interrupts(worker: int) -> None:
 def watched_workers() -> Iterator[None]:
     """Say in a line that a process that prepares batches died.
 
+    To stand outside of all that cleans up: torch tells of it by a signal, which may come while another error
+    of the same cause is on its way.
+
     Raises:
         ResourceError: one did.
     """
     try:
         yield
-    except RuntimeError as error:  # torch has no class of its own for it
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, EOFError) as error:  # torch has no class of its own for it
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
-        reason = str(error).partition(". ")[0].rstrip(".")
+        reason = str(error).partition(". ")[0].rstrip(".") or "in the middle of a batch"
         raise ResourceError(
             f"num_workers: a process that prepares batches died ({reason}); "
             "check the memory, or set num_workers = 0; continue with --resume"

@@ -75,7 +75,7 @@ def train(
         StoppedError: SIGINT or SIGTERM came; the state of the step that was going on is saved.
     """
     out = Path(config.output_dir)
-    with claimed(out, resume, overwrite):
+    with watched_workers(), claimed(out, resume, overwrite):
         run = Run(prepared(config, resume))
         if resume:
             state = newest_state(out / "state")
@@ -109,7 +109,7 @@ def advance(run: Run, out: Path, heard: Listeners) -> None:
         if not unfinished:
             return
         loader = make_loader(config.dataset, run.batches, config.accumulate, config.num_workers)
-        with postponed_signals() as signalled, watched_workers():
+        with postponed_signals() as signalled:
             engine = make_engine(run, out, log, heard)
             save_between(engine, run, out, signalled)
             length = {"max_epochs": config.epochs, "epoch_length": len(run.batches)}

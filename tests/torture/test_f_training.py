@@ -259,7 +259,8 @@ def test_case_71_a_killed_data_worker_exits_6_and_leaves_no_orphan(tmp_path):
 def test_case_71_ctrl_c_to_run_and_workers_saves(tmp_path):
     config = write_config(tmp_path, more=LONG + "\nnum_workers = 1")
     process = nff("train", config)
-    until(lambda: steps_taken(tmp_path / "run") > 0 and len(group(process)) > 1)
+    until(lambda: len(group(process)) > 1)
+    time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)
     found = ended(process, 120)
     assert_refused(found, 130, "its state is saved")
