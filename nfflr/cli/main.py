@@ -26,6 +26,7 @@ COMMANDS = {
     "validate": "validate",
     "check": "check",
     "compile": "compile",
+    "bench": "bench",
     "info": "info",
     "report": "report",
 }  # command → file beside this

@@ -11,7 +11,6 @@ import numpy as np
 from ase.calculators.calculator import Calculator
 from phonopy import Phonopy
 from phonopy.phonon.mesh import Mesh
-from phonopy.phonon.spectrum import TetrahedronDOSAccumulator
 from pydantic import Field
 
 from ..errors import NumericsError
@@ -19,6 +18,7 @@ from ..units import Unit
 from .archive import Archive
 from .base import Array, Progress, Result, Text, silent
 from .lattice.bands import BandPath, band_path, name_of, ticks
+from .lattice.density import density_of_states
 from .lattice.equivalence import rows_of
 from .lattice.figures import phonon_figure
 from .lattice.harmonic import displaced, rest, set_force_constants
@@ -29,7 +29,6 @@ from .lattice.thermal import thermal
 from .scores import Score, field_score
 
 KM_PER_S = 0.1  # per THz Å
-DOS_POINTS = 201  # frequencies, from a tenth of the width below to a tenth above
 BANDS = ("band_qpoints", "band_frequencies")
 
 
@@ -114,8 +113,9 @@ def phonons(
 
 
 def _result(phonon: Phonopy, path: BandPath, settings: PhononsSettings) -> PhononsResult:
-    wanted = settings.mesh or settings.mesh_length
-    mesh = phonon.run_mesh(wanted, is_gamma_center=True, with_eigenvectors=True)  # for all that follows
+    mesh = phonon.run_mesh(
+        settings.mesh or settings.mesh_length, is_gamma_center=True, with_eigenvectors=True
+    )
     heat = thermal(phonon, settings.temperatures())
     zero_point = thermal(phonon, np.zeros(1)).free_energy[0]
     bands = _bands(phonon, path)
@@ -164,35 +164,12 @@ def _bands(phonon: Phonopy, path: BandPath) -> dict:
 
 
 def _densities(phonon: Phonopy, mesh: Mesh) -> dict:
-    """Densities of states by the tetrahedron method (Blöchl et al., Phys. Rev. B 49, 16223 (1994)).
-
-    Symmetry maps atoms of an element onto each other, so what the atoms of an element have together is the
-    same at all points of a star: the irreducible points are enough, which phonopy's own projected density
-    of states, of single atoms, cannot make use of.
-    """
-    symbols = np.array(phonon.primitive.symbols)
-    elements = list(dict.fromkeys(phonon.primitive.symbols))
-    n_points, _, n_bands = mesh.eigenvectors.shape
-    parts = np.square(np.abs(mesh.eigenvectors)).reshape(n_points, len(symbols), 3, n_bands).sum(axis=2)
-    of_elements = np.stack([parts[:, symbols == e].sum(axis=1) for e in elements], axis=2)  # (Q, B, E)
-    low, high = mesh.frequencies.min(), mesh.frequencies.max()
-    margin = 0.1 * (high - low)
-    points = np.linspace(low - margin, high + margin, DOS_POINTS)
-    found = TetrahedronDOSAccumulator(
-        mesh.frequencies,
-        mesh.bz_grid,
-        mode_property=of_elements[None],
-        ir_grid_points=mesh.ir_grid_points,
-        ir_grid_weights=mesh.weights,
-        ir_grid_map=mesh.grid_mapping_table,
-        sampling_points=points,
-    )
-    projected = found.result.density[0].T  # (E, F)
+    found = density_of_states(phonon, mesh)
     return {
-        "dos_frequencies": points,
-        "dos": projected.sum(axis=0),
-        "dos_elements": elements,
-        "projected_dos": projected,
+        "dos_frequencies": found.frequencies,
+        "dos": found.total,
+        "dos_elements": found.elements,
+        "projected_dos": found.projected,
     }
 
 
