@@ -25,6 +25,7 @@ COMMANDS = {
     "validate": "validate",
     "check": "check",
     "compile": "compile",
+    "bench": "bench",
     "info": "info",
     "report": "report",
 }  # command → file beside this
