@@ -17,7 +17,8 @@ class Stopwatch:
     def __init__(self, calculator: NFFLrCalculator):
         self.totals = {"neighbours": 0.0, "model": 0.0}
         neighbours = calculator._neighbours
-        neighbours.graph = self._timed("neighbours", neighbours.graph)
+        search = "candidates" if getattr(calculator.compiled, "takes_candidates", False) else "graph"
+        setattr(neighbours, search, self._timed("neighbours", getattr(neighbours, search)))
         if calculator.compiled is not None:
             calculator._compiled = _Watched(calculator.compiled, self._timed("model", calculator.compiled))
         else:

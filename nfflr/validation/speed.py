@@ -25,7 +25,7 @@ class Contestant:
     Args:
         name: shown.
         calculator: any of ASE's; energy, forces and, if it has one, stress are asked for.
-        parts: called before and after each call; seconds since the beginning by part, such as neighbours.
+        parts: called before and after each call; gives seconds so far by part, such as neighbours.
     """
 
     name: str
@@ -166,6 +166,8 @@ def plot_speed(timings: Sequence[Timing], title: str = "") -> matplotlib.figure.
     names = list(dict.fromkeys(timing.name for timing in timings))
     for k, name in enumerate(names):
         found = [t for t in timings if t.name == name and t.seconds]
+        if not found:
+            continue
         cost.loglog([t.atoms for t in found], [t.per_atom for t in found], "o-", color=f"C{k}", label=name)
     cost.set(xlabel="atoms", ylabel="energy, forces, stress (µs/atom)")
     cost.legend(fontsize=8, frameon=False)
@@ -182,7 +184,8 @@ def _draw_shares(panel, timings: Sequence[Timing]) -> None:
     base = np.zeros(len(splits))
     for part in splits[0] if splits else ():
         height = np.array([100 * split[part] / sum(split.values()) for split in splits])
-        panel.bar([str(t.atoms) for t in timings], height, bottom=base, label=part)
+        panel.bar([str(t.atoms) for t in timings], height, bottom=base, label={"ase": "ASE"}.get(part, part))
         base += height
     if splits:
-        panel.legend(fontsize=8, frameon=False)
+        panel.legend(fontsize=8, frameon=False, ncols=3, loc="upper center")
+        panel.set_ylim(0, 112)
