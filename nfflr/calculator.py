@@ -104,7 +104,7 @@ class NFFLrCalculator(Calculator):
 
     def set_atoms(self, atoms: ase.Atoms) -> None:
         """Called by ASE when the calculator is attached: refuse elements the model does not cover."""
-        self.model.species(torch.as_tensor(atoms.numbers, dtype=torch.int64, device=self.model.device))
+        self.model.species(torch.tensor(atoms.numbers, dtype=torch.int64, device=self.model.device))
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
         """One evaluation gives all properties.
@@ -118,8 +118,9 @@ class NFFLrCalculator(Calculator):
         check_structure(self.atoms)
         has_stress = _has_volume(self.atoms)
         with torch.inference_mode(False):  # the list is kept, and may meet gradients later
-            output = self.model(self._neighbours.graph(self.atoms), stress=has_stress)
-        self.results = _results(output, has_stress)
+            graph = self._neighbours.graph(self.atoms)
+            output = self.model(graph, stress=has_stress)
+        self.results = _results(output, graph, has_stress)
 
     @property
     def shortest_distances(self) -> np.ndarray | None:
@@ -167,9 +168,9 @@ class NFFLrCalculator(Calculator):
                 sizes = [len(atoms) for atoms, _ in chunk]
                 per_atom = {"forces", "energies", "forces_std"} & output.keys()
                 parts = output | {name: output[name].split(sizes) for name in per_atom}
-                for k, (atoms, _) in enumerate(chunk):
+                for k, (atoms, graph) in enumerate(chunk):
                     single = {name: values[k] for name, values in parts.items()}
-                    results.append(_results(single, _has_volume(atoms), f"structure {len(results)}"))
+                    results.append(_results(single, graph, _has_volume(atoms), f"structure {len(results)}"))
         return results
 
     def _chunks(
@@ -233,7 +234,9 @@ def _has_volume(atoms: ase.Atoms) -> bool:
     return bool(atoms.pbc.any()) and atoms.cell.rank == 3
 
 
-def _results(output: dict[str, torch.Tensor], has_stress: bool, item: str = "structure") -> dict:
+def _results(
+    output: dict[str, torch.Tensor], graph: Graph, has_stress: bool, item: str = "structure"
+) -> dict:
     """The model's dict as ASE wants it: Python floats and contiguous float64 arrays.
 
     Raises:
@@ -256,8 +259,20 @@ def _results(output: dict[str, torch.Tensor], has_stress: bool, item: str = "str
         ]  # xx yy zz yz xz xy
     for name, value in results.items():
         if not np.isfinite(value).all():
-            raise NumericsError(f"{item}: the model's {name} is not finite; check the geometry")
+            raise NumericsError(
+                f"{item}: the model's {name} is not finite{_nearest_pair(graph)}; check the geometry"
+            )
     return results
+
+
+def _nearest_pair(graph: Graph) -> str:
+    """Where to look first when a model gave no number."""
+    if not len(graph.dst):
+        return ""
+    lengths = graph.vectors().norm(dim=1)  # (E,)
+    edge = int(lengths.argmin())
+    pair = f"{int(graph.dst[edge])} and {int(graph.src[edge])}"
+    return f" (nearest are atoms {pair}, {float(lengths[edge]):.3g} Å apart)"
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

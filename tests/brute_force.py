@@ -76,7 +76,7 @@ def reference(model, atoms: ase.Atoms, rows: np.ndarray | None = None) -> dict[s
     volume = abs(np.linalg.det(atoms.cell.array))
     return {
         "energies": energies.detach().numpy(),
-        "energy": float(energies.sum()),
+        "energy": energies.detach().sum().item(),
         "forces": -slope.numpy(),
         "stress": pull.numpy() / volume if volume > 0 else np.zeros((3, 3)),
     }

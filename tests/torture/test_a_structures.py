@@ -61,7 +61,7 @@ def gas(pbc, seed=0) -> ase.Atoms:
     chosen = np.zeros((0, 3))
     while len(chosen) < 6:
         tried = np.vstack([chosen, rng.random(3) @ cell])
-        rows, vectors = brute_force(tried, cell, np.ones(3, bool), 6.0)
+        _, vectors = brute_force(tried, cell, np.ones(3, bool), 6.0)
         if np.linalg.norm(vectors, axis=1).min() > 1.3:
             chosen = tried
     return ase.Atoms("SiCSiCCSi", chosen, cell=cell, pbc=pbc)
@@ -220,15 +220,16 @@ def test_case_19_coincident_atoms_are_refused_with_their_indices(refused, tmp_pa
 
 
 @every_architecture
-@pytest.mark.parametrize("distance", [0.0, 1e-300, 1e-20, 1e-9, 1e-7, 2e-6, 1e-4, 1e-2])
+@pytest.mark.parametrize("distance", [0.0, 1e-300, 1e-20, 1e-9, 1e-7, 2e-6, 1e-4, 2e-3, 1e-2])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_case_19_atoms_ever_nearer_are_refused_or_finite(key, distance, dtype):
     atoms = ase.Atoms("SiC", [[0, 0, 0], [distance, 0, 0]])
     try:
         found = results(key, atoms, dtype=dtype)
     except (StructureError, ArithmeticError) as error:
-        assert error.exit_code in (3, 5) and "atom" in str(error)
-        assert distance >= 1e-6 or error.exit_code == 3
+        assert "atoms 0 and 1" in str(error)
+        # Beyond a thousandth of an ångström they are two atoms, and float32 may end before the repulsion.
+        assert error.exit_code == 3 if distance < 1e-3 else dtype == "float32"
     else:
         assert all(np.isfinite(value).all() for value in found.values())
 
@@ -251,3 +252,193 @@ def test_case_21_nothing_jumps_where_a_pair_crosses_the_cutoff(key):
     inside, outside = sides
     assert abs(inside["energy"] - outside["energy"]) < 1e-9
     assert np.abs(inside["forces"] - outside["forces"]).max() < 1e-9
+
+
+def test_case_22_an_empty_structure(refused, tmp_path):
+    path = tmp_path / "empty.xyz"
+    path.write_text("0\n\n")
+    refused(path)
+
+
+@pytest.mark.parametrize("coordinate", ["nan", "inf", "-inf"])
+def test_case_23_a_coordinate_that_is_not_finite(refused, tmp_path, coordinate):
+    path = tmp_path / "bad.xyz"
+    path.write_text(f'2\nLattice="5 0 0 0 5 0 0 0 5"\nSi 0 0 0\nSi 1 {coordinate} 0\n')
+    refused(path, "atom 1", "not finite")
+
+
+def test_case_24_an_element_the_model_was_not_trained_on(refused, tmp_path):
+    path = tmp_path / "gaas.cif"
+    bulk("GaAs", "zincblende", a=5.65).write(path)
+    refused(path, "As", "Ga", "C, Si")
+
+
+def test_case_25_an_atomic_number_of_zero(refused, tmp_path):
+    path = tmp_path / "dummy.xyz"
+    path.write_text("2\n\nSi 0 0 0\nX 1 1 0\n")
+    refused(path, "atom 1", "atomic number 0")
+
+
+CIF = """data_alloy
+_cell_length_a 4.0
+_cell_length_b 4.0
+_cell_length_c 4.0
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_symmetry_space_group_name_H-M 'P 1'
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+_atom_site_occupancy
+C1 C 0 0 0 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    "sites", ["Si1 Si 0.5 0.5 0.5 0.7\nC2 C 0.5 0.5 0.5 0.3\n", "Si1 Si 0.5 0.5 0.5 0.7\n"], ids=str.split
+)
+def test_case_26_a_partially_occupied_site(refused, tmp_path, sites):
+    path = tmp_path / "alloy.cif"
+    path.write_text(CIF + sites)
+    refused(path, "partially occupied", "ordered")
+
+
+@every_architecture
+@pytest.mark.parametrize("repeat", [(2, 2, 2), (3, 1, 1)], ids=str)
+def test_case_27_supercells_are_extensive(key, repeat, structures):
+    cell = structures.triclinic(ELEMENTS)
+    n = int(np.prod(repeat))
+    one, many = results(key, cell), results(key, cell.repeat(repeat))
+    assert abs(many["energy"] / n - one["energy"]) < 1e-10
+    tiled = {"energies": np.tile(one["energies"], n), "forces": np.tile(one["forces"], (n, 1))}
+    assert_results(many, {"energy": n * one["energy"], "stress": one["stress"], **tiled})
+
+
+@every_architecture
+def test_case_28_a_permutation_of_the_atoms_permutes_the_forces(key):
+    atoms = gas(True)
+    order = np.array([3, 0, 5, 1, 4, 2])
+    expected, found = results(key, atoms), results(key, atoms[order])
+    moved = {"energies": expected["energies"][order], "forces": expected["forces"][order]}
+    assert_results(found, {**expected, **moved})
+
+
+@every_architecture
+@pytest.mark.parametrize("determinant", [1, -1], ids=["rotation", "reflection"])
+def test_case_29_rotations_and_reflections_turn_the_forces(key, determinant):
+    atoms = gas((1, 1, 0))
+    q = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    q *= determinant * np.linalg.det(q)
+    turned = atoms.copy()
+    turned.set_cell(atoms.cell.array @ q.T)
+    turned.positions = atoms.positions @ q.T
+    before, after = results(key, atoms), results(key, turned)
+    assert abs(after["energy"] - before["energy"]) < 1e-10 * len(atoms)
+    assert np.abs(after["forces"] - before["forces"] @ q.T).max() < 1e-8
+    tensors = [r["stress"][[[0, 5, 4], [5, 1, 3], [4, 3, 2]]] for r in (before, after)]
+    assert np.abs(tensors[1] - q @ tensors[0] @ q.T).max() < 1e-8
+
+
+@every_architecture
+def test_case_30_two_molecules_far_apart_add_up(key, structures):
+    near, far = structures.cluster(ELEMENTS, bond=2.1), structures.cluster(ELEMENTS[::-1], bond=2.1, seed=8)
+    far.positions += [100.0, 0, 0]
+    parts, whole = [results(key, near), results(key, far)], results(key, near + far)
+    assert abs(whole["energy"] - sum(part["energy"] for part in parts)) < 1e-10
+    assert np.abs(whole["forces"] - np.concatenate([part["forces"] for part in parts])).max() < 1e-10
+
+
+@every_architecture
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_case_31_a_batch_with_an_isolated_atom_in_it(key, structures, place):
+    members = [
+        structures.triclinic(ELEMENTS),
+        structures.slab(ELEMENTS),
+        structures.cluster(ELEMENTS, bond=2.1),
+    ]
+    members.insert(place, ase.Atoms("C", [[1.0, 2.0, 3.0]]))
+    for atoms, found in zip(members, calculator(key).evaluate(members), strict=True):
+        expected = results(key, atoms)
+        assert found.keys() == expected.keys()
+        assert_results(found, expected)
+
+
+@every_architecture
+@pytest.mark.parametrize("name", ["triclinic", "slab"])
+def test_case_32_stress_is_the_strain_derivative_of_the_energy(key, structures, name):
+    # The fourth-order difference of the energy, through the calculator; the brute force's is autograd's.
+    atoms, calc, h = getattr(structures, name)(ELEMENTS), calculator(key, skin=0.0), 2e-5
+    strained = []
+    for a, b in VOIGT:
+        for step in (-2, -1, 1, 2):
+            strain = np.eye(3)
+            strain[a, b] += step * h / 2  # ε_ab = ε_ba = h/2 off the diagonal, ε_aa = h on it
+            strain[b, a] += step * h / 2
+            strained.append(atoms.copy())
+            strained[-1].set_cell(atoms.cell.array @ strain, scale_atoms=True)
+    energies = np.reshape([found["energy"] for found in calc.evaluate(strained)], (6, 4))
+    slopes = energies @ [1, -8, 8, -1] / (12 * h) / atoms.get_volume()
+    stress = results(key, atoms)["stress"]
+    assert np.abs(stress - slopes).max() <= 1e-7 * max(np.abs(stress).max(), 1e-2)
+    assert_equals_reference(key, atoms)
+
+
+VOIGT = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]  # xx, yy, zz, yz, xz, xy
+
+
+@every_architecture
+def test_case_33_get_stress_has_ases_shape_order_unit_and_sign(key):
+    atoms = gas(True)
+    atoms.calc = calculator(key)
+    stress = atoms.get_stress()
+    tensor = reference(atoms.calc.model, atoms)["stress"]  # dE/dε / V in eV/Å³, tension positive
+    assert stress.shape == (6,) and np.unique(stress.round(9)).size == 6  # else the order is untested
+    assert np.abs(stress - [tensor[place] for place in VOIGT]).max() < 1e-9
+    assert np.array_equal(atoms.get_stress(voigt=False), stress[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]])
+
+
+@every_architecture
+def test_case_34_a_structure_that_is_not_periodic_has_no_stress(key, structures):
+    bare, boxed = structures.cluster(ELEMENTS, bond=2.1), molecule("CH4")
+    boxed.numbers[:] = 6
+    boxed.set_cell(9 * np.eye(3))
+    flat = structures.slab(ELEMENTS)
+    flat.cell[2] = 0
+    for atoms in (bare, boxed, flat):
+        atoms.calc = calculator(key)
+        with pytest.raises(PropertyNotImplementedError, match="volume"):
+            atoms.get_stress()
+        assert np.isfinite(atoms.get_forces()).all()
+
+
+@every_architecture
+def test_case_36_the_input_is_left_as_it_was(key):
+    atoms = gas((1, 1, 0))
+    atoms.positions += 100.0  # outside the cell, where a search would like to wrap
+    atoms.info["note"], atoms.arrays["tag"] = "mine", np.arange(6)
+    kept, calc = atoms.copy(), calculator(key)
+    for array in (atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc):
+        array.setflags(write=False)
+    calc.calculate(atoms)
+    calc.evaluate([atoms])
+    assert atoms == kept and atoms.info == kept.info and atoms.arrays.keys() == kept.arrays.keys()
+    assert all(np.array_equal(atoms.arrays[name], kept.arrays[name]) for name in kept.arrays)
+
+
+@every_architecture
+def test_case_37_float32_and_float64_interleaved_are_unchanged(key, structures):
+    atoms = structures.triclinic(ELEMENTS)
+    alone = {dtype: results(key, atoms, dtype=dtype) for dtype in ("float32", "float64")}
+    pair = {dtype: calculator(key, dtype=dtype) for dtype in alone}
+    default = torch.get_default_dtype()
+    for dtype in ("float32", "float64", "float32", "float64"):
+        pair[dtype].calculate(atoms)
+        for name, value in alone[dtype].items():
+            assert np.array_equal(pair[dtype].results[name], value), name
+        assert torch.get_default_dtype() == default
+    difference = np.abs(alone["float32"]["forces"] - alone["float64"]["forces"]).max()
+    assert 0 < difference < 1e-4 * np.abs(alone["float64"]["forces"]).max()  # two precisions of one model
