@@ -15,10 +15,17 @@ from nfflr.models.base import Potential, architectures
 
 ELEMENTS = ("C", "Si")
 NARROW = {  # widths do not matter here, and every structure is tried on every architecture
-    "alignn": {"hidden_features": 8, "embedding_features": 8, "alignn_layers": 1, "gcn_layers": 1},
-    "painn": {"channels": 8, "n_radial": 6, "layers": 2},
-    "schnet": {"channels": 8, "n_radial": 6, "layers": 2},
-    "moment": {"channels": 4, "hidden": 8, "layers": 2},
+    "alignn": {
+        "hidden_features": 8,
+        "embedding_features": 8,
+        "alignn_layers": 1,
+        "gcn_layers": 1,
+        "angle_cutoff": 2.8,
+        "cutoff": 4.5,
+    },
+    "painn": {"channels": 8, "n_radial": 6, "layers": 2, "cutoff": 4.0},
+    "schnet": {"channels": 8, "n_radial": 6, "layers": 2, "cutoff": 4.2},
+    "moment": {"channels": 4, "hidden": 8, "layers": 2, "cutoff": 4.0},
 }
 # The toys that other tests may have registered are left out.
 KEYS = [key for key, cls in sorted(architectures().items()) if cls.__module__.startswith("nfflr.")]
