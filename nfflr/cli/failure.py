@@ -10,7 +10,9 @@ import click
 from ..errors import NFFLrError
 
 # Torch raises a plain RuntimeError, C++ libraries what they throw; only the text tells.
-ALLOCATION = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
+ALLOCATION = re.compile(
+    r"(can't|cannot|could not|unable to) allocate|not enough memory|out of memory|bad_alloc", re.IGNORECASE
+)
 
 
 def explain(error: Exception) -> tuple[str, int]:

@@ -9,7 +9,7 @@ import ase
 import numpy as np
 import pytest
 from ase.build import bulk
-from every_architecture import ELEMENTS, KEYS, calculator, potential
+from every_architecture import KEYS, calculator, potential
 
 from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import FILE, save_checkpoint
@@ -61,7 +61,7 @@ def test_case_35_memory_of_a_hundred_thousand_atoms():
 
 def test_case_35_too_many_atoms_for_the_memory_exit_with_6_and_say_how_much_was_asked(tmp_path):
     save_checkpoint(tmp_path / FILE, potential("lennard-jones"))
-    bulk("Si", cubic=True).repeat((25, 10, 10)).write(tmp_path / "si.xyz")
+    bulk("Si", cubic=True).repeat((12, 10, 10)).write(tmp_path / "si.xyz")
     # The limit is set where everything is loaded; a command line that is too near to it could not start.
     script = """
 import resource, sys
@@ -71,7 +71,9 @@ from nfflr.cli.main import run
 run(["energy", sys.argv[1], "-m", sys.argv[2], "-o", sys.argv[3] + "-before"])
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 20_000_000, -1))
-sys.exit(run(["energy", sys.argv[4], "-m", sys.argv[2], "-o", sys.argv[3]]))
+code = run(["energy", sys.argv[4], "-m", sys.argv[2], "-o", sys.argv[3]])
+resource.setrlimit(resource.RLIMIT_AS, (-1, -1))  # Python's own end is not what is tested
+sys.exit(code)
 """
     bulk("Si").write(tmp_path / "small.xyz")
     paths = [tmp_path / name for name in ("small.xyz", FILE, "out", "si.xyz")]
@@ -91,9 +93,11 @@ def test_case_35_the_allocators_of_torch_are_understood():
     assert explain(RuntimeError("another defect"))[1] == 1
 
 
+@pytest.mark.parametrize("n", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("key", KEYS)
-def test_float32_energies_of_a_hundred_thousand_separate_atoms_add_up(key):
-    n = 100_000
+def test_float32_energies_of_separate_atoms_add_up(key, n):
+    # In float32 and in order, ten thousand equal numbers are wrong by 1e-5 already.
+    assert abs(float(np.full(10_000, 9.1234, np.float32).cumsum()[-1]) / 91_234 - 1) > 1e-6
     grid = np.stack(np.unravel_index(np.arange(n), (50, 50, 40)), axis=1) * 12.0
     gas = ase.Atoms(np.full(n, 6), grid)
     calc = calculator(key, "float32")
@@ -105,8 +109,8 @@ def test_float32_energies_of_a_hundred_thousand_separate_atoms_add_up(key):
 
 def difference(calculators, n: int) -> float:
     """Relative difference of the energies of about n atoms, far from being alike."""
-    atoms = bulk("SiC", "zincblende", a=4.4, cubic=True).repeat((max(1, n // 800), 10, 10))
-    atoms.rattle(0.1, seed=1)
+    atoms = bulk("Si", cubic=True).repeat((max(1, n // 800), 10, 10))
+    atoms.rattle(0.05, seed=1)
     energies = []
     for calc in calculators:
         calc.calculate(atoms)
@@ -116,21 +120,13 @@ def difference(calculators, n: int) -> float:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_float32_energies_of_a_solid_keep_six_digits(key):
-    assert set(ELEMENTS) == {"C", "Si"}
     assert difference([calculator(key, dtype) for dtype in ("float32", "float64")], 800) < 1e-6
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", [*KEYS, "mlearn-si"])
 def test_float32_energies_of_a_hundred_thousand_atoms_keep_six_digits(key):
-    if key != "mlearn-si":
-        found = difference([calculator(key, dtype) for dtype in ("float32", "float64")], 100_000)
-    else:
-        atoms = bulk("Si", cubic=True).repeat((125, 10, 10))
-        atoms.rattle(0.05, seed=1)
-        calcs = [NFFLrCalculator.load(key, dtype=dtype) for dtype in ("float32", "float64")]
-        for calc in calcs:
-            calc.calculate(atoms)
-        found = abs(calcs[0].results["energy"] / calcs[1].results["energy"] - 1)
+    load = NFFLrCalculator.load if key == "mlearn-si" else calculator
+    found = difference([load(key, dtype=dtype) for dtype in ("float32", "float64")], 100_000)
     print(f"{key}: {found:.1e}")
     assert found < 1e-6
