@@ -133,7 +133,11 @@ def _narrow_gaps(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff
 def _vesin(positions, box, pbc, cutoff):
     # One thread: callers that want more run more structures, and nobody's cores are taken unasked.
     search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
-    i, j, shift = search.compute(positions, box, pbc, quantities="ijS")
+    try:
+        i, j, shift = search.compute(positions, box, pbc, quantities="ijS")
+    except RuntimeError:
+        del search._neighbors  # after a failed allocation its own clean-up ends the process: rather leak
+        raise
     return i.astype(np.int64), j.astype(np.int64), shift.astype(np.int64)
 
 

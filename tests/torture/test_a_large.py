@@ -72,7 +72,7 @@ run(["energy", sys.argv[1], "-m", sys.argv[2], "-o", sys.argv[3] + "-before"])
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 20_000_000, -1))
 code = run(["energy", sys.argv[4], "-m", sys.argv[2], "-o", sys.argv[3]])
-resource.setrlimit(resource.RLIMIT_AS, (-1, -1))  # Python's own end is not what is tested
+resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
 sys.exit(code)
 """
     bulk("Si").write(tmp_path / "small.xyz")
