@@ -130,7 +130,7 @@ class NFFLrCalculator(Calculator):
 
     def set_atoms(self, atoms: ase.Atoms) -> None:
         """Called by ASE when the calculator is attached: refuse elements the model does not cover."""
-        self.model.species(torch.as_tensor(atoms.numbers, dtype=torch.int64, device=self.model.device))
+        self.model.species(torch.tensor(atoms.numbers, dtype=torch.int64, device=self.model.device))
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
         """One evaluation gives all properties.
@@ -146,8 +146,9 @@ class NFFLrCalculator(Calculator):
         has_stress = _has_volume(self.atoms)
         model = self.compiled or self.model
         with torch.inference_mode(False):  # the list is kept, and may meet gradients later
-            output = model(self._graph(self._neighbours, self.atoms), stress=has_stress)
-        self.results = _results(output, has_stress)
+            graph = self._graph(self._neighbours, self.atoms)
+            output = model(graph, stress=has_stress)
+        self.results = _results(output, graph, has_stress)
 
     def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
         """What has changed of what the model sees, to the last bit (ASE's costs more than a small cell)."""
@@ -206,8 +207,8 @@ class NFFLrCalculator(Calculator):
             max_edges = 0  # a kernel takes atoms in blocks of its own, and a batch is only copies to it
         with torch.inference_mode(False):
             for chunk in self._chunks(structures, max_edges):
-                for (atoms, _), output in zip(chunk, self._outputs(chunk, len(results)), strict=True):
-                    results.append(_results(output, _has_volume(atoms), f"structure {len(results)}"))
+                for (atoms, graph), output in zip(chunk, self._outputs(chunk, len(results)), strict=True):
+                    results.append(_results(output, graph, _has_volume(atoms), f"structure {len(results)}"))
         return results
 
     def _outputs(self, chunk: list[tuple[ase.Atoms, Graph]], first: int) -> list[dict[str, torch.Tensor]]:
@@ -299,7 +300,9 @@ def _has_volume(atoms: ase.Atoms) -> bool:
     return bool(atoms.pbc.any()) and atoms.cell.rank == 3
 
 
-def _results(output: dict[str, torch.Tensor], has_stress: bool, item: str = "structure") -> dict:
+def _results(
+    output: dict[str, torch.Tensor], graph: Graph, has_stress: bool, item: str = "structure"
+) -> dict:
     """The model's dict as ASE wants it: Python floats and contiguous float64 arrays.
 
     Raises:
@@ -322,8 +325,20 @@ def _results(output: dict[str, torch.Tensor], has_stress: bool, item: str = "str
         ]  # xx yy zz yz xz xy
     for name, value in results.items():
         if not np.isfinite(value).all():
-            raise NumericsError(f"{item}: the model's {name} is not finite; check the geometry")
+            raise NumericsError(
+                f"{item}: the model's {name} is not finite{_nearest_pair(graph)}; check the geometry"
+            )
     return results
+
+
+def _nearest_pair(graph: Graph) -> str:
+    """Where to look first when a model gave no number."""
+    if not len(graph.dst):
+        return ""
+    lengths = graph.vectors().norm(dim=1)  # (E,)
+    edge = int(lengths.argmin())
+    pair = f"{int(graph.dst[edge])} and {int(graph.src[edge])}"
+    return f" (nearest are atoms {pair}, {float(lengths[edge]):.3g} Å apart)"
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

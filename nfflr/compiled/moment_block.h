@@ -81,7 +81,7 @@ struct Block {
       n += square < limit;
       if (square < nearest) nearest = square, culprits[1] = j;
     }
-    if (nearest < 1e-12) return culprits[0] = i, COINCIDENT;
+    if (nearest < 1e-6) return culprits[0] = i, COINCIDENT;  // graph.COINCIDENT squared
 
     const Bonds bonds = w.of(a);
     auto& runs = w.runs[a];
