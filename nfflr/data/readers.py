@@ -67,6 +67,10 @@ def _frames(path: Path) -> Iterator[ase.Atoms]:
     count = 0
     try:
         for atoms in _iterate(path):
+            if not isinstance(
+                atoms, ase.Atoms
+            ):  # some of ASE's parsers return None for what they do not find
+                raise ValueError("no structure found in it")
             yield atoms
             count += 1
     except GeneratorExit:
