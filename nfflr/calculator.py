@@ -281,7 +281,7 @@ def _device(name: str | torch.device) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: {name} asked for, but torch finds no GPU; use --device cpu")
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # a device that keeps no numbers, as meta, is none
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         raise ConfigError(f"device: {name} is not there; use --device cpu") from error
     return device

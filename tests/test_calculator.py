@@ -328,7 +328,7 @@ def test_a_bad_dtype_is_a_config_error(dtype):
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu:7:7", "mps", "cuda", "cuda:99"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu:7:7", "mps", "cuda", "cuda:99", "meta"])
 def test_a_bad_or_absent_device_is_a_config_error(device):
     kind = device.partition(":")[0]
     if (kind == "mps" and torch.backends.mps.is_available()) or (
