@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import ase
@@ -15,6 +16,7 @@ from ase.outputs import Properties, all_outputs
 
 from .atoms import check_structure
 from .checkpoint import find_members, load_checkpoint
+from .compiled import Compiled, compile_potential
 from .data.graph import Graph, batch_graphs
 from .data.verlet import VerletList
 from .errors import ConfigError, NumericsError, StructureError
@@ -36,6 +38,8 @@ class NFFLrCalculator(Calculator):
         device: ``"cpu"``, ``"cuda"``, …; default: where the model is.
         dtype: ``"float32"`` or ``"float64"``; default: the model's.
         skin: Å by which the neighbour list reaches beyond the cutoff, so that it can be kept.
+        compile: evaluate a compiled form of the model, which is built at once unless the user's cache has
+            it; where that cannot be, the model itself, and a line is logged.
         metadata: what ``todict`` reports, as read from the checkpoint.
 
     Raises:
@@ -52,6 +56,7 @@ class NFFLrCalculator(Calculator):
         device: str | None = None,
         dtype: str | None = None,
         skin: float = 0.5,
+        compile: bool = False,
         metadata: dict | None = None,
     ):
         super().__init__()
@@ -74,6 +79,25 @@ class NFFLrCalculator(Calculator):
         if isinstance(model, Ensemble):
             self.implemented_properties += ["energy_std", "forces_std"][: 1 + model.compute_forces]
         self._neighbours = VerletList(model.cutoff, skin, self.model.device)
+        self._compile, self._compiled = compile, None
+        if compile:
+            _ = self.compiled
+
+    @property
+    def compiled(self) -> Compiled | None:
+        """The compiled form of the model in use, if any. A pickled calculator looks for it at first use."""
+        if self._compile and self._compiled is None:
+            self._compiled = compile_potential(self.model)
+            self._compile = self._compiled is not None
+        return self._compiled
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_compiled": None}  # machine code stays where it is
+
+    def __deepcopy__(self, memo: dict) -> NFFLrCalculator:
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__getstate__(), memo), _compiled=self._compiled)
+        return twin
 
     @classmethod
     def load(
@@ -83,6 +107,7 @@ class NFFLrCalculator(Calculator):
         device: str | None = None,
         dtype: str | None = None,
         skin: float = 0.5,
+        compile: bool = False,
     ) -> NFFLrCalculator:
         """Calculator from a bundled name, a run folder, or a checkpoint file.
 
@@ -100,11 +125,12 @@ class NFFLrCalculator(Calculator):
         else:
             model, metadata = load_checkpoint(source)
         name = [str(item) for item in source] if several else str(source)
-        return cls(model, device=device, dtype=dtype, skin=skin, metadata={**metadata, "source": name})
+        metadata = {**metadata, "source": name}
+        return cls(model, device=device, dtype=dtype, skin=skin, compile=compile, metadata=metadata)
 
     def set_atoms(self, atoms: ase.Atoms) -> None:
         """Called by ASE when the calculator is attached: refuse elements the model does not cover."""
-        self.model.species(torch.as_tensor(atoms.numbers, dtype=torch.int64, device=self.model.device))
+        self.model.species(torch.tensor(atoms.numbers, dtype=torch.int64, device=self.model.device))
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
         """One evaluation gives all properties.
@@ -115,11 +141,27 @@ class NFFLrCalculator(Calculator):
         """
         self.results = {}  # a call that fails must not leave those of another structure
         super().calculate(atoms, properties, system_changes)
-        check_structure(self.atoms)
+        if not self._neighbours.reusable(self.atoms):  # what was searched had been checked
+            check_structure(self.atoms)
         has_stress = _has_volume(self.atoms)
+        model = self.compiled or self.model
         with torch.inference_mode(False):  # the list is kept, and may meet gradients later
-            output = self.model(self._neighbours.graph(self.atoms), stress=has_stress)
-        self.results = _results(output, has_stress)
+            graph = self._graph(self._neighbours, self.atoms)
+            output = model(graph, stress=has_stress)
+        self.results = _results(output, graph, has_stress)
+
+    def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
+        """What has changed of what the model sees, to the last bit (ASE's costs more than a small cell)."""
+        known = self.atoms
+        if known is None or len(known) != len(atoms):
+            return list(all_changes)
+        pairs = {
+            "positions": (known.positions, atoms.positions),
+            "numbers": (known.numbers, atoms.numbers),
+            "cell": (known.cell.array, atoms.cell.array),
+            "pbc": (known.pbc, atoms.pbc),
+        }
+        return [name for name, (old, new) in pairs.items() if not np.array_equal(old, new)]
 
     @property
     def shortest_distances(self) -> np.ndarray | None:
@@ -160,17 +202,26 @@ class NFFLrCalculator(Calculator):
             StructureError, NumericsError: naming the structure by its position.
         """
         results = []
+        model = self.compiled or self.model
+        if getattr(model, "takes_candidates", False):
+            max_edges = 0  # a kernel takes atoms in blocks of its own, and a batch is only copies to it
         with torch.inference_mode(False):
             for chunk in self._chunks(structures, max_edges):
-                output = self.model(batch_graphs([graph for _, graph in chunk]))
-                output = {name: value.cpu() for name, value in output.items()}
-                sizes = [len(atoms) for atoms, _ in chunk]
-                per_atom = {"forces", "energies", "forces_std"} & output.keys()
-                parts = output | {name: output[name].split(sizes) for name in per_atom}
-                for k, (atoms, _) in enumerate(chunk):
-                    single = {name: values[k] for name, values in parts.items()}
-                    results.append(_results(single, _has_volume(atoms), f"structure {len(results)}"))
+                for (atoms, graph), output in zip(chunk, self._outputs(chunk, len(results)), strict=True):
+                    results.append(_results(output, graph, _has_volume(atoms), f"structure {len(results)}"))
         return results
+
+    def _outputs(self, chunk: list[tuple[ase.Atoms, Graph]], first: int) -> list[dict[str, torch.Tensor]]:
+        """The model's dict for each structure of a chunk, of which ``first`` is the first one's number."""
+        model = self.compiled or self.model
+        if len(chunk) == 1:
+            with _naming(f"structure {first}"):
+                return [model(chunk[0][1])]
+        output = {name: value.cpu() for name, value in model(batch_graphs([g for _, g in chunk])).items()}
+        sizes = [len(atoms) for atoms, _ in chunk]
+        per_atom = {"forces", "energies", "forces_std"} & output.keys()
+        parts = output | {name: output[name].split(sizes) for name in per_atom}
+        return [{name: values[k] for name, values in parts.items()} for k in range(len(chunk))]
 
     def _chunks(
         self, structures: Iterable[ase.Atoms], max_edges: int
@@ -181,12 +232,13 @@ class NFFLrCalculator(Calculator):
         neighbours = VerletList(self.model.cutoff, self._neighbours.skin, self.model.device)
         chunk, edges = [], 0
         for k, atoms in enumerate(structures):
-            check_structure(atoms, f"structure {k}")
-            try:
-                self.set_atoms(atoms)
-                graph = neighbours.graph(atoms)
-            except StructureError as error:
-                raise StructureError(str(error).replace("structure", f"structure {k}", 1)) from error
+            known = neighbours.reusable(atoms)  # then so are its elements
+            if not known:
+                check_structure(atoms, f"structure {k}")
+            with _naming(f"structure {k}"):
+                if not known:
+                    self.set_atoms(atoms)
+                graph = self._graph(neighbours, atoms)
             if chunk and edges + len(graph.dst) > max_edges:
                 yield chunk
                 chunk, edges = [], 0
@@ -194,6 +246,11 @@ class NFFLrCalculator(Calculator):
             edges += len(graph.dst)
         if chunk:
             yield chunk
+
+    def _graph(self, neighbours: VerletList, atoms: ase.Atoms) -> Graph:
+        """What the model is given: all candidates where it leaves out itself what is beyond the cutoff."""
+        takes_all = getattr(self.compiled, "takes_candidates", False)
+        return neighbours.candidates(atoms) if takes_all else neighbours.graph(atoms)
 
     def todict(self) -> dict:
         """JSON description: enough to know which numbers these are; of an ensemble, all digests."""
@@ -205,6 +262,7 @@ class NFFLrCalculator(Calculator):
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),
             "skin": self._neighbours.skin,
+            "compiled": self.compiled.kind if self.compiled else False,
         }
 
 
@@ -223,17 +281,28 @@ def _device(name: str | torch.device) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: {name} asked for, but torch finds no GPU; use --device cpu")
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # a device that keeps no numbers, as meta, is none
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         raise ConfigError(f"device: {name} is not there; use --device cpu") from error
     return device
+
+
+@contextmanager
+def _naming(item: str) -> Iterator[None]:
+    """Errors about a structure say which of many it is."""
+    try:
+        yield
+    except StructureError as error:
+        raise StructureError(str(error).replace("structure", item, 1)) from error
 
 
 def _has_volume(atoms: ase.Atoms) -> bool:
     return bool(atoms.pbc.any()) and atoms.cell.rank == 3
 
 
-def _results(output: dict[str, torch.Tensor], has_stress: bool, item: str = "structure") -> dict:
+def _results(
+    output: dict[str, torch.Tensor], graph: Graph, has_stress: bool, item: str = "structure"
+) -> dict:
     """The model's dict as ASE wants it: Python floats and contiguous float64 arrays.
 
     Raises:
@@ -256,8 +325,20 @@ def _results(output: dict[str, torch.Tensor], has_stress: bool, item: str = "str
         ]  # xx yy zz yz xz xy
     for name, value in results.items():
         if not np.isfinite(value).all():
-            raise NumericsError(f"{item}: the model's {name} is not finite; check the geometry")
+            raise NumericsError(
+                f"{item}: the model's {name} is not finite{_nearest_pair(graph)}; check the geometry"
+            )
     return results
+
+
+def _nearest_pair(graph: Graph) -> str:
+    """Where to look first when a model gave no number."""
+    if not len(graph.dst):
+        return ""
+    lengths = graph.vectors().norm(dim=1)  # (E,)
+    edge = int(lengths.argmin())
+    pair = f"{int(graph.dst[edge])} and {int(graph.src[edge])}"
+    return f" (nearest are atoms {pair}, {float(lengths[edge]):.3g} Å apart)"
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

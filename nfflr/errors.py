@@ -46,6 +46,17 @@ class ResourceError(NFFLrError, OSError):
     exit_code = 6
 
 
+class StoppedError(KeyboardInterrupt):
+    """A signal ended a run; what the run needs to be continued is on disk.
+
+    It is an interrupt, so that ``except Exception`` lets it pass. ``exit_code`` is 128 + ``signum``.
+    """
+
+    def __init__(self, message: str, signum: int):
+        super().__init__(message)
+        self.signum, self.exit_code = signum, 128 + signum
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the option nearest to ``name``, or an empty string."""
     nearest = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)

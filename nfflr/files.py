@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import os
 import threading
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import ResourceError
@@ -49,14 +51,36 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
             temporary.unlink(missing_ok=True)  # there only if something, an interrupt too, came between
 
 
+@contextmanager
+def all_or_none(paths: Collection[Path]) -> Iterator[None]:
+    """Files that belong together: if writing one fails, or is interrupted, the others go too."""
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)  # half a result would block the next run
+        raise
+
+
 def temporary_name(path: Path) -> Path:
     """A name beside ``path`` that no other process or thread uses."""
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
 
 
+def sweep(paths: Iterable[Path]) -> None:
+    """Remove the temporary files that killed writers of these files left; nobody may be writing them."""
+    for path in paths:
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            with suppress(OSError):
+                leftover.unlink()
+
+
 def user_cache() -> Path:
     """The user's cache folder, ``$XDG_CACHE_HOME/nfflr`` or ``~/.cache/nfflr``; not created here."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nfflr"
+    given = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    # A relative one counts as not set, says the XDG Base Directory Specification: it would follow the user.
+    return (given if given.is_absolute() else Path.home() / ".cache") / "nfflr"
 
 
 def write_json(path: Path, record: dict) -> None:
@@ -78,7 +102,7 @@ def claim_folder(folder: Path) -> None:
     Raises:
         ResourceError: it cannot.
     """
-    probe = folder / f".probe-{os.getpid()}"
+    probe = temporary_name(folder / "probe")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")

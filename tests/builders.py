@@ -46,8 +46,9 @@ class TinyNetwork(Potential):
         bumps = torch.exp(-2 * (r[:, None] - self.centres) ** 2) * fade[:, None]  # (E, R)
         source = self.species(graph.atoms.numbers)[graph.src]
         kinds = len(self.elements)
-        flat = bumps.new_zeros(len(graph.atoms) * kinds, bumps.shape[1])
-        density = flat.index_add(0, graph.dst * kinds + source, bumps).view(len(graph.atoms), -1)
+        n = graph.atoms.numbers.shape[0]  # not len(), which a graph could only take for a constant
+        flat = bumps.new_zeros(n * kinds, bumps.shape[1])
+        density = flat.index_add(0, graph.dst * kinds + source, bumps).view(n, -1)
         return self.readout(torch.tanh(self.hidden(density))).squeeze(1)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-import re
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +9,9 @@ from pathlib import Path
 import click
 
 from ..errors import ConfigError
-from ..files import claim_folder, stem, write_figure, write_json
+from ..files import claim_folder, write_figure, write_json
 from .output import provenance, refuse_existing
+from .sources import construct_calculator, source_name
 
 FAILED = 5
 COLOURS = {"pass": "green", "fail": "bold red", "warn": "yellow", "info": "dim", "skip": "dim"}
@@ -69,14 +67,14 @@ def command(checkpoint, other, structures, elements, cutoff, dtype, device, out,
         )
     if checkpoint is not None and cutoff is not None:
         raise ConfigError("--cutoff: a checkpoint has its own; it goes with --calculator")
-    name = _name(checkpoint or other)
+    name = source_name(checkpoint or other)
     paths = {kind: out / f"{name}-check.{kind}" for kind in ("json", "png")}
     refuse_existing(paths.values(), overwrite)
     atoms = _read(structures)
     if checkpoint is not None:
         calculators, known, cutoff = _load(checkpoint, device, dtype)
     else:
-        calculators, known = {dtype or "float64": _construct(other)}, ()
+        calculators, known = {dtype or "float64": construct_calculator(other)}, ()
     samples = make_samples(_elements(elements, known, atoms), atoms, cutoff)
     claim_folder(out)
     started = time.perf_counter()
@@ -113,33 +111,6 @@ def _load(source: str, device: str, dtype: str | None) -> tuple[dict, tuple[str,
     return loaded, tuple(model.elements), float(model.cutoff)
 
 
-def _construct(text: str):
-    """An ASE calculator from ``module:name`` or ``module:name:{"key": value}``.
-
-    Raises:
-        ConfigError: no such module or name, or the arguments do not suit.
-    """
-    module, name, keywords = (*text.split(":", 2), "", "")[:3]
-    if not (module and name):
-        raise ConfigError(f"--calculator: got {text!r}; expected module:Class, ase.calculators.emt:EMT")
-    try:
-        make = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"--calculator: {text}: {error}; check the name and PYTHONPATH") from error
-    try:
-        arguments = json.loads(keywords or "{}")
-        calculator = make(**arguments)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f'--calculator: {keywords}: not JSON ({error}); expected {{"key": 1}}') from error
-    except TypeError as error:
-        raise ConfigError(f"--calculator: {text}: {error}; check the arguments") from error
-    if not hasattr(calculator, "get_property"):
-        raise ConfigError(
-            f"--calculator: {text}: gives a {type(calculator).__name__}; expected an ASE calculator"
-        )
-    return calculator
-
-
 def _elements(chosen, known, atoms) -> list[str]:
     """Those that were chosen, else those of the structures, else all that are covered."""
     present = sorted({symbol for one in atoms for symbol in one.symbols})
@@ -159,15 +130,6 @@ def _read(arguments) -> list:
     from .structures import find_structures
 
     return [read_structure(path) for path in find_structures(arguments)]
-
-
-def _name(source: str) -> str:
-    """``mlearn-si``, the name of a run folder, of a checkpoint file, or of a class in small letters."""
-    if re.fullmatch(r"[\w.]+:\w+(:.*)?", source, flags=re.DOTALL):
-        return source.split(":")[1].lower()
-    path = Path(source)
-    name = stem(path.absolute()) if path.suffix == ".safetensors" else path.absolute().name
-    return path.absolute().parent.name if name == "model" else name
 
 
 def _describe(calculators: dict) -> dict:

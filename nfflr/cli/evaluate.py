@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ..errors import StructureError
-from ..files import claim_folder, write_figure, write_json
+from ..files import all_or_none, claim_folder, write_figure, write_json
 from .options import label_names
 from .output import provenance, refuse_existing
 
@@ -67,7 +67,6 @@ def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys
         _print_targets(table["all"], columns, dataset.targets, title)
     else:
         _print_groups(table, columns, title)
-    write_figure(paths["png"], figure)
     record = {
         "checkpoint": {"source": str(checkpoint), "digest": metadata["sha256"]},
         "data": {"file": str(data), "digest": dataset.digest()},
@@ -79,7 +78,9 @@ def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys
         "wall_time_s": time.perf_counter() - started,
         **provenance(),
     }
-    write_json(paths["json"], record)
+    with all_or_none(paths.values()):
+        write_figure(paths["png"], figure)
+        write_json(paths["json"], record)
     for path in paths.values():
         click.echo(f"  wrote {path}")
     return 0

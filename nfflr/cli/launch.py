@@ -6,13 +6,14 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from .. import errors
 from .failure import explain
 
+PATIENCE = 30  # s; for the step that is going on and the state after it
 BY_CODE = {cls.exit_code: cls for cls in errors.NFFLrError.__subclasses__()}
 
 
@@ -61,17 +62,36 @@ def _spawn(function: Callable[..., int], arguments: dict, processes: int) -> int
             while not started.join():
                 pass
         except ProcessExitedException as error:
-            if failure.is_file():
-                message, code = json.loads(failure.read_text())
-                raise BY_CODE.get(code, errors.NFFLrError)(message) from error
+            _raise_told(failure, error)
             raise errors.ResourceError(
                 f"process {error.error_index}: ended with code {error.exit_code}; see the messages above"
             ) from error
+        except KeyboardInterrupt as error:
+            _end(started.processes)  # the interrupt may have reached this process alone
+            _raise_told(failure, error)
+            raise
         finally:
-            for process in started.processes:  # an interrupt may have reached this process alone
-                process.terminate()
-                process.join()
+            _end(started.processes)
     return 0
+
+
+def _end(processes: Sequence) -> None:
+    """End processes; the first one may save before it goes, for which it needs the others."""
+    processes[0].terminate()
+    processes[0].join(PATIENCE)
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def _raise_told(failure: Path, cause: BaseException) -> None:
+    """Raise what the first process that failed said, if it said something."""
+    if not failure.is_file():
+        return
+    message, code = json.loads(failure.read_text())
+    if code > 128:
+        raise errors.StoppedError(message, code - 128) from cause
+    raise BY_CODE.get(code, errors.NFFLrError)(message) from cause
 
 
 def _worker(rank: int, processes: int, folder: Path, function: Callable[..., int], arguments: dict) -> None:
@@ -86,13 +106,24 @@ def _worker(rank: int, processes: int, folder: Path, function: Callable[..., int
     idist.initialize(_backend(processes), init_method=meeting, world_size=processes, rank=rank)
     try:
         code = function(**arguments)
-    except Exception as error:  # told by the parent, once
-        message, code = explain(error)
+    except (Exception, errors.StoppedError) as error:  # told by the parent, once
+        message, code = explain(_of_a_lost_process(error) or error)
         _tell(folder, rank, message, code)
     if code:
         sys.stdout.flush()
         os._exit(code)  # the others may wait for this one in a collective; the parent ends them
     idist.finalize()
+
+
+def _of_a_lost_process(error: BaseException) -> errors.ResourceError | None:
+    """What a rank's failure to reach another one means; gloo raises plain errors that carry its name."""
+    from torch.distributed import DistError
+
+    if isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        return errors.ResourceError(
+            "another process of the run: ended; see its message, or whether it was killed"
+        )
+    return None
 
 
 def _tell(folder: Path, rank: int, message: str, code: int) -> None:

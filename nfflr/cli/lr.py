@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..files import claim_folder, write_atomically, write_figure
+from ..files import all_or_none, claim_folder, write_atomically, write_figure
 from .output import refuse_existing
 from .progress import training_bar
 
@@ -46,10 +46,11 @@ def command(config, out, start, end, steps, seed, write, overwrite) -> int:
             update(now["step"], now["total"], f"loss {now['loss']:.4g}")
 
         found = find_learning_rate(settings, start, end, steps, on_step)
-    if write:
-        copy_with_rate(config, found.suggestion, paths["py"])
-    write_atomically(paths["csv"], as_csv(found).encode())
-    write_figure(paths["png"], plot(found))
+    with all_or_none(paths.values()):
+        if write:
+            copy_with_rate(config, found.suggestion, paths["py"])
+        write_atomically(paths["csv"], as_csv(found).encode())
+        write_figure(paths["png"], plot(found))
     click.echo(f"suggested learning_rate = {found.suggestion:.3g}")
     for path in paths.values():
         click.echo(f"  wrote {path}")

@@ -11,9 +11,10 @@ from pathlib import Path
 import click
 
 from .. import __version__
-from ..errors import did_you_mean
+from ..errors import StoppedError, did_you_mean
 from ..workflows import workflow_names
 from .failure import explain, fail
+from .interrupts import heeded_sigterm
 
 ROOT = Path(__file__).parent
 WORKFLOWS = ROOT.parent / "workflows"
@@ -24,6 +25,8 @@ COMMANDS = {
     "evaluate": "evaluate",
     "validate": "validate",
     "check": "check",
+    "compile": "compile",
+    "bench": "bench",
     "info": "info",
     "report": "report",
 }  # command → file beside this
@@ -87,11 +90,14 @@ def run(arguments: list[str]) -> int:
     # Accepted anywhere on the line: one adds it after the fact, at the end.
     arguments = (["--debug"] if debug else []) + [a for a in arguments if a != "--debug"]
     try:
-        return nff.main(list(arguments), prog_name="nff", standalone_mode=False, obj=arguments) or 0
+        with heeded_sigterm():
+            return nff.main(list(arguments), prog_name="nff", standalone_mode=False, obj=arguments) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
         return 0
-    except click.Abort:
+    except click.Abort as error:  # click's word for an interrupt
+        if isinstance(error.__cause__, StoppedError):
+            return fail(*explain(error.__cause__), debug)
         return fail("interrupted", 130, debug)
     except click.ClickException as error:
         return fail(_usage(error), 2, debug)

@@ -19,11 +19,11 @@ class Models:
         CheckpointError: one is damaged.
     """
 
-    def __init__(self, sources: Sequence[str], device: str, dtype: str | None):
+    def __init__(self, sources: Sequence[str], device: str, dtype: str | None, compile: bool = False):
         twice = {s for s in sources if sources.count(s) > 1}
         if twice:
             raise ConfigError(f"--model: {', '.join(sorted(twice))} is given twice; give each model once")
-        self.sources, self.device, self.dtype = tuple(sources), device, dtype
+        self.sources, self.device, self.dtype, self.compile = tuple(sources), device, dtype, compile
         self._loaded: dict = {}
         for source in self.sources:
             self._load(source)
@@ -46,7 +46,10 @@ class Models:
         from ..calculator import NFFLrCalculator
 
         if source not in self._loaded:
-            loaded = NFFLrCalculator.load(source, device=self.device, dtype=self.dtype)
+            options = {"device": self.device, "dtype": self.dtype, "compile": self.compile}
+            loaded = NFFLrCalculator.load(source, **options)
             click.echo(f"model {source} ({', '.join(loaded.model.elements)}; {loaded.todict()['dtype']})")
+            if loaded.compiled is not None:
+                click.echo(f"  compiled {loaded.compiled.kind}, {loaded.compiled.origin}")
             self._loaded[source] = loaded
         return self._loaded[source]

@@ -14,11 +14,11 @@ import click
 
 from ..checkpoint import library_versions
 from ..errors import ConfigError
-from ..files import claim_folder, write_atomically, write_figure, write_json
+from ..files import all_or_none, claim_folder, sweep, write_atomically, write_figure, write_json
+from ..trajectories import write_trajectory
 from ..workflows.base import Result
 from ..workflows.contract import Workflow, file_fields, result_record
 from .tables import write_table
-from .trajectories import write_trajectory
 
 
 class Outputs:
@@ -63,6 +63,7 @@ class Outputs:
             if path.resolve() in inputs:
                 raise ConfigError(f"{path}: is an input and would be replaced; use another --out")
         claim_folder(self.folder)
+        sweep(self.paths.values())
 
     def write(self, result: Result, record: dict, figure: Callable | None) -> None:
         """Write every file of the result, or none; ``record`` is what the JSON says besides it.
@@ -71,17 +72,13 @@ class Outputs:
         """
         for name in [n for n in self.kinds if getattr(result, n) is None]:
             self.paths.pop(name).unlink(missing_ok=True)
-        try:
+        with all_or_none(self.paths.values()):
             for name in self.kinds.keys() & self.paths.keys():
                 self._write_field(name, getattr(result, name))
             if figure is not None:
                 write_figure(self.paths["plot"], figure())
             files = {name: path.name for name, path in self.paths.items()}
             write_json(self.paths["json"], {**record, **result_record(result), "files": files})
-        except BaseException:
-            for path in self.paths.values():
-                path.unlink(missing_ok=True)  # half a result would block the next run
-            raise
 
     def _write_field(self, name: str, value) -> None:
         path, kind = self.paths[name], self.kinds[name]

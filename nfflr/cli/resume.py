@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from ..errors import ConfigError, NFFLrError
+from ..errors import ConfigError, NFFLrError, StoppedError
+from ..files import claim_folder
+from ..lock import locked
 from ..workflows.archive import FolderArchive
 
 OPTION = click.Option(
@@ -25,22 +27,45 @@ def archive_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[Fold
 
     Raises:
         ConfigError: another run was interrupted here, and neither option says what to do with it.
+        ResourceError: another run is going on here.
+        StoppedError: an interrupt came; says how to go on.
     """
-    if folder.exists() and not resume:
-        if not overwrite:
-            raise ConfigError(
-                f"{folder}: a run was interrupted here; use --resume, or --overwrite to drop it"
-            )
-        shutil.rmtree(folder)
-    if folder.exists():
-        click.echo(f"resuming from {folder}")
-    archive = FolderArchive(folder)
-    try:
-        yield archive
-    except NFFLrError:
-        if archive.is_new():
-            archive.remove()
-        raise
-    finally:
-        archive.close()
-    archive.remove()
+    claim_folder(folder)
+    with locked(folder):
+        if _begun(folder) and not resume:
+            if not overwrite:
+                raise ConfigError(
+                    f"{folder}: a run was interrupted here; use --resume, or --overwrite to drop it"
+                )
+            for path in _begun(folder):
+                path.unlink()
+        if _begun(folder):
+            click.echo(f"resuming from {folder}")
+        archive = FolderArchive(folder)
+        try:
+            yield archive
+        except NFFLrError:
+            if archive.is_new():
+                archive.remove()
+            raise
+        except KeyboardInterrupt as error:
+            if archive.is_new():
+                archive.remove()
+                raise
+            text = f"{folder}: interrupted, what is finished is kept there; continue with --resume"
+            raise StoppedError(text, getattr(error, "signum", signal.SIGINT)) from error
+        finally:
+            archive.close()
+        archive.remove()
+
+
+def drop_archive(folder: Path) -> None:
+    """Delete the archive of a run that was killed after its results were written, if there is one."""
+    if folder.is_dir():
+        with locked(folder):
+            FolderArchive(folder).remove()
+
+
+def _begun(folder: Path) -> list[Path]:
+    """What a run left in its folder, which has begun if there is something."""
+    return [path for path in folder.iterdir() if path.name[0] != "."]

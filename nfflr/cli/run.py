@@ -19,7 +19,7 @@ from .failure import fail
 from .models import Models
 from .output import Outputs, provenance, refuse_existing
 from .progress import step_bar
-from .resume import archive_folder
+from .resume import archive_folder, drop_archive
 from .summary import SummaryTable, describe
 
 
@@ -68,6 +68,7 @@ class Run:
         compare: tuple[Path, ...],
         device: str,
         dtype: str | None,
+        compile: bool,
         out: Path,
         overwrite: bool,
         resume: bool,
@@ -79,7 +80,7 @@ class Run:
         for path in compare:
             if not path.is_dir():
                 read_result(path, workflow)  # a wrong one is found out before anything is computed
-        self.models = Models(model, device, dtype)
+        self.models = Models(model, device, dtype, bool(compile))
         self.table = None
         if len(jobs) * max(1, len(model)) > 1:
             self.table = SummaryTable(out / f"{workflow.name}-summary.csv", workflow.result)
@@ -116,8 +117,12 @@ class Run:
             "settings": self.settings.model_dump(mode="json"),
         }
         if self.resume and (done := self._finished(asked, subject, calculator.todict(), outputs)):
+            for source in (subject, *rivals):
+                drop_archive(self._archive(job, source))
             return [done], outputs
-        outputs.claim(self.overwrite, {path.resolve() for one in self.jobs for path in one.paths})
+        # Killed while it wrote its results, of which the JSON is the last: they are written again.
+        half = self.resume and self._archive(job).is_dir() and not outputs.paths["json"].exists()
+        outputs.claim(self.overwrite or half, {path.resolve() for one in self.jobs for path in one.paths})
         compared, others = self._earlier(job, (subject, *rivals))
         started = time.perf_counter()
         with ExitStack() as stack:  # archives go when the results are written
@@ -146,8 +151,10 @@ class Run:
             return None
         result, record = read_result(path, self.workflow)
         known = record.get("calculator") or {}
-        # Where a model was read from may change; what it is, its precision too, may not.
-        same = {**calculator, "source": None} == {**known, "source": None}
+        # Where a model was read from may change, and how it is evaluated; what it is, its precision too, may
+        # not.
+        free = {"source": None, "compiled": None}
+        same = {**calculator, **free} == {**known, **free}
         if not same or any(record.get(name) != value for name, value in asked.items()):
             return None
         outputs.paths = {name: path.with_name(file) for name, file in record["files"].items()}
@@ -160,25 +167,27 @@ class Run:
             atoms.calc = calculator
         return calculator
 
-    def _find(
-        self, job: Job, structures: list[ase.Atoms], source: str, stack: ExitStack, mark: str = ""
-    ) -> Finding:
+    def _find(self, job: Job, structures: list[ase.Atoms], source: str, stack: ExitStack) -> Finding:
         calculator = self._attach(source, structures)
         title, extra = f"{self.workflow.name} {job.stem}", {}
         if len(self.jobs) > 1:
             title += f" ({self.jobs.index(job) + 1}/{len(self.jobs)})"
         if self.workflow.archives:
-            folder = self.out / f"{job.stem}-{self.workflow.name}{mark}.state"
+            folder = self._archive(job, source)
             extra["archive"] = stack.enter_context(archive_folder(folder, self.resume, self.overwrite))
         with step_bar(title) as progress:
             result = self.workflow.function(*structures, calculator, self.settings, progress, **extra)
         return Finding(source, result.message, 0 if result.converged else 5, result, calculator.todict())
 
+    def _archive(self, job: Job, source: str | None = None) -> Path:
+        """Folder of the archive; each model to compare with has its own."""
+        number = self.models.sources.index(source) if source in self.models.sources else 0
+        return self.out / f"{job.stem}-{self.workflow.name}{f'.{number}' if number else ''}.state"
+
     def _rival(self, job: Job, structures: list[ase.Atoms], source: str, stack: ExitStack) -> Finding:
         """What a model to compare with found; if it cannot, the subject's result is written all the same."""
-        mark = f".{self.models.sources.index(source)}"  # of its archive
         try:
-            return self._find(job, structures, source, stack, mark)
+            return self._find(job, structures, source, stack)
         except NFFLrError as error:
             return Finding(source, f"{_with_file(error, job)} (model {source})", error.exit_code)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,8 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
     from ..train.trainer import train
 
     settings = load_config(config, overrides)
-    say = click.echo if is_first() else lambda text: None
+    # Not click.echo, which writes past the bar instead of above it.
+    say = partial(print, flush=True) if is_first() else lambda text: None
     sizes = {name: len(indices) for name, indices in settings.dataset.split.items()}
     say(
         f"{sizes['train']} training, {sizes['val']} validation structures; "

@@ -13,7 +13,7 @@ from .resume import OPTION as RESUME
 from .run import Job, Run
 from .structures import find_structures, result_stems
 
-SHARED = ("model", "compare", "device", "dtype", "out", "config", "overwrite", "resume")
+SHARED = ("model", "compare", "device", "dtype", "compile", "out", "config", "overwrite", "resume")
 
 
 def workflow_command(name: str) -> click.Command:
@@ -61,6 +61,9 @@ def _shared_options(workflow: Workflow) -> list[click.Parameter]:
         click.Option(["--device"], default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
         click.Option(
             ["--dtype"], type=click.Choice(["float32", "float64"]), help="Precision; default: the model's."
+        ),
+        click.Option(
+            ["--compile"], is_flag=True, help="Evaluate a compiled form of the model; built at first use."
         ),
         click.Option(
             ["--out", "-o"], type=path, default=Path("."), show_default=True, help="Folder for the results."

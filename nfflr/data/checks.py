@@ -11,7 +11,9 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
+import ase
 import numpy as np
+from ase.geometry import complete_cell
 
 from ..errors import StructureError
 from ..units import GPA
@@ -20,6 +22,7 @@ from .records import Record
 MAX_STRESS = 1.5  # eV/Å³ (240 GPa); a typical stress above it was given in GPa or kbar
 MOST_COMPARED = 20_000  # structures; more tell no more about the unit of energies
 SIZES_TELL = 1.3  # ratio of structure sizes from which totals and energies per atom are told apart
+RESOLUTION = 1e-5  # Å; copies of a structure differ by less
 BULK_MODULI = (0.002, 10.0)  # eV/Å³ (0.3 to 1,600 GPa): softer than solid helium, stiffer than three diamonds
 
 
@@ -231,12 +234,22 @@ def _residuals(design: np.ndarray, energy: np.ndarray) -> np.ndarray:
 
 
 def fingerprint(record: Record) -> bytes:
-    """Digest of elements, cell and positions to 1e-5 Å; equal for copies of a structure."""
+    """Digest of elements, cell and positions to 1e-5 Å; equal for copies of a structure.
+
+    Where an axis is periodic it does not matter in which cell an atom stands.
+    """
     atoms = record.atoms
     content = hashlib.sha256(atoms.numbers.tobytes())
-    for array in (atoms.cell.array, atoms.positions):
+    for array in (atoms.cell.array, atoms.positions - _images(atoms) @ atoms.cell.array):
         content.update((np.round(array, 5) + 0.0).tobytes())  # + 0.0: no negative zeros
     return content.digest()
+
+
+def _images(atoms: ase.Atoms) -> np.ndarray:
+    """Lattice steps (N, 3) from the cell to each atom; one at −1e-9 Å is in the cell, as that at 0 is."""
+    box = complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
+    slack = RESOLUTION / np.linalg.norm(box, axis=1)
+    return np.floor(atoms.positions @ np.linalg.inv(box) + slack) * atoms.pbc
 
 
 class DuplicateCheck:

@@ -16,7 +16,7 @@ from matscipy.neighbours import neighbour_list as matscipy_neighbours
 from ..atoms import Atoms, batch, check_cell, unbatch
 from ..errors import ConfigError, StructureError
 
-COINCIDENT = 1e-6  # Å; two atoms nearer than this have no direction between them
+COINCIDENT = 1e-3  # Å; two atoms nearer than this are one: no model means it, and powers of 1/r overflow
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,20 @@ def neighbor_list(
     # Wrapping inside the search keeps its cost independent of where the atoms are; the shifts are
     # translated back, so the caller's coordinates are never touched.
     box, wrapped, image = _wrap(np.asarray(positions, float), np.asarray(cell, float), pbc)
-    i, j, shift = BACKENDS[backend](wrapped, box, pbc, cutoff)
-    shift = shift + image[i] - image[j]
+    i, j, shift = BACKENDS[backend](*_narrow_gaps(wrapped, box, pbc, cutoff), pbc, cutoff)
+    if image.any():
+        shift = shift + image[i] - image[j]
     return i, j, shift
 
 
+def complete_box(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """The cell (3, 3) in Å with a unit normal for each axis that is not periodic."""
+    return complete_cell(np.where(pbc[:, None], cell, 0.0))
+
+
 def _wrap(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Box with a unit normal for each non-periodic axis, wrapped positions, and integer images (N, 3)."""
-    box = complete_cell(np.where(pbc[:, None], cell, 0.0))
+    """Box, see ``complete_box``, wrapped positions, and integer images (N, 3)."""
+    box = complete_box(cell, pbc)
     image = np.floor(positions @ np.linalg.inv(box))
     image[:, ~pbc] = 0
     wrapped = positions - image @ box
@@ -104,11 +110,41 @@ def _wrap(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.
     return box, wrapped, image.astype(np.int64)
 
 
+def _narrow_gaps(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float) -> tuple:
+    """Positions and box with every empty layer wider than two cutoffs narrowed to that width.
+
+    No bond crosses such a layer, so none changes. Searches need memory for the cells that they lay over
+    empty space (and vesin ends the process where there are too many): an atom that has flown off, or a cell
+    given in the wrong unit, must cost nothing.
+    """
+    inverse = np.linalg.inv(box)
+    widest = 2 * cutoff * np.linalg.norm(inverse, axis=0)  # (3,) in fractions of the box
+    fractions = positions @ inverse  # (N, 3)
+    for k in range(3):
+        order = np.argsort(fractions[:, k])
+        place = fractions[order, k]
+        steps = np.append(place, place[0] + 1) if pbc[k] else place
+        excess = np.maximum(np.diff(steps) - widest[k], 0)  # the last is across the boundary if periodic
+        if not excess.any():
+            continue
+        back = np.concatenate([[0.0], excess.cumsum()])  # (N,), and the whole box's if periodic
+        moved = np.empty_like(positions)
+        moved[order] = positions[order] - back[: len(order), None] * box[k]
+        positions = moved
+        if pbc[k]:
+            box = np.where(np.arange(3)[:, None] == k, box * (1 - back[-1]), box)
+    return positions, box
+
+
 def _vesin(positions, box, pbc, cutoff):
     # One thread: callers that want more run more structures, and nobody's cores are taken unasked.
     search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
-    i, j, shift = search.compute(positions, box, pbc, quantities="ijS")
-    return i.astype(np.int64), j.astype(np.int64), shift.astype(np.int64)
+    try:
+        i, j, shift = search.compute(positions, box, pbc, quantities="ijS")
+    except RuntimeError:
+        del search._neighbors  # after a failed allocation its own clean-up ends the process: rather leak
+        raise
+    return i.view(np.int64), j.view(np.int64), shift.astype(np.int64)
 
 
 def _matscipy(positions, box, pbc, cutoff):
@@ -167,11 +203,19 @@ def check_distances(graph: Graph) -> None:
     Raises:
         StructureError: naming both atoms.
     """
-    square = graph.vectors().square().sum(1)  # (E,)
+    refuse_coincident(graph, graph.vectors().square().sum(1))
+
+
+def refuse_coincident(graph: Graph, square: torch.Tensor) -> None:
+    """As ``check_distances``, for squared bond lengths (E,) in Å² that are there already."""
     if square.numel() and square.min() < COINCIDENT**2:
         edge = int(square.argmin())
-        i, j = int(graph.dst[edge]), int(graph.src[edge])
-        raise StructureError(f"structure: atoms {i} and {j} coincide; move or remove one of them")
+        raise coincident(int(graph.dst[edge]), int(graph.src[edge]))
+
+
+def coincident(i: int, j: int) -> StructureError:
+    """The error that names two atoms at one place."""
+    return StructureError(f"structure: atoms {i} and {j} coincide; move or remove one of them")
 
 
 def batch_graphs(graphs: Sequence[Graph]) -> Graph:

@@ -67,6 +67,8 @@ def _frames(path: Path) -> Iterator[ase.Atoms]:
     count = 0
     try:
         for atoms in _iterate(path):
+            if not isinstance(atoms, ase.Atoms):  # some of ASE's parsers find nothing without a word
+                raise ValueError("no structure found in it")
             yield atoms
             count += 1
     except GeneratorExit:

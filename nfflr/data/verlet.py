@@ -1,13 +1,39 @@
-"""A neighbour list kept while atoms move less than half a skin (Verlet, Phys. Rev. 159, 98 (1967))."""
+"""A neighbour list kept while atoms move less than half a skin (Verlet, Phys. Rev. 159, 98 (1967)).
+
+Let h₀ → h be the change of the cell since the search, F = h₀⁻¹h, and d_i = x_i − x⁰_i F what atom i moved
+beside the cell. A bond r₀ of then is r = r₀F + d_j − d_i now, so |r| ≥ σ|r₀| − 2 max|d| with σ the least
+singular value of F. A pair that was no candidate had |r₀| ≥ cutoff + skin; it is out of reach still while
+
+    2 max|d| < σ (cutoff + skin) − cutoff,
+
+which is half the skin where the cell is as it was. Along open axes, where no image counts, h is completed by
+unit normals: the bound holds for every F that maps the periodic vectors of then to those of now.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import ase
 import numpy as np
 import torch
 
 from ..atoms import Atoms
-from .graph import Graph, check_distances, neighbor_list
+from .graph import Graph, check_distances, complete_box, neighbor_list, refuse_coincident
+
+
+@dataclass
+class _Search:
+    """A structure when it was searched, and what was found."""
+
+    positions: np.ndarray  # (N, 3) Å
+    cell: np.ndarray  # (3, 3) Å
+    box: np.ndarray  # (3, 3) Å, the cell with unit normals along open axes
+    pbc: np.ndarray  # (3,)
+    numbers: np.ndarray  # (N,)
+    src: torch.Tensor  # (E,)
+    dst: torch.Tensor  # (E,)
+    image: torch.Tensor  # (E, 3) int32, cells between the ends of a pair
 
 
 class VerletList:
@@ -22,7 +48,7 @@ class VerletList:
     def __init__(self, cutoff: float, skin: float, device: torch.device | str = "cpu"):
         self.cutoff, self.skin, self.device = cutoff, skin, torch.device(device)
         self.builds = 0
-        self._built: tuple | None = None
+        self._search: _Search | None = None
 
     def graph(self, atoms: ase.Atoms) -> Graph:
         """All pairs closer than the cutoff; the stored candidates are searched again when they must be.
@@ -30,39 +56,83 @@ class VerletList:
         Raises:
             StructureError: two atoms coincide, or a periodic axis has no cell vector.
         """
-        if not self._reusable(atoms):
-            self._build(atoms)
-        current = Atoms.from_ase(atoms).to(self.device)
-        candidates = Graph(current, *self._candidates)
+        graph = self.candidates(atoms)
         if self.skin == 0:
-            check_distances(candidates)
-            return candidates
-        near = candidates.vectors().square().sum(1) < self.cutoff**2  # (E,)
-        keep = near.nonzero().squeeze(1)
-        graph = Graph(current, *(edge.index_select(0, keep) for edge in self._candidates))
-        check_distances(graph)
-        return graph
+            check_distances(graph)
+            return graph
+        square = graph.vectors().square().sum(1)  # (E,)
+        refuse_coincident(graph, square)
+        keep = (square < self.cutoff**2).nonzero().squeeze(1)
+        edges = (edge.index_select(0, keep) for edge in (graph.src, graph.dst, graph.shift))
+        return Graph(graph.atoms, *edges, cutoff=self.cutoff)
+
+    def candidates(self, atoms: ase.Atoms) -> Graph:
+        """As ``graph``, with pairs up to a skin beyond the cutoff, for what leaves them out by itself.
+
+        Nothing is computed here but what has changed. Two atoms that coincide are not noticed.
+
+        Raises:
+            StructureError: a periodic axis has no cell vector.
+        """
+        if not self.reusable(atoms):
+            self._build(atoms)
+        found = self._search
+        if not np.array_equal(self._cell, atoms.cell.array):
+            self._keep_cell(atoms.cell.array)
+        positions = torch.from_numpy(atoms.positions.copy()).to(self.device)  # a copy: the caller moves on
+        current = Atoms(positions, self._numbers, self._cell_tensor, self._pbc)
+        return Graph(current, found.src, found.dst, self._translation, cutoff=self.cutoff)
 
     def forget(self) -> None:
         """Search anew for the next structure, whatever it is."""
-        self._built = None
+        self._search = None
 
-    def _reusable(self, atoms: ase.Atoms) -> bool:
-        if self._built is None or self.skin == 0:
+    def reusable(self, atoms: ase.Atoms) -> bool:
+        """Whether the stored candidates hold every pair closer than the cutoff.
+
+        True says more: all coordinates are finite, and elements and periodicity are those of the search.
+        """
+        found = self._search
+        if found is None or self.skin == 0 or len(found.numbers) != len(atoms):
             return False
-        positions, cell, pbc, numbers = self._built
-        if len(numbers) != len(atoms) or not np.array_equal(numbers, atoms.numbers):
+        if not (np.array_equal(found.numbers, atoms.numbers) and np.array_equal(found.pbc, atoms.pbc)):
             return False
-        if not np.array_equal(cell, atoms.cell.array) or not np.array_equal(pbc, atoms.pbc):
-            return False
-        moved = np.square(atoms.positions - positions).sum(axis=1).max(initial=0.0)
-        return bool(moved < (self.skin / 2) ** 2)
+        allowance, start = self.skin, found.positions
+        if not np.array_equal(found.cell, atoms.cell.array):
+            deformation = self._deformation(atoms)
+            if deformation is None:
+                return False
+            least = np.linalg.svd(deformation, compute_uv=False)[-1]
+            allowance, start = least * (self.cutoff + self.skin) - self.cutoff, start @ deformation
+        moved = atoms.positions - start  # (N, 3)
+        return bool(allowance > 0 and 4 * np.einsum("ij,ij->i", moved, moved).max(initial=0.0) < allowance**2)
+
+    def _deformation(self, atoms: ase.Atoms) -> np.ndarray | None:
+        """F, (3, 3), with the periodic vectors of the search times F those of now; None without one."""
+        cell, found = atoms.cell.array, self._search
+        if not np.isfinite(cell).all():
+            return None
+        box = complete_box(cell, found.pbc)
+        if not np.array_equal(box[found.pbc], cell[found.pbc]):
+            return None  # a periodic vector is missing, which the search refuses
+        return np.linalg.solve(found.box, box)
 
     def _build(self, atoms: ase.Atoms) -> None:
-        self._built = None  # stays so if the search fails
-        reach = self.cutoff + self.skin
-        i, j, shift = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, reach)
-        translation = shift.astype(float) @ atoms.cell.array  # (E, 3)
-        self._candidates = tuple(torch.from_numpy(x).to(self.device) for x in (j, i, translation))
-        self._built = tuple(x.copy() for x in (atoms.positions, atoms.cell.array, atoms.pbc, atoms.numbers))
+        self._search = None  # stays so if the search fails
+        positions, cell, pbc = atoms.positions.copy(), atoms.cell.array.copy(), atoms.pbc.copy()
+        i, j, shift = neighbor_list(positions, cell, pbc, self.cutoff + self.skin)
+        src, dst, image = (
+            torch.from_numpy(x).to(self.device) for x in (j, i, shift.astype(np.int32, copy=False))
+        )
+        numbers = atoms.numbers.copy()
+        self._search = _Search(positions, cell, complete_box(cell, pbc), pbc, numbers, src, dst, image)
+        self._numbers = torch.tensor(numbers, dtype=torch.int64, device=self.device)
+        self._pbc = torch.tensor(pbc, device=self.device)
+        self._keep_cell(cell)
         self.builds += 1
+
+    def _keep_cell(self, cell: np.ndarray) -> None:
+        """Tensors of the cell; new ones, since graphs made before hold the old."""
+        self._cell = cell.copy()
+        self._cell_tensor = torch.tensor(cell, device=self.device)
+        self._translation = self._search.image.double() @ self._cell_tensor  # (E, 3)

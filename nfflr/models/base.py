@@ -52,6 +52,7 @@ class Potential(ExactBuffers):
     is_potential = True  # False for a property model, which returns no energy
     compute_forces = True  # a model set to False returns energies alone
     fits_references = True  # False for a complete potential, whose energies need no reference
+    tables_need_vectors = False  # True where ``tables`` depends on how long the bonds are
 
     def __init__(self, config: PotentialConfig):
         super().__init__()
@@ -86,6 +87,18 @@ class Potential(ExactBuffers):
         Must depend on positions through ``vectors`` alone.
         """
         raise NotImplementedError(f"{type(self).__name__} must define energies(graph, vectors) -> (N,)")
+
+    def tables(self, graph: Graph, vectors: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        """Integer tables that ``energies`` works with, such as pairs of bonds; () by default.
+
+        What makes arrays whose sizes depend on where the atoms are belongs here: a compiled graph takes
+        these tables as inputs, since it cannot find them itself. No derivative goes through them.
+
+        Args:
+            graph: the structures.
+            vectors: bond vectors (E, 3), in the model's dtype; may be None unless ``tables_need_vectors``.
+        """
+        return ()
 
     def calibrate(self, graph: Graph, shortest: torch.Tensor | None = None) -> None:
         """Set data-dependent constants (not weights) before training.

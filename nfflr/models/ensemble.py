@@ -91,7 +91,11 @@ class Ensemble(nn.Module):
             (the sum of squares divided by n − 1), and carry no gradient.
         """
         graph = self.widest.graph(x)
-        outputs = [member(graph, stress=stress) for member in self.members]
+        return self.combine([member(graph, stress=stress) for member in self.members])
+
+    @staticmethod
+    def combine(outputs: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Means and spread of what the members returned; see ``forward``."""
         result = {}
         for name in outputs[0]:
             # Differences from the first member: equal members give its numbers, and zero spread, exactly.

@@ -20,7 +20,7 @@ from torch import nn
 from ..data.graph import Graph
 from ..nn.cutoff import polynomial_cutoff, smoothstep
 from ..nn.moments import density_moments, full_tensor_index, monomials, traceless_projection
-from ..nn.padding import pad_bonds, pad_weights
+from ..nn.padding import bond_slots, pad_bonds, pad_weights
 from ..nn.radial import bessel
 from ..nn.zbl import zbl_energy
 from .base import Potential, PotentialConfig, register
@@ -71,10 +71,14 @@ class MomentNetwork(Potential):
         self.register_buffer("zbl_inner", torch.full((n, n), 0.6))
         self.register_buffer("zbl_outer", torch.full((n, n), 1.0))
 
+    def tables(self, graph: Graph, vectors: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        return bond_slots(graph.dst, len(graph.atoms))
+
     def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
         species = self.species(graph.atoms.numbers)
-        padded, slots = pad_bonds(graph.dst, len(graph.atoms), vectors, self.cutoff)  # (3, N, K), (E,)
-        shape = padded.shape[1:]
+        slots, columns = self.tables(graph, vectors)
+        shape = species.shape[0], columns.shape[0]
+        padded = pad_bonds(vectors, slots, shape, self.cutoff)  # (3, N, K)
         radial = partial(
             faded_bessel,
             n=self.config.n_radial,
@@ -105,7 +109,7 @@ class MomentNetwork(Potential):
             return self.zbl_inner[0, 0], self.zbl_outer[0, 0]
         pair = species.index_select(0, graph.dst), species.index_select(0, graph.src)
         return tuple(
-            edge.new_full((shape.numel(),), 1e-3 * (1 + k)).index_copy(0, slots, edge[pair]).view(shape)
+            edge.new_full((shape[0] * shape[1],), 1e-3 * (1 + k)).index_copy(0, slots, edge[pair]).view(shape)
             for k, edge in enumerate((self.zbl_inner, self.zbl_outer))
         )
 
@@ -120,7 +124,7 @@ class MomentNetwork(Potential):
         pair = zbl_energy(r, z.index_select(0, graph.dst), z.index_select(0, graph.src))
         pair = pair * polynomial_cutoff(r / self.cutoff, self.config.envelope)[0]
         pair = pair / (2 * self.scale.to(r.dtype))
-        return r.new_zeros(len(species)).index_add(0, graph.dst, pair)
+        return r.new_zeros(species.shape[0]).index_add(0, graph.dst, pair)
 
     @property
     def shortest_distances(self) -> torch.Tensor | None:

@@ -51,6 +51,7 @@ class TrainingConfig(BaseModel):
     num_workers: int = Field(0, ge=0, description="processes that prepare batches")
     progress: bool = Field(True, description="show a progress bar on a terminal")
     device: str | None = Field(None, description="cpu or cuda; None: a GPU where there is one")
+    compile: bool = Field(False, description="compile the step: twice as fast, after minutes of preparation")
     tensorboard: bool = Field(False, description="write event files for TensorBoard too")
 
     epochs: int = Field(100, ge=1, description="passes over the training split")
@@ -90,6 +91,9 @@ class TrainingConfig(BaseModel):
     adaptive_weights: bool = Field(False, description="learn how much each term of the loss counts")
 
     validate_every: int = Field(5, ge=1, description="epochs between validations")
+    checkpoint_every: int = Field(
+        500, ge=0, description="steps between states to resume from, besides those of validations; 0: none"
+    )
     patience: int = Field(0, ge=0, description="validations without improvement before stopping; 0: never")
     select_by: str | dict[str, float] = Field(
         "val/loss", description="metric whose best value chooses the checkpoint, or weights of several"
@@ -132,6 +136,12 @@ class TrainingConfig(BaseModel):
         return device
 
     @model_validator(mode="after")
+    def _compile_is_for_potentials(self):
+        if self.compile and not (self.model.is_potential and self.model.compute_forces):
+            raise ValueError("compile is for potentials with forces; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _swag_has_weights_to_sample(self):
         if self.swag_samples and self.swa_start >= 1:
             raise ValueError("swag_samples needs swa_start below 1, from where weights are collected")
@@ -155,7 +165,7 @@ class TrainingConfig(BaseModel):
     def plain(self) -> dict:
         """Settings as JSON, without model, data and where the output goes; a resume compares these."""
         skip = {"dataset", "model", "output_dir", "criterion", "progress", "num_workers", "notes"}
-        skip |= {"device", "tensorboard", "init_from", "tasks", "tasks_budget"}
+        skip |= {"device", "tensorboard", "init_from", "checkpoint_every", "tasks", "tasks_budget"}
         tasks = {task.name: task.described() for task in self.tasks}
         settings = self.model_dump(mode="json", exclude=skip)
         return {**settings, "criterion": repr(self.criterion), "tasks": tasks}

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..compiled.training import compile_training
 from ..data.dataset import AtomsDataset
 from ..errors import ConfigError
 from ..nn.losses import KEYS, label_errors, scaled_loss, weighted_loss
@@ -42,11 +43,14 @@ class ForceFieldObjective:
         if config.target_weights:
             raise ConfigError("target_weights: is for properties; set energy_weight, force_weight, …")
         self.config = config
+        self._compiled = None  # the training step's forward pass, once it is known to be wanted
         self.scales = config.scales()
         self.with_stress = any(config.weights(progress)["stress"] for progress in (0.0, 1.0))
 
     def output(self, model: nn.Module, x) -> dict[str, torch.Tensor]:
-        return model(x, stress=self.with_stress)
+        if self.config.compile and self._compiled is None:
+            self._compiled = compile_training(model) or model
+        return (self._compiled or model)(x, stress=self.with_stress)
 
     def counts(self, labels: Labels) -> torch.Tensor:
         return torch.stack([torch.isfinite(labels[LABELS[key]]).sum() for key in KEYS]).double()

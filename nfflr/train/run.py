@@ -39,6 +39,9 @@ class Run:
     epoch: int = 0
     best: float = math.inf
     stale: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    saved: int = 0  # step of the state saved last
     history: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self):
@@ -122,9 +125,24 @@ class Run:
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
         self._require_finite(norm, "the gradient", parts, losses)
         self.optimizer.step()
+        size = torch.nn.utils.get_total_norm([p.detach() for p in parameters])
+        self._require_finite(size, "a weight after the update", parts, losses)
         self.ema.update_parameters(model)
         self.step += 1
+        self.loss_sum, self.loss_count = self.loss_sum + loss.item(), self.loss_count + 1
         return loss.item()
+
+    def mean_loss(self) -> float:
+        """Of the steps since this was asked last."""
+        mean = self.loss_sum / self.loss_count
+        self.loss_sum, self.loss_count = 0.0, 0
+        return mean
+
+    def end_epoch(self, epoch: int) -> None:
+        """Note how many epochs are done; the next one is shuffled anew."""
+        # Not counted by the sampler: a loader with workers iterates over it more than once an epoch.
+        self.epoch = self.batches.epoch = epoch
+        self.batches.skip = 0
 
     def _weigh(self, terms: torch.Tensor, weights: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
         """Σ_k w_k L_k n_k/N_k; adaptive: w_k (e^{−s_k} L_k + s_k) with s_k learned (Kendall, CVPR 2018)."""
@@ -181,6 +199,8 @@ class Run:
             "epoch": self.epoch,
             "best": self.best,
             "stale": self.stale,
+            "loss_sum": self.loss_sum,
+            "loss_count": self.loss_count,
             "history": self.history,
         }
 
@@ -212,10 +232,14 @@ class Run:
             self.swag.load_state(_under("swag.", tensors))
         for name in ("step", "epoch", "stale"):
             setattr(self, name, metadata[name])
+        self.saved = self.step
+        for name in ("loss_sum", "loss_count"):  # states were once saved at validations only
+            setattr(self, name, metadata.get(name, 0))
         self.best = math.inf if metadata["best"] is None else metadata["best"]
         rows = metadata["history"]
         self.history = [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
         self.batches.epoch = self.epoch
+        self.batches.skip = self.step - self.epoch * len(self.batches)
 
 
 def quiet_engine(step: Callable[[Engine, list], float]) -> Engine:

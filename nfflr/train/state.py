@@ -39,9 +39,7 @@ def save_state(root: Path, step: int, tensors: dict[str, torch.Tensor], metadata
         os.replace(temporary, final)
         _flush_folder(root)
         read_state(final)
-        shutil.rmtree(root / f".step-{step}.old.tmp", ignore_errors=True)
-        for old in states(root)[:-KEEP]:
-            shutil.rmtree(old)
+        _sweep(root, step)
     except OSError as error:
         if not final.exists() and (root / f".step-{step}.old.tmp").exists():
             os.rename(root / f".step-{step}.old.tmp", final)
@@ -66,6 +64,24 @@ def _flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def sweep_states(root: Path, step: int) -> None:
+    """Remove what a save that was killed left beside ``step``: a half-written state, or an old one too many.
+
+    Raises:
+        ResourceError: it cannot be removed.
+    """
+    try:
+        _sweep(root, step)
+    except OSError as error:
+        raise ResourceError(f"{root}: cannot be written ({error.strerror}); check the disk") from error
+
+
+def _sweep(root: Path, step: int) -> None:
+    known = [folder for folder in states(root) if _number(folder) <= step]  # a later one is damaged
+    for leftover in [*root.glob(".step-*.tmp"), *known[:-KEEP]]:
+        shutil.rmtree(leftover)
+
+
 def clear_states(root: Path) -> None:
     """Remove the states below ``root``, and nothing else that may lie there."""
     for folder in [*states(root), *root.glob(".step-*.tmp")]:
@@ -75,7 +91,11 @@ def clear_states(root: Path) -> None:
 def states(root: Path) -> list[Path]:
     """Folders ``step-<n>`` by ascending n."""
     found = [p for p in root.glob("step-*") if p.name.removeprefix("step-").isdigit()]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+    return sorted(found, key=_number)
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def read_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import ignite.distributed as idist
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
 from ..checkpoint import FILE, find_members, save_checkpoint
-from ..errors import ConfigError, NumericsError
-from ..files import claim_folder, write_figure
+from ..errors import ConfigError, NumericsError, StoppedError
+from ..files import claim_folder, sweep, write_figure
+from ..lock import locked
 from ..validation.suite import Report
-from .batches import make_loader
+from .batches import make_loader, watched_workers
 from .config import TrainingConfig
 from .distributed import is_first
 from .events import Log, event_log
@@ -25,11 +27,26 @@ from .physics import metrics_of
 from .record import RunRecord
 from .report import learning_curve, write_metrics
 from .run import Run, quiet_engine, selectors
-from .state import clear_states, newest_state, save_state, states
+from .state import clear_states, newest_state, save_state, states, sweep_states
+from .stop import postponed_signals
 
 Listener = Callable[[dict], None]
 SWAG = "swag"  # folder of the posterior samples
 EVENTS = "tensorboard"  # folder of the event files
+
+
+def nobody(_) -> None:
+    """A listener that does nothing."""
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Who is told: of each step, of each row of the metrics, before each task, of a round's outcomes."""
+
+    step: Listener = nobody
+    validation: Listener = nobody
+    task: Callable[[str], None] = nobody
+    report: Callable[[Report], None] = nobody
 
 
 def train(
@@ -38,10 +55,10 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     command: str | None = None,
-    on_step: Listener | None = None,
-    on_validation: Listener | None = None,
-    on_task: Callable[[str], None] = lambda name: None,
-    on_report: Callable[[Report], None] = lambda report: None,
+    on_step: Listener = nobody,
+    on_validation: Listener = nobody,
+    on_task: Callable[[str], None] = nobody,
+    on_report: Callable[[Report], None] = nobody,
 ) -> Path:
     """Train ``config.model`` and return the checkpoint that did best on the validation split.
 
@@ -54,39 +71,50 @@ def train(
     Raises:
         ConfigError: the output exists, or a resume does not fit it.
         NumericsError: the loss is not finite, or no round of tasks had the scores to select by.
-        ResourceError: the output cannot be written.
+        ResourceError: the output cannot be written, or another run writes to it.
+        StoppedError: SIGINT or SIGTERM came; the state of the step that was going on is saved.
     """
     out = Path(config.output_dir)
-    claim(out, resume, overwrite)
-    run = Run(prepared(config, resume))
-    if resume:
-        state = newest_state(out / "state")
-        if state is None:
-            raise ConfigError(f"{out}: holds no training state to resume; train without --resume")
-        run.restore(*state)
-    elif is_first():
-        clear_overwritten(out)
-    record = RunRecord(out, run.config, command, resume) if is_first() else None
-    unfinished = run.epoch < config.epochs and not (config.patience and run.stale >= config.patience)
-    with event_log(out / EVENTS, config.tensorboard and is_first(), run.step) as log:
-        engine = make_engine(run, out, log, on_step, on_validation, on_task, on_report)
-        if unfinished:
-            engine.load_state_dict(
-                {"epoch": run.epoch, "max_epochs": config.epochs, "epoch_length": len(run.batches)}
-            )
-            loader = make_loader(run.config.dataset, run.batches, config.accumulate, config.num_workers)
-            engine.run(loader)
-    if is_first():
-        write_figure(out / "learning-curve.png", learning_curve(run.history, run.objective.columns))
-        record.finish()
-        write_swag(run, out / SWAG)
-    idist.barrier()
+    with watched_workers(), claimed(out, resume, overwrite):
+        run = Run(prepared(config, resume))
+        if resume:
+            state = newest_state(out / "state")
+            if state is None:
+                raise ConfigError(f"{out}: holds no training state to resume; train without --resume")
+            run.restore(*state)
+            if is_first():
+                sweep_states(out / "state", run.step)
+        elif is_first():
+            clear_overwritten(out)
+        record = RunRecord(out, run.config, command, resume) if is_first() else None
+        advance(run, out, Listeners(on_step, on_validation, on_task, on_report))
+        if is_first():
+            write_figure(out / "learning-curve.png", learning_curve(run.history, run.objective.columns))
+            record.finish()
+            write_swag(run, out / SWAG)
+        idist.barrier()
     if math.isinf(run.best):
         raise NumericsError(
             f"{out / FILE}: holds the last weights, as {', '.join(selectors(config.select_by))} was never "
             "measured: every round of tasks failed or was skipped; see metrics.csv, or raise tasks_budget"
         )
     return out / FILE
+
+
+def advance(run: Run, out: Path, heard: Listeners) -> None:
+    """Step to the end of the run, or to a signal."""
+    config = run.config
+    unfinished = run.epoch < config.epochs and not (config.patience and run.stale >= config.patience)
+    with event_log(out / EVENTS, config.tensorboard and is_first(), run.step) as log:
+        if not unfinished:
+            return
+        loader = make_loader(config.dataset, run.batches, config.accumulate, config.num_workers)
+        with postponed_signals() as signalled:
+            engine = make_engine(run, out, log, heard)
+            save_between(engine, run, out, signalled)
+            length = {"max_epochs": config.epochs, "epoch_length": len(run.batches)}
+            engine.load_state_dict({"iteration": run.step, **length})
+            engine.run(loader)
 
 
 def clear_overwritten(out: Path) -> None:
@@ -96,18 +124,9 @@ def clear_overwritten(out: Path) -> None:
         leftover.unlink()
 
 
-def make_engine(
-    run: Run,
-    out: Path,
-    log: Log,
-    on_step: Listener | None,
-    on_validation: Listener | None,
-    on_task: Callable[[str], None],
-    on_report: Callable[[Report], None],
-) -> Engine:
+def make_engine(run: Run, out: Path, log: Log, heard: Listeners) -> Engine:
     """The engine that steps, and after epochs validates, selects, saves and tells."""
     config, engine = run.config, quiet_engine(run.train_step)
-    losses: list[float] = []
 
     @engine.on(Events.ITERATION_STARTED)
     def set_rate(engine: Engine) -> None:
@@ -115,52 +134,74 @@ def make_engine(
 
     @engine.on(Events.ITERATION_COMPLETED)
     def record(engine: Engine) -> None:
-        losses.append(engine.state.output)
-        rate = run.optimizer.param_groups[0]["lr"]
-        log({"train/step_loss": losses[-1], "learning_rate": rate}, run.step)
-        if on_step:
-            on_step({"step": run.step, "total": run.total_steps, "epoch": run.epoch, "loss": losses[-1]})
+        loss, rate = engine.state.output, run.optimizer.param_groups[0]["lr"]
+        log({"train/step_loss": loss, "learning_rate": rate}, run.step)
+        heard.step({"step": run.step, "total": run.total_steps, "epoch": run.epoch, "loss": loss})
 
     @engine.on(Events.EPOCH_COMPLETED)
     def finish_epoch(engine: Engine) -> None:
-        # Not counted by the sampler: a loader with workers iterates over it more than once an epoch.
-        run.epoch = run.batches.epoch = engine.state.epoch
+        run.end_epoch(engine.state.epoch)
         run.collect()
         tasks = run.physics.due(run.epoch, config.epochs)
         if run.epoch % config.validate_every and run.epoch != config.epochs and not tasks:
             return
-        row = run.validate(float(np.mean(losses)))
+        row = run.validate(run.mean_loss())
         if tasks:
-            report = run.physics.measure(run.ema.module, on_task)
+            report = run.physics.measure(run.ema.module, heard.task)
             row |= metrics_of(report)
-        losses.clear()
         improved = select(run, row)
         if is_first():
             keep(run, row, out, improved)
         log(row, run.step)
-        if on_validation:
-            on_validation(row)
+        heard.validation(row)
         if tasks:
-            on_report(report)
+            heard.report(report)
         if config.patience and run.stale >= config.patience:
             engine.terminate()
 
     return engine
 
 
-def claim(out: Path, resume: bool, overwrite: bool) -> None:
-    """See that the output may be written, before anything is computed.
+def save_between(engine: Engine, run: Run, out: Path, signalled: Callable[[], int | None]) -> None:
+    """Save states between validations too: every so many steps, and where a signal ends the run.
+
+    Only the first rank heeds a signal, as it alone has something to save; the others lose it and end.
+    """
+    every, saved = run.config.checkpoint_every, f"{out}: stopped at step"
+
+    @engine.on(Events.ITERATION_COMPLETED)
+    def inside(engine: Engine) -> None:
+        if run.step % len(run.batches):  # the last step of an epoch counts when the epoch is over
+            between()
+
+    @engine.on(Events.EPOCH_COMPLETED)
+    def between(engine: Engine | None = None) -> None:
+        signum = signalled() if is_first() else None
+        if is_first() and (signum or (every and run.step % every == 0 and run.step != run.saved)):
+            save(run, out)
+        if signum:
+            raise StoppedError(f"{saved} {run.step}, its state is saved; continue with --resume", signum)
+
+
+@contextmanager
+def claimed(out: Path, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Hold the output folder, and see that it may be written, before anything is computed.
 
     Raises:
         ConfigError: it holds a model or a state already.
-        ResourceError: it cannot be written.
+        ResourceError: it cannot be written, or another run writes to it.
     """
-    for existing in [out / FILE, *states(out / "state")]:
-        if existing.exists() and not (resume or overwrite):
-            raise ConfigError(f"{existing}: exists; use --resume, --overwrite, or another --out")
-    idist.barrier()  # no rank writes before all have looked
-    if is_first():
-        claim_folder(out)
+    with ExitStack() as stack:
+        if is_first():
+            claim_folder(out)
+            stack.enter_context(locked(out))
+        for existing in [out / FILE, *states(out / "state")]:
+            if existing.exists() and not (resume or overwrite):
+                raise ConfigError(f"{existing}: exists; use --resume, --overwrite, or another --out")
+        if is_first():
+            sweep([out / name for name in (FILE, "metrics.csv", "learning-curve.png", "run.json", "probe")])
+        idist.barrier()  # no rank writes before all have looked
+        yield
 
 
 def select(run: Run, row: dict[str, float]) -> bool:
@@ -200,7 +241,13 @@ def keep(run: Run, row: dict[str, float], out: Path, improved: bool) -> None:
         scores = {k: v for k, v in row.items() if k.startswith("val/") and math.isfinite(v)}
         _save(run, run.ema.module, out / FILE, {**scores, "epoch": row["epoch"]})
     write_metrics(out, run.history)
+    save(run, out)
+
+
+def save(run: Run, out: Path) -> None:
+    """Write the state from which a resume goes on."""
     save_state(out / "state", run.step, run.tensors(), run.metadata())
+    run.saved = run.step
 
 
 def write_swag(run: Run, folder: Path) -> None:

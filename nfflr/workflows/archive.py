@@ -5,21 +5,20 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from zipfile import BadZipFile
 
 import ase
 import numpy as np
 from ase.calculators.calculator import Calculator
-from ase.io.trajectory import Trajectory
-from ase.io.ulm import InvalidULMFileError
 from pydantic import BaseModel
 
 from ..errors import ConfigError, ResourceError
 from ..files import claim_folder, write_atomically
+from ..trajectories import FrameWriter, StoredFrames, write_trajectory
 
 Record = dict[str, np.ndarray]
 
@@ -68,7 +67,7 @@ class FolderArchive(Archive):
         self.folder = Path(folder)
         claim_folder(self.folder)
         self._path = self.folder / "frames.traj"
-        self._writer = None
+        self._writer: FrameWriter | None = None
 
     def load(self, name: str) -> Record | None:
         """As ``Archive.load``.
@@ -91,14 +90,14 @@ class FolderArchive(Archive):
 
     def save(self, name: str, record: Record) -> None:
         if self._writer is not None:  # a record may count frames: they reach the disk first
-            os.fsync(self._writer.backend.fd.fileno())
+            self._writer.flush()
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, **record, sha256=np.array(_digest(record)))
         write_atomically(self.folder / f"{name}.npz", content.getvalue())
 
     def append(self, frame: ase.Atoms) -> None:
         if self._writer is None:
-            self._writer = Trajectory(self._path, "a")
+            self._writer = FrameWriter(self._path)
         self._writer.write(frame)
 
     def truncate(self, n_frames: int) -> None:
@@ -108,24 +107,21 @@ class FolderArchive(Archive):
             ResourceError: there are fewer frames than that.
         """
         self.close()
-        frames = _StoredFrames(self._path)
+        frames = StoredFrames(self._path)
         if len(frames) < n_frames:
             raise _damaged(self._path)
-        copy = self._path.with_suffix(".tmp")
-        with Trajectory(copy, "w") as writer:
-            for k in range(n_frames):
-                writer.write(frames[k])
-        os.replace(copy, self._path)
+        if n_frames:
+            write_trajectory(self._path, islice(frames, n_frames))
+        else:
+            self._path.unlink(missing_ok=True)
 
     def frames(self) -> Sequence[ase.Atoms]:
-        return _StoredFrames(self._path)
+        return StoredFrames(self._path)
 
     def is_new(self) -> bool:
         """Whether there is no frame, and no record but that of what the run is."""
-        return {path.name for path in self.folder.iterdir()} <= {
-            "run.npz",
-            self._path.name,
-        } and not self.frames()
+        own = {"run.npz", self._path.name}
+        return not self.frames() and all(p.name in own or p.name[0] == "." for p in self.folder.iterdir())
 
     def close(self) -> None:
         """Close the trajectory; the next frame opens it again."""
@@ -139,36 +135,42 @@ class FolderArchive(Archive):
         shutil.rmtree(self.folder)
 
 
-class _StoredFrames(Sequence):
-    """Frames of a trajectory file, read one at a time."""
+class Remembered(Calculator):
+    """A calculator that does not compute again what the frames of an interrupted run hold.
 
-    def __init__(self, path: Path):
-        self._path = path
+    At fixed intervals the calculator forgets what it keeps from structure to structure (a neighbour list,
+    whose age changes the last bits of sums): so a run that is continued after a whole number of intervals
+    gets the same bits as one without a break.
+
+    Args:
+        calculator: any ASE calculator.
+        frames: with results, in the order in which they will be asked for.
+        interval: structures between two resets.
+    """
+
+    def __init__(self, calculator: Calculator, frames: Sequence[ase.Atoms], interval: int):
+        super().__init__()
+        self.implemented_properties = calculator.implemented_properties
+        self._calculator, self._frames, self._interval = calculator, frames, interval
         self._count = 0
-        if path.exists():
-            try:
-                with Trajectory(path) as reader:
-                    self._count = len(reader)
-            except (InvalidULMFileError, ValueError, IndexError):  # killed before the first frame was whole
-                self._count = 0
 
-    def __len__(self) -> int:
-        return self._count
+    def calculate(self, atoms, properties, system_changes) -> None:
+        super().calculate(atoms, properties, system_changes)
+        if system_changes:
+            self._count += 1
+            known = self._frames[self._count - 1] if self._count <= len(self._frames) else None
+            if known is not None and _same_geometry(known, atoms):
+                self.results = dict(known.calc.results)
+                return
+            if (self._count - 1) % self._interval == 0:
+                self._calculator.reset()
+        for name in properties:
+            self._calculator.get_property(name, atoms)
+        self.results = dict(self._calculator.results)
 
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        with Trajectory(self._path) as reader:
-            return reader[index % len(self)]
 
-    def __iter__(self) -> Iterator[ase.Atoms]:
-        if not len(self):
-            return
-        with Trajectory(self._path) as reader:
-            for k in range(len(self)):
-                yield reader[k]
+def _same_geometry(one: ase.Atoms, other: ase.Atoms) -> bool:
+    return np.array_equal(one.positions, other.positions) and np.array_equal(one.cell, other.cell)
 
 
 def same_run(

@@ -10,6 +10,7 @@ import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
 from phonopy import Phonopy
+from phonopy.phonon.mesh import Mesh
 from pydantic import Field
 
 from ..errors import NumericsError
@@ -17,6 +18,7 @@ from ..units import Unit
 from .archive import Archive
 from .base import Array, Progress, Result, Text, silent
 from .lattice.bands import BandPath, band_path, name_of, ticks
+from .lattice.density import density_of_states
 from .lattice.equivalence import rows_of
 from .lattice.figures import phonon_figure
 from .lattice.harmonic import displaced, rest, set_force_constants
@@ -111,7 +113,9 @@ def phonons(
 
 
 def _result(phonon: Phonopy, path: BandPath, settings: PhononsSettings) -> PhononsResult:
-    mesh = phonon.run_mesh(settings.mesh or settings.mesh_length, is_gamma_center=True)
+    mesh = phonon.run_mesh(
+        settings.mesh or settings.mesh_length, is_gamma_center=True, with_eigenvectors=True
+    )
     heat = thermal(phonon, settings.temperatures())
     zero_point = thermal(phonon, np.zeros(1)).free_energy[0]
     bands = _bands(phonon, path)
@@ -135,7 +139,7 @@ def _result(phonon: Phonopy, path: BandPath, settings: PhononsSettings) -> Phono
         symbols=phonon.primitive.symbols,
         **bands,
         mesh=[int(n) for n in mesh.mesh_numbers],
-        **_densities(phonon, mesh.mesh_numbers),
+        **_densities(phonon, mesh),
         temperatures=settings.temperatures(),
         free_energy=heat.free_energy,
         entropy=heat.entropy,
@@ -159,18 +163,13 @@ def _bands(phonon: Phonopy, path: BandPath) -> dict:
     }
 
 
-def _densities(phonon: Phonopy, mesh: np.ndarray) -> dict:
-    """Densities of states by the tetrahedron method. Projections need eigenvectors of the whole mesh, and
-    those of all atoms add up to the total."""
-    phonon.run_mesh(mesh, is_gamma_center=True, with_eigenvectors=True, is_mesh_symmetry=False)
-    found = phonon.run_projected_dos()
-    symbols = np.array(phonon.primitive.symbols)
-    elements = list(dict.fromkeys(phonon.primitive.symbols))
+def _densities(phonon: Phonopy, mesh: Mesh) -> dict:
+    found = density_of_states(phonon, mesh)
     return {
-        "dos_frequencies": found.frequency_points,
-        "dos": found.projected_dos.sum(axis=0),
-        "dos_elements": elements,
-        "projected_dos": np.array([found.projected_dos[symbols == e].sum(axis=0) for e in elements]),
+        "dos_frequencies": found.frequencies,
+        "dos": found.total,
+        "dos_elements": found.elements,
+        "projected_dos": found.projected,
     }
 
 

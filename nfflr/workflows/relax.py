@@ -17,10 +17,12 @@ from pydantic import Field, model_validator
 
 from ..errors import NumericsError, StructureError
 from ..units import GPA, Unit
+from .archive import Archive, Remembered, same_run
 from .base import Array, Progress, Result, Settings, check_crystal, has_stress, overlay, silent, snapshot
 from .scores import Score, field_score, relative_score
 
 OPTIMIZERS = {"fire": FIRE, "bfgs": BFGS, "lbfgs": LBFGS}
+CHECKPOINT = 20  # steps between states from which a relaxation can be continued
 EXPLODED = 1e4  # eV/Å; no force that an optimiser can recover from
 
 
@@ -65,6 +67,7 @@ def relax(
     calculator: Calculator,
     settings: RelaxSettings = RelaxSettings(),
     progress: Progress = silent,
+    archive: Archive | None = None,
 ) -> RelaxResult:
     """Minimise the energy, or with a cell and pressure the enthalpy, of a structure.
 
@@ -76,32 +79,40 @@ def relax(
         calculator: any ASE calculator with forces (and stress for a cell relaxation).
         settings: see ``RelaxSettings``.
         progress: called with every step.
+        archive: keeps the steps; one that holds a run continues it, and the result is that of a run without a
+            break, bit for bit.
 
     Raises:
+        ConfigError: the archive holds another run.
         StructureError: cell or symmetry asked for, and the structure is not periodic in three directions.
         NumericsError: the forces of the start are not finite. Later on that is a result, not an error.
     """
+    archive = Archive() if archive is None else archive
+    same_run(archive, atoms, calculator, settings, ("steps",))
     atoms = atoms.copy()
     if settings.cell:
         check_crystal(atoms, "a cell relaxation", "use --no-cell")
     if settings.symmetry:
         check_crystal(atoms, "symmetry", "use --no-symmetry")
         atoms.set_constraint([*atoms.constraints, FixSymmetry(atoms)])
-    atoms.calc = calculator
+    record = archive.load("state")
+    archive.truncate(0 if record is None else int(record["frames"]))
+    atoms.calc = Remembered(calculator, list(archive.frames()), CHECKPOINT)
     moving = FrechetCellFilter(atoms, scalar_pressure=settings.pressure * GPA) if settings.cell else atoms
     optimizer = OPTIMIZERS[settings.optimizer](moving, logfile=None)
 
-    frames, converged, failure = _descend(atoms, moving, optimizer, settings, progress)
+    frames, converged, failure = _descend(atoms, moving, optimizer, settings, progress, archive)
     return _result(frames, settings, converged, _message(settings, len(frames), converged, failure))
 
 
-def _descend(atoms, moving, optimizer, settings, progress) -> tuple[list[ase.Atoms], bool, str]:
+def _descend(atoms, moving, optimizer, settings, progress, archive) -> tuple[list[ase.Atoms], bool, str]:
     """Frames from the start to the last sound one, whether it converged, and why it stopped if it had to.
 
     Raises:
         NumericsError: not even the start has finite forces.
     """
     frames: list[ase.Atoms] = []
+    kept = len(archive.frames())
     steps = optimizer.irun(fmax=settings.fmax, steps=settings.steps)
     converged = False
     try:
@@ -112,6 +123,8 @@ def _descend(atoms, moving, optimizer, settings, progress) -> tuple[list[ase.Ato
             if fmax > EXPLODED and frames:
                 return frames, False, f"a force exceeds {EXPLODED:g} eV/Å"
             frames.append(_frame(atoms, fmax))
+            if len(frames) > kept:
+                _keep(archive, frames)
             progress(len(frames) - 1, settings.steps, {"fmax (eV/Å)": fmax}, atoms)
             converged = bool(finished)
     except (NumericsError, StructureError) as error:
@@ -119,6 +132,12 @@ def _descend(atoms, moving, optimizer, settings, progress) -> tuple[list[ase.Ato
             raise
         return frames, False, str(error).removeprefix("structure: ")
     return frames, converged, ""
+
+
+def _keep(archive: Archive, frames: list[ase.Atoms]) -> None:
+    archive.append(frames[-1])
+    if len(frames) % CHECKPOINT == 0:
+        archive.save("state", {"frames": np.array(len(frames))})
 
 
 def _frame(atoms: ase.Atoms, fmax: float) -> ase.Atoms:

@@ -1,9 +1,10 @@
-"""Ratio of a force call's cost to other calculators', interleaved in one run on one core.
+"""Cost of a force call beside other calculators', interleaved in one run on one core.
 
     taskset -c 0 python tests/benchmarks/against_peers.py PEERS_FOLDER mace_128x0e_f32 ase_emt --sizes 64 1000
 
 PEERS_FOLDER holds ``peers.py`` and ``common.py`` (factories of peers as ASE calculators). Every peer gets the
-same allocator settings as we do. A call is energy + forces + stress through ASE after a small move.
+same allocator settings as we do. A call is energy + forces + stress through ASE after a small move, in
+processor time, since machines are shared. The ratio is that of costs per atom to the first calculator's.
 """
 
 import argparse
@@ -27,6 +28,8 @@ import numpy as np
 import torch
 from ase.build import bulk
 
+OURS = {"compiled": True, "eager": False}
+
 
 def silicon_or_copper(n, copper, common):
     if not copper:
@@ -43,23 +46,31 @@ def make_step(atoms, calculator):
 
     def step():
         atoms.positions += rng.normal(scale=0.002, size=atoms.positions.shape)
-        start = time.perf_counter()
+        start = time.process_time()
         atoms.get_potential_energy()
         atoms.get_forces()
         if has_stress:
             atoms.get_stress()
-        return (time.perf_counter() - start) / len(atoms) * 1e6  # µs per atom
+        return (time.process_time() - start) / len(atoms) * 1e6  # µs per atom
 
-    return step
+    def after_another():  # as in a run, where the caches hold this calculator's data and no other's
+        step()
+        return step()
+
+    return after_another
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("peers", nargs="+")
+    parser.add_argument("peers", nargs="*")
     parser.add_argument("--model", default="mlearn-si")
+    parser.add_argument("--ours", nargs="+", choices=OURS, default=["compiled"], help="the first is the unit")
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 64, 216, 1000])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--dtype", default=None)
     options = parser.parse_args()
     sys.path.insert(0, str(options.folder))
     import common
@@ -68,16 +79,27 @@ def main():
     from nfflr import NFFLrCalculator
 
     torch.set_num_threads(1)
-    print(f"{'peer':28s} {'atoms':>6s} {'ours µs/atom':>13s} {'peer µs/atom':>13s} {'ratio':>8s}")
+    found = {
+        name: (NFFLrCalculator.load(options.model, dtype=options.dtype, compile=OURS[name]), False)
+        for name in options.ours
+    }
     for name in options.peers:
         calculator, info = peers.get(name)
-        for n in options.sizes:
-            ours = make_step(common.si(n), NFFLrCalculator.load(options.model))
-            theirs = make_step(silicon_or_copper(n, info.get("cu"), common), calculator)
-            ours(), theirs(), ours()  # warm up
-            pairs = [(ours(), theirs()) for _ in range(options.rounds)]
-            mine, other = (statistics.median(column) for column in zip(*pairs, strict=True))
-            print(f"{name:28s} {n:6d} {mine:13.1f} {other:13.1f} {other / mine:8.1f}", flush=True)
+        found[name] = (calculator, info.get("cu", False))
+    print(f"{'calculator':26s} {'atoms':>6s} {'ms':>10s} {'µs/atom':>10s} {'ratio':>8s}")
+    for n in options.sizes:
+        structures = {name: silicon_or_copper(n, copper, common) for name, (_, copper) in found.items()}
+        steps = {name: make_step(structures[name], calculator) for name, (calculator, _) in found.items()}
+        for step in steps.values():
+            step()  # warm up
+        rounds = [{name: step() for name, step in steps.items()} for _ in range(options.rounds)]
+        cost = {name: statistics.median(r[name] for r in rounds) for name in steps}
+        for name, per_atom in cost.items():
+            atoms, ratio = len(structures[name]), per_atom / cost[options.ours[0]]
+            print(
+                f"{name:26s} {atoms:6d} {per_atom * atoms / 1e3:10.3f} {per_atom:10.2f} {ratio:8.1f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

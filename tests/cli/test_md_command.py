@@ -117,5 +117,5 @@ def test_only_workflows_that_can_be_resumed_offer_it(capsys):
     assert run(["md", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "--resume" in text and "(GPa)" in text and "nvt-nose-hoover" in text and "[default: 300.0]" in text
-    assert run(["relax", "--help"]) == 0
+    assert run(["eos", "--help"]) == 0
     assert "--resume" not in capsys.readouterr().out

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.build import bulk
 from ase.units import GPa
 from builders import copper, label
 
@@ -208,6 +209,32 @@ def test_a_copy_with_rounded_positions_is_still_the_same_structure(good):
     atoms = good[0].atoms.copy()
     atoms.positions += 1e-8  # as a file with eight decimals leaves them
     assert refused(check_duplicates, good[:1], [Record("copy", "all", atoms, {})]).startswith("copy")
+
+
+def test_a_copy_in_other_cells_is_still_the_same_structure(good):
+    for steps in ([1, 0, 0], [-2, 3, 1]):
+        atoms = good[0].atoms.copy()
+        atoms.positions[1:] += steps @ atoms.cell.array
+        assert refused(check_duplicates, good[:1], [Record("copy", "all", atoms, {})]).startswith("copy")
+    on_the_face = [bulk("Cu", cubic=True) for _ in range(2)]
+    on_the_face[1].positions[0] -= 1e-9  # rounding must not take it to the other side of the cell
+    same, copy = (
+        Record(name, "all", atoms, {}) for name, atoms in zip(("one", "two"), on_the_face, strict=True)
+    )
+    assert refused(check_duplicates, [same], [copy]).startswith("two")
+
+
+def test_an_atom_moved_along_an_open_axis_makes_another_structure(good):
+    for pbc in ((1, 1, 0), False):
+        atoms = good[0].atoms.copy()
+        atoms.pbc = pbc
+        atoms.cell[2] = (
+            2 * atoms.cell[1] if pbc else atoms.cell[2]
+        )  # where it is open the cell may be anything
+        moved = atoms.copy()
+        moved.positions[0] += [0, 0, 3.6]
+        records = [Record(name, "all", a, {}) for name, a in (("open", atoms), ("moved", moved))]
+        check_duplicates(records[:1], records[1:])
 
 
 def test_a_strained_or_transmuted_copy_is_another_structure(good):

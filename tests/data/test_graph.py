@@ -7,43 +7,13 @@ import ase
 import numpy as np
 import pytest
 import torch
+from brute_force import brute_force
 
 from nfflr.atoms import Atoms, batch
 from nfflr.data.graph import BACKENDS, batch_graphs, neighbor_list, periodic_radius_graph
 from nfflr.errors import ConfigError, StructureError
 
 PER_MASK = 400  # compared cells for each of the eight periodicities: 3200 in all
-MAX_IMAGES = 100_000
-
-
-def brute_force(positions, cell, pbc, cutoff):
-    """Rows (i, j, S) of all pairs and their vectors, or None where the search would be too long.
-
-    Each pair is looked up among the images around its own nearest one. With P the periodic rows of the
-    cell and P⁺ their pseudo-inverse, |((x_j + S·P − x_i) P⁺)_k| ≤ cutoff·|P⁺_k| bounds S along axis k.
-    """
-    lattice = cell[pbc]  # (p, 3)
-    inverse = np.linalg.pinv(lattice) if pbc.any() else np.zeros((3, 0))
-    reach = np.ceil(cutoff * np.linalg.norm(inverse, axis=0)).astype(int) + 1
-    n_images = int(np.prod(2 * reach + 1))
-    if n_images > MAX_IMAGES:
-        return None
-    offsets = np.indices(2 * reach + 1).reshape(len(reach), n_images).T - reach  # (images, p)
-    rows, vectors = [], []
-    for i, centre in enumerate(positions):
-        for j, other in enumerate(positions):
-            images = offsets - np.rint((other - centre) @ inverse).astype(int)
-            bonds = other - centre + images @ lattice
-            near = (bonds**2).sum(1) < cutoff**2
-            if i == j:
-                near &= images.any(1)  # an atom is no neighbour of itself, only of its images
-            shifts = np.zeros((near.sum(), 3), int)
-            shifts[:, pbc] = images[near]
-            rows.append(np.column_stack([np.full(len(shifts), i), np.full(len(shifts), j), shifts]))
-            vectors.append(bonds[near])
-    rows, vectors = np.concatenate(rows), np.concatenate(vectors)
-    order = np.lexsort(rows.T[::-1])
-    return rows[order], vectors[order]
 
 
 def draw(rng, pbc):

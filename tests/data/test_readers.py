@@ -174,6 +174,13 @@ def test_an_unknown_format_says_so(tmp_path):
         read_structures(path)
 
 
+def test_a_parser_that_finds_nothing_without_a_word_is_an_error(tmp_path):
+    path = tmp_path / "data.phonon"
+    path.write_text("buy milk\n")
+    with pytest.raises(StructureError, match=r"frame 0 cannot be read \(no structure found in it\)"):
+        read_structures(path)
+
+
 def test_partial_occupancy_is_refused(tmp_path):
     path = tmp_path / "alloy.cif"
     path.write_text(CIF + "Cl1 Cl 0.5 0.5 0.5 0.7\nBr1 Br 0.5 0.5 0.5 0.3\n")

@@ -3,13 +3,14 @@
 import errno
 import os
 import pickle
+import shutil
 
 import pytest
 import torch
 
 from nfflr.checkpoint import pack
 from nfflr.errors import CheckpointError, ResourceError
-from nfflr.train.state import newest_state, read_state, save_state, states
+from nfflr.train.state import newest_state, read_state, save_state, states, sweep_states
 
 
 def tensors(step: int) -> dict[str, torch.Tensor]:
@@ -164,3 +165,13 @@ def test_numbers_that_are_not_finite_can_be_part_of_the_history(tmp_path):
     save_state(tmp_path, 1, tensors(1), {"history": [{"val/stress_mae": float("nan")}], "best": float("inf")})
     _, metadata = newest_state(tmp_path)
     assert str(metadata["history"][0]["val/stress_mae"]) in ("nan", "None")
+
+
+def test_what_a_save_killed_before_its_end_left_is_swept_but_nothing_that_could_be_restored(tmp_path):
+    save(tmp_path, 1, 2)
+    shutil.copytree(tmp_path / "step-2", tmp_path / "step-3")  # killed before step-1 was removed
+    (tmp_path / ".step-3.old.tmp").mkdir()
+    sweep_states(tmp_path, 1)  # restored because the later ones are damaged
+    assert names(tmp_path) == ["step-1", "step-2", "step-3"]
+    sweep_states(tmp_path, 3)
+    assert names(tmp_path) == ["step-2", "step-3"]

@@ -48,6 +48,7 @@ class EAM(Potential):
 
     Config = EAMConfig
     fits_references = False
+    tables_need_vectors = True
 
     def __init__(self, config: EAMConfig):
         super().__init__(config)
@@ -102,10 +103,13 @@ class EAM(Potential):
         model.pair.copy_(spline_coefficients(config.d_r, rphi[:, 1:] / r))
         return model.eval()
 
+    def tables(self, graph: Graph, vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return ((vectors.square().sum(1).sqrt() < self.cutoff).nonzero().squeeze(1),)
+
     def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
         species = self.species(graph.atoms.numbers)
         r = vectors.square().sum(1).sqrt()  # (E,)
-        near = (r < self.cutoff).nonzero().squeeze(1)  # (K,)
+        (near,) = self.tables(graph, vectors)  # (K,)
         r, dst = r[near], graph.dst[near]
         centre, neighbour = species[dst], species[graph.src[near]]
         pair = self.pair_index[centre, neighbour]
@@ -113,7 +117,7 @@ class EAM(Potential):
         fade = self._fade(r)
         density = fade * self.density_factor[kind] * spline(self.density, kind, r, self.config.d_r)
         bonds = fade * self.pair_factor[pair] * spline(self.pair, pair, r, self.config.d_r, self.config.d_r)
-        zeros = bonds.new_zeros(len(species))
+        zeros = bonds.new_zeros(species.shape[0])
         total = zeros.index_add(0, dst, density)  # (N,)
         embedding = self.embedding_factor[species] * spline(self.embedding, species, total, self.config.d_rho)
         return embedding + zeros.index_add(0, dst, bonds / 2)

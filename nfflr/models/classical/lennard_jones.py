@@ -63,6 +63,7 @@ class LennardJones(Potential):
 
     Config = LennardJonesConfig
     fits_references = False
+    tables_need_vectors = True
 
     def __init__(self, config: LennardJonesConfig):
         super().__init__(config)
@@ -72,10 +73,13 @@ class LennardJones(Potential):
         self.epsilon = weight(config.depth(*pair) for pair in names)  # (P,), eV
         self.sigma = weight(config.diameter(*pair) for pair in names)  # (P,), Å
 
+    def tables(self, graph: Graph, vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return ((vectors.square().sum(1) < self.cutoff**2).nonzero().squeeze(1),)
+
     def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
         species = self.species(graph.atoms.numbers)
         square = vectors.square().sum(1)  # (E,)
-        near = (square < self.cutoff**2).nonzero().squeeze(1)  # (K,)
+        (near,) = self.tables(graph, vectors)  # (K,)
         square, dst = square[near], graph.dst[near]
         pair = self.pair_index[species[dst], species[graph.src[near]]]
         epsilon, sigma = self.epsilon[pair], self.sigma[pair]
@@ -84,7 +88,7 @@ class LennardJones(Potential):
             bond = bond * fade(square, (self.config.onset * self.cutoff) ** 2, self.cutoff**2)
         else:
             bond = bond - lennard_jones(torch.full_like(square, self.cutoff**2), epsilon, sigma)
-        return bond.new_zeros(len(species)).index_add(0, dst, bond / 2)
+        return bond.new_zeros(species.shape[0]).index_add(0, dst, bond / 2)
 
 
 def lennard_jones(square: torch.Tensor, epsilon: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:

@@ -101,6 +101,7 @@ class StillingerWeber(Potential):
 
     Config = StillingerWeberConfig
     fits_references = False
+    tables_need_vectors = True
 
     def __init__(self, config: StillingerWeberConfig):
         super().__init__(config)
@@ -120,17 +121,23 @@ class StillingerWeber(Potential):
         }.items():
             self.register_buffer(name, values, persistent=False)
 
+    def tables(self, graph: Graph, vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        species, r = self.species(graph.atoms.numbers), vectors.square().sum(1).sqrt()
+        reach = self.range[self.pair_index[species[graph.dst], species[graph.src]]]
+        # Where exp(1/gap) is long zero, so that no rounding of r gets to the pole behind it.
+        near = (r < reach * (1 - 1e-5)).nonzero().squeeze(1)
+        first, second = bond_pairs(graph.dst[near], len(species))
+        once = (first < second).nonzero().squeeze(1)
+        return near, first[once], second[once]
+
     def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
         species = self.species(graph.atoms.numbers)
         r = vectors.square().sum(1).sqrt()  # (E,)
         pair = self.pair_index[species[graph.dst], species[graph.src]]
-        near = (r < self.range[pair]).nonzero().squeeze(1)  # (K,); only these matter from here on
+        near, first, second = self.tables(graph, vectors)  # (K,), (T,); only these bonds matter from here on
         r, pair, dst, src = r[near], pair[near], graph.dst[near], graph.src[near]
         gap = r - self.range[pair]  # negative
         bonds = self._bonds(r, gap, pair)  # (K,)
-        first, second = bond_pairs(dst, len(species))
-        once = (first < second).nonzero().squeeze(1)  # (T,)
-        first, second = first[once], second[once]
         unit = vectors[near] / r[:, None]
         cosine = (unit[first] * unit[second]).sum(1)  # (T,)
         reach = torch.exp(self.gamma[pair] * self.sigma[pair] / gap)  # (K,)
@@ -139,7 +146,7 @@ class StillingerWeber(Potential):
         )
         bend = self.stiffness[triplet] * (cosine - self.cosine[triplet]).square()
         angles = bend * reach[first] * reach[second]  # (T,)
-        total = bonds.new_zeros(len(species)).index_add(0, dst, bonds / 2)
+        total = bonds.new_zeros(species.shape[0]).index_add(0, dst, bonds / 2)
         return total.index_add(0, dst[first], angles)
 
     def _bonds(self, r: torch.Tensor, gap: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:

@@ -136,6 +136,7 @@ class Tersoff(Potential):
 
     Config = TersoffConfig
     fits_references = False
+    tables_need_vectors = True
 
     def __init__(self, config: TersoffConfig):
         super().__init__(config)
@@ -149,24 +150,29 @@ class Tersoff(Potential):
         self.register_buffer("r2", constant(row.r2 for row in pairs), persistent=False)
         self.register_buffer("m", constant(row.m for row in triplets), persistent=False)
 
+    def tables(self, graph: Graph, vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        species, r = self.species(graph.atoms.numbers), vectors.square().sum(1).sqrt()
+        pair = species[graph.dst] * len(self.elements) + species[graph.src]
+        near = (r < self.r2[pair]).nonzero().squeeze(1)
+        return near, *bond_pairs(graph.dst[near], len(species))
+
     def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
         species, n = self.species(graph.atoms.numbers), len(self.elements)
         r = vectors.square().sum(1).sqrt()  # (E,)
         pair = species[graph.dst] * n + species[graph.src]
-        near = (r < self.r2[pair]).nonzero().squeeze(1)  # (K,); only these matter from here on
+        near, ij, ik = self.tables(graph, vectors)  # (K,), (T,); only these bonds matter from here on
         r, pair, dst, src = r[near], pair[near], graph.dst[near], graph.src[near]
         fade = taper(r, self.r1[pair], self.r2[pair])
-        ij, ik = bond_pairs(dst, len(species))  # (T,)
         unit = vectors[near] / r[:, None]
         triplet = pair[ij] * n + species[src[ik]]
         angular = self._angular((unit[ij] * unit[ik]).sum(1), r[ij] - r[ik], triplet)
-        zeta = r.new_zeros(len(r)).index_add(0, ij, fade[ik] * angular)  # (K,)
+        zeta = r.new_zeros(r.shape[0]).index_add(0, ij, fade[ik] * angular)  # (K,)
         power = softened_power(self.log_beta[pair].exp() * zeta, self.n[pair])
         order = (1 + power) ** (-0.5 / self.n[pair])
         repulsion = self.A[pair] * torch.exp(-self.lam[pair] * r)
         attraction = self.B[pair] * torch.exp(-self.mu[pair] * r)
         bonds = fade * (repulsion - order * attraction)  # (K,)
-        return bonds.new_zeros(len(species)).index_add(0, dst, bonds / 2)
+        return bonds.new_zeros(species.shape[0]).index_add(0, dst, bonds / 2)
 
     def _angular(self, cosine: torch.Tensor, difference: torch.Tensor, triplet: torch.Tensor) -> torch.Tensor:
         """What neighbour k adds to ζ_ij, (T,), before it fades."""

@@ -71,6 +71,7 @@ class ALIGNN(PropertyModel):
     """See the module's text; a potential or, by its ``readout``, a property model."""
 
     Config = ALIGNNConfig
+    tables_need_vectors = True
 
     def __init__(self, config: ALIGNNConfig):
         super().__init__(config)
@@ -86,15 +87,20 @@ class ALIGNN(PropertyModel):
         self.atom_layers = nn.ModuleList(EdgeGatedConv(width, edges=k < last) for k in range(last + 1))
         self.head = self.make_head(nn.Linear(width, config.n_outputs))
 
+    def tables(self, graph: Graph, vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The line graph's nodes among the bonds, (L,), its edges (T,) twice, and ``unordered``'s tables."""
+        near = (vectors.square().sum(1).sqrt() < self.angle_cutoff).nonzero().squeeze(1)
+        first, second = bond_pairs(graph.dst.index_select(0, near), len(graph.atoms))
+        return near, first, second, *unordered(first, second)
+
     def features(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
         """Features of the atoms, (N, H), from bond vectors (E, 3)."""
         r = vectors.square().sum(1).sqrt()  # (E,); graphs refuse coincident atoms
         atoms = self.atom_embedding(self.species(graph.atoms.numbers))  # (N, H)
         bonds = self.bond_embedding(r)  # (E, H)
-        near = (r < self.angle_cutoff).nonzero().squeeze(1)  # (L,), the line graph's nodes
-        first, second = bond_pairs(graph.dst.index_select(0, near), len(graph.atoms))  # (T,), of near
+        near, first, second, half, mirror = self.tables(graph, vectors)
         unit = vectors.index_select(0, near) / r.index_select(0, near)[:, None]  # (L, 3)
-        angles = self.angles(unit, first, second)  # (T, H)
+        angles = self.angles(unit, first.index_select(0, half), second.index_select(0, half), mirror)
         weight = self.switch(r, self.cutoff)  # (E, 1)
         inner = self.switch(r.index_select(0, near), self.angle_cutoff)  # (L, 1)
         pair = inner.index_select(0, second)  # (T, 1); the switch of the first is on its update
@@ -109,11 +115,10 @@ class ALIGNN(PropertyModel):
             bonds = bonds if bent is None else bonds + bent
         return atoms
 
-    def angles(self, unit: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """Features (T, H) of the angles between unit bonds (L, 3), embedded once for both orders."""
-        half, mirror = unordered(first, second)  # (T/2,), (T,)
-        legs = (unit.index_select(0, bond.index_select(0, half)) for bond in (first, second))
-        return self.angle_embedding(torch.mul(*legs).sum(1)).index_select(0, mirror)
+    def angles(self, unit, first, second, mirror) -> torch.Tensor:
+        """Features (T, H) of the angles between unit bonds (L, 3), embedded once for both orders (T/2,)."""
+        cosine = (unit.index_select(0, first) * unit.index_select(0, second)).sum(1)
+        return self.angle_embedding(cosine).index_select(0, mirror)
 
     def switch(self, r: torch.Tensor, cutoff: float) -> torch.Tensor:
         """1 for short distances r (M,), falling to 0 at ``cutoff`` (Å); (M, 1)."""

@@ -19,7 +19,7 @@ from torch import nn
 from ...data.graph import Graph
 from ...nn.cutoff import cosine_cutoff
 from ...nn.dense import dense
-from ...nn.padding import pad_bonds
+from ...nn.padding import bond_slots, pad_bonds
 from ...nn.radial import spherical_bessel
 from ..base import register
 from ..property import PropertyConfig, PropertyModel
@@ -60,6 +60,9 @@ class PaiNN(PropertyModel):
         half = max(1, c // 2)
         self.head = self.make_head(nn.Sequential(dense(c, half), nn.SiLU(), dense(half, config.n_outputs)))
 
+    def tables(self, graph: Graph, vectors: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        return bond_slots(graph.dst, len(graph.atoms))
+
     def features(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
         scalars, _ = self.scalars_and_vectors(graph, vectors)
         return scalars
@@ -75,7 +78,9 @@ class PaiNN(PropertyModel):
         return s, v
 
     def _bonds(self, graph: Graph, vectors: torch.Tensor) -> Bonds:
-        padded, slots = pad_bonds(graph.dst, len(graph.atoms), vectors, self.cutoff)  # (3, N, K), (E,)
+        slots, columns = self.tables(graph, vectors)
+        shape = graph.atoms.numbers.shape[0], columns.shape[0]
+        padded = pad_bonds(vectors, slots, shape, self.cutoff)  # (3, N, K)
         r = padded.square().sum(0).sqrt()  # (N, K)
         fade = cosine_cutoff(r / self.cutoff)
         return Bonds(
@@ -113,7 +118,7 @@ def collect(
 ) -> torch.Tensor:
     """Σ_k w_dik x_src(ik) ∘ f_ik from x (N, C), f (N·K, C), src (N·K,) and w (N, D, K): (D, N, C)."""
     messages = features.index_select(0, src) * filters
-    return torch.bmm(weights, messages.view(len(features), -1, messages.shape[1])).transpose(0, 1)
+    return torch.bmm(weights, messages.view(features.shape[0], -1, messages.shape[1])).transpose(0, 1)
 
 
 class Update(nn.Module):

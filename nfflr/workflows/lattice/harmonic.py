@@ -10,6 +10,7 @@ from ase.calculators.calculator import Calculator
 from phonopy import Phonopy
 from phonopy.exception import BORNFileParseError
 from phonopy.file_IO import parse_BORN
+from phonopy.harmonic.force_constants import compact_fc_to_full_fc
 from phonopy.structure.atoms import PhonopyAtoms
 from phonopy.structure.cells import get_primitive_matrix_with_auto
 
@@ -19,6 +20,7 @@ from ..base import Progress
 from ..batch import digest, evaluate
 from ..relax import RelaxSettings, relax
 from .settings import LatticeSettings
+from .symmetry import SupercellPhonopy
 
 
 def to_phonopy(atoms: ase.Atoms) -> PhonopyAtoms:
@@ -99,7 +101,7 @@ def displaced(unitcell: ase.Atoms, supercell: np.ndarray, settings: LatticeSetti
     """
     cell = to_phonopy(unitcell)
     primitive = get_primitive_matrix_with_auto(cell, "auto", symprec=settings.symprec)
-    phonon = Phonopy(
+    phonon = SupercellPhonopy(
         cell, supercell_matrix=supercell, primitive_matrix=primitive, symprec=settings.symprec, log_level=0
     )
     if settings.born is not None:
@@ -148,6 +150,8 @@ def set_force_constants(
     forces = iter([result["forces"] for result in results])
     for phonon in phonons:
         phonon.forces = np.array([next(forces) for _ in phonon.supercells_with_displacements])
-        phonon.produce_force_constants(show_drift=False)
+        # Those of the primitive cell's atoms first: the others follow by translations, far faster.
+        phonon.produce_force_constants(calculate_full_force_constants=False, show_drift=False)
+        phonon.force_constants = compact_fc_to_full_fc(phonon.primitive, phonon.force_constants)
         if settings.symmetrize:
             phonon.symmetrize_force_constants(level=2, show_drift=False)

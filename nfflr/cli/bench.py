@@ -1,0 +1,174 @@
+"""Time a force field at a ladder of sizes, beside others in the same run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from ..errors import ConfigError
+from ..files import claim_folder, write_figure, write_json
+from .output import provenance, refuse_existing
+from .sources import construct_calculator, is_imported, source_name
+
+SIZES = (8, 64, 216, 512, 1000)
+
+
+@click.command("bench")
+@click.argument("checkpoint")
+@click.option(
+    "--against",
+    "others",
+    multiple=True,
+    metavar="NAME",
+    help="Another checkpoint, or MODULE:NAME[:JSON] for any ASE calculator; may be repeated.",
+)
+@click.option("--sizes", type=click.IntRange(min=1), multiple=True, help="Atoms; repeated. [8 … 1000]")
+@click.option("--element", metavar="SYMBOL", help="Whose crystal; default: the model's first.")
+@click.option("--structure", type=click.Path(path_type=Path), help="File to repeat instead of that crystal.")
+@click.option("--compile", "compiled", is_flag=True, help="Checkpoints also in compiled form.")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the model's.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Calls that count.")
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Folder."
+)
+@click.option("--overwrite", is_flag=True, help="Replace results that exist.")
+def command(
+    checkpoint, others, sizes, element, structure, compiled, dtype, device, rounds, out, overwrite
+) -> int:
+    """Time a force field at a ladder of sizes, beside others in the same run.
+
+    A call is energy, forces and stress through ASE after each atom has moved by some 0.002 Å, as in molecular
+    dynamics. Calculators take turns, so that ratios hold on a busy machine where times do not. Memory is
+    what a call takes at most beyond what was in use. Threads are those of the environment (OMP_NUM_THREADS).
+    Prints a table and writes <name>-bench.json and <name>-bench.png.
+
+    \b
+    Examples: nff bench mlearn-si --compile
+              nff bench mlearn-si --against mlearn-si-alignn --sizes 64 --sizes 1000
+              nff bench mlearn-cu --against ase.calculators.emt:EMT
+    """
+    from ..validation.speed import measure_speed, plot_speed
+    from .progress import training_bar
+
+    if is_imported(checkpoint):
+        raise ConfigError(f"{checkpoint}: expected a checkpoint; other calculators go with --against")
+    name = source_name(checkpoint)
+    paths = {kind: out / f"{name}-bench.{kind}" for kind in ("json", "png")}
+    refuse_existing(paths.values(), overwrite)
+    contestants = _contestants([checkpoint, *others], compiled, dtype, device)
+    structures = _structures(contestants[0].calculator, element, structure, sizes or SIZES)
+    claim_folder(out)
+    started = time.perf_counter()
+    with training_bar(f"bench {name}") as update:
+        timings = measure_speed(contestants, structures, rounds, update)
+    rows = _rows(timings)
+    _print(rows, f"{checkpoint}, {structures[0].get_chemical_formula(empirical=True)}, {device}")
+    write_figure(paths["png"], plot_speed(timings, checkpoint))
+    write_json(
+        paths["json"],
+        {
+            "calculators": {c.name: _describe(c.calculator) for c in contestants},
+            "timings": rows,
+            "rounds": rounds,
+            "threads": _threads(),
+            "wall_time_s": time.perf_counter() - started,
+            **provenance(),
+        },
+    )
+    for path in paths.values():
+        click.echo(f"  wrote {path}")
+    return 0
+
+
+def _contestants(sources, compiled: bool, dtype: str | None, device: str) -> list:
+    from ..calculator import NFFLrCalculator
+    from ..validation.speed import Contestant
+    from .stopwatch import Stopwatch
+
+    found = []
+    for source in sources:
+        if is_imported(source):
+            calculators = {"": construct_calculator(source, "--against")}
+        else:
+            kinds = {"": False, " compiled": True} if compiled else {"": False}
+            calculators = {
+                kind: NFFLrCalculator.load(source, device=device, dtype=dtype, compile=wanted)
+                for kind, wanted in kinds.items()
+            }
+        for kind, calculator in calculators.items():
+            if kind and calculator.compiled is None:
+                continue  # the reason has been logged
+            label = source_name(source) + kind
+            label += f" ({sum(c.name.startswith(label) for c in found) + 1})" * any(
+                c.name == label for c in found
+            )
+            watched = hasattr(calculator, "_neighbours")
+            found.append(Contestant(label, calculator, Stopwatch(calculator) if watched else dict))
+    return found
+
+
+def _structures(calculator, element: str | None, structure: Path | None, sizes) -> list:
+    """One for each size, of the numbers of atoms that repeats of the cell come nearest to."""
+    from ..data.readers import read_structure
+    from ..validation.check import make_samples
+
+    known = list(calculator.model.elements)
+    if element is not None and element not in known:
+        raise ConfigError(f"--element: {element} is not covered; the model has {', '.join(known)}")
+    atoms = [read_structure(structure)] if structure else []
+    samples = make_samples([element or known[0]], atoms)
+    found = {len(atoms): atoms for atoms in map(samples.sized, sorted(set(sizes)))}
+    return list(found.values())
+
+
+def _rows(timings) -> list[dict]:
+    from ..validation.speed import ratios
+
+    relative = ratios(timings)
+    return [
+        {
+            "calculator": t.name,
+            "atoms": t.atoms,
+            "time_ms": t.milliseconds,
+            "per_atom_us": t.per_atom,
+            "ratio": relative.get((t.name, t.atoms)),
+            "split_ms": t.split(),
+            "memory_MB": t.memory,
+            "message": t.message,
+        }
+        for t in timings
+    ]
+
+
+def _describe(calculator) -> dict:
+    known = calculator.todict() if hasattr(calculator, "model") else {}
+    told = {key: known[key] for key in ("digest", "dtype", "device", "compiled") if key in known}
+    return {"class": f"{type(calculator).__module__}.{type(calculator).__qualname__}", **told}
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _print(rows: list[dict], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    headers = ("ms", "µs/atom", "ratio", "neighbours", "model", "ASE", "MB")
+    view = Table("atoms", "calculator", title=title, title_justify="left")
+    for header in headers:
+        view.add_column(header, justify="right", no_wrap=True)
+    for row in rows:
+        split = row["split_ms"]
+        values = [row["time_ms"], row["per_atom_us"], row["ratio"]]
+        values += [split.get(part) for part in ("neighbours", "model", "ase")] + [row["memory_MB"]]
+        shown = ["–" if v is None else f"{v:.3g}" for v in values]
+        if row["message"]:
+            shown[0] = row["message"][:40]
+        view.add_row(str(row["atoms"]), row["calculator"], *shown)
+    Console(width=None if Console().is_terminal else 140).print(view)

@@ -1,0 +1,88 @@
+"""Potentials compiled for speed: a hand-written kernel where there is one, else a compiled graph."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from ..data.graph import Graph
+from ..models.base import Potential
+from ..models.ensemble import Ensemble
+from .graph import NotCompiled, load_graph
+
+logger = logging.getLogger("nfflr")
+
+# Architecture key → module beside this with ``build(model) -> Compiled | None``; None: not for this model.
+KERNELS = {"moment": "moment"}
+
+
+class Compiled(Protocol):
+    """A potential with fixed weights on one device in one precision.
+
+    Attributes:
+        kind: ``"kernel"`` (hand-written) or ``"graph"``.
+        origin: one line on where it came from and how long that took.
+    """
+
+    kind: str
+    origin: str
+
+    def __call__(self, graph: Graph, stress: bool = True) -> dict[str, torch.Tensor]:
+        """What the model's ``forward`` returns, for a single structure or a batch."""
+
+
+class CompiledEnsemble:
+    """All members of an ensemble compiled; results as ``Ensemble.forward`` has them."""
+
+    def __init__(self, model: Ensemble, members: list[Compiled]):
+        self.model, self.members = model, members
+        self.kind = members[0].kind if len({m.kind for m in members}) == 1 else "graph"
+        self.origin = "; ".join(f"member {k}: {m.origin}" for k, m in enumerate(members))
+
+    def __call__(self, graph: Graph, stress: bool = True) -> dict[str, torch.Tensor]:
+        graph = self.model.widest.graph(graph)
+        return self.model.combine([member(graph, stress) for member in self.members])
+
+
+def build(model: Potential | Ensemble) -> Compiled:
+    """A compiled potential from the user's cache, or built now and kept there.
+
+    Raises:
+        NotCompiled: the reason why there is none.
+    """
+    if isinstance(model, Ensemble):
+        return CompiledEnsemble(model, [build(member) for member in model.members])
+    return _kernel(model) or load_graph(model)
+
+
+def compile_potential(
+    model: Potential | Ensemble, tell: Callable[[str], None] = logger.warning
+) -> Compiled | None:
+    """As ``build``; None, and one line told, where the model has to be evaluated as it is.
+
+    Args:
+        model: its weights are taken as they are now; later changes do not count.
+        tell: is given the line.
+    """
+    try:
+        return build(model)
+    except NotCompiled as reason:
+        tell(f"not compiled, evaluated as before: {reason}")
+        return None
+
+
+def _kernel(model: Potential) -> Compiled | None:
+    name = KERNELS.get(getattr(model, "key", None))
+    if name is None or type(model).__module__ != f"{Potential.__module__.rpartition('.')[0]}.{name}":
+        return None
+    try:
+        module = importlib.import_module(f".{name}", __package__)
+    except ModuleNotFoundError as error:
+        if error.name != f"{__package__}.{name}":
+            raise
+        return None
+    return module.build(model)

@@ -1,0 +1,80 @@
+"""C++ sources built once for this machine, into the user's own cache folder."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from ..files import temporary_name, user_cache
+from .cache import compiler, device_name, is_private
+
+FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC"]
+FLAGS += ["-shared", "-pthread"]
+
+
+def load_library(source: Path, defines: dict[str, object]) -> ctypes.CDLL | None:
+    """The shared library made from ``source`` with these macros; compiled unless this machine has it.
+
+    The file's name is a digest of the source, the headers beside it, macros, flags, compiler, processor and
+    torch's version. It is written under a temporary name and renamed, into a folder that only the user may
+    write.
+
+    Returns:
+        None if there is no compiler, it fails, or the cache cannot be written.
+    """
+    program = compiler()
+    if program is None:
+        return None
+    macros = [f"-D{name}={value}" for name, value in sorted(defines.items())]
+    try:
+        texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
+        parts = [*texts, " ".join(FLAGS + macros).encode(), _identity(program)]
+        digest = hashlib.sha256(b"\0".join(parts)).hexdigest()
+        target = _private_folder() / f"{source.stem}-{digest[:32]}.so"
+        if target.exists():
+            with suppress(OSError):  # damaged: built anew
+                if is_private(target):
+                    return ctypes.CDLL(str(target))
+        return _build(program, source, macros, target)
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _build(program: str, source: Path, macros: list[str], target: Path) -> ctypes.CDLL | None:
+    temporary = temporary_name(target)
+    try:
+        for tuned in (["-march=native"], []):  # not every compiler knows this machine
+            command = [program, *FLAGS, *tuned, *macros, str(source), "-o", str(temporary)]
+            if subprocess.run(command, capture_output=True, timeout=300, check=False).returncode == 0:
+                temporary.chmod(0o700)
+                library = ctypes.CDLL(str(temporary))  # before it gets its name: it can be loaded
+                os.replace(temporary, target)
+                return library
+        return None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _identity(program: str) -> bytes:
+    """Compiler, processor and torch: what decides which instructions the library may hold."""
+    version = subprocess.run([program, "--version"], capture_output=True, timeout=60, check=True).stdout
+    return version + device_name(torch.device("cpu")).encode() + torch.__version__.encode()
+
+
+def _private_folder() -> Path:
+    """Folder of built libraries; one that others could write to is refused.
+
+    Raises:
+        PermissionError: somebody else owns it or may write there.
+    """
+    folder = user_cache() / "kernels"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not is_private(folder):
+        raise PermissionError(f"{folder} is not a folder that only you can write")
+    return folder

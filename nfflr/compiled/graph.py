@@ -1,0 +1,231 @@
+"""One compiled graph of energies, forces and stress for structures of any size."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..atoms import Atoms
+from ..data.graph import Graph
+from ..models.base import Potential, bond_gradient
+from .cache import Artefacts, compiler
+from .examples import deviations, example_graphs, tolerance
+
+SETTINGS = {
+    "cpp.dynamic_threads": True,  # as many as torch has when it runs, not when it was built
+    "cpp.vec_isa_ok": True,  # the processor says what it can; no trial programs
+    "cpp.enable_tiling_heuristics": False,  # a third of the compiler's time; its choice was slower here
+}
+
+
+class NotCompiled(Exception):
+    """Why a model has no compiled form; the message is a reason, in one line."""
+
+
+class CompiledGraph:
+    """A potential whose ``forward`` is one compiled graph; see ``load_graph``.
+
+    Nothing is compiled when sizes change. What has no interactions (fewer than two bonds, or angles, for a
+    potential that has them) is left to the model itself.
+    """
+
+    kind = "graph"
+
+    def __init__(self, model: Potential, path: Path, origin: str = ""):
+        self.model, self.origin = model, origin
+        index = model.device.index if model.device.index is not None else -1
+        # The loader is taken from torch's core: importing all of the compiler would cost a second.
+        self._loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, index)
+        self._covered: torch.Tensor | None = None
+
+    def __call__(self, graph: Graph, stress: bool = True) -> dict[str, torch.Tensor]:
+        graph = self.model.graph(graph)
+        self._check_elements(graph.atoms.numbers)
+        inputs = arguments(self.model, graph)
+        if min(tensor.shape[0] for tensor in inputs) < 2:
+            return self.model(graph, stress=stress)
+        return results(graph, self._loader.boxed_run(inputs), stress)
+
+    def _check_elements(self, numbers: torch.Tensor) -> None:
+        if self._covered is None or not torch.equal(numbers, self._covered):
+            self.model.species(numbers)
+            self._covered = numbers.clone()
+
+
+def results(graph: Graph, outputs: Sequence[torch.Tensor], stress: bool) -> dict[str, torch.Tensor]:
+    """The outputs of ``function`` as ``Potential.forward`` has them: what ``arguments`` added is left out."""
+    total, energies, forces, tensions = outputs
+    n, b = len(graph.atoms), graph.atoms.n_structures
+    first = slice(b) if graph.atoms.is_batch else 0
+    result = {"total_energy": total[first], "energies": energies[:n], "forces": forces[:n]}
+    return {**result, "stress": tensions[first]} if stress else result
+
+
+def load_graph(model: Potential) -> CompiledGraph:
+    """The compiled graph of a model, from the user's cache or built now; checked against the model.
+
+    Energies and their gradient with respect to bond vectors are traced into one graph with symbolic sizes
+    (``make_fx``) and compiled ahead of time (AOTInductor).
+
+    Raises:
+        NotCompiled: no compiler, an architecture that cannot be traced, or results that differ.
+    """
+    if not model.compute_forces:
+        raise NotCompiled("the model gives no forces, and energies alone gain nothing")
+    started = time.perf_counter()
+    example, *others = example_graphs(model)
+    with Artefacts(model) as artefacts:
+        path = artefacts.find()
+        if path is not None:
+            found = _checked(model, path, others[:1])
+            if found is not None:
+                found.origin = f"from the cache in {time.perf_counter() - started:.2g} s, {artefacts.folder}"
+                return found
+            artefacts.discard()  # whole, but not what this model gives: its code must have changed
+        if compiler() is None:
+            raise NotCompiled("no C++ compiler here; install g++, or set CXX")
+        with artefacts.new() as path:
+            _compile(model, example, path)
+            found = _checked(model, path, others)
+            if found is None:
+                raise NotCompiled("the compiled graph disagrees with the model itself")
+            where = artefacts.keep()
+        found.origin = f"built in {time.perf_counter() - started:.3g} s, {where}"
+    return found
+
+
+def _checked(model: Potential, path: Path, graphs: list[Graph]) -> CompiledGraph | None:
+    """The compiled graph if it gives what the model gives, else None."""
+    try:
+        found = CompiledGraph(model, path)
+        worst = max(max(deviations(found(graph), model(graph)).values()) for graph in graphs)
+    except (RuntimeError, ValueError):  # a package that does not load or run, whatever torch has to say
+        return None
+    return found if worst <= tolerance(model.dtype) else None
+
+
+def arguments(model: Potential, graph: Graph) -> list[torch.Tensor]:
+    """Inputs of the compiled graph: atoms, bonds, then the model's tables.
+
+    There is one more structure than given, since a size of one would be taken for a constant; it gets an
+    atom if there is only one.
+    """
+    atoms = graph.atoms
+    cells = atoms.cell.reshape(-1, 3, 3)
+    columns = [atoms.positions, atoms.numbers, atoms.structure_index(), cells]
+    columns[3] = torch.cat([cells, cells.new_zeros(1, 3, 3)])
+    if len(atoms) == 1:
+        columns[0] = torch.cat([atoms.positions, atoms.positions.new_zeros(1, 3)])
+        columns[1] = atoms.numbers.repeat(2)
+        columns[2] = torch.arange(2, device=atoms.numbers.device)
+        atoms = Atoms(*columns[:2], cells, atoms.pbc)
+        graph = Graph(atoms, graph.src, graph.dst, graph.shift, graph.cutoff)
+    vectors = graph.vectors().detach().to(model.dtype) if model.tables_need_vectors else None
+    columns += [graph.src, graph.dst, graph.shift, *model.tables(graph, vectors)]
+    return [tensor.detach().contiguous() for tensor in columns]
+
+
+def function(model: Potential):
+    """What is compiled: ``arguments`` → total energies, energies, forces, stresses (B, 3, 3).
+
+    Of a model in training mode the outputs can be differentiated with respect to its weights.
+    """
+    traced = copy.copy(model)  # the weights are shared
+    traced.__dict__ = dict(model.__dict__)
+    # Elements are checked before, and tables are inputs: neither depends on data in the graph.
+    traced.species = lambda numbers: traced.element_index.index_select(0, numbers)
+
+    def evaluate(positions, numbers, structure, cells, src, dst, shift, *tables):
+        traced.tables = lambda graph, vectors: tables
+        graph = Graph(Atoms(positions, numbers, cells, None, structure), src, dst, shift, traced.cutoff)
+        vectors = graph.vectors().detach().to(traced.dtype).requires_grad_()  # (E, 3)
+        raw = traced.energies(graph, vectors)  # (N,)
+        slopes = bond_gradient(raw, vectors, create_graph=traced.training) * traced.scale.to(raw.dtype)
+        references = traced.reference_energies.index_select(0, traced.species(numbers))
+        energies = raw.double() * traced.scale + references
+        total = energies.new_zeros(cells.shape[0]).index_add(0, structure, energies)
+        forces = slopes.new_zeros(positions.shape[0], 3).index_add(0, dst, slopes)
+        forces = forces.index_add(0, src, slopes, alpha=-1)
+        stress = _stress(cells, structure.index_select(0, dst), vectors.detach(), slopes).to(slopes.dtype)
+        outputs = total, energies, forces, stress
+        return outputs if traced.training else tuple(output.detach() for output in outputs)
+
+    return evaluate
+
+
+def _stress(cells, structure, vectors, slopes) -> torch.Tensor:
+    """As ``stress_from_bonds``, (B, 3, 3) float64; zero where there is no volume.
+
+    Bonds are added one by one, which takes float64; the determinant is written out to be part of the graph.
+    """
+    outer = (vectors[:, :, None] * slopes[:, None, :]).flatten(1).double()  # (E, 9)
+    virial = outer.new_zeros(cells.shape[0], 9).index_add(0, structure, outer).view(-1, 3, 3)
+    virial = (virial + virial.transpose(1, 2)) / 2
+    volume = (cells[:, 0] * torch.linalg.cross(cells[:, 1], cells[:, 2])).sum(1).abs()  # (B,)
+    flat = volume <= 1e-9 * cells.square().sum(2).sqrt().prod(1)  # as Atoms.volumes has it
+    safe = volume.masked_fill(flat, 1.0)[:, None, None]
+    return (virial / safe).masked_fill(flat[:, None, None], 0.0)
+
+
+def _compile(model: Potential, example: Graph, path: Path) -> None:
+    """Write the compiled package to ``path``.
+
+    Raises:
+        NotCompiled: with the first line of what went wrong.
+    """
+    from torch._inductor import aot_compile
+    from torch._inductor.package import package_aoti
+    from torch._inductor.utils import fresh_cache
+
+    settings = {
+        **SETTINGS,
+        "aot_inductor.package": True,
+        "aot_inductor.precompile_headers": False,  # compiled once each, so that costs more than it saves
+    }
+    model(example)  # constants that are kept once made must not be made while tracing
+    failure = None  # raised outside: the temporary cache would be left behind, and said so
+    with warnings.catch_warnings(), torch.inference_mode(False), fresh_cache(dir=str(path.parent)):
+        warnings.simplefilter("ignore")
+        try:
+            inputs = arguments(model, example)
+            traced = trace(copy.deepcopy(model).requires_grad_(False), inputs)
+            package_aoti(str(path), aot_compile(traced, tuple(inputs), options=settings))
+        except Exception as error:  # tracing runs the model's code, compiling runs a compiler
+            failure = error
+    if failure is not None:
+        raise not_compiled(model, failure) from failure
+
+
+def not_compiled(model: Potential, error: Exception) -> NotCompiled:
+    """What went wrong, in one line."""
+    if isinstance(error, NotCompiled):
+        return error
+    lines = str(error).strip().splitlines() or [""]
+    return NotCompiled(
+        f"{type(model).__name__} cannot be compiled ({type(error).__name__}: {lines[0][:200]})"
+    )
+
+
+def trace(model: Potential, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+    """``function(model)`` as elementary operations, sizes as symbols; the weights are the model's own.
+
+    Raises:
+        NotCompiled: a number of atoms, bonds, … became a constant.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import is_concrete_int
+
+    with torch.enable_grad():
+        traced = make_fx(function(model), tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
+    sizes = [node.meta["val"].shape[0] for node in traced.graph.find_nodes(op="placeholder")]
+    if any(is_concrete_int(size) for size in sizes):
+        raise NotCompiled(
+            f"{type(model).__name__} cannot be compiled (a size became a constant; "
+            "use x.shape[0] in place of len(x))"
+        )
+    return traced

@@ -1,0 +1,120 @@
+// Energy, forces and virial of the one-layer moment-tensor network (nfflr/models/moment.py) in one sweep.
+//
+// Atoms are taken in blocks of 8, whose bonds and features stay in cache from the forward to the reverse
+// pass. Bonds are component-major, a vector register of neighbours at a time; moments are accumulated with
+// the radial functions in a register; invariants are evaluated for a register of channels at a time.
+//
+// Given by the build: REAL, RADIAL (functions per bond), CHANNELS and HIDDEN (multiples of 16).
+// Plain C interface; no header of torch is needed, so that a build takes seconds.
+
+#include <algorithm>
+#include <memory>
+#include <new>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "moment_block.h"
+
+struct Results {
+  double* total;      // (B,) eV
+  double* energies;   // (N,) eV
+  double* forces;     // (N, 3) eV/Å
+  double* stress;     // (B, 3, 3) eV/Å³, or null: not wanted
+  int64_t* culprits;  // (2,) atoms that an error names
+};
+
+// Atoms begin…end; forces and virial are added to.
+static Status sweep(const Model& m, const Structures& s, const int* elements, int64_t begin, int64_t end, double* energies, double* forces,
+                    double* virial, int64_t* culprits) try {
+  auto w = std::make_unique<Workspace>();
+  w->counts.resize(m.n_elements);
+  std::memset(w->features, 0, sizeof(w->features));
+  int64_t edge = std::lower_bound(s.dst, s.dst + s.n_edges, begin) - s.dst;
+  for (int64_t first = begin; first < end; first += BLOCK) {
+    Block block{m, s, elements, *w, first, int(std::min<int64_t>(BLOCK, end - first)), {}, {}};
+    int64_t bounds[BLOCK + 1] = {edge}, most = 0;
+    for (int a = 0; a < block.size; a++) {
+      while (edge < s.n_edges && s.dst[edge] == first + a) edge++;
+      bounds[a + 1] = edge;
+      most = std::max(most, edge - bounds[a]);
+      block.element[a] = elements[first + a];
+    }
+    w->reserve(most + LANES * std::min(most, m.n_elements));
+    for (int a = 0; a < block.size; a++) {
+      const Status status = block.gather(a, bounds[a], bounds[a + 1], culprits);
+      if (status != DONE) return status;
+      block.forward(a);
+    }
+    block.readout(energies);
+    for (int a = 0; a < block.size; a++) {
+      const int64_t structure = s.structure ? s.structure[first + a] : 0;
+      block.reverse(a, forces, virial ? virial + 6 * structure : nullptr);
+    }
+  }
+  return DONE;
+} catch (const std::bad_alloc&) {
+  return NO_MEMORY;
+}
+
+// (1/V) times the virials xx yy zz yz xz xy, (B, 6); zero for a cell without volume (see Atoms.volumes).
+static void fill_stress(const Structures& s, const double* virial, double* stress) {
+  for (int64_t b = 0; b < s.n_structures; b++) {
+    const double* h = s.cell + 9 * b;
+    double edges = 1;
+    for (int k = 0; k < 3; k++) edges *= std::sqrt(h[3 * k] * h[3 * k] + h[3 * k + 1] * h[3 * k + 1] + h[3 * k + 2] * h[3 * k + 2]);
+    const double volume = std::fabs(h[0] * (h[4] * h[8] - h[5] * h[7]) - h[1] * (h[3] * h[8] - h[5] * h[6]) +
+                                    h[2] * (h[3] * h[7] - h[4] * h[6]));
+    const double factor = volume > 1e-9 * edges ? 1 / volume : 0;
+    constexpr int VOIGT[9] = {0, 5, 4, 5, 1, 3, 4, 3, 2};
+    for (int k = 0; k < 9; k++) stress[9 * b + k] = factor * virial[6 * b + VOIGT[k]];
+  }
+}
+
+// All results are overwritten. Threads take consecutive atoms, and their sums are added in order, so that the
+// same number of threads gives the same bits.
+static Status evaluate(const Model& model, const Structures& s, const Results& out, int64_t n_threads) {
+  std::vector<int> elements(s.n_atoms);
+  for (int64_t i = 0; i < s.n_atoms; i++) {
+    const int64_t z = s.numbers[i];
+    elements[i] = z >= 0 && z < model.n_numbers ? model.element_index[z] : -1;
+    if (elements[i] < 0) return UNKNOWN_ELEMENT;
+  }
+  const int64_t n_blocks = (s.n_atoms + BLOCK - 1) / BLOCK;
+  const int64_t n = std::max<int64_t>(1, std::min(n_threads, n_blocks / 16));
+  const int64_t n_virial = out.stress ? 6 * s.n_structures : 0;
+  std::vector<std::vector<double>> forces(n - 1, std::vector<double>(3 * s.n_atoms));
+  std::vector<std::vector<double>> virials(n, std::vector<double>(n_virial));
+  std::vector<int64_t> culprits(2 * n);
+  std::vector<Status> status(n);
+  std::fill(out.forces, out.forces + 3 * s.n_atoms, 0.0);
+  auto work = [&](int64_t t) {
+    const int64_t begin = BLOCK * (t * n_blocks / n), end = std::min(s.n_atoms, BLOCK * ((t + 1) * n_blocks / n));
+    status[t] = sweep(model, s, elements.data(), begin, end, out.energies, t ? forces[t - 1].data() : out.forces,
+                      out.stress ? virials[t].data() : nullptr, &culprits[2 * t]);
+  };
+  std::vector<std::thread> threads;
+  for (int64_t t = 1; t < n; t++) try {
+      threads.emplace_back(work, t);
+    } catch (const std::system_error&) {
+      work(t);  // no thread to be had
+    }
+  work(0);
+  for (auto& thread : threads) thread.join();
+  for (int64_t t = 0; t < n; t++)
+    if (status[t] != DONE) return std::copy_n(&culprits[2 * t], 2, out.culprits), status[t];
+  for (const auto& extra : forces)
+    for (int64_t k = 0; k < 3 * s.n_atoms; k++) out.forces[k] += extra[k];
+  for (int64_t t = 1; t < n; t++)
+    for (int64_t k = 0; k < n_virial; k++) virials[0][k] += virials[t][k];
+  std::fill(out.total, out.total + s.n_structures, 0.0);
+  for (int64_t i = 0; i < s.n_atoms; i++) out.total[s.structure ? s.structure[i] : 0] += out.energies[i];
+  if (out.stress) fill_stress(s, virials[0].data(), out.stress);
+  return DONE;
+}
+
+extern "C" int nfflr_moment(const Model* model, const Structures* s, const Results* out, int64_t n_threads) try {
+  return evaluate(*model, *s, *out, n_threads);
+} catch (const std::bad_alloc&) {
+  return NO_MEMORY;
+}

@@ -1,0 +1,247 @@
+"""The one-layer moment-tensor network as one fused C++ kernel for processors."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..data.graph import Graph, coincident
+from ..models.moment import N_INVARIANTS, RANK, MomentNetwork
+from .examples import deviations, example_graphs, tolerance
+from .extension import load_library
+
+logger = logging.getLogger("nfflr")
+
+SOURCE = Path(__file__).with_name("moment.cpp")
+REAL = {torch.float32: "float", torch.float64: "double"}
+UNKNOWN_ELEMENT, COINCIDENT, NO_MEMORY = 1, 2, 3
+
+
+class _Model(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("n_elements", "envelope", "repulsion", "n_numbers")]
+    _fields_ += [(name, ctypes.c_double) for name in ("cutoff", "scale", "constant")]
+    _fields_ += [
+        (name, ctypes.c_void_p)
+        for name in (
+            *("element_index", "numbers", "screening", "inner", "outer", "reference"),
+            *("mix", "mix_t", "shift", "gain", "feature_shift"),
+            *("hidden", "hidden_t", "bias", "readout", "linear"),
+        )
+    ]
+
+
+class _Structures(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("n_atoms", "n_edges", "n_structures")]
+    _fields_ += [
+        (name, ctypes.c_void_p)
+        for name in ("positions", "numbers", "structure", "src", "dst", "translation", "cell")
+    ]
+
+
+class _Results(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("total", "energies", "forces", "stress", "culprits")]
+
+
+def build(model: MomentNetwork) -> MomentKernel | None:
+    """A kernel with the weights that ``model`` has now, checked against the model itself.
+
+    Returns:
+        None if the model has several layers or is not on the CPU, without a C++ compiler, or, with a line
+        logged, where kernel and model disagree.
+    """
+    started = time.perf_counter()
+    if not isinstance(model, MomentNetwork) or model.config.layers != 1:
+        return None
+    if model.device.type != "cpu" or model.dtype not in REAL or not model.compute_forces:
+        return None
+    config = model.config
+    sizes = {
+        "RADIAL": config.n_radial,
+        "CHANNELS": _padded(config.channels),
+        "HIDDEN": _padded(config.hidden),
+    }
+    library = load_library(SOURCE, {"REAL": REAL[model.dtype], **sizes})
+    if library is None:
+        return None
+    kernel = MomentKernel(model, library)
+    worst = deviation(kernel, model)
+    if not worst <= tolerance(model.dtype):
+        logger.warning("moment kernel: differs from the model by %.1e, so it is not used", worst)
+        return None
+    kernel.origin = f"ready in {time.perf_counter() - started:.2g} s, {library._name}"
+    return kernel
+
+
+class MomentKernel:
+    """``Potential.forward`` of a one-layer moment-tensor network whose weights stay as they are.
+
+    Bonds longer than the cutoff cost little and count nothing: a graph may hold all candidates of a
+    neighbour list. Forces and stress are float64, since they are summed in it.
+    """
+
+    kind = "kernel"
+    takes_candidates = True
+
+    def __init__(self, model: MomentNetwork, library: ctypes.CDLL):
+        self.model = model
+        self.origin = ""
+        self._evaluate = library.nfflr_moment
+        self._evaluate.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64]
+        self._weights = _fold(model)  # kept: the kernel reads their memory
+        n_numbers = len(model.element_index)
+        integers = (len(model.elements), model.config.envelope, model.config.zbl, n_numbers)
+        constants = (model.cutoff, float(model.scale), model.layers[0].readout.bias.item())
+        self._model = _Model(*integers, *constants, *(t.data_ptr() for t in vars(self._weights).values()))
+
+    def __call__(self, graph: Graph, stress: bool = True) -> dict[str, torch.Tensor]:
+        """See ``Potential.forward``.
+
+        Raises:
+            StructureError: an element that the model does not cover, or two atoms that coincide.
+        """
+        graph = self.model.graph(graph)
+        atoms = graph.atoms
+        n, several = len(atoms), atoms.cell.shape[:-2]  # () or (B,)
+        result = {
+            "total_energy": torch.empty(several, dtype=torch.float64),
+            "energies": torch.empty(n, dtype=torch.float64),
+            "forces": torch.empty(n, 3, dtype=torch.float64),
+        }
+        if stress:
+            result["stress"] = torch.empty(*several, 3, 3, dtype=torch.float64)
+        inputs = (
+            atoms.positions,
+            atoms.numbers,
+            atoms.structure,
+            graph.src,
+            graph.dst,
+            graph.shift,
+            atoms.cell,
+        )
+        inputs = [None if t is None else t.contiguous() for t in inputs]  # kept until the kernel is done
+        culprits = (ctypes.c_int64 * 2)()
+        structures = _Structures(n, len(graph.src), atoms.n_structures, *map(_address, inputs))
+        outputs = [_address(result.get(name)) for name in ("total_energy", "energies", "forces", "stress")]
+        results = _Results(*outputs, ctypes.addressof(culprits))
+        status = self._evaluate(
+            ctypes.byref(self._model),
+            ctypes.byref(structures),
+            ctypes.byref(results),
+            torch.get_num_threads(),
+        )
+        if status:
+            self._refuse(status, graph, culprits)
+        return result
+
+    def __deepcopy__(self, memo) -> MomentKernel:
+        return self  # nothing in it ever changes
+
+    def __reduce__(self):
+        return build, (self.model,)
+
+    def _refuse(self, status: int, graph: Graph, culprits: ctypes.Array) -> None:
+        if status == UNKNOWN_ELEMENT:
+            self.model.species(graph.atoms.numbers)  # names it
+        if status == COINCIDENT:
+            raise coincident(*culprits)
+        raise MemoryError(f"{len(graph.atoms)} atoms: no memory for forces")
+
+
+@dataclass
+class _Weights:
+    """Arrays in the order of the kernel's struct; constants that follow one another are multiplied out."""
+
+    element_index: torch.Tensor
+    numbers: torch.Tensor  # (n,)
+    screening: torch.Tensor  # (n,) 1/Å
+    inner: torch.Tensor  # (n, n) Å
+    outer: torch.Tensor  # (n, n) Å
+    reference: torch.Tensor  # (n,) eV
+    mix: torch.Tensor  # (n, 4, B, C)
+    mix_t: torch.Tensor  # (n, 4, C, B)
+    shift: torch.Tensor  # (C,)
+    gain: torch.Tensor  # (n, 4, C)
+    feature_shift: torch.Tensor  # (F·C,)
+    hidden: torch.Tensor  # (F·C, H)
+    hidden_t: torch.Tensor  # (H, F·C)
+    bias: torch.Tensor  # (n, H)
+    readout: torch.Tensor  # (H,)
+    linear: torch.Tensor  # (F·C,)
+
+
+@torch.no_grad()
+def _fold(model: MomentNetwork) -> _Weights:
+    layer, config, n = model.layers[0], model.config, len(model.elements)
+    channels, hidden, radial = _padded(config.channels), _padded(config.hidden), -(-config.n_radial // 8) * 8
+    numbers = model.numbers.double()
+
+    scaled = (layer.mix * layer.moment_scale[:, :, None]).double()  # (4, S·B, C)
+    shift = layer.moment_shift.double() @ scaled[0]  # (C,)
+    scaled = scaled.view(RANK + 1, -1, config.n_radial, config.channels)  # (4, S, B, C)
+    embedding = torch.ones(1, 1) if model.bond_embedding is None else model.bond_embedding.weight
+    mix = torch.einsum("zs,lsbc->zlbc", embedding.double(), scaled)
+    mix = _pad(mix, (n, RANK + 1, radial, channels))
+    gain = torch.ones(n, RANK + 1, config.channels) if layer.gain is None else layer.gain
+    bias = layer.hidden.bias.double().expand(n, -1)
+    if layer.species_bias is not None:
+        bias = bias + layer.species_bias.weight.double()
+
+    def features(x: torch.Tensor) -> torch.Tensor:  # (..., F·C), each channel block padded
+        blocks = x.double().unflatten(-1, (N_INVARIANTS, config.channels))
+        return _pad(blocks, (*blocks.shape[:-1], channels)).flatten(-2)
+
+    weight = _pad(
+        features(layer.hidden.weight.double() * layer.feature_scale), (hidden, N_INVARIANTS * channels)
+    )
+    weights = _Weights(
+        element_index=model.element_index,
+        numbers=numbers,
+        screening=numbers**0.23 / 0.46850,
+        inner=model.zbl_inner.double(),
+        outer=model.zbl_outer.double(),
+        reference=model.reference_energies.double(),
+        mix=mix,
+        mix_t=mix.transpose(2, 3),
+        shift=_pad(shift, (channels,)),
+        gain=_pad(gain.double(), (n, RANK + 1, channels)),
+        feature_shift=features(layer.feature_shift),
+        hidden=weight.T,
+        hidden_t=weight,
+        bias=_pad(bias, (n, hidden)),
+        readout=_pad(layer.readout.weight[0].double(), (hidden,)),
+        linear=features(layer.linear.weight[0].double() * layer.feature_scale),
+    )
+    exact = ("element_index", "numbers", "screening", "inner", "outer", "reference")
+    for name, value in vars(weights).items():
+        # A copy: the model may be trained on, and the kernel wants rows without gaps.
+        dtype = value.dtype if name in exact else model.dtype
+        setattr(weights, name, value.to(dtype).contiguous().clone())
+    return weights
+
+
+def _address(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _padded(width: int) -> int:
+    """Widths are filled up with zeros to multiples of the widest register."""
+    return -(-width // 16) * 16
+
+
+def _pad(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    padded = x.new_zeros(shape)
+    padded[tuple(slice(k) for k in x.shape)] = x
+    return padded
+
+
+def deviation(kernel: MomentKernel, model: MomentNetwork) -> float:
+    """Largest relative difference from the model in float64, so that only the kernel's rounding counts."""
+    exact = copy.deepcopy(model).double().eval()
+    graph = example_graphs(model)[-1]
+    return max(deviations(kernel(graph), exact(graph)).values())

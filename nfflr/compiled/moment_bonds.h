@@ -1,0 +1,119 @@
+// Weights of the moment-tensor network, and what is computed bond by bond: radial functions, monomials.
+#pragma once
+
+#include "lanes.h"
+
+constexpr int MONOMIALS = 20, INVARIANTS = 14, BLOCK = 8;
+constexpr int ROWS = (RADIAL + 7) / 8, RADIAL_P = 8 * ROWS;
+constexpr int FEATURES = INVARIANTS * CHANNELS;
+constexpr int FIRST[5] = {0, 1, 4, 10, 20};  // monomials of each rank
+
+struct Model {  // as filled by moment.py
+  int64_t n_elements, envelope, repulsion, n_numbers;
+  double cutoff, scale, constant;
+  const int64_t* element_index;  // (n_numbers,), −1 for elements that are not covered
+  const double* numbers;         // (n,) Z
+  const double* screening;       // (n,) Z^0.23 / 0.46850 Å
+  const double* inner;           // (n, n) Å
+  const double* outer;           // (n, n) Å
+  const double* reference;       // (n,) eV
+  const real* mix;               // (n, 4, RADIAL_P, CHANNELS), by the neighbour's element
+  const real* mix_t;             // (n, 4, CHANNELS, RADIAL_P)
+  const real* shift;             // (CHANNELS,) taken from the mixed scalars
+  const real* gain;              // (n, 4, CHANNELS), by the centre's element
+  const real* feature_shift;     // (FEATURES,)
+  const real* hidden;            // (FEATURES, HIDDEN)
+  const real* hidden_t;          // (HIDDEN, FEATURES)
+  const real* bias;              // (n, HIDDEN)
+  const real* readout;           // (HIDDEN,)
+  const real* linear;            // (FEATURES,)
+};
+
+// Arrays of `capacity` slots each. Neighbours of one element follow one another, padded to full registers.
+struct Bonds {
+  enum { X, Y, Z, R, INVERSE, SLOPE, PHI, DPHI = PHI + RADIAL, COLUMNS = DPHI + RADIAL };
+  real* data;
+  int64_t capacity;
+  int64_t* src;
+  real* column(int c) const { return data + c * capacity; }
+};
+
+struct Run { int element, first, count; };  // neighbours of one element
+
+static inline void monomials(vec x, vec y, vec z, vec* m) {
+  m[0] = all(1);
+  m[1] = x, m[2] = y, m[3] = z;
+  m[4] = x * x, m[5] = x * y, m[6] = x * z, m[7] = y * y, m[8] = y * z, m[9] = z * z;
+  m[10] = m[4] * x, m[11] = m[4] * y, m[12] = m[4] * z, m[13] = m[5] * y, m[14] = m[5] * z;
+  m[15] = m[6] * z, m[16] = m[7] * y, m[17] = m[7] * z, m[18] = m[8] * z, m[19] = m[9] * z;
+}
+
+// Radial functions and screened repulsion of bonds between two elements.
+struct Radial {
+  real cutoff, steepness, wave, norm, strength, decays[4], shares[4], inner, width;
+  int power;
+  bool repulsion;
+
+  Radial(const Model& m, int i, int j) {
+    constexpr double SHARES[4] = {0.18175, 0.50986, 0.28022, 0.02817};
+    constexpr double DECAYS[4] = {3.19980, 0.94229, 0.40290, 0.20162};
+    const double p = m.envelope;
+    cutoff = m.cutoff, power = m.envelope - 1, repulsion = m.repulsion;
+    steepness = -p * (p + 1) * (p + 2) / (2 * m.cutoff), wave = PI / m.cutoff, norm = std::sqrt(2 / m.cutoff);
+    strength = 14.399645478425668 * m.numbers[i] * m.numbers[j] / (2 * m.scale);
+    for (int n = 0; n < 4; n++) {
+      shares[n] = SHARES[n];
+      decays[n] = DECAYS[n] * (m.screening[i] + m.screening[j]);
+    }
+    inner = m.inner[i * m.n_elements + j], width = m.outer[i * m.n_elements + j] - inner;
+  }
+
+  // Fills one register of bonds; returns their share of the repulsion.
+  inline vec operator()(const Bonds& bonds, int64_t k) const {
+    const vec r = load(bonds.column(Bonds::R) + k), inverse = load(bonds.column(Bonds::INVERSE) + k);
+    vec x = r / cutoff;
+    x = x > real(1) ? all(1) : x;
+    // The envelope as (1 − x)³ Σ_k (k + 1)(k + 2)/2 x^k, k < p: free of the cancellation near x = 1.
+    vec raised = all(1), series = all(1);
+    for (int k = 1; k <= power; k++) {
+      raised *= x;  // x^(p − 1) in the end
+      series += raised * real((k + 1) * (k + 2) / 2);
+    }
+    const vec square = (real(1) - x) * (real(1) - x);
+    vec value = square * (real(1) - x) * series;
+    vec slope = raised * square * steepness;
+    vec energy = all(0), d_energy = all(0);
+    if (repulsion) {
+      vec pair = all(0), d_pair = all(0);
+      UNROLL for (int n = 0; n < 4; n++) {
+        const vec term = exponential(-decays[n] * r) * shares[n];
+        pair += term;
+        d_pair -= term * decays[n];
+      }
+      const vec scaled = strength * inverse;
+      pair *= scaled;
+      energy = pair * value;
+      d_energy = (d_pair * scaled - pair * inverse) * value + pair * slope;
+      vec t = (r - inner) / width;  // the network fades in from 0 to 1
+      t = t < real(0) ? all(0) : t;
+      t = t > real(1) ? all(1) : t;
+      const vec step = t * t * t * (real(10) - t * (real(15) - real(6) * t)), bell = t * (real(1) - t);
+      slope = slope * step + value * (bell * bell * (real(30) / width));
+      value *= step;
+    }
+    store(bonds.column(Bonds::SLOPE) + k, d_energy);
+    value *= norm * inverse;
+    slope = slope * (norm * inverse) - value * inverse;
+    vec s1, c1;
+    sine_cosine(r * wave, s1, c1);
+    vec s = s1, co = c1;
+    UNROLL for (int n = 0; n < RADIAL; n++) {
+      store(bonds.column(Bonds::PHI + n) + k, value * s);
+      store(bonds.column(Bonds::DPHI + n) + k, value * (real(n + 1) * wave) * co + slope * s);
+      const vec next = s * c1 + co * s1;  // a rotation: its rounding errors grow least
+      co = co * c1 - s * s1;
+      s = next;
+    }
+    return energy;
+  }
+};

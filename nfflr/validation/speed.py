@@ -1,0 +1,191 @@
+"""What a call of a calculator costs: several of them in turn, at a ladder of sizes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ase
+import matplotlib.figure
+import numpy as np
+from ase.calculators.calculator import Calculator
+
+STEP = 0.002  # Å, what an atom moves between two calls, as in molecular dynamics
+PROCESS = Path("/proc/self")
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A calculator under a name.
+
+    Args:
+        name: shown.
+        calculator: any of ASE's; energy, forces and, if it has one, stress are asked for.
+        parts: called before and after each call; gives seconds so far by part, such as neighbours.
+    """
+
+    name: str
+    calculator: Calculator
+    parts: Callable[[], dict[str, float]] = dict
+
+
+@dataclass
+class Timing:
+    """One calculator at one size.
+
+    Attributes:
+        name: the calculator's.
+        atoms: number of atoms.
+        seconds: of each call.
+        parts: by part, seconds of each call.
+        memory: MB that a call took at most beyond what was in use before; None where that is not known.
+        message: why there are no times, if there are none.
+    """
+
+    name: str
+    atoms: int
+    seconds: list[float] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=dict)
+    memory: float | None = None
+    message: str = ""
+
+    @property
+    def milliseconds(self) -> float | None:
+        """Median time of a call."""
+        return 1e3 * statistics.median(self.seconds) if self.seconds else None
+
+    @property
+    def per_atom(self) -> float | None:
+        """The same in µs per atom."""
+        return 1e3 * self.milliseconds / self.atoms if self.seconds else None
+
+    def split(self) -> dict[str, float]:
+        """Median ms of each part, and of what is none of them: ASE."""
+        found = {name: 1e3 * statistics.median(times) for name, times in self.parts.items()}
+        return found | {"ase": max(0.0, self.milliseconds - sum(found.values()))} if found else {}
+
+
+def measure_speed(
+    contestants: Sequence[Contestant],
+    structures: Sequence[ase.Atoms],
+    rounds: int = 7,
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> list[Timing]:
+    """Time of energy, forces and stress through ASE after a small move of every atom.
+
+    In each round every calculator has its turn, so that what else the machine does falls on all of them.
+
+    Args:
+        contestants: the first is what others are compared with.
+        structures: of rising size; the calculator takes a copy.
+        rounds: calls that are counted, after two that are not.
+        progress: called with rounds done, all rounds, and the size.
+
+    Returns:
+        one for each size and calculator, in that order. A calculator that fails at a size says why.
+    """
+    timings = []
+    for k, atoms in enumerate(structures):
+        runs = [_Run(contestant, atoms) for contestant in contestants]
+        for n in range(-2, rounds):
+            progress(k * rounds + max(n, 0), len(structures) * rounds, f"{len(atoms)} atoms")
+            for run in runs:
+                run.step(counted=n >= 0)
+        timings += [run.timing for run in runs]
+    return timings
+
+
+def ratios(timings: Sequence[Timing]) -> dict[tuple[str, int], float]:
+    """Median over rounds of a call's time over that of the first calculator in the same round."""
+    first = {}
+    found = {}
+    for timing in timings:
+        ours = first.setdefault(timing.atoms, timing)
+        if timing is not ours and timing.seconds and ours.seconds:
+            pairs = zip(timing.seconds, ours.seconds, strict=True)
+            found[timing.name, timing.atoms] = statistics.median(theirs / mine for theirs, mine in pairs)
+    return found
+
+
+class _Run:
+    """One calculator with its own copy of a structure."""
+
+    def __init__(self, contestant: Contestant, atoms: ase.Atoms):
+        self.contestant, self.atoms = contestant, atoms.copy()
+        self.timing = Timing(contestant.name, len(atoms))
+        self.rng = np.random.default_rng(0)
+        wanted = ("energy", "forces", "stress")
+        self.properties = [p for p in wanted if p in contestant.calculator.implemented_properties]
+
+    def step(self, counted: bool) -> None:
+        if self.timing.message:
+            return
+        self.atoms.positions += STEP * self.rng.normal(size=self.atoms.positions.shape)
+        try:
+            self._call(counted)
+        except Exception as error:  # of any calculator: what it raises is its result
+            self.timing = Timing(self.timing.name, self.timing.atoms)
+            self.timing.message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+    def _call(self, counted: bool) -> None:
+        calculator, parts = self.contestant.calculator, self.contestant.parts
+        before, used = parts(), None if counted else _reset_peak()
+        start = time.perf_counter()
+        for name in self.properties:
+            calculator.get_property(name, self.atoms)
+        seconds = time.perf_counter() - start
+        if counted:
+            self.timing.seconds.append(seconds)
+            for name, total in parts().items():
+                self.timing.parts.setdefault(name, []).append(total - before[name])
+        elif used is not None:
+            self.timing.memory = max(self.timing.memory or 0.0, _status("VmHWM") - used)
+
+
+def _reset_peak() -> float | None:
+    """MB in use, from where the peak is counted; None where the system cannot tell."""
+    with suppress(OSError):
+        (PROCESS / "clear_refs").write_text("5")
+        return _status("VmRSS")
+    return None
+
+
+def _status(key: str) -> float:
+    lines = (PROCESS / "status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+
+def plot_speed(timings: Sequence[Timing], title: str = "") -> matplotlib.figure.Figure:
+    """µs per atom over the number of atoms, and what a call of the first calculator is made of."""
+    figure = matplotlib.figure.Figure(figsize=(9, 3.8), layout="constrained")
+    cost, share = figure.subplots(1, 2)
+    names = list(dict.fromkeys(timing.name for timing in timings))
+    for k, name in enumerate(names):
+        found = [t for t in timings if t.name == name and t.seconds]
+        if not found:
+            continue
+        cost.loglog([t.atoms for t in found], [t.per_atom for t in found], "o-", color=f"C{k}", label=name)
+    cost.set(xlabel="atoms", ylabel="energy, forces, stress (µs/atom)")
+    cost.legend(fontsize=8, frameon=False)
+    _draw_shares(share, [t for t in timings if t.name == names[0] and t.parts])
+    share.set(xlabel="atoms", ylabel=f"{names[0]}: time of a call (%)")
+    for panel in (cost, share):
+        panel.tick_params(direction="in", top=True, right=True, which="both")
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _draw_shares(panel, timings: Sequence[Timing]) -> None:
+    splits: list[Mapping[str, float]] = [timing.split() for timing in timings]
+    base = np.zeros(len(splits))
+    for part in splits[0] if splits else ():
+        height = np.array([100 * split[part] / sum(split.values()) for split in splits])
+        panel.bar([str(t.atoms) for t in timings], height, bottom=base, label={"ase": "ASE"}.get(part, part))
+        base += height
+    if splits:
+        panel.legend(fontsize=8, frameon=False, ncols=3, loc="upper center")
+        panel.set_ylim(0, 112)

@@ -1,0 +1,125 @@
+"""A compiled training step is the step itself: same values, same gradients, same course of a run."""
+
+import pytest
+import torch
+from builders import TinyNetwork, copper, copper_dataset, tiny
+
+from nfflr.checkpoint import load_checkpoint
+from nfflr.compiled.cache import compiler
+from nfflr.compiled.graph import NotCompiled
+from nfflr.compiled.training import TrainingGraph
+from nfflr.errors import ConfigError
+from nfflr.models import base
+from nfflr.models.gnn.schnet import SchNet, SchNetConfig
+from nfflr.models.moment import MomentConfig, MomentNetwork
+from nfflr.train import trainer
+from nfflr.train.config import TrainingConfig
+from nfflr.train.trainer import train
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler here")
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch, tmp_path):
+    base.architectures()
+    monkeypatch.setitem(base.REGISTRY, TinyNetwork.key, TinyNetwork)
+    monkeypatch.setattr(trainer, "write_figure", lambda path, figure: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def traced_only(monkeypatch):
+    """The graph is traced but not compiled, which takes a second instead of minutes."""
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+
+
+def moment() -> MomentNetwork:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        small = MomentConfig(elements=("Cu",), channels=4, hidden=4, n_radial=3, cutoff=4.0)
+        return MomentNetwork(small).double()
+
+
+def gradients(model, forward, structures):
+    output = forward(structures)
+    loss = sum((k + 1) * value.square().mean() for k, value in enumerate(output.values()))
+    return torch.autograd.grad(loss, list(model.parameters()))
+
+
+def check_gradients(model):
+    compiled = TrainingGraph(model)
+    model.train()
+    for structures in (copper(3), copper(1, sizes=((2, 2, 2),)), copper(5, sizes=((1, 1, 1),), seed=2)):
+        found = gradients(model, compiled, structures)
+        expected = gradients(model, model, structures)
+        for a, b in zip(found, expected, strict=True):
+            assert torch.allclose(a, b, rtol=1e-9, atol=1e-10 * max(1, float(b.abs().max())))
+        with torch.no_grad():  # as an optimiser does: the graph must see it
+            for weight in model.parameters():
+                weight.mul_(1.01)
+
+
+@pytest.mark.parametrize("build", [lambda: tiny(), moment], ids=["tiny", "moment"])
+def test_gradients_are_those_of_the_model(build, traced_only):
+    check_gradients(build())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [lambda: tiny(), moment], ids=["tiny", "moment"])
+def test_gradients_of_the_compiled_step_are_those_of_the_model(build):
+    check_gradients(build())
+
+
+def weights_after(out, dataset, **settings):
+    config = {"epochs": 3, "batch_size": 4, "warmup_steps": 2, "validate_every": 3, "progress": False}
+    model = tiny(dtype=torch.float64)
+    train(TrainingConfig(dataset=dataset, model=model, output_dir=out, **{**config, **settings}))
+    return torch.cat(
+        [p.detach().flatten() for p in load_checkpoint(out / "model.safetensors")[0].parameters()]
+    )
+
+
+def test_a_run_takes_the_same_course(tmp_path, traced_only):
+    dataset = copper_dataset(12)
+    found = weights_after(tmp_path / "compiled", dataset, compile=True)
+    expected = weights_after(tmp_path / "plain", dataset)
+    assert torch.allclose(found, expected, rtol=1e-8, atol=1e-10)
+    assert not torch.allclose(found, torch.cat([p.flatten() for p in tiny().parameters()]), atol=1e-3)
+
+
+def test_evaluation_and_lone_atoms_are_left_to_the_model(traced_only):
+    model = tiny()
+    compiled = TrainingGraph(model)
+    assert not model.training  # as it was found
+    atoms = copper(1)[0]
+    assert not compiled(atoms)["forces"].requires_grad
+    model.train()
+    assert compiled(atoms)["forces"].requires_grad
+    lone = copper(1, sizes=((1, 1, 1),))[0][:1]
+    lone.cell *= 10
+    assert torch.isfinite(compiled(lone)["total_energy"])
+
+
+class Counted(TinyNetwork):
+    """Counts atoms with ``len``, which a graph takes for a constant."""
+
+    def energies(self, graph, vectors):
+        return super().energies(graph, vectors) * len(graph.atoms)
+
+
+def test_a_size_that_became_a_constant_is_found_out(traced_only):
+    with pytest.raises(NotCompiled):
+        TrainingGraph(Counted(tiny().config).double())
+
+
+def test_without_a_compiler_it_is_told_and_trained(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    weights_after(tmp_path / "run", copper_dataset(8), compile=True, epochs=1, validate_every=1)
+    assert "no C++ compiler" in caplog.text
+
+
+def test_properties_are_not_compiled(tmp_path):
+    model = SchNet(SchNetConfig(elements=("Cu",), readout="mean"))
+    with pytest.raises((ConfigError, ValueError), match="compile is for potentials"):
+        TrainingConfig(dataset=copper_dataset(8), model=model, output_dir=tmp_path, compile=True)
