@@ -274,10 +274,13 @@ def _load_ensemble(sources: Sequence[str | Path]) -> tuple[Ensemble, dict]:
 
 
 def _device(name: str | torch.device) -> torch.device:
+    expected = f"device: got {str(name)!r}; expected cpu, cuda or cuda:N"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"device: got {name!r}; expected cpu, cuda or cuda:N") from error
+        raise ConfigError(expected) from error
+    if device.type not in ("cpu", "cuda"):  # others lack float64, or numbers
+        raise ConfigError(expected)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: {name} asked for, but torch finds no GPU; use --device cpu")
     try:

@@ -128,7 +128,9 @@ class TrainingConfig(BaseModel):
     @field_validator("device")
     @classmethod
     def _there(cls, device: str | None) -> str | None:
-        kind = (device or "cpu").partition(":")[0]
+        if device is None:
+            return None
+        kind = device.partition(":")[0]
         if kind not in ("cpu", "cuda"):
             raise ValueError("expected cpu or cuda")
         if kind == "cuda" and not torch.cuda.is_available():

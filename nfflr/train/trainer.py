@@ -70,17 +70,18 @@ def train(
 
     Raises:
         ConfigError: the output exists, or a resume does not fit it.
+        CheckpointError: no state in the output verifies.
         NumericsError: the loss is not finite, or no round of tasks had the scores to select by.
         ResourceError: the output cannot be written, or another run writes to it.
         StoppedError: SIGINT or SIGTERM came; the state of the step that was going on is saved.
     """
     out = Path(config.output_dir)
     with watched_workers(), claimed(out, resume, overwrite):
+        state = newest_state(out / "state") if resume else None
+        if resume and state is None:
+            raise ConfigError(f"{out}: holds no training state to resume; train without --resume")
         run = Run(prepared(config, resume))
-        if resume:
-            state = newest_state(out / "state")
-            if state is None:
-                raise ConfigError(f"{out}: holds no training state to resume; train without --resume")
+        if state is not None:
             run.restore(*state)
             if is_first():
                 sweep_states(out / "state", run.step)
