@@ -69,7 +69,7 @@ class NFFLrCalculator(Calculator):
             raise ConfigError(f"dtype: got {dtype!r}; expected one of {sorted(DTYPES)}")
         if not 0 <= skin < np.inf:
             raise ConfigError(f"skin: got {skin}; expected a length in Å, not negative")
-        where, precision = _device(device or model.device), DTYPES.get(dtype, model.dtype)
+        where, precision = _device(model.device if device is None else device), DTYPES.get(dtype, model.dtype)
         # A copy: what the caller does to the model later must not change numbers that ASE has cached.
         self.model = copy.deepcopy(model).to(device=where, dtype=precision).eval()
         self.metadata = metadata or {}

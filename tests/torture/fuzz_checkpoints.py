@@ -19,7 +19,6 @@ import io
 import lzma
 import pickle
 import random
-import resource
 import sys
 import tempfile
 import time
@@ -34,6 +33,7 @@ import numpy as np
 import torch
 from builders import copper
 from forgery import Hostile, split
+from memory import peak, reset_peak
 
 from nfflr.checkpoint import FILE, load_checkpoint, pack, save_checkpoint
 from nfflr.cli.main import run
@@ -105,20 +105,6 @@ def _error(call: Callable[[], object]) -> object:
         return call()
     except Exception as error:  # whatever it is, the caller judges it
         return error
-
-
-def reset_peak() -> int:
-    """Let the peak of resident memory begin anew where the system can; return it in bytes."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    return peak()
-
-
-def peak() -> int:
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def sound_checkpoint(path: Path) -> bytes:

@@ -15,30 +15,31 @@ from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import FILE, save_checkpoint
 from nfflr.cli.failure import explain
 
-# Peak memory (kB) after silicon of each size in turn, in a process of its own: the counter never goes down.
+# Peak memory in bytes of silicon of each size in turn, in a process of its own.
 MEASURE = """
-import resource, sys
+import sys
 from ase.build import bulk
+from memory import peak
 from nfflr.calculator import NFFLrCalculator
 calc = NFFLrCalculator.load(sys.argv[1], dtype="float32")
 for n in map(int, sys.argv[2:]):
     atoms = bulk("Si", cubic=True).repeat((n // 800, 10, 10))
     atoms.rattle(0.05)
     calc.calculate(atoms)
-    print(len(atoms), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(len(atoms), peak())
 """
 
 
 def environment() -> dict:
-    root = str(Path(__file__).parents[2])
-    return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parents[2]
+    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}", "OMP_NUM_THREADS": "1"}
 
 
 def peaks(model, *sizes) -> np.ndarray:
     """Rows of number of atoms and peak memory in bytes."""
     command = [sys.executable, "-c", MEASURE, str(model), *map(str, sizes)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True, timeout=900)
-    return np.array([line.split() for line in done.stdout.splitlines()], float) * [1, 1024]
+    return np.array([line.split() for line in done.stdout.splitlines()], float)
 
 
 def assert_linear(found: np.ndarray) -> None:
