@@ -101,7 +101,10 @@ class Conversion:
         labels = {}
         for label, names in self.names.items():
             value = next((entry.values[n] for n in names if n in entry.values), None)
-            if not is_missing(value):
+            number = label in FORCE_FIELD_LABELS and isinstance(
+                value, float
+            )  # a NaN here is a failed calculation
+            if number or not is_missing(value):
                 labels[label] = self._label(label, value, entry)
         return Record(entry.id, entry.group, entry.atoms, labels)
 
@@ -209,7 +212,7 @@ def _stress_options(
 
 
 def is_missing(value: Any) -> bool:
-    """None, NaN, and what JARVIS writes for nothing."""
+    """None, NaN, and what JARVIS writes for nothing: of a property."""
     if isinstance(value, str):
         return value.strip().lower() in MISSING
     return value is None or (isinstance(value, float) and value != value)

@@ -3,67 +3,16 @@
 import shutil
 from pathlib import Path
 
-import ase.io
 import pytest
-from ase.build import bulk
-from builders import copper
+from workplace import CONFIG
 
-from nfflr.checkpoint import FILE, save_checkpoint
+from nfflr.checkpoint import FILE
 from nfflr.cli.main import COMMANDS, run
-from nfflr.models.moment import MomentConfig, MomentNetwork
+from nfflr.models.moment import MomentNetwork
 from nfflr.workflows import workflow_names
 from nfflr.workflows.contract import find_workflow
 
-CONFIG = """from pathlib import Path
-from nfflr.data.dataset import AtomsDataset
-from nfflr.models.moment import MomentConfig, MomentNetwork
-
-here = Path(__file__).parent
-dataset = AtomsDataset(here / "copper.xyz", n_train=4, n_val=2)
-model = MomentNetwork(MomentConfig(elements=("Cu",), channels=4, hidden=4, cutoff=3.5))
-output_dir = here / "run"
-progress, epochs, batch_size, warmup_steps = False, 1, 2, 0
-"""
 WORKFLOWS = workflow_names()
-
-
-@pytest.fixture(scope="module")
-def model() -> MomentNetwork:
-    return MomentNetwork(MomentConfig(elements=("Cu",), channels=4, hidden=4, cutoff=3.5)).eval()
-
-
-@pytest.fixture
-def place(tmp_path, model, monkeypatch) -> Path:
-    """The folder one works in: a model, a structure, labelled data and a config."""
-    for name in (FILE, "other.safetensors"):
-        save_checkpoint(tmp_path / name, model)
-    bulk("Cu", cubic=True).write(tmp_path / "cu.xyz")
-    ase.io.write(tmp_path / "other.xyz", bulk("Cu", cubic=True))
-    ase.io.write(tmp_path / "copper.xyz", copper(6))
-    (tmp_path / "config.py").write_text(CONFIG)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def fails(place, capsys):
-    """Runs ``nff``, which must end with this exit code and one line and change no file. Returns the line."""
-
-    def check(arguments: list, code: int, *words) -> str:
-        before = contents(place)
-        assert run([str(a) for a in arguments]) == code
-        stderr = capsys.readouterr().err.strip().splitlines()
-        assert stderr[-1].startswith("error: ") and "Traceback" not in "\n".join(stderr)
-        for word in words:
-            assert str(word) in stderr[-1]
-        assert contents(place) == before
-        return stderr[-1]
-
-    return check
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture
