@@ -144,7 +144,7 @@ class AtomsDataset(Dataset):
             names, (classify,) if isinstance(classify, str) else classify, classes, allow_missing
         )
         required = () if allow_missing or names else FORCE_FIELDS[target]
-        seen = [
+        seen: list[checks.Check] = [
             checks.LabelCheck(required),
             targets,
             checks.EnergyCheck(len(self.records)),

@@ -160,7 +160,7 @@ def read_records(
     names = {label: (keys[label],) if label in keys else module.KEYS.get(label, (label,)) for label in labels}
     if "total_energy" in labels or "forces" in labels:
         energy_units = energy_units or _fixed_energy_units(module, name)
-    stress, left_out = None, ()
+    stress, left_out = None, tuple[str, ...]()
     if "stress" in labels:
         stress = _stress_options(module, stress_units, stress_sign, stress_order)
         left_out = names.pop("stress") if stress is None else ()

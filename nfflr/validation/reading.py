@@ -134,6 +134,7 @@ def _structure(path: Path) -> ase.Atoms:
         atoms = ase.io.read(path)
     except Exception as error:  # every format has its own
         raise StructureError(f"{path}: cannot be read as a structure ({error})") from error
+    assert isinstance(atoms, ase.Atoms)  # without an index, the last
     if not len(atoms) or not np.isfinite(atoms.positions).all():
         raise StructureError(f"{path}: holds no atoms, or positions that are not finite")
     atoms.calc = None

@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import ase
 import numpy as np
 from ase.calculators.calculator import Calculator
-from ase.io.trajectory import Trajectory
+from ase.io.trajectory import Trajectory, TrajectoryWriter
 from ase.io.ulm import InvalidULMFileError
 from pydantic import BaseModel
 
@@ -68,7 +68,7 @@ class FolderArchive(Archive):
         self.folder = Path(folder)
         claim_folder(self.folder)
         self._path = self.folder / "frames.traj"
-        self._writer = None
+        self._writer: TrajectoryWriter | None = None
 
     def load(self, name: str) -> Record | None:
         """As ``Archive.load``.

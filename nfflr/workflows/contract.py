@@ -51,7 +51,7 @@ def find_workflow(name: str) -> Workflow:
     plot = getattr(module, "plot", None)
     return Workflow(
         name=name,
-        summary=inspect.getdoc(module).splitlines()[0],
+        summary=(inspect.getdoc(module) or name).splitlines()[0],
         function=function,
         settings=signature.parameters["settings"].annotation,
         result=signature.return_annotation,

@@ -315,7 +315,8 @@ def plot(
 
 def _distinct(stiffness: np.ndarray) -> list[tuple[int, int]]:
     """Indices of the constants that are neither zero nor the same number as one before."""
-    shown, seen = [], []
+    shown: list[tuple[int, int]] = []
+    seen: list[float] = []
     scale = np.abs(stiffness).max()
     for i, j in sorted(zip(*np.triu_indices(6), strict=True), key=lambda ij: (ij[0] > 2, ij[1] > 2, ij)):
         value = abs(stiffness[i, j])

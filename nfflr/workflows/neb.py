@@ -79,7 +79,8 @@ class Band(NEB):
 
     def has_top(self) -> bool:
         """Whether an image is higher than both ends: on a slope, one that climbs would leave the path."""
-        return self.energies[1:-1].max() > max(self.energies[0], self.energies[-1])
+        assert self.energies is not None  # the forces were asked for
+        return bool(self.energies[1:-1].max() > max(self.energies[0], self.energies[-1]))
 
 
 def neb(

@@ -11,6 +11,7 @@ import numpy as np
 from ase.calculators.calculator import Calculator
 from phonopy import Phonopy
 from pydantic import Field
+from spglib import SpglibDataset
 
 from ..errors import NumericsError
 from ..units import Unit
@@ -19,7 +20,7 @@ from .base import Array, Progress, Result, Text, silent
 from .lattice.bands import BandPath, band_path, name_of, ticks
 from .lattice.equivalence import rows_of
 from .lattice.figures import phonon_figure
-from .lattice.harmonic import displaced, rest, set_force_constants
+from .lattice.harmonic import displaced, rest, set_force_constants, supercells
 from .lattice.settings import ThermalSettings
 from .lattice.stability import Mode, lowest_mode, modulated
 from .lattice.supercell import supercell_matrix
@@ -119,6 +120,8 @@ def _result(phonon: Phonopy, path: BandPath, settings: PhononsSettings) -> Phono
     mode = lowest_mode(phonon, qpoints, settings.tolerance)
     stable = mode.frequency >= -settings.tolerance
     follow = None if stable else modulated(phonon, mode, settings.modulation, settings.tolerance)
+    space_group = phonon.symmetry.dataset
+    assert isinstance(space_group, SpglibDataset)  # no magnetic moments were given
     return PhononsResult(
         converged=True,
         message=_message(phonon, mode, stable, path),
@@ -127,9 +130,9 @@ def _result(phonon: Phonopy, path: BandPath, settings: PhononsSettings) -> Phono
         lowest_qpoint=mode.qpoint,
         highest_frequency=max(mesh.frequencies.max(), bands["band_frequencies"].max()),
         zero_point_energy=zero_point,
-        displacements=len(phonon.supercells_with_displacements),
+        displacements=len(supercells(phonon)),
         supercell_matrix=phonon.supercell_matrix,
-        space_group=phonon.symmetry.dataset.international,
+        space_group=space_group.international,
         cell=phonon.primitive.cell,
         scaled_positions=phonon.primitive.scaled_positions,
         symbols=phonon.primitive.symbols,
@@ -147,6 +150,7 @@ def _result(phonon: Phonopy, path: BandPath, settings: PhononsSettings) -> Phono
 
 def _bands(phonon: Phonopy, path: BandPath) -> dict:
     found = phonon.run_band_structure(path.qpoints, with_group_velocities=True)
+    assert found.group_velocities is not None  # asked for
     labels, places = ticks(path, found.distances)
     return {
         "band_labels": labels,
@@ -164,13 +168,15 @@ def _densities(phonon: Phonopy, mesh: np.ndarray) -> dict:
     those of all atoms add up to the total."""
     phonon.run_mesh(mesh, is_gamma_center=True, with_eigenvectors=True, is_mesh_symmetry=False)
     found = phonon.run_projected_dos()
+    shares = found.projected_dos
+    assert shares is not None  # run_projected_dos made them
     symbols = np.array(phonon.primitive.symbols)
     elements = list(dict.fromkeys(phonon.primitive.symbols))
     return {
         "dos_frequencies": found.frequency_points,
-        "dos": found.projected_dos.sum(axis=0),
+        "dos": shares.sum(axis=0),
         "dos_elements": elements,
-        "projected_dos": np.array([found.projected_dos[symbols == e].sum(axis=0) for e in elements]),
+        "projected_dos": np.array([shares[symbols == e].sum(axis=0) for e in elements]),
     }
 
 

@@ -139,8 +139,13 @@ def quasi_harmonic(phonons: Sequence[Phonopy], energies: np.ndarray, settings: Q
         raise NumericsError(f"structure: {NO_FIT} ({error}); {ADVICE}") from error
     if len(found.temperatures) != len(temperatures) - 1 or not np.isfinite(found.eos_parameters).all():
         raise NumericsError(f"structure: {NO_FIT} at every temperature; {ADVICE}")
-    lowest = np.array([lowest_mode(p, p.mesh.qpoints, settings.tolerance).frequency for p in phonons])
+    lowest = np.array([_lowest_frequency(phonon, settings.tolerance) for phonon in phonons])
     return _result(found, static, energies, lowest, settings, len(phonons[0].primitive))
+
+
+def _lowest_frequency(phonon: Phonopy, tolerance: float) -> float:
+    assert phonon.mesh is not None  # from the thermal properties
+    return lowest_mode(phonon, phonon.mesh.qpoints, tolerance).frequency
 
 
 def _same_mesh(phonons: Sequence[Phonopy], length: float) -> list[int]:
@@ -148,6 +153,7 @@ def _same_mesh(phonons: Sequence[Phonopy], length: float) -> list[int]:
     that change with the volume would put steps into the free energy."""
     phonon = phonons[len(phonons) // 2]
     phonon.init_mesh(length)
+    assert phonon.mesh_numbers is not None
     return [int(n) | 1 for n in phonon.mesh_numbers]
 
 

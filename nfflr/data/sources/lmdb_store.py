@@ -49,19 +49,19 @@ class LmdbEntries(Sequence):
         self.path, self.wanted = path.resolve(), wanted
         self.stamp = _stamp(self.path)
         index = _unsealed(self._get(INDEX), INDEX_KIND, f"{path}: index")[1]
-        self.count = index["count"]
-        if self._environment().stat()["entries"] != self.count + 1:
+        self.size: int = index["count"]
+        if self._environment().stat()["entries"] != self.size + 1:
             raise StructureError(
-                f"{path}: does not hold the {self.count} records it promises; write it again"
+                f"{path}: does not hold the {self.size} records it promises; write it again"
             )
 
     def __len__(self) -> int:
-        return self.count
+        return self.size
 
     def __getitem__(self, index: int) -> Entry:
-        if not -self.count <= index < self.count:
+        if not -self.size <= index < self.size:
             raise IndexError(index)
-        k = index % self.count
+        k = index % self.size
         where = f"{self.path}: record {k}"
         tensors, head = _unsealed(self._get(_key(k)), KIND, where)
         arrays = {name: value.numpy() for name, value in tensors.items()}

@@ -78,7 +78,7 @@ def check_batch(calculator: Calculator, structures: Sequence[ase.Atoms], limits:
         single = {key: calculator.get_property(key, atoms) for key in worst}
         worst["energy"] = max(worst["energy"], abs(batched["energy"] - single["energy"]) / len(atoms))
         worst["forces"] = max(worst["forces"], np.abs(batched["forces"] - single["forces"]).max())
-    largest = max(worst, key=worst.get)
+    largest = max(worst, key=worst.__getitem__)
     unit = {"energy": "eV/atom", "forces": "eV/Å"}[largest]
     message = f"a batch of {len(structures)}"
     return measured(name, worst[largest], unit, limits.batch, message)

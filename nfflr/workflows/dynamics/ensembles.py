@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import ase
 import numpy as np
@@ -43,8 +44,8 @@ class Ensemble:
     """
 
     build: Callable[[ase.Atoms, MdSettings, int, np.random.Generator], MolecularDynamics]
-    aim: Callable[[MolecularDynamics, float, float, int], None]
-    energy: Callable[[MolecularDynamics], float] | None
+    aim: Callable[[Any, float, float, int], None]  # of what ``build`` returns, as below
+    energy: Callable[[Any], float] | None
     hidden: tuple[str, ...] = ()
     keeps_momentum: bool = True
 

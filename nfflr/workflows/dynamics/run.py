@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import ase
 import numpy as np
 from ase.calculators.calculator import Calculator
+from ase.md.md import MolecularDynamics
 from ase.units import kB
 
 from ...errors import NFFLrError, NumericsError
@@ -80,7 +81,7 @@ class Run:
         self.rng = noise
         self.step = 0
         self.offset = 0.0  # eV: jumps of the conserved quantity where its targets were changed
-        self.dynamics = None
+        self.dynamics: MolecularDynamics  # made by pick_up
 
     def pick_up(self, record: Record | None) -> None:
         """Continue from a record (None: from the start), with nothing kept from before."""
@@ -180,8 +181,9 @@ class Run:
     def _retarget(self, step: int) -> None:
         before = self.conserved()
         self._aim(step)
-        if before is not None:
-            self.offset += self.conserved() - before
+        after = self.conserved()
+        if before is not None and after is not None:
+            self.offset += after - before
 
 
 def simulate(
