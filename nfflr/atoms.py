@@ -80,7 +80,7 @@ class Atoms:
         return torch.where(volume > 1e-9 * cell.norm(dim=2).prod(1), volume, torch.zeros_like(volume))
 
     def to(self, device: torch.device | str) -> Atoms:
-        moved = {name: value.to(device) if value is not None else None for name, value in vars(self).items()}
+        moved: dict[str, Any] = {name: value.to(device) if value is not None else None for name, value in vars(self).items()}
         return replace(self, **moved)
 
 

@@ -64,7 +64,7 @@ class NFFLrCalculator(Calculator):
             raise ConfigError(f"dtype: got {dtype!r}; expected one of {sorted(DTYPES)}")
         if not 0 <= skin < np.inf:
             raise ConfigError(f"skin: got {skin}; expected a length in Å, not negative")
-        where, precision = _device(device or model.device), DTYPES.get(dtype, model.dtype)
+        where, precision = _device(device or model.device), DTYPES[dtype] if dtype else model.dtype
         # A copy: what the caller does to the model later must not change numbers that ASE has cached.
         self.model = copy.deepcopy(model).to(device=where, dtype=precision).eval()
         self.metadata = metadata or {}
@@ -93,13 +93,14 @@ class NFFLrCalculator(Calculator):
             ConfigError: there is no such checkpoint, or an ensemble has one member.
             CheckpointError: it is damaged or does not fit this version.
         """
-        several = not isinstance(source, str | Path)
-        files = list(source) if several else find_members(source)
-        if several or len(files) > 1:
-            model, metadata = _load_ensemble(files)
+        model: Potential | Ensemble
+        name: str | list[str]
+        if isinstance(source, str | Path):
+            files, name = find_members(source), str(source)
+            model, metadata = _load_ensemble(files) if len(files) > 1 else load_checkpoint(source)
         else:
-            model, metadata = load_checkpoint(source)
-        name = [str(item) for item in source] if several else str(source)
+            model, metadata = _load_ensemble(list(source))
+            name = [str(item) for item in source]
         return cls(model, device=device, dtype=dtype, skin=skin, metadata={**metadata, "source": name})
 
     def set_atoms(self, atoms: ase.Atoms) -> None:
@@ -115,6 +116,7 @@ class NFFLrCalculator(Calculator):
         """
         self.results = {}  # a call that fails must not leave those of another structure
         super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None  # ASE keeps a copy of what it is given
         check_structure(self.atoms)
         has_stress = _has_volume(self.atoms)
         with torch.inference_mode(False):  # the list is kept, and may meet gradients later
@@ -127,7 +129,7 @@ class NFFLrCalculator(Calculator):
         known = getattr(self.model, "shortest_distances", None)
         if known is None:
             return None
-        numbers = self.model.numbers.cpu().numpy()
+        numbers = [chemical_symbols.index(element) for element in self.model.elements]
         table = np.zeros((len(chemical_symbols), len(chemical_symbols)))
         table[np.ix_(numbers, numbers)] = known.cpu().numpy()
         return table
@@ -159,7 +161,7 @@ class NFFLrCalculator(Calculator):
         Raises:
             StructureError, NumericsError: naming the structure by its position.
         """
-        results = []
+        results: list[dict] = []
         with torch.inference_mode(False):
             for chunk in self._chunks(structures, max_edges):
                 output = self.model(batch_graphs([graph for _, graph in chunk]))
@@ -179,7 +181,8 @@ class NFFLrCalculator(Calculator):
         # Displaced copies of one supercell share a list. It begins here and not with what the calculator met
         # before, so that the same structures give the same bits.
         neighbours = VerletList(self.model.cutoff, self._neighbours.skin, self.model.device)
-        chunk, edges = [], 0
+        chunk: list[tuple[ase.Atoms, Graph]] = []
+        edges = 0
         for k, atoms in enumerate(structures):
             check_structure(atoms, f"structure {k}")
             try:
@@ -195,7 +198,7 @@ class NFFLrCalculator(Calculator):
         if chunk:
             yield chunk
 
-    def todict(self) -> dict:
+    def todict(self, skip_default: bool = True) -> dict:
         """JSON description: enough to know which numbers these are; of an ensemble, all digests."""
         return {
             "name": self.name,
@@ -240,7 +243,7 @@ def _results(output: dict[str, torch.Tensor], has_stress: bool, item: str = "str
         NumericsError: a value is not finite.
     """
     energy = float(output["total_energy"])
-    results = {
+    results: dict[str, float | np.ndarray] = {
         "energy": energy,
         "free_energy": energy,
         "energies": _array(output["energies"]),

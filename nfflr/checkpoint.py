@@ -263,7 +263,8 @@ def find_members(source: str | Path) -> list[Path]:
         if not folder.is_dir():
             folder = bundled_calculators().get(str(source), folder)
         found = {p: MEMBER.fullmatch(p.name) for p in folder.glob("member-*.safetensors")}
-        return sorted((p for p, match in found.items() if match), key=lambda p: int(found[p][1]))
+        numbers = {p: int(match[1]) for p, match in found.items() if match}
+        return sorted(numbers, key=numbers.__getitem__)
     return []
 
 

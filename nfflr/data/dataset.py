@@ -123,7 +123,7 @@ class AtomsDataset(Dataset):
         }
         read = partial(
             read_records,
-            labels=names or LABELS[target],
+            labels=names or LABELS[str(target)],  # without names it is a word
             energy_units=energy_units,
             stress_units=stress_units,
             stress_sign=stress_sign,
@@ -143,7 +143,7 @@ class AtomsDataset(Dataset):
         targets = TargetCheck(
             names, (classify,) if isinstance(classify, str) else classify, classes, allow_missing
         )
-        required = () if allow_missing or names else FORCE_FIELDS[target]
+        required = () if allow_missing or names else FORCE_FIELDS[str(target)]
         seen: list[checks.Check] = [
             checks.LabelCheck(required),
             targets,
@@ -184,7 +184,9 @@ class AtomsDataset(Dataset):
 
     def _loader(self) -> Callable[[ase.Atoms], Any]:
         transform = self.transform or partial(periodic_radius_graph, r=DEFAULT_CUTOFF)
-        return transform if self.diskcache in (False, None) else DiskCache(self.diskcache, transform)
+        if self.diskcache is False or self.diskcache is None:
+            return transform
+        return DiskCache(self.diskcache, transform)
 
     def part(self, name: str) -> Sequence[Record]:
         """Records of the split ``"train"``, ``"val"`` or ``"test"``."""

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
+import ase
 import numpy as np
 
 from ..errors import ConfigError, NFFLrError, StructureError
@@ -65,7 +68,7 @@ class Diagnosis:
                 raise finding.kind(str(finding))
 
 
-def diagnose(source: Source, **options: Any) -> Diagnosis:
+def diagnose(source: str | Path | Sequence[ase.Atoms], **options: Any) -> Diagnosis:
     """Read a source and judge it.
 
     Args:
@@ -79,7 +82,7 @@ def diagnose(source: Source, **options: Any) -> Diagnosis:
     options = {name: value for name, value in options.items() if value is not None and value != {}}
     module = sources.find(source)
     # Where the format fixes no unit and none is given, the numbers are read as they stand, to be looked at.
-    assumed: dict[str, str | int] = {"energy_units": "eV"} if module.ENERGY_UNITS is None else {}
+    assumed: dict[str, Any] = {"energy_units": "eV"} if module.ENERGY_UNITS is None else {}
     no_stress_unit = module.STRESS is None and "stress_units" not in options
     if no_stress_unit:
         assumed |= {"stress_units": "eV/Å^3", "stress_sign": 1, "stress_order": "voigt"}

@@ -60,7 +60,7 @@ class LazyRecords(Sequence):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Record:  # type: ignore[override]  # no slices
         return self.convert(self.entries[index])
 
 
@@ -73,7 +73,7 @@ class Chosen(Sequence):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Record:  # type: ignore[override]  # no slices
         k = self.indices[index]
         for part in self.parts:
             if k < len(part):

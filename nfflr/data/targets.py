@@ -97,7 +97,7 @@ class TargetCheck:
                     raise ConfigError(f"{option}: {name!r} is not a target; {expected}{hint}")
         self.kinds: dict[str, Counter] = {name: Counter() for name in names}
         self.first: dict[tuple, str] = {}
-        self.values: dict[str, dict[str, object]] = {name: {} for name in names}
+        self.values: dict[str, dict[str, int | str]] = {name: {} for name in names}
         self.properties: tuple[Property, ...] = ()
 
     def add(self, index: int, record: Record) -> None:

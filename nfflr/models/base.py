@@ -52,6 +52,11 @@ class Potential(ExactBuffers):
     is_potential = True  # False for a property model, which returns no energy
     compute_forces = True  # a model set to False returns energies alone
     fits_references = True  # False for a complete potential, whose energies need no reference
+    key: str  # in the registry
+    element_index: torch.Tensor
+    numbers: torch.Tensor
+    reference_energies: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, config: PotentialConfig):
         super().__init__()
@@ -181,7 +186,7 @@ def sum_structures(values: torch.Tensor, atoms: Atoms) -> torch.Tensor:
     if not atoms.is_batch:
         return values.sum(0)
     total = values.new_zeros(atoms.n_structures, *values.shape[1:])
-    return total.index_add(0, atoms.structure, values)
+    return total.index_add(0, atoms.structure_index(), values)
 
 
 def forces_from_bonds(graph: Graph, slopes: torch.Tensor) -> torch.Tensor:
@@ -195,7 +200,7 @@ def stress_from_bonds(graph: Graph, vectors: torch.Tensor, slopes: torch.Tensor)
     atoms = graph.atoms
     if atoms.is_batch:
         outer = (vectors[:, :, None] * slopes[:, None, :]).flatten(1)  # (E, 9)
-        index = atoms.structure.index_select(0, graph.dst)
+        index = atoms.structure_index().index_select(0, graph.dst)
         virial = slopes.new_zeros(atoms.n_structures, 9).index_add(0, index, outer).view(-1, 3, 3)
     else:
         virial = (vectors.T @ slopes)[None]  # (1, 3, 3)

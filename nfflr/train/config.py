@@ -217,7 +217,7 @@ def _literal(path: Path, name: str, default: int) -> int:
         raise ConfigError(f"{path}: line {error.lineno}: {error.msg}; correct the config") from error
     except ValueError as error:
         raise ConfigError(f"{path}: not a Python file ({error}); give a config") from error
-    found = default
+    found: object = default
     for node in tree.body:
         targets = getattr(node, "targets", [getattr(node, "target", None)])
         value = getattr(node, "value", None)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..calculator import NFFLrCalculator
+from ..models.base import Potential
 from ..validation.reading import read_suite
 from ..validation.suite import Report, Suite
 from ..validation.tasks import Outcome, Task
@@ -62,7 +63,7 @@ class Physics:
         late = self.minutes > 0 and time.monotonic() - self._last > 60 * self.minutes
         return epoch == epochs or epoch % self.every == 0 or any(gathered(late))
 
-    def measure(self, model: nn.Module, begin: Callable[[str], None] = lambda name: None) -> Report:
+    def measure(self, model: Potential, begin: Callable[[str], None] = lambda name: None) -> Report:
         """The tasks on a potential, by the calculator that a user would get of it.
 
         The ranks share the tasks, so that none waits for one to do all, and every rank gets every outcome

@@ -231,7 +231,7 @@ def selectors(select_by: str | dict[str, float]) -> dict[str, float]:
     return select_by if isinstance(select_by, dict) else {select_by: 1.0}
 
 
-def make_objective(config: TrainingConfig) -> Objective:
+def make_objective(config: TrainingConfig) -> Objective[Any]:
     """The task that the data set sets."""
     return ForceFieldObjective(config) if config.dataset.is_force_field else PropertyObjective(config)
 

@@ -76,7 +76,7 @@ def train(
             )
             loader = make_loader(run.config.dataset, run.batches, config.accumulate, config.num_workers)
             engine.run(loader)
-    if is_first():
+    if record is not None:  # of the first rank
         write_figure(out / "learning-curve.png", learning_curve(run.history, run.objective.columns))
         record.finish()
         write_swag(run, out / SWAG)
@@ -115,7 +115,7 @@ def make_engine(
 
     @engine.on(Events.ITERATION_COMPLETED)
     def record(engine: Engine) -> None:
-        losses.append(engine.state.output)
+        losses.append(engine.state.output)  # type: ignore[arg-type]  # ignite says int; train_step's float
         rate = run.optimizer.param_groups[0]["lr"]
         log({"train/step_loss": losses[-1], "learning_rate": rate}, run.step)
         if on_step:

@@ -58,7 +58,7 @@ class LmdbEntries(Sequence):
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index: int) -> Entry:
+    def __getitem__(self, index: int) -> Entry:  # type: ignore[override]  # no slices
         if not -self.size <= index < self.size:
             raise IndexError(index)
         k = index % self.size

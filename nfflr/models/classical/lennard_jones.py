@@ -62,6 +62,8 @@ class LennardJones(Potential):
     """
 
     Config = LennardJonesConfig
+    config: LennardJonesConfig
+    pair_index: torch.Tensor
     fits_references = False
 
     def __init__(self, config: LennardJonesConfig):

@@ -135,6 +135,19 @@ class Tersoff(Potential):
     """
 
     Config = TersoffConfig
+    A: nn.Parameter
+    B: nn.Parameter
+    lam: nn.Parameter
+    mu: nn.Parameter
+    n: nn.Parameter
+    c: nn.Parameter
+    d: nn.Parameter
+    h: nn.Parameter
+    gamma: nn.Parameter
+    lambda3: nn.Parameter
+    r1: torch.Tensor
+    r2: torch.Tensor
+    m: torch.Tensor
     fits_references = False
 
     def __init__(self, config: TersoffConfig):

@@ -71,6 +71,7 @@ class ALIGNN(PropertyModel):
     """See the module's text; a potential or, by its ``readout``, a property model."""
 
     Config = ALIGNNConfig
+    config: ALIGNNConfig
 
     def __init__(self, config: ALIGNNConfig):
         super().__init__(config)
@@ -149,6 +150,8 @@ class EdgeGatedConv(nn.Module):
 
 class Gaussians(nn.Module):
     """exp(−(x − μ_k)² / Δ) with n centres μ_k from low to high, Δ apart: (M,) → (M, n)."""
+
+    centres: torch.Tensor
 
     def __init__(self, low: float, high: float, n: int):
         super().__init__()

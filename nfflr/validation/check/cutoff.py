@@ -42,7 +42,7 @@ def check_smoothness(
     start = 0.7 * nearest(symbols[0], symbols[0])
 
     def dimer(s: float) -> ase.Atoms:
-        return open_box(symbols * 2, [[0, 0, 0], [start + s, 0, 0]], reach + 2)
+        return open_box(symbols * 2, [[0.0, 0.0, 0.0], [start + s, 0.0, 0.0]], reach + 2)
 
     found = {"fragment": _jumps(calculator, path, length)}
     found["two atoms"] = _jumps(calculator, dimer, reach + 1 - start)

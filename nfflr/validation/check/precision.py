@@ -43,7 +43,9 @@ def check_drift(drift: Drift, limits: Limits) -> CheckResult:
     name, unit = f"NVE drift, {drift.label}", "meV/atom/ps"
     if len(drift.time) <= STEPS // 4:
         return CheckResult(name, False, None, unit, limits.drift, f"exploded after {drift.time[-1]:.3f} ps")
-    slope, error = slope_and_error(drift.time, drift.energy)
+    fit = slope_and_error(drift.time, drift.energy)
+    assert fit is not None  # there are enough points
+    slope, error = fit
     message = f"± {error:.2g}; {drift.time[-1]:.2f} ps at {TEMPERATURE:g} K"
     return measured(name, abs(slope), unit, limits.drift, message)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ase
 import numpy as np
@@ -105,10 +106,10 @@ def open_box(symbols: Sequence[str], places: ArrayLike, room: float) -> ase.Atom
 
 
 def _crystal(symbol: str, cubic: bool) -> ase.Atoms:
-    state = reference_states[atomic_numbers[symbol]] or {}
+    state: dict[str, Any] = reference_states[atomic_numbers[symbol]] or {}
     lattice, a = "fcc", None
     if state.get("symmetry") in LATTICES:
-        lattice, a = str(state["symmetry"]), state.get("a")
+        lattice, a = state["symmetry"], state.get("a")
     return bulk(symbol, lattice, a=a or nearest(symbol, symbol) / BOND[lattice], cubic=cubic)
 
 

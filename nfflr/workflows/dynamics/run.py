@@ -15,14 +15,13 @@ from dataclasses import dataclass
 import ase
 import numpy as np
 from ase.calculators.calculator import Calculator
-from ase.md.md import MolecularDynamics
 from ase.units import kB
 
 from ...errors import NFFLrError, NumericsError
 from ...units import GPA
 from ..archive import Archive, Record
 from ..base import Progress, has_stress, snapshot
-from .ensembles import ENSEMBLES, hidden_state, restore
+from .ensembles import ENSEMBLES, Integrator, hidden_state, restore
 from .guard import ExplosionError, Guard, TooNear
 from .settings import MdSettings
 from .start import check_moving, degrees_of_freedom, random_velocities
@@ -81,7 +80,7 @@ class Run:
         self.rng = noise
         self.step = 0
         self.offset = 0.0  # eV: jumps of the conserved quantity where its targets were changed
-        self.dynamics: MolecularDynamics  # made by pick_up
+        self.dynamics: Integrator  # made by pick_up
 
     def pick_up(self, record: Record | None) -> None:
         """Continue from a record (None: from the start), with nothing kept from before."""

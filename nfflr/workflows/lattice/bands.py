@@ -8,7 +8,6 @@ from itertools import pairwise
 import numpy as np
 from ase.cell import Cell
 from ase.dft.kpoints import parse_path_string
-from numpy.typing import NDArray
 from phonopy import Phonopy
 from phonopy.phonon.band_structure import get_band_qpoints_and_path_connections
 
@@ -55,7 +54,7 @@ def band_path(phonon: Phonopy, points: int) -> BandPath:
         ) from error
     pieces = parse_path_string(path.path)
     coordinates = [[path.special_points[name] for name in names] for names in pieces]
-    reciprocal: NDArray[np.double] = np.linalg.inv(phonon.primitive.cell)  # columns
+    reciprocal = np.linalg.inv(phonon.primitive.cell).astype(np.double)  # columns
     qpoints, _ = get_band_qpoints_and_path_connections(coordinates, points, reciprocal)
     ends = [(a, b) for names in pieces for a, b in pairwise(names)]
     return BandPath(

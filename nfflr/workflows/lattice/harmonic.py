@@ -124,7 +124,7 @@ def _born(phonon: Phonopy, file: Path, symprec: float) -> NacParams:
     except (BORNFileParseError, ValueError, IndexError, RuntimeError, UnicodeDecodeError) as error:
         atoms = " ".join(phonon.primitive.symbols)
         raise ConfigError(
-            f"{settings.born}: not a BORN file for the primitive cell {atoms} ({error}); phonopy expects a "
+            f"{file}: not a BORN file for the primitive cell {atoms} ({error}); phonopy expects a "
             "line of units, nine numbers of the dielectric tensor, nine per independent atom"
         ) from error
 
