@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import ase
 import numpy as np
@@ -107,7 +108,12 @@ class NFFLrCalculator(Calculator):
         """Called by ASE when the calculator is attached: refuse elements the model does not cover."""
         self.model.species(torch.as_tensor(atoms.numbers, dtype=torch.int64, device=self.model.device))
 
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
         """One evaluation gives all properties.
 
         Raises:
@@ -139,7 +145,9 @@ class NFFLrCalculator(Calculator):
         super().reset()
         self._neighbours.forget()
 
-    def get_property(self, name, atoms=None, allow_calculation=True):
+    def get_property(
+        self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:  # a float or an array, by its name
         """As ASE's; a stress that does not exist is refused before anything is computed."""
         target = self.atoms if atoms is None else atoms
         if name == "stress" and target is not None and not _has_volume(target):

@@ -85,7 +85,7 @@ def save_checkpoint(
     _check_tensors(type(model), model.config, model.dtype, tensors, Path(path))
     content = pack(tensors, metadata)
     write_atomically(Path(path), content)
-    return read_metadata(content, FORMAT, VERSION)["sha256"]
+    return str(read_metadata(content, FORMAT, VERSION)["sha256"])
 
 
 def _energy_metadata(model: Potential) -> dict:

@@ -137,6 +137,7 @@ class Run:
                     compared[rival.model] = {"calculator": rival.calculator, **result_record(rival.result)}
             if compared:
                 record["compared"] = compared
+            assert first.result is not None  # else it was raised
             outputs.write(first.result, record, self._figure(first, others))
         return findings, outputs
 

@@ -104,14 +104,17 @@ def _wrap(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.
     return box, wrapped, image.astype(np.int64)
 
 
-def _vesin(positions, box, pbc, cutoff):
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # i, j, S
+
+
+def _vesin(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float) -> Found:
     # One thread: callers that want more run more structures, and nobody's cores are taken unasked.
     search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
     i, j, shift = search.compute(positions, box, pbc, quantities="ijS")
     return i.astype(np.int64), j.astype(np.int64), shift.astype(np.int64)
 
 
-def _matscipy(positions, box, pbc, cutoff):
+def _matscipy(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float) -> Found:
     span = np.ptp(positions, axis=0) + 2 * cutoff  # its cell must hold the atoms along open axes
     box = np.where(pbc[:, None], box, box * np.linalg.norm(span))
     i, j, shift = matscipy_neighbours("ijS", cutoff=cutoff, positions=positions, cell=box, pbc=pbc)

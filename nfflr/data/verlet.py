@@ -22,7 +22,8 @@ class VerletList:
     def __init__(self, cutoff: float, skin: float, device: torch.device | str = "cpu"):
         self.cutoff, self.skin, self.device = cutoff, skin, torch.device(device)
         self.builds = 0
-        self._built: tuple | None = None
+        self._built: tuple[np.ndarray, ...] | None = None
+        self._candidates: tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # of _build
 
     def graph(self, atoms: ase.Atoms) -> Graph:
         """All pairs closer than the cutoff; the stored candidates are searched again when they must be.
@@ -39,7 +40,8 @@ class VerletList:
             return candidates
         near = candidates.vectors().square().sum(1) < self.cutoff**2  # (E,)
         keep = near.nonzero().squeeze(1)
-        graph = Graph(current, *(edge.index_select(0, keep) for edge in self._candidates))
+        src, dst, shift = (edge.index_select(0, keep) for edge in self._candidates)
+        graph = Graph(current, src, dst, shift)
         check_distances(graph)
         return graph
 
@@ -63,6 +65,7 @@ class VerletList:
         reach = self.cutoff + self.skin
         i, j, shift = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, reach)
         translation = shift.astype(float) @ atoms.cell.array  # (E, 3)
-        self._candidates = tuple(torch.from_numpy(x).to(self.device) for x in (j, i, translation))
+        src, dst, shifts = (torch.from_numpy(x).to(self.device) for x in (j, i, translation))
+        self._candidates = src, dst, shifts
         self._built = tuple(x.copy() for x in (atoms.positions, atoms.cell.array, atoms.pbc, atoms.numbers))
         self.builds += 1

@@ -10,7 +10,9 @@ through learned embeddings, so their number does not change the cost.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache, partial
+from typing import cast
 
 import torch
 from ase.data import covalent_radii

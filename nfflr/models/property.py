@@ -56,7 +56,7 @@ class PropertyConfig(PotentialConfig):
 
 def sizes_by_name(outputs: int | dict[str, int]) -> dict[str | None, int]:
     """Components of each output; a single one without a name is under None."""
-    return {**outputs} if isinstance(outputs, dict) else {None: outputs}
+    return {name: size for name, size in outputs.items()} if isinstance(outputs, dict) else {None: outputs}
 
 
 class PropertyHead(ExactBuffers):

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 from py_config_runner import ConfigObject
@@ -115,7 +115,7 @@ class TrainingConfig(BaseModel):
 
     @field_validator("criterion")
     @classmethod
-    def _averages(cls, criterion: nn.Module | dict[str, nn.Module]):
+    def _averages(cls, criterion: nn.Module | dict[str, nn.Module]) -> nn.Module | dict[str, nn.Module]:
         for one in criterion.values() if isinstance(criterion, dict) else [criterion]:
             if getattr(one, "reduction", "mean") != "mean":
                 raise ValueError("a criterion must average (reduction='mean'), as a batch comes in parts")
@@ -132,7 +132,7 @@ class TrainingConfig(BaseModel):
         return device
 
     @model_validator(mode="after")
-    def _swag_has_weights_to_sample(self):
+    def _swag_has_weights_to_sample(self) -> Self:
         if self.swag_samples and self.swa_start >= 1:
             raise ValueError("swag_samples needs swa_start below 1, from where weights are collected")
         return self

@@ -12,6 +12,8 @@ from typing import TypeVar, cast
 import ignite.distributed as idist
 import torch
 
+T = TypeVar("T")
+
 
 def is_first() -> bool:
     """Whether this process writes the files."""

@@ -35,7 +35,8 @@ class ForceFieldObjective:
         ConfigError: settings of properties are given.
     """
 
-    keys, columns = KEYS, COLUMNS
+    keys: tuple[str, ...] = KEYS
+    columns: tuple[Column, ...] = COLUMNS
 
     def __init__(self, config: TrainingConfig):
         if isinstance(config.criterion, dict):

@@ -68,9 +68,7 @@ class Objective(Protocol[P]):
         """Predictions of several parts as one."""
 
 
-def predict_shared(
-    objective: Objective[P], model: Potential, dataset: AtomsDataset, indices: list[int]
-) -> P:
+def predict_shared(objective: Objective[P], model: Potential, dataset: AtomsDataset, indices: list[int]) -> P:
     """As ``objective.predict``, each rank doing its share; every rank gets all."""
     own = share(indices)
     parts = gathered(objective.predict(model, dataset, own) if own else None)

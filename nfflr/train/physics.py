@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from ..calculator import NFFLrCalculator
 from ..models.base import Potential
@@ -80,9 +79,9 @@ class Physics:
                 report = Suite(tuple(own)).run(
                     NFFLrCalculator(model), budget_s=self.budget, begin=lambda task: begin(task.name)
                 )
-            parts = [(o.task.name, o.status, o.scores, o.message) for o in report.outcomes]
+            parts = [(o.task.name, (o.status, o.scores, o.message)) for o in report.outcomes]
         self._last = time.monotonic()
-        found = {name: rest for part in gathered(parts) for name, *rest in part}
+        found = {name: told for part in gathered(parts) for name, told in part}
         outcomes = tuple(Outcome(task, *found[task.name]) for task in self.tasks)
         return Report(Suite(tuple(self.tasks)), outcomes)
 

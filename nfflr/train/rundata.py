@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,9 @@ def predicted(model, dataset: AtomsDataset, indices: Sequence[int], title: str):
     return properties.errors(), property_parity(properties, dataset.classes, title)
 
 
-def summary(dataset: AtomsDataset, parts: Mapping[str, Sequence[int]]) -> tuple[list[str], list[list[object]]]:
+def summary(
+    dataset: AtomsDataset, parts: Mapping[str, Sequence[int]]
+) -> tuple[list[str], list[list[object]]]:
     """A table of splits: structures, atoms, and the ranges of what is labelled."""
     force_field = dataset.is_force_field
     headers = ["split", "structures", "atoms", "atoms per structure"]

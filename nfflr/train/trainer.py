@@ -12,8 +12,10 @@ import torch
 from ignite.engine import Engine, Events
 
 from ..checkpoint import FILE, find_members, save_checkpoint
+from ..data.dataset import AtomsDataset
 from ..errors import ConfigError, NumericsError
 from ..files import claim_folder, write_figure
+from ..models.base import Potential
 from ..validation.suite import Report
 from .batches import make_loader
 from .config import TrainingConfig
@@ -131,7 +133,7 @@ def make_engine(
             return
         row = run.validate(float(np.mean(losses)))
         if tasks:
-            report = run.physics.measure(run.ema.module, on_task)
+            report = run.physics.measure(run.average, on_task)
             row |= metrics_of(report)
         losses.clear()
         improved = select(run, row)
@@ -198,7 +200,7 @@ def keep(run: Run, row: dict[str, float], out: Path, improved: bool) -> None:
     """Write the weights if they are the best so far, then the metrics and the state."""
     if improved:
         scores = {k: v for k, v in row.items() if k.startswith("val/") and math.isfinite(v)}
-        _save(run, run.ema.module, out / FILE, {**scores, "epoch": row["epoch"]})
+        _save(run, run.average, out / FILE, {**scores, "epoch": row["epoch"]})
     write_metrics(out, run.history)
     save_state(out / "state", run.step, run.tensors(), run.metadata())
 
@@ -222,10 +224,10 @@ def write_swag(run: Run, folder: Path) -> None:
     generator = torch.Generator().manual_seed(run.config.random_seed)
     for k in range(run.config.swag_samples):
         run.swag.sample(run.ema.module, generator)
-        _save(run, run.ema.module, folder / f"member-{k}.safetensors", {})
+        _save(run, run.average, folder / f"member-{k}.safetensors", {})
 
 
-def _save(run: Run, model, path: Path, scores: dict[str, float]) -> None:
+def _save(run: Run, model: Potential, path: Path, scores: dict[str, float]) -> None:
     dataset = run.config.dataset
     save_checkpoint(
         path,
@@ -237,7 +239,7 @@ def _save(run: Run, model, path: Path, scores: dict[str, float]) -> None:
     )
 
 
-def described_targets(dataset) -> dict[str, dict]:
+def described_targets(dataset: AtomsDataset) -> dict[str, dict]:
     """Kind and classes of each target, as a checkpoint carries them."""
     kinds = {name: {"kind": "regression"} for name in dataset.targets}
     return kinds | {name: {"kind": "class", "classes": list(c)} for name, c in dataset.classes.items()}

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, overload
 from zipfile import BadZipFile
 
 import ase
@@ -139,7 +140,7 @@ class FolderArchive(Archive):
         shutil.rmtree(self.folder)
 
 
-class _StoredFrames(Sequence):
+class _StoredFrames(Sequence[ase.Atoms]):
     """Frames of a trajectory file, read one at a time."""
 
     def __init__(self, path: Path):
@@ -155,13 +156,20 @@ class _StoredFrames(Sequence):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index):
+    @overload
+    def __getitem__(self, index: int) -> ase.Atoms: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[ase.Atoms]: ...
+
+    def __getitem__(self, index: int | slice) -> ase.Atoms | list[ase.Atoms]:
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         with Trajectory(self._path) as reader:
-            return reader[index % len(self)]
+            frame: ase.Atoms = reader[index % len(self)]
+        return frame
 
     def __iter__(self) -> Iterator[ase.Atoms]:
         if not len(self):
@@ -224,7 +232,7 @@ def _compare(before: Record, now: Record, may_grow: tuple[str, ...]) -> None:
                 raise ConfigError(f"{what}: is {is_now}, the run to resume had {was}; {advice}")
 
 
-def _plain(value):
+def _plain(value: object) -> Any:  # what JSON takes
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 

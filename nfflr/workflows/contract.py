@@ -121,7 +121,7 @@ def read_result(path: str | Path, workflow: Workflow, *, partial: bool = False) 
 
 def _read_record(path: Path, workflow: Workflow) -> dict:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record: dict = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; give the JSON of a {workflow.name} result") from error
     except ValueError as error:

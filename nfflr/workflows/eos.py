@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import ase
@@ -103,7 +103,7 @@ def eos(
 
 def _scaled(atoms: ase.Atoms, factor: float) -> ase.Atoms:
     """Copy with ``factor`` times the volume, atoms moved along."""
-    copy = atoms.copy()
+    copy: ase.Atoms = atoms.copy()
     copy.set_cell(atoms.cell.array * factor ** (1 / 3), scale_atoms=True, apply_constraint=False)
     return copy
 
@@ -210,7 +210,7 @@ def plot(
     return figure
 
 
-def _curve(result: EosResult, equation: str, prefix: str):
+def _curve(result: EosResult, equation: str, prefix: str) -> Callable[[np.ndarray], np.ndarray]:
     """Fitted energy per atom (eV) as a function of volume per atom."""
     energy, bulk, derivative, volume = (
         getattr(result, f"{prefix}{name}")

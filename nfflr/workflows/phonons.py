@@ -202,7 +202,8 @@ def _frequencies(result: PhononsResult, reference: PhononsResult, settings: Phon
     ours = np.sort(result.band_frequencies[rows], axis=1)
     if ours.shape != theirs.shape:
         raise NumericsError(f"frequencies: {ours.shape[1]} bands, the reference has {theirs.shape[1]}")
-    return np.abs(ours - theirs)
+    difference: np.ndarray = np.abs(ours - theirs)
+    return difference
 
 
 SCORES = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import ase
 import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.units import kB
+from matplotlib.axes import Axes
 from phonopy import Phonopy, QHAResult, run_qha
 from phonopy.qha.core import BulkModulus
 from pydantic import Field, model_validator
@@ -44,7 +45,7 @@ class QhaSettings(ThermalSettings):
     )
 
     @model_validator(mode="after")
-    def _a_range_of_volumes(self):
+    def _a_range_of_volumes(self) -> Self:
         if not self.volume_min < 1 < self.volume_max:
             raise ValueError("--volume-min must lie below 1 and --volume-max above")
         return self
@@ -158,7 +159,12 @@ def _same_mesh(phonons: Sequence[Phonopy], length: float) -> list[int]:
 
 
 def _result(
-    found: QHAResult, static: BulkModulus, energies, lowest: np.ndarray, settings: QhaSettings, atoms: int
+    found: QHAResult,
+    static: BulkModulus,
+    energies: np.ndarray,
+    lowest: np.ndarray,
+    settings: QhaSettings,
+    atoms: int,
 ) -> QhaResult:
     volume = found.equilibrium_volumes
     inside = (volume > found.volumes.min()) & (volume < found.volumes.max())
@@ -226,7 +232,7 @@ def _per_atom(result: QhaResult) -> list[tuple[np.ndarray, str]]:
     ]
 
 
-def _draw_free_energy(axes, result: QhaResult) -> None:
+def _draw_free_energy(axes: Axes, result: QhaResult) -> None:
     """About ten isotherms; points are computed, the line joins the minima."""
     atoms = result.atoms_per_cell
     for k in range(0, len(result.temperatures), max(1, len(result.temperatures) // 9)):

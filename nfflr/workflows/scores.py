@@ -56,7 +56,7 @@ def relative_score(field: str) -> Score:
     """The absolute error of a number in per cent of the reference."""
 
     def of(result: Result, reference: Result, settings: Settings) -> float:
-        return 100 * field_error(field, result, reference) / abs(getattr(reference, field))
+        return 100 * field_error(field, result, reference) / abs(float(getattr(reference, field)))
 
     return Score("%", of, (field,))
 
@@ -93,7 +93,7 @@ def _difference(field: str, our: object, their: object) -> np.ndarray:
         raise NumericsError(
             f"{field}: shape {ours.shape}, the reference has {theirs.shape}; use its structure and settings"
         )
-    difference = np.abs(ours - theirs).ravel()
+    difference: np.ndarray = np.abs(ours - theirs).ravel()
     if not np.isfinite(difference).all():
         raise NumericsError(f"{field}: is not finite")
     return difference

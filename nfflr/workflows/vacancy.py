@@ -144,11 +144,11 @@ def _sites(atoms: ase.Atoms, settings: VacancySettings) -> list[int]:
         return [settings.site]
     if len(elements) > 1:
         raise StructureError(f"structure: holds {', '.join(elements)}; give --site, the atom to remove")
-    return np.unique(symmetry_of(atoms, settings.symprec).equivalent_atoms).tolist()
+    return [int(k) for k in np.unique(symmetry_of(atoms, settings.symprec).equivalent_atoms)]
 
 
 def _without(bulk: ase.Atoms, site: int) -> ase.Atoms:
-    copy = bulk.copy()
+    copy: ase.Atoms = bulk.copy()
     del copy[site]  # the first of the repeated cells comes first
     return copy
 

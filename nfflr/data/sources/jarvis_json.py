@@ -123,7 +123,9 @@ def _array(path: Path, text: str) -> Iterator[tuple[str, object]]:
             if not closing and text[at : at + 1] != ",":
                 raise json.JSONDecodeError("expected ',' or ']'", text, at)
         except ValueError as error:
-            line = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
+            line = str(error)
+            if isinstance(error, json.JSONDecodeError):
+                line = f"line {error.lineno}: {error.msg}"
             raise StructureError(
                 f"{path}: record {count} is not JSON ({line}); the file may be truncated or damaged"
             ) from error

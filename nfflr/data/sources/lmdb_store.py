@@ -51,9 +51,7 @@ class LmdbEntries(Sequence):
         index = _unsealed(self._get(INDEX), INDEX_KIND, f"{path}: index")[1]
         self.size: int = index["count"]
         if self._environment().stat()["entries"] != self.size + 1:
-            raise StructureError(
-                f"{path}: does not hold the {self.size} records it promises; write it again"
-            )
+            raise StructureError(f"{path}: does not hold the {self.size} records it promises; write it again")
 
     def __len__(self) -> int:
         return self.size

@@ -6,6 +6,7 @@ from math import exp, log, pi, sqrt
 
 import torch
 from pydantic import Field, model_validator
+from torch import nn
 
 from ...data.graph import Graph
 from ...nn.triplets import bond_pairs

@@ -51,7 +51,8 @@ class Guard(GetPropertiesMixin):
         self._step = 0
         self._before: np.ndarray | None = None  # (N, 3) where the current step began
         self._seen: tuple[np.ndarray, np.ndarray] | None = None  # positions and cell looked at last
-        self._known: dict[str, float | np.ndarray] = {}  # answers for them; ASE's own comparison takes longer than EMT
+        # Answers for them; ASE's own comparison takes longer than EMT.
+        self._known: dict[str, float | np.ndarray] = {}
 
     @property
     def results(self) -> dict:
