@@ -9,7 +9,7 @@ import pytest
 from ase.build import bulk
 from ase.data import atomic_numbers
 
-# Processes that test side by side share the cores; torch, loaded later, and commands read this when they start.
+# Processes that test side by side share the cores. Torch, which is loaded later, and commands read this.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     cores = len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
