@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import ase
 import numpy as np
@@ -43,7 +44,10 @@ class Atoms:
     def to_ase(self) -> ase.Atoms | list[ase.Atoms]:
         """Return an ``ase.Atoms``, or a list of them for a batch."""
         if self.is_batch:
-            return [single.to_ase() for single in unbatch(self)]
+            return [single._single_to_ase() for single in unbatch(self)]
+        return self._single_to_ase()
+
+    def _single_to_ase(self) -> ase.Atoms:
         return ase.Atoms(
             numbers=self.numbers.cpu().numpy(),
             positions=self.positions.detach().cpu().numpy(),
@@ -80,8 +84,8 @@ class Atoms:
         return torch.where(volume > 1e-9 * cell.norm(dim=2).prod(1), volume, torch.zeros_like(volume))
 
     def to(self, device: torch.device | str) -> Atoms:
-        moved = {name: value.to(device) if value is not None else None for name, value in vars(self).items()}
-        return replace(self, **moved)
+        given: dict[str, Any] = {k: value for k, value in vars(self).items() if value is not None}
+        return replace(self, **{k: value.to(device) for k, value in given.items()})
 
 
 def batch(structures: Sequence[Atoms | ase.Atoms]) -> Atoms:

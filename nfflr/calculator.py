@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ase
 import numpy as np
@@ -69,7 +70,8 @@ class NFFLrCalculator(Calculator):
             raise ConfigError(f"dtype: got {dtype!r}; expected one of {sorted(DTYPES)}")
         if not 0 <= skin < np.inf:
             raise ConfigError(f"skin: got {skin}; expected a length in Å, not negative")
-        where, precision = _device(model.device if device is None else device), DTYPES.get(dtype, model.dtype)
+        where = _device(model.device if device is None else device)
+        precision = DTYPES[dtype] if dtype else model.dtype
         # A copy: what the caller does to the model later must not change numbers that ASE has cached.
         self.model = copy.deepcopy(model).to(device=where, dtype=precision).eval()
         self.metadata = metadata or {}
@@ -79,7 +81,8 @@ class NFFLrCalculator(Calculator):
         if isinstance(model, Ensemble):
             self.implemented_properties += ["energy_std", "forces_std"][: 1 + model.compute_forces]
         self._neighbours = VerletList(model.cutoff, skin, self.model.device)
-        self._compile, self._compiled = compile, None
+        self._compile = compile
+        self._compiled: Compiled | None = None
         if compile:
             _ = self.compiled
 
@@ -118,13 +121,14 @@ class NFFLrCalculator(Calculator):
             ConfigError: there is no such checkpoint, or an ensemble has one member.
             CheckpointError: it is damaged or does not fit this version.
         """
-        several = not isinstance(source, str | Path)
-        files = list(source) if several else find_members(source)
-        if several or len(files) > 1:
-            model, metadata = _load_ensemble(files)
+        model: Potential | Ensemble
+        name: str | list[str]
+        if isinstance(source, str | Path):
+            files, name = find_members(source), str(source)
+            model, metadata = _load_ensemble(files) if len(files) > 1 else load_checkpoint(source)
         else:
-            model, metadata = load_checkpoint(source)
-        name = [str(item) for item in source] if several else str(source)
+            model, metadata = _load_ensemble(list(source))
+            name = [str(item) for item in source]
         metadata = {**metadata, "source": name}
         return cls(model, device=device, dtype=dtype, skin=skin, compile=compile, metadata=metadata)
 
@@ -132,7 +136,12 @@ class NFFLrCalculator(Calculator):
         """Called by ASE when the calculator is attached: refuse elements the model does not cover."""
         self.model.species(torch.tensor(atoms.numbers, dtype=torch.int64, device=self.model.device))
 
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
         """One evaluation gives all properties.
 
         Raises:
@@ -141,6 +150,7 @@ class NFFLrCalculator(Calculator):
         """
         self.results = {}  # a call that fails must not leave those of another structure
         super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None  # ASE keeps a copy of what it is given
         if not self._neighbours.reusable(self.atoms):  # what was searched had been checked
             check_structure(self.atoms)
         has_stress = _has_volume(self.atoms)
@@ -169,7 +179,7 @@ class NFFLrCalculator(Calculator):
         known = getattr(self.model, "shortest_distances", None)
         if known is None:
             return None
-        numbers = self.model.numbers.cpu().numpy()
+        numbers = [chemical_symbols.index(element) for element in self.model.elements]
         table = np.zeros((len(chemical_symbols), len(chemical_symbols)))
         table[np.ix_(numbers, numbers)] = known.cpu().numpy()
         return table
@@ -179,7 +189,9 @@ class NFFLrCalculator(Calculator):
         super().reset()
         self._neighbours.forget()
 
-    def get_property(self, name, atoms=None, allow_calculation=True):
+    def get_property(
+        self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:  # a float or an array, by its name
         """As ASE's; a stress that does not exist is refused before anything is computed."""
         target = self.atoms if atoms is None else atoms
         if name == "stress" and target is not None and not _has_volume(target):
@@ -201,7 +213,7 @@ class NFFLrCalculator(Calculator):
         Raises:
             StructureError, NumericsError: naming the structure by its position.
         """
-        results = []
+        results: list[dict] = []
         model = self.compiled or self.model
         if getattr(model, "takes_candidates", False):
             max_edges = 0  # a kernel takes atoms in blocks of its own, and a batch is only copies to it
@@ -230,7 +242,8 @@ class NFFLrCalculator(Calculator):
         # Displaced copies of one supercell share a list. It begins here and not with what the calculator met
         # before, so that the same structures give the same bits.
         neighbours = VerletList(self.model.cutoff, self._neighbours.skin, self.model.device)
-        chunk, edges = [], 0
+        chunk: list[tuple[ase.Atoms, Graph]] = []
+        edges = 0
         for k, atoms in enumerate(structures):
             known = neighbours.reusable(atoms)  # then so are its elements
             if not known:
@@ -252,7 +265,7 @@ class NFFLrCalculator(Calculator):
         takes_all = getattr(self.compiled, "takes_candidates", False)
         return neighbours.candidates(atoms) if takes_all else neighbours.graph(atoms)
 
-    def todict(self) -> dict:
+    def todict(self, skip_default: bool = True) -> dict:
         """JSON description: enough to know which numbers these are; of an ensemble, all digests."""
         return {
             "name": self.name,
@@ -312,7 +325,7 @@ def _results(
         NumericsError: a value is not finite.
     """
     energy = float(output["total_energy"])
-    results = {
+    results: dict[str, float | np.ndarray] = {
         "energy": energy,
         "free_energy": energy,
         "energies": _array(output["energies"]),

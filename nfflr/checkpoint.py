@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import ase
 import numpy as np
@@ -90,7 +91,7 @@ def save_checkpoint(
     _check_tensors(type(model), model.config, model.dtype, tensors, Path(path))
     content = pack(tensors, metadata)
     write_atomically(Path(path), content)
-    return read_metadata(content, FORMAT, VERSION)["sha256"]
+    return str(read_metadata(content, FORMAT, VERSION)["sha256"])
 
 
 def _energy_metadata(model: Potential) -> dict:
@@ -186,7 +187,9 @@ class Bounded(TorchFunctionMode):
         super().__init__()
         self.left = calls
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, function: Callable, types: Sequence[type], args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         self.left -= 1
         if self.left < 0:
             raise ValueError("many more layers than there are tensors")
@@ -305,7 +308,8 @@ def find_members(source: str | Path) -> list[Path]:
         if not folder.is_dir():
             folder = bundled_calculators().get(str(source), folder)
         found = {p: MEMBER.fullmatch(p.name) for p in folder.glob("member-*.safetensors")}
-        return sorted((p for p, match in found.items() if match), key=lambda p: int(found[p][1]))
+        numbers = {p: int(match[1]) for p, match in found.items() if match}
+        return sorted(numbers, key=numbers.__getitem__)
     return []
 
 

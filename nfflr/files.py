@@ -10,8 +10,12 @@ import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import ResourceError
+
+if TYPE_CHECKING:  # nothing else here needs matplotlib
+    from matplotlib.figure import Figure
 
 COMPRESSIONS = {".gz", ".bz2", ".xz", ".zst"}
 
@@ -89,7 +93,7 @@ def write_json(path: Path, record: dict) -> None:
     write_atomically(path, text.encode())
 
 
-def write_figure(path: Path, figure) -> None:
+def write_figure(path: Path, figure: Figure) -> None:
     """Write a matplotlib figure as PNG."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=150)

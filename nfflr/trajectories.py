@@ -108,6 +108,6 @@ class StoredFrames(Sequence):
 
 
 def _unwritable(path: Path, error: OSError) -> ResourceError:
-    if isinstance(error, ResourceError):
-        error = error.__cause__ or error
-    return ResourceError(f"{path}: cannot be written ({error.strerror or error}); check the disk")
+    cause = error.__cause__ if isinstance(error, ResourceError) else None
+    reason = cause if isinstance(cause, OSError) else error
+    return ResourceError(f"{path}: cannot be written ({reason.strerror or reason}); check the disk")

@@ -4,8 +4,12 @@ Everything inside is eV, Å, eV/Å, eV/Å³, fs, K; the command line speaks GPa 
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import ase.units
+
+if TYPE_CHECKING:  # nothing else here needs pydantic
+    from pydantic.fields import FieldInfo
 
 GPA = ase.units.GPa  # eV/Å³ per GPa
 
@@ -20,6 +24,6 @@ class Unit:
         return self.symbol
 
 
-def unit_of(field) -> str | None:
+def unit_of(field: "FieldInfo") -> str | None:
     """Return the unit of a pydantic field (``Model.model_fields[name]``), or None if it has none."""
     return next((item.symbol for item in field.metadata if isinstance(item, Unit)), None)

@@ -1,5 +1,6 @@
 """Small structures that the tests share: fresh copies, fixed seeds, no two distances alike."""
 
+import os
 from types import SimpleNamespace
 
 import ase
@@ -7,6 +8,11 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.data import atomic_numbers
+
+# Processes that test side by side share the cores. Torch, which is loaded later, and commands read this.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    cores = len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
 
 
 def _finish(atoms: ase.Atoms, elements: tuple[str, ...], rattle: float, seed: int) -> ase.Atoms:

@@ -33,6 +33,13 @@ def test_imports_run_one_way():
     assert "0 broken" in output  # the contracts of setup.cfg were really read
 
 
+def test_types_are_sound(pytestconfig):
+    cache = pytestconfig.cache.mkdir("mypy")  # a second run looks only at what changed
+    code, output = run("-m", "mypy", "--cache-dir", str(cache))
+    assert code == 0, output
+    assert f"{len(SOURCES)} source files" in output  # the whole package was looked at
+
+
 def test_no_file_of_the_package_is_long():
     lengths = {path.relative_to(ROOT): len(path.read_text("utf-8").splitlines()) for path in SOURCES}
     assert {path: length for path, length in lengths.items() if length > 450} == {}

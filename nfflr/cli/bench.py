@@ -88,7 +88,7 @@ def _contestants(sources, compiled: bool, dtype: str | None, device: str) -> lis
     from ..validation.speed import Contestant
     from .stopwatch import Stopwatch
 
-    found = []
+    found: list[Contestant] = []
     for source in sources:
         if is_imported(source):
             calculators = {"": construct_calculator(source, "--against")}

@@ -150,8 +150,10 @@ def _print(results, title: str) -> None:
     from rich.table import Table
 
     view = Table(title=title, title_justify="left")
-    for header, justify in (("check", "left"), ("", "left"), ("value", "right"), ("limit", "right")):
-        view.add_column(header, justify=justify, no_wrap=True)
+    for header in ("check", ""):
+        view.add_column(header, no_wrap=True)
+    for header in ("value", "limit"):
+        view.add_column(header, justify="right", no_wrap=True)
     view.add_column("unit", no_wrap=True)
     view.add_column("", style="dim")
     for result in results:

@@ -53,6 +53,7 @@ def command(data, out, energy_units, stress_units, stress_sign, stress_order, ke
     found = diagnose(data, **options)
     report(found, path.name)
     found.raise_if_unusable()
+    assert found.survey is not None  # else unusable
     claim_folder(out)
     text = config_text(data, out, found, filtered=find(data) is ase_files)
     write_figure(paths["figure"], draw(found.survey, path.name))

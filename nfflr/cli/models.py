@@ -46,8 +46,7 @@ class Models:
         from ..calculator import NFFLrCalculator
 
         if source not in self._loaded:
-            options = {"device": self.device, "dtype": self.dtype, "compile": self.compile}
-            loaded = NFFLrCalculator.load(source, **options)
+            loaded = NFFLrCalculator.load(source, device=self.device, dtype=self.dtype, compile=self.compile)
             click.echo(f"model {source} ({', '.join(loaded.model.elements)}; {loaded.todict()['dtype']})")
             if loaded.compiled is not None:
                 click.echo(f"  compiled {loaded.compiled.kind}, {loaded.compiled.origin}")

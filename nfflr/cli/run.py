@@ -14,6 +14,7 @@ import click
 from pydantic import BaseModel
 
 from ..errors import ConfigError, NFFLrError
+from ..workflows.base import Result
 from ..workflows.contract import Workflow, read_result, result_record
 from .failure import fail
 from .models import Models
@@ -46,7 +47,7 @@ class Finding:
     model: str
     message: str
     exit_code: int
-    result: BaseModel | None = None
+    result: Result | None = None
     calculator: dict | None = None
 
 
@@ -141,6 +142,7 @@ class Run:
                     compared[rival.model] = {"calculator": rival.calculator, **result_record(rival.result)}
             if compared:
                 record["compared"] = compared
+            assert first.result is not None  # else it was raised
             outputs.write(first.result, record, self._figure(first, others))
         return findings, outputs
 
@@ -191,9 +193,10 @@ class Run:
         except NFFLrError as error:
             return Finding(source, f"{_with_file(error, job)} (model {source})", error.exit_code)
 
-    def _earlier(self, job: Job, taken: tuple[str, ...]) -> tuple[dict[str, dict], dict[str, BaseModel]]:
+    def _earlier(self, job: Job, taken: tuple[str, ...]) -> tuple[dict[str, dict], dict[str, Result]]:
         """Earlier results by the name of what made them: where they are from, and what they hold."""
-        compared, others = {}, {}
+        compared: dict[str, dict] = {}
+        others: dict[str, Result] = {}
         for path in self.compare:
             file = path / f"{job.stem}-{self.workflow.name}.json" if path.is_dir() else path
             result, record = read_result(file, self.workflow)
@@ -202,7 +205,7 @@ class Run:
             others[label], compared[label] = result, {"file": str(file)}
         return compared, others
 
-    def _figure(self, finding: Finding, others: dict[str, BaseModel]):
+    def _figure(self, finding: Finding, others: dict[str, Result]):
         plot = self.workflow.plot
         if plot is None:
             return None
@@ -218,7 +221,7 @@ class Run:
             fail(named, finding.exit_code, debug=False)
 
     def record(
-        self, job: Job, exit_code: int, message: str, model: str = "", result: BaseModel | None = None
+        self, job: Job, exit_code: int, message: str, model: str = "", result: Result | None = None
     ) -> None:
         """A row of the table, if there is one."""
         if self.table is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from ..validation.suite import Report
@@ -19,7 +19,7 @@ def print_report(report: Report, title: str) -> None:
     view = Table(title=title, title_justify="left")
     longest = max(len(name) for outcome in report.outcomes for name in outcome.scores)
     for header in HEADERS:
-        justify = "right" if header in ("value", "limit", "s") else "left"
+        justify: JustifyMethod = "right" if header in ("value", "limit", "s") else "left"
         width = longest if header == "score" else None  # frequency_mae and frequency_max stay apart
         view.add_column(header, justify=justify, min_width=width, overflow="fold")
     for outcome in report.outcomes:

@@ -24,7 +24,7 @@ def choose_calculator(atoms: ase.Atoms) -> str:
     fitting = {name: elements for name, elements in covered.items() if needed <= elements}
     if fitting:
         return min(fitting, key=lambda name: (len(fitting[name]), name))
-    nearest = max(covered, key=lambda name: len(needed & covered[name]), default=None)
+    nearest = max(covered, key=lambda name: len(needed & covered[name]), default="")
     missing = ", ".join(sorted(needed - covered.get(nearest, set())))
     have = "; ".join(f"{name}: {', '.join(sorted(elements))}" for name, elements in covered.items())
     raise StructureError(

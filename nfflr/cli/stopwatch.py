@@ -22,7 +22,7 @@ class Stopwatch:
         if calculator.compiled is not None:
             calculator._compiled = _Watched(calculator.compiled, self._timed("model", calculator.compiled))
         else:
-            calculator.model.forward = self._timed("model", calculator.model.forward)
+            vars(calculator.model)["forward"] = self._timed("model", calculator.model.forward)
 
     def __call__(self) -> dict[str, float]:
         return dict(self.totals)

@@ -6,15 +6,14 @@ import csv
 import io
 from pathlib import Path
 
-from pydantic import BaseModel
-
 from ..files import write_atomically
 from ..units import unit_of
+from ..workflows.base import Result
 from ..workflows.contract import file_fields
 from .options import plain_type
 
 
-def scalar_fields(result: type[BaseModel]) -> dict[str, str]:
+def scalar_fields(result: type[Result]) -> dict[str, str]:
     """Header with unit, ``energy (eV)``, of each field that is one number, truth value or word."""
     other = {"converged", "message", *file_fields(result)}
     return {
@@ -24,7 +23,7 @@ def scalar_fields(result: type[BaseModel]) -> dict[str, str]:
     }
 
 
-def describe(result: BaseModel) -> str:
+def describe(result: Result) -> str:
     """The message, then each floating-point number with its unit on a line of its own."""
     lines = [result.message] if result.message else []
     for name in scalar_fields(type(result)):
@@ -37,10 +36,11 @@ def describe(result: BaseModel) -> str:
 class SummaryTable:
     """One row per structure and model, written anew after each, so that the file is whole at any time."""
 
-    def __init__(self, path: Path, result: type[BaseModel]):
-        self.path, self.fields, self.rows = path, scalar_fields(result), []
+    def __init__(self, path: Path, result: type[Result]):
+        self.path, self.fields = path, scalar_fields(result)
+        self.rows: list[list[str | int]] = []
 
-    def add(self, structure: str, model: str, exit_code: int, message: str, result: BaseModel | None) -> None:
+    def add(self, structure: str, model: str, exit_code: int, message: str, result: Result | None) -> None:
         """A row; without a result, all that is known is why."""
         values = ["" if result is None else _text(getattr(result, name)) for name in self.fields]
         converged = result is not None and result.converged
@@ -54,7 +54,7 @@ class SummaryTable:
         write_atomically(self.path, content.getvalue().encode())
 
 
-def _text(value) -> str:
+def _text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "" if value is None else str(value)

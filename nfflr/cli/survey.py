@@ -33,7 +33,7 @@ def report(found: Diagnosis, name: str) -> None:
     for finding in found.findings:
         if not finding.fatal:
             click.echo(f"{click.style('note', fg='yellow')}: {finding}")
-    if not found.findings and not found.survey.outliers:
+    if found.survey is not None and not (found.findings or found.survey.outliers):
         click.echo(click.style("nothing suspicious", fg="green"))
 
 
@@ -100,7 +100,7 @@ def _largest(values: np.ndarray) -> str:
 
 def _lines(seen: Survey) -> dict[str, str]:
     reach = {f"{a}–{b}": d.min() for (a, b), d in seen.pairs.items() if np.isfinite(d).any()}
-    closest = [f"{pair} {reach[pair]:.2f}" for pair in sorted(reach, key=reach.get)]
+    closest = [f"{pair} {reach[pair]:.2f}" for pair in sorted(reach, key=reach.__getitem__)]
     closest = (
         [*closest[:MOST_PAIRS], f"{len(closest) - MOST_PAIRS} more"] if len(closest) > MOST_PAIRS else closest
     )

@@ -97,5 +97,5 @@ def _jobs(workflow: Workflow, values: dict) -> list[Job]:
     if len(workflow.structures) > 1:
         paths = tuple(Path(values.pop(name)) for name in workflow.structures)
         return [Job(paths, result_stems(paths)[0])]
-    paths = find_structures(values.pop("structure"))
-    return [Job((path,), stem) for path, stem in zip(paths, result_stems(paths), strict=True)]
+    found = find_structures(values.pop("structure"))
+    return [Job((path,), stem) for path, stem in zip(found, result_stems(found), strict=True)]

@@ -76,7 +76,7 @@ def compile_potential(
 
 
 def _kernel(model: Potential) -> Compiled | None:
-    name = KERNELS.get(getattr(model, "key", None))
+    name = KERNELS.get(getattr(model, "key", ""))
     if name is None or type(model).__module__ != f"{Potential.__module__.rpartition('.')[0]}.{name}":
         return None
     try:

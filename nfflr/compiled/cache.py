@@ -82,6 +82,7 @@ class Artefacts:
 
         Another process that was faster is not disturbed; what is damaged there is replaced.
         """
+        assert self._new is not None  # new() was called
         if self._new.parent != self.root or not is_private(self.root):
             return f"for this process alone, as {self.root} is not a folder that only you can write"
         for path in self._new.iterdir():
@@ -113,7 +114,7 @@ def identity(model: Potential) -> dict[str, str]:
         "device": device_name(model.device),
         "torch": torch.__version__,
         "nfflr": __version__,
-        "code": code_digest(type(model)),
+        "code": code_digest(type(model)),  # type: ignore[arg-type]  # mypy takes __hash__ for the instance's
     }
 
 

@@ -123,10 +123,11 @@ def arguments(model: Potential, graph: Graph) -> list[torch.Tensor]:
         columns[0] = torch.cat([atoms.positions, atoms.positions.new_zeros(1, 3)])
         columns[1] = atoms.numbers.repeat(2)
         columns[2] = torch.arange(2, device=atoms.numbers.device)
-        atoms = Atoms(*columns[:2], cells, atoms.pbc)
+        atoms = Atoms(columns[0], columns[1], cells, atoms.pbc)
         graph = Graph(atoms, graph.src, graph.dst, graph.shift, graph.cutoff)
     vectors = graph.vectors().detach().to(model.dtype) if model.tables_need_vectors else None
-    columns += [graph.src, graph.dst, graph.shift, *model.tables(graph, vectors)]
+    tables = model.tables(graph, vectors)  # type: ignore[arg-type]  # None where nobody looks at them
+    columns += [graph.src, graph.dst, graph.shift, *tables]
     return [tensor.detach().contiguous() for tensor in columns]
 
 
@@ -138,11 +139,13 @@ def function(model: Potential):
     traced = copy.copy(model)  # the weights are shared
     traced.__dict__ = dict(model.__dict__)
     # Elements are checked before, and tables are inputs: neither depends on data in the graph.
-    traced.species = lambda numbers: traced.element_index.index_select(0, numbers)
+    hidden = vars(traced)  # names in it hide the methods of the class, in this copy alone
+    hidden["species"] = lambda numbers: traced.element_index.index_select(0, numbers)
 
     def evaluate(positions, numbers, structure, cells, src, dst, shift, *tables):
-        traced.tables = lambda graph, vectors: tables
-        graph = Graph(Atoms(positions, numbers, cells, None, structure), src, dst, shift, traced.cutoff)
+        hidden["tables"] = lambda graph, vectors: tables
+        atoms = Atoms(positions, numbers, cells, None, structure)  # type: ignore[arg-type]  # pbc is in src, …
+        graph = Graph(atoms, src, dst, shift, traced.cutoff)
         vectors = graph.vectors().detach().to(traced.dtype).requires_grad_()  # (E, 3)
         raw = traced.energies(graph, vectors)  # (N,)
         slopes = bond_gradient(raw, vectors, create_graph=traced.training) * traced.scale.to(raw.dtype)
@@ -194,7 +197,9 @@ def _compile(model: Potential, example: Graph, path: Path) -> None:
         try:
             inputs = arguments(model, example)
             traced = trace(copy.deepcopy(model).requires_grad_(False), inputs)
-            package_aoti(str(path), aot_compile(traced, tuple(inputs), options=settings))
+            files = aot_compile(traced, tuple(inputs), options=settings)
+            assert isinstance(files, list)  # which aot_inductor.package asks for
+            package_aoti(str(path), files)
         except Exception as error:  # tracing runs the model's code, compiling runs a compiler
             failure = error
     if failure is not None:

@@ -124,9 +124,9 @@ class MomentKernel:
             graph.shift,
             atoms.cell,
         )
-        inputs = [None if t is None else t.contiguous() for t in inputs]  # kept until the kernel is done
+        kept = [None if t is None else t.contiguous() for t in inputs]  # kept until the kernel is done
         culprits = (ctypes.c_int64 * 2)()
-        structures = _Structures(n, len(graph.src), atoms.n_structures, *map(_address, inputs))
+        structures = _Structures(n, len(graph.src), atoms.n_structures, *map(_address, kept))
         outputs = [_address(result.get(name)) for name in ("total_energy", "energies", "forces", "stress")]
         results = _Results(*outputs, ctypes.addressof(culprits))
         status = self._evaluate(

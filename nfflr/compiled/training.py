@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -59,9 +60,9 @@ class TrainingGraph:
         self.model.train()
         try:
             self.model(example)  # constants that are kept once made must not be made while tracing
-            self._run = differentiable(trace(self.model, arguments(self.model, example)))
+            self._run: Callable[..., Any] = differentiable(trace(self.model, arguments(self.model, example)))
             self._compare(others[0])  # before the long work; sizes that became constants show here
-            self._run = torch.compile(self._run, dynamic=True, fullgraph=True, options=SETTINGS)
+            self._run = torch.compile(self._run, dynamic=True, fullgraph=True, options={**SETTINGS})
             for graph in others:
                 self._compare(graph)
         finally:
@@ -72,7 +73,7 @@ class TrainingGraph:
         outputs, slopes = [], []
         for forward in (self, self.model):
             output = forward(graph)
-            loss = sum(value.square().mean() for value in output.values())
+            loss = sum((value.square().mean() for value in output.values()), torch.zeros(()))
             found = torch.autograd.grad(
                 loss, list(weights.values()), allow_unused=True, materialize_grads=True
             )

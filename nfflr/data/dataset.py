@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ class AtomsDataset(Dataset):
         }
         read = partial(
             read_records,
-            labels=names or LABELS[target],
+            labels=names or LABELS[str(target)],  # without names it is a word
             energy_units=energy_units,
             stress_units=stress_units,
             stress_sign=stress_sign,
@@ -143,8 +143,8 @@ class AtomsDataset(Dataset):
         targets = TargetCheck(
             names, (classify,) if isinstance(classify, str) else classify, classes, allow_missing
         )
-        required = () if allow_missing or names else FORCE_FIELDS[target]
-        seen = [
+        required = () if allow_missing or names else FORCE_FIELDS[str(target)]
+        seen: list[checks.Check] = [
             checks.LabelCheck(required),
             targets,
             checks.EnergyCheck(len(self.records)),
@@ -184,7 +184,9 @@ class AtomsDataset(Dataset):
 
     def _loader(self) -> Callable[[ase.Atoms], Any]:
         transform = self.transform or partial(periodic_radius_graph, r=DEFAULT_CUTOFF)
-        return transform if self.diskcache in (False, None) else DiskCache(self.diskcache, transform)
+        if self.diskcache is False or self.diskcache is None:
+            return transform
+        return DiskCache(self.diskcache, transform)
 
     def part(self, name: str) -> Sequence[Record]:
         """Records of the split ``"train"``, ``"val"`` or ``"test"``."""
@@ -214,7 +216,8 @@ class AtomsDataset(Dataset):
             for record in self.records:
                 numbers.update(np.unique(record.atoms.numbers).tolist())
             self._known["elements"] = tuple(ase.data.chemical_symbols[n] for n in sorted(numbers))
-        return self._known["elements"]
+        known: tuple[str, ...] = self._known["elements"]
+        return known
 
     def digest(self) -> str:
         """SHA-256 over structures, labels, classes and split."""
@@ -225,10 +228,10 @@ class AtomsDataset(Dataset):
             for record in self.records:
                 _digest_record(content, record)
             self._known["digest"] = content.hexdigest()
-        return self._known["digest"]
+        return str(self._known["digest"])
 
 
-def _digest_record(content, record: Record) -> None:
+def _digest_record(content: hashlib._Hash, record: Record) -> None:
     content.update(record.id.encode())
     atoms = record.atoms
     for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
@@ -277,9 +280,15 @@ def named_source(source: Source) -> str | None:
     return str(Path(source).resolve() if Path(source).exists() else source)
 
 
-def _check_options(energy_units, stress_units, stress_sign, stress_order) -> None:
-    given = {"energy_units": (energy_units, ENERGY_UNITS), "stress_units": (stress_units, STRESS_UNITS)}
-    for name, (value, options) in {**given, "stress_order": (stress_order, STRESS_ORDERS)}.items():
+def _check_options(
+    energy_units: str | None, stress_units: str | None, stress_sign: int | None, stress_order: str | None
+) -> None:
+    given: dict[str, tuple[str | None, Collection[str]]] = {
+        "energy_units": (energy_units, ENERGY_UNITS),
+        "stress_units": (stress_units, STRESS_UNITS),
+        "stress_order": (stress_order, STRESS_ORDERS),
+    }
+    for name, (value, options) in given.items():
         if value is not None:
             _choose(name, value, options)
     if stress_sign not in (None, 1, -1):
@@ -309,7 +318,7 @@ def split_indices(n: int, n_train: int | float, n_val: int | float, seed: int) -
     return {"train": order[:train], "val": order[train : train + val], "test": order[train + val :]}
 
 
-def _choose(name: str, value: str, options) -> None:
+def _choose(name: str, value: str, options: Collection[str]) -> None:
     if value not in options:
         raise ConfigError(
             f"{name}: got {value!r}; expected one of {sorted(options)}{did_you_mean(str(value), options)}"

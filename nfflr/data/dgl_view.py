@@ -31,7 +31,7 @@ def to_dgl(graph: Graph) -> dgl.DGLGraph:
     view.edata["shift"] = graph.shift
     if atoms.is_batch:
         view.set_batch_num_nodes(atoms.counts())
-        edges = torch.bincount(atoms.structure[graph.dst], minlength=atoms.n_structures)
+        edges = torch.bincount(atoms.structure_index()[graph.dst], minlength=atoms.n_structures)
         view.set_batch_num_edges(edges)
     return view
 

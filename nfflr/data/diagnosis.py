@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
+import ase
 import numpy as np
 
 from ..errors import ConfigError, NFFLrError, StructureError
@@ -65,7 +68,7 @@ class Diagnosis:
                 raise finding.kind(str(finding))
 
 
-def diagnose(source: object, **options) -> Diagnosis:
+def diagnose(source: str | Path | Sequence[ase.Atoms], **options: Any) -> Diagnosis:
     """Read a source and judge it.
 
     Args:
@@ -79,11 +82,11 @@ def diagnose(source: object, **options) -> Diagnosis:
     options = {name: value for name, value in options.items() if value is not None and value != {}}
     module = sources.find(source)
     # Where the format fixes no unit and none is given, the numbers are read as they stand, to be looked at.
-    assumed = {"energy_units": "eV"} if module.ENERGY_UNITS is None else {}
+    assumed: dict[str, Any] = {"energy_units": "eV"} if module.ENERGY_UNITS is None else {}
     no_stress_unit = module.STRESS is None and "stress_units" not in options
     if no_stress_unit:
         assumed |= {"stress_units": "eV/Å^3", "stress_sign": 1, "stress_order": "voigt"}
-    records = read_records(source, **{**assumed, **options})
+    records = read_records(source, **(assumed | options))
     malformed = _malformed(records)
     if malformed:
         return Diagnosis(options, None, tuple(malformed))
@@ -133,8 +136,8 @@ def _unnamed(records, source, module, options) -> list[Finding]:
         chosen = label in options.get("keys", {}) and label != "total_energy"  # left out on purpose, maybe
         if chosen or any(label in record.labels for record in records):
             continue
-        stored = {n for entry in _sample(module.read(source)) for n in _alike(entry, label, word)}
-        stored = sorted(stored, key=lambda name: ("total" not in name, name))
+        alike = {n for entry in _sample(module.read(source)) for n in _alike(entry, label, word)}
+        stored = sorted(alike, key=lambda name: ("total" not in name, name))
         if stored:
             advice = f"give --key {label}={stored[0]}"
             reason = f"{sources.display_name(source)}: no {label}, but values named {', '.join(stored)}"
@@ -168,7 +171,7 @@ def _energies(records: Sequence[Record], assumed: bool, options: Mapping) -> lis
     per_atom = bool(objection) and _objection(as_mean, checks.EnergyCheck(len(records))) is None
     if assumed and any("total_energy" in r.labels for r in records):
         return [Finding(_unknown_unit(records, per_atom), fatal=True, kind=ConfigError)]
-    if per_atom:
+    if objection and per_atom:
         return [Finding(_reason(objection), "give --energy-units eV/atom", fatal=True)]
     return [Finding(objection, fatal=True)] if objection else _large_forces(records)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ase
 import numpy as np
@@ -35,7 +35,7 @@ class DiskCache:
         ConfigError: the transform has no identity (a lambda, a closure).
     """
 
-    def __init__(self, folder: str | Path | bool, transform: Callable[[ase.Atoms], Any]):
+    def __init__(self, folder: str | Path | Literal[True], transform: Callable[[ase.Atoms], Any]):
         self.folder = user_cache() / "graphs" if folder is True else Path(folder)
         self.identity = identity(transform)
         self.transform = transform

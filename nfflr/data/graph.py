@@ -88,7 +88,8 @@ def neighbor_list(
     # Wrapping inside the search keeps its cost independent of where the atoms are; the shifts are
     # translated back, so the caller's coordinates are never touched.
     box, wrapped, image = _wrap(np.asarray(positions, float), np.asarray(cell, float), pbc)
-    i, j, shift = BACKENDS[backend](*_narrow_gaps(wrapped, box, pbc, cutoff), pbc, cutoff)
+    wrapped, box = _narrow_gaps(wrapped, box, pbc, cutoff)
+    i, j, shift = BACKENDS[backend](wrapped, box, pbc, cutoff)
     if image.any():
         shift = shift + image[i] - image[j]
     return i, j, shift
@@ -96,7 +97,8 @@ def neighbor_list(
 
 def complete_box(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     """The cell (3, 3) in Å with a unit normal for each axis that is not periodic."""
-    return complete_cell(np.where(pbc[:, None], cell, 0.0))
+    box: np.ndarray = complete_cell(np.where(pbc[:, None], cell, 0.0))
+    return box
 
 
 def _wrap(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -110,7 +112,9 @@ def _wrap(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.
     return box, wrapped, image.astype(np.int64)
 
 
-def _narrow_gaps(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float) -> tuple:
+def _narrow_gaps(
+    positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Positions and box with every empty layer wider than two cutoffs narrowed to that width.
 
     No bond crosses such a layer, so none changes. Searches need memory for the cells that they lay over
@@ -136,7 +140,10 @@ def _narrow_gaps(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff
     return positions, box
 
 
-def _vesin(positions, box, pbc, cutoff):
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # i, j, S
+
+
+def _vesin(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float) -> Found:
     # One thread: callers that want more run more structures, and nobody's cores are taken unasked.
     search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
     try:
@@ -147,7 +154,7 @@ def _vesin(positions, box, pbc, cutoff):
     return i.view(np.int64), j.view(np.int64), shift.astype(np.int64)
 
 
-def _matscipy(positions, box, pbc, cutoff):
+def _matscipy(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float) -> Found:
     span = np.ptp(positions, axis=0) + 2 * cutoff  # its cell must hold the atoms along open axes
     box = np.where(pbc[:, None], box, box * np.linalg.norm(span))
     i, j, shift = matscipy_neighbours("ijS", cutoff=cutoff, positions=positions, cell=box, pbc=pbc)

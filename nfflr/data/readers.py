@@ -26,7 +26,7 @@ def read_structures(path: str | Path) -> list[ase.Atoms]:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; check the path")
-    frames = []
+    frames: list[ase.Atoms] = []
     for atoms in _frames(path):
         check_structure(atoms, f"{path}: frame {len(frames)}")
         _check_occupancy(atoms, f"{path}: frame {len(frames)}")

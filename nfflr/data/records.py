@@ -60,7 +60,7 @@ class LazyRecords(Sequence):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Record:  # type: ignore[override]  # no slices
         return self.convert(self.entries[index])
 
 
@@ -73,7 +73,7 @@ class Chosen(Sequence):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Record:  # type: ignore[override]  # no slices
         k = self.indices[index]
         for part in self.parts:
             if k < len(part):
@@ -163,7 +163,7 @@ def read_records(
     names = {label: (keys[label],) if label in keys else module.KEYS.get(label, (label,)) for label in labels}
     if "total_energy" in labels or "forces" in labels:
         energy_units = energy_units or _fixed_energy_units(module, name)
-    stress, left_out = None, ()
+    stress, left_out = None, tuple[str, ...]()
     if "stress" in labels:
         stress = _stress_options(module, stress_units, stress_sign, stress_order)
         left_out = names.pop("stress") if stress is None else ()

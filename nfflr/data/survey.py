@@ -82,7 +82,8 @@ class Survey:
 
 def survey(records: Sequence[Record]) -> Survey:
     """Look at every record once; needs sound label shapes (``nfflr.data.checks.LabelCheck``)."""
-    count, labels, same = len(records), Counter(), defaultdict(list)
+    count, labels = len(records), Counter[str]()
+    same = defaultdict(list)
     ids, groups, formulas, norms, counts, isolated = [], [], [], [], [], []
     energy, force, stress = np.full((3, count), np.nan)
     shortest: dict[tuple[int, int], np.ndarray] = {}
@@ -192,7 +193,7 @@ def _outliers(
         excess = _excess(values, np.array(groups), least)
         odd = np.flatnonzero(excess > 0)
         odd = odd[np.argsort(-excess[odd], kind="stable")]
-        found += [Outlier(int(k), ids[k], what.format(values[k])) for k in odd]
+        found += [Outlier(k, ids[k], what.format(values[k])) for k in odd.tolist()]
     for (a, b), distance in pairs.items():
         touching = covalent_radii[[chemical_symbols.index(a), chemical_symbols.index(b)]].sum()
         odd = np.flatnonzero(distance < OVERLAP * touching)

@@ -97,7 +97,7 @@ class TargetCheck:
                     raise ConfigError(f"{option}: {name!r} is not a target; {expected}{hint}")
         self.kinds: dict[str, Counter] = {name: Counter() for name in names}
         self.first: dict[tuple, str] = {}
-        self.values: dict[str, dict[str, object]] = {name: {} for name in names}
+        self.values: dict[str, dict[str, int | str]] = {name: {} for name in names}
         self.properties: tuple[Property, ...] = ()
 
     def add(self, index: int, record: Record) -> None:
@@ -125,7 +125,7 @@ class TargetCheck:
         if name in self.classes:
             return Property(name, classes=tuple(self.classes[name]))
         if name in self.classify and set(kinds) == {None}:
-            return Property(name, classes=tuple(sorted(values, key=values.get)))
+            return Property(name, classes=tuple(sorted(values, key=values.__getitem__)))
         usual = kinds.most_common(1)[0][0] if kinds else None
         for kind in kinds:
             if kind != usual:
@@ -162,7 +162,8 @@ def class_name(value: np.ndarray) -> str:
 
 
 def _words(kind: str | int | None) -> str:
-    return {None: "a number", "text": "a class"}.get(kind, f"a vector of length {kind}")
+    words: dict[str | int | None, str] = {None: "a number", "text": "a class"}
+    return words.get(kind, f"a vector of length {kind}")
 
 
 def refuse_unknown(source: object, target: str, stored: str) -> None:

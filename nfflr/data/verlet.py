@@ -63,8 +63,8 @@ class VerletList:
         square = graph.vectors().square().sum(1)  # (E,)
         refuse_coincident(graph, square)
         keep = (square < self.cutoff**2).nonzero().squeeze(1)
-        edges = (edge.index_select(0, keep) for edge in (graph.src, graph.dst, graph.shift))
-        return Graph(graph.atoms, *edges, cutoff=self.cutoff)
+        src, dst, shift = (edge.index_select(0, keep) for edge in (graph.src, graph.dst, graph.shift))
+        return Graph(graph.atoms, src, dst, shift, self.cutoff)
 
     def candidates(self, atoms: ase.Atoms) -> Graph:
         """As ``graph``, with pairs up to a skin beyond the cutoff, for what leaves them out by itself.
@@ -74,11 +74,11 @@ class VerletList:
         Raises:
             StructureError: a periodic axis has no cell vector.
         """
-        if not self.reusable(atoms):
-            self._build(atoms)
         found = self._search
+        if found is None or not self.reusable(atoms):
+            found = self._build(atoms)
         if not np.array_equal(self._cell, atoms.cell.array):
-            self._keep_cell(atoms.cell.array)
+            self._keep_cell(atoms.cell.array, found)
         positions = torch.from_numpy(atoms.positions.copy()).to(self.device)  # a copy: the caller moves on
         current = Atoms(positions, self._numbers, self._cell_tensor, self._pbc)
         return Graph(current, found.src, found.dst, self._translation, cutoff=self.cutoff)
@@ -99,7 +99,7 @@ class VerletList:
             return False
         allowance, start = self.skin, found.positions
         if not np.array_equal(found.cell, atoms.cell.array):
-            deformation = self._deformation(atoms)
+            deformation = _deformation(atoms, found)
             if deformation is None:
                 return False
             least = np.linalg.svd(deformation, compute_uv=False)[-1]
@@ -107,17 +107,7 @@ class VerletList:
         moved = atoms.positions - start  # (N, 3)
         return bool(allowance > 0 and 4 * np.einsum("ij,ij->i", moved, moved).max(initial=0.0) < allowance**2)
 
-    def _deformation(self, atoms: ase.Atoms) -> np.ndarray | None:
-        """F, (3, 3), with the periodic vectors of the search times F those of now; None without one."""
-        cell, found = atoms.cell.array, self._search
-        if not np.isfinite(cell).all():
-            return None
-        box = complete_box(cell, found.pbc)
-        if not np.array_equal(box[found.pbc], cell[found.pbc]):
-            return None  # a periodic vector is missing, which the search refuses
-        return np.linalg.solve(found.box, box)
-
-    def _build(self, atoms: ase.Atoms) -> None:
+    def _build(self, atoms: ase.Atoms) -> _Search:
         self._search = None  # stays so if the search fails
         positions, cell, pbc = atoms.positions.copy(), atoms.cell.array.copy(), atoms.pbc.copy()
         i, j, shift = neighbor_list(positions, cell, pbc, self.cutoff + self.skin)
@@ -125,14 +115,27 @@ class VerletList:
             torch.from_numpy(x).to(self.device) for x in (j, i, shift.astype(np.int32, copy=False))
         )
         numbers = atoms.numbers.copy()
-        self._search = _Search(positions, cell, complete_box(cell, pbc), pbc, numbers, src, dst, image)
+        found = _Search(positions, cell, complete_box(cell, pbc), pbc, numbers, src, dst, image)
+        self._search = found
         self._numbers = torch.tensor(numbers, dtype=torch.int64, device=self.device)
         self._pbc = torch.tensor(pbc, device=self.device)
-        self._keep_cell(cell)
+        self._keep_cell(cell, found)
         self.builds += 1
+        return found
 
-    def _keep_cell(self, cell: np.ndarray) -> None:
+    def _keep_cell(self, cell: np.ndarray, found: _Search) -> None:
         """Tensors of the cell; new ones, since graphs made before hold the old."""
         self._cell = cell.copy()
         self._cell_tensor = torch.tensor(cell, device=self.device)
-        self._translation = self._search.image.double() @ self._cell_tensor  # (E, 3)
+        self._translation = found.image.double() @ self._cell_tensor  # (E, 3)
+
+
+def _deformation(atoms: ase.Atoms, found: _Search) -> np.ndarray | None:
+    """F, (3, 3), with the periodic vectors of the search times F those of now; None without one."""
+    cell = atoms.cell.array
+    if not np.isfinite(cell).all():
+        return None
+    box = complete_box(cell, found.pbc)
+    if not np.array_equal(box[found.pbc], cell[found.pbc]):
+        return None  # a periodic vector is missing, which the search refuses
+    return np.linalg.solve(found.box, box)

@@ -53,6 +53,11 @@ class Potential(ExactBuffers):
     compute_forces = True  # a model set to False returns energies alone
     fits_references = True  # False for a complete potential, whose energies need no reference
     tables_need_vectors = False  # True where ``tables`` depends on how long the bonds are
+    key: str  # in the registry
+    element_index: torch.Tensor
+    numbers: torch.Tensor
+    reference_energies: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, config: PotentialConfig):
         super().__init__()
@@ -88,7 +93,7 @@ class Potential(ExactBuffers):
         """
         raise NotImplementedError(f"{type(self).__name__} must define energies(graph, vectors) -> (N,)")
 
-    def tables(self, graph: Graph, vectors: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    def tables(self, graph: Graph, vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Integer tables that ``energies`` works with, such as pairs of bonds; () by default.
 
         What makes arrays whose sizes depend on where the atoms are belongs here: a compiled graph takes
@@ -194,7 +199,7 @@ def sum_structures(values: torch.Tensor, atoms: Atoms) -> torch.Tensor:
     if not atoms.is_batch:
         return values.sum(0)
     total = values.new_zeros(atoms.n_structures, *values.shape[1:])
-    return total.index_add(0, atoms.structure, values)
+    return total.index_add(0, atoms.structure_index(), values)
 
 
 def forces_from_bonds(graph: Graph, slopes: torch.Tensor) -> torch.Tensor:
@@ -208,7 +213,7 @@ def stress_from_bonds(graph: Graph, vectors: torch.Tensor, slopes: torch.Tensor)
     atoms = graph.atoms
     if atoms.is_batch:
         outer = (vectors[:, :, None] * slopes[:, None, :]).flatten(1)  # (E, 9)
-        index = atoms.structure.index_select(0, graph.dst)
+        index = atoms.structure_index().index_select(0, graph.dst)
         virial = slopes.new_zeros(atoms.n_structures, 9).index_add(0, index, outer).view(-1, 3, 3)
     else:
         virial = (vectors.T @ slopes)[None]  # (1, 3, 3)

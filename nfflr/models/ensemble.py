@@ -8,6 +8,7 @@ the mean energy, so that dynamics conserves it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -44,7 +45,8 @@ class Ensemble(nn.Module):
                 )
             if member.compute_forces != first.compute_forces:
                 raise ConfigError(f"ensemble: members 0 and {k} differ in compute_forces")
-        self.members = nn.ModuleList(members)
+        # A ModuleList does not say what its modules are.
+        self.members = cast(Sequence[Potential], nn.ModuleList(members))
 
     @property
     def widest(self) -> Potential:

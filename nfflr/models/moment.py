@@ -10,7 +10,9 @@ through learned embeddings, so their number does not change the cost.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache, partial
+from typing import cast
 
 import torch
 from ase.data import covalent_radii
@@ -55,6 +57,9 @@ class MomentNetwork(Potential):
     """See the module's text. ``energies`` maps bond vectors (E, 3) to atomic energies (N,)."""
 
     Config = MomentConfig
+    config: MomentConfig
+    zbl_inner: torch.Tensor
+    zbl_outer: torch.Tensor
 
     def __init__(self, config: MomentConfig):
         super().__init__(config)
@@ -63,7 +68,7 @@ class MomentNetwork(Potential):
         self.bond_embedding = nn.Embedding(n, config.species_channels) if n > 1 else None
         first = config.species_channels if n > 1 else 1
         widths = [first] + [config.message_channels] * (config.layers - 1)
-        self.layers = nn.ModuleList(MomentLayer(config, w) for w in widths)
+        self.layers = cast(Sequence[MomentLayer], nn.ModuleList(MomentLayer(config, w) for w in widths))
         self.messages = nn.ModuleList(
             nn.Linear(config.hidden, config.message_channels) for _ in range(config.layers - 1)
         )
@@ -163,6 +168,13 @@ class MomentNetwork(Potential):
 
 class MomentLayer(nn.Module):
     """Moments (N, S·B, M) → hidden features (N, hidden) and atomic energies (N,)."""
+
+    moment_prior: torch.Tensor
+    feature_prior: torch.Tensor
+    moment_scale: torch.Tensor
+    moment_shift: torch.Tensor
+    feature_scale: torch.Tensor
+    feature_shift: torch.Tensor
 
     def __init__(self, config: MomentConfig, width: int):
         super().__init__()

@@ -56,7 +56,7 @@ class PropertyConfig(PotentialConfig):
 
 def sizes_by_name(outputs: int | dict[str, int]) -> dict[str | None, int]:
     """Components of each output; a single one without a name is under None."""
-    return outputs if isinstance(outputs, dict) else {None: outputs}
+    return {name: size for name, size in outputs.items()} if isinstance(outputs, dict) else {None: outputs}
 
 
 class PropertyHead(ExactBuffers):
@@ -73,6 +73,8 @@ class PropertyHead(ExactBuffers):
     """
 
     exact = ("mean", "std")
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, network: nn.Module, outputs: int | dict[str, int], pooling: Literal["mean", "sum"]):
         super().__init__()
@@ -91,7 +93,7 @@ class PropertyHead(ExactBuffers):
         sizes = sizes_by_name(self.outputs)
         parts = pooled.split(list(sizes.values()), dim=-1)
         parts = [part.squeeze(-1) if part.shape[-1] == 1 else part for part in parts]
-        return dict(zip(sizes, parts, strict=True)) if isinstance(self.outputs, dict) else parts[0]
+        return dict(zip(self.outputs, parts, strict=True)) if isinstance(self.outputs, dict) else parts[0]
 
     @torch.no_grad()
     def standardise(self, labels: dict[str, torch.Tensor], n_atoms: torch.Tensor | None = None) -> None:
@@ -119,8 +121,8 @@ class PropertyHead(ExactBuffers):
         sizes = sizes_by_name(self.outputs)
         if isinstance(self.outputs, dict) and name not in sizes:
             raise ConfigError(
-                f"labels: {name!r} is not predicted by this model; expected one of {sorted(sizes)}"
-                f"{did_you_mean(name, sizes)}"
+                f"labels: {name!r} is not predicted by this model; expected one of {sorted(self.outputs)}"
+                f"{did_you_mean(name, self.outputs)}"
             )
         size = sizes[name if isinstance(self.outputs, dict) else None]
         table = labels.double().reshape(len(labels), -1)  # (S, P)
@@ -145,19 +147,17 @@ class PropertyModel(Potential):
     """
 
     Config = PropertyConfig
+    config: PropertyConfig
     head: nn.Module
 
     def __init__(self, config: PropertyConfig):
         super().__init__(config)
+        self.is_potential = config.readout == "energy"
         self.compute_forces = config.compute_forces and self.is_potential
-
-    @property
-    def is_potential(self) -> bool:
-        return self.config.readout == "energy"
 
     def make_head(self, network: nn.Module) -> nn.Module:
         """``network`` itself for a potential, a ``PropertyHead`` of it otherwise."""
-        if self.is_potential:
+        if self.config.readout == "energy":
             return network
         return PropertyHead(network, self.config.output_features, self.config.readout)
 
@@ -168,7 +168,7 @@ class PropertyModel(Potential):
     def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
         return self.head(self.features(graph, vectors)).squeeze(1)
 
-    def forward(self, x: Input, stress: bool = True) -> Prediction:
+    def forward(self, x: Input, stress: bool = True) -> Prediction:  # type: ignore[override]  # or a property
         """As ``Potential.forward`` if the model is one; otherwise the property of each structure.
 
         Returns:
@@ -201,4 +201,5 @@ class PropertyModel(Potential):
         """
         if self.is_potential:
             raise ConfigError("standardise: the model is a potential; its energies have references instead")
+        assert isinstance(self.head, PropertyHead)  # made by make_head
         self.head.standardise(labels, n_atoms)

@@ -79,9 +79,9 @@ def _pull_back(basis: _Basis, weights: torch.Tensor | None, grad: torch.Tensor, 
     d_unit = [torch.zeros_like(basis.r)] * 3
     for m, axis, power, lower in _derivatives(rank):
         d_unit[axis] = torch.addcmul(d_unit[axis], d_mono[:, m], basis.mono[lower], value=power)
-    d_unit = torch.stack(d_unit)  # (3, N, K)
-    radial_part = (d_unit * basis.unit).sum(0)
-    return (d_unit - radial_part * basis.unit) / basis.r + d_r * basis.unit, d_weights
+    d_units = torch.stack(d_unit)  # (3, N, K)
+    radial_part = (d_units * basis.unit).sum(0)
+    return (d_units - radial_part * basis.unit) / basis.r + d_r * basis.unit, d_weights
 
 
 class _Moments(torch.autograd.Function):

@@ -18,7 +18,9 @@ def bond_slots(dst: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     return count[: len(dst)] + offset.index_select(0, dst), count[:k]
 
 
-def pad_bonds(vectors: torch.Tensor, slots: torch.Tensor, shape: torch.Size, cutoff: float) -> torch.Tensor:
+def pad_bonds(
+    vectors: torch.Tensor, slots: torch.Tensor, shape: tuple[int, int], cutoff: float
+) -> torch.Tensor:
     """Bond vectors (E, 3), Å, as (3, N, K); ``shape`` is (N, K).
 
     Empty slots hold a bond of length ``cutoff`` (Å), where every basis function vanishes.
@@ -28,7 +30,7 @@ def pad_bonds(vectors: torch.Tensor, slots: torch.Tensor, shape: torch.Size, cut
     return fill.index_copy(0, slots, vectors).view(n, k, 3).permute(2, 0, 1).contiguous()
 
 
-def pad_weights(weights: torch.Tensor, slots: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+def pad_weights(weights: torch.Tensor, slots: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     """Per-bond weights (E, S) as (S, N, K), zero in empty slots; ``shape`` is (N, K)."""
     padded = weights.new_zeros(shape[0] * shape[1], weights.shape[1]).index_copy(0, slots, weights)
     return padded.view(*shape, -1).permute(2, 0, 1).contiguous()

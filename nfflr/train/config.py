@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 from py_config_runner import ConfigObject
@@ -119,7 +119,7 @@ class TrainingConfig(BaseModel):
 
     @field_validator("criterion")
     @classmethod
-    def _averages(cls, criterion: nn.Module | dict[str, nn.Module]):
+    def _averages(cls, criterion: nn.Module | dict[str, nn.Module]) -> nn.Module | dict[str, nn.Module]:
         for one in criterion.values() if isinstance(criterion, dict) else [criterion]:
             if getattr(one, "reduction", "mean") != "mean":
                 raise ValueError("a criterion must average (reduction='mean'), as a batch comes in parts")
@@ -138,13 +138,13 @@ class TrainingConfig(BaseModel):
         return device
 
     @model_validator(mode="after")
-    def _compile_is_for_potentials(self):
+    def _compile_is_for_potentials(self) -> Self:
         if self.compile and not (self.model.is_potential and self.model.compute_forces):
             raise ValueError("compile is for potentials with forces; leave it out")
         return self
 
     @model_validator(mode="after")
-    def _swag_has_weights_to_sample(self):
+    def _swag_has_weights_to_sample(self) -> Self:
         if self.swag_samples and self.swa_start >= 1:
             raise ValueError("swag_samples needs swa_start below 1, from where weights are collected")
         return self
@@ -229,7 +229,7 @@ def _literal(path: Path, name: str, default: int) -> int:
         raise ConfigError(f"{path}: line {error.lineno}: {error.msg}; correct the config") from error
     except ValueError as error:
         raise ConfigError(f"{path}: not a Python file ({error}); give a config") from error
-    found = default
+    found: object = default
     for node in tree.body:
         targets = getattr(node, "targets", [getattr(node, "target", None)])
         value = getattr(node, "value", None)

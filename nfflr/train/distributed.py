@@ -7,9 +7,12 @@ Ranks share each batch, and a gradient is that of the loss of the whole batch: e
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar, cast
 
 import ignite.distributed as idist
 import torch
+
+T = TypeVar("T")
 
 
 def is_first() -> bool:
@@ -24,12 +27,12 @@ def share(items: list) -> list:
 
 def total(values: torch.Tensor) -> torch.Tensor:
     """Sum over ranks of a tensor of any shape."""
-    return idist.all_reduce(values) if idist.get_world_size() > 1 else values
+    return cast(torch.Tensor, idist.all_reduce(values)) if idist.get_world_size() > 1 else values
 
 
-def gathered(item) -> list:
+def gathered(item: T) -> list[T]:
     """One picklable object of each rank, by rank; only processes of this run exchange them."""
-    return idist.all_gather(item) if idist.get_world_size() > 1 else [item]
+    return cast(list[T], idist.all_gather(item)) if idist.get_world_size() > 1 else [item]
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:

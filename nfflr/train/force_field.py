@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
-from ..compiled.training import compile_training
+from ..compiled.training import TrainingGraph, compile_training
 from ..data.dataset import AtomsDataset
 from ..errors import ConfigError
+from ..models.base import Potential
 from ..nn.losses import KEYS, label_errors, scaled_loss, weighted_loss
 from ..units import GPA
 from .config import TrainingConfig
@@ -35,19 +35,21 @@ class ForceFieldObjective:
         ConfigError: settings of properties are given.
     """
 
-    keys, columns = KEYS, COLUMNS
+    keys: tuple[str, ...] = KEYS
+    columns: tuple[Column, ...] = COLUMNS
 
     def __init__(self, config: TrainingConfig):
         if isinstance(config.criterion, dict):
             raise ConfigError("criterion: a dict is for properties; give one criterion and energy_weight, …")
         if config.target_weights:
             raise ConfigError("target_weights: is for properties; set energy_weight, force_weight, …")
-        self.config = config
-        self._compiled = None  # the training step's forward pass, once it is known to be wanted
+        self.config, self.criterion = config, config.criterion
+        # The training step's forward pass, once it is known to be wanted.
+        self._compiled: TrainingGraph | Potential | None = None
         self.scales = config.scales()
         self.with_stress = any(config.weights(progress)["stress"] for progress in (0.0, 1.0))
 
-    def output(self, model: nn.Module, x) -> dict[str, torch.Tensor]:
+    def output(self, model: Potential, x) -> dict[str, torch.Tensor]:
         if self.config.compile and self._compiled is None:
             self._compiled = compile_training(model) or model
         return (self._compiled or model)(x, stress=self.with_stress)
@@ -58,21 +60,20 @@ class ForceFieldObjective:
     def terms(self, output: dict[str, torch.Tensor], labels: Labels) -> torch.Tensor:
         errors = label_errors(output, labels)
         nothing = labels["n_atoms"].new_zeros(0, dtype=torch.float64)
-        criterion = self.config.criterion
-        terms = [scaled_loss(errors.get(key, nothing), self.scales[key], criterion) for key in KEYS]
+        terms = [scaled_loss(errors.get(key, nothing), self.scales[key], self.criterion) for key in KEYS]
         return torch.stack(terms)
 
     def weights(self, progress: float) -> torch.Tensor:
         return torch.tensor(list(self.config.weights(progress).values()), dtype=torch.float64)
 
-    def predict(self, model: nn.Module, dataset: AtomsDataset, indices: Sequence[int]) -> Predictions:
+    def predict(self, model: Potential, dataset: AtomsDataset, indices: Sequence[int]) -> Predictions:
         return predict(model, dataset, indices, self.config.part_size)
 
     def loss(self, pairs: Predictions) -> float:
         parts = {"energy": pairs.energy, "forces": pairs.forces, "stress": pairs.stress}
         known = {key: pair[np.isfinite(pair[..., 1])] for key, pair in parts.items()}
         errors = {key: torch.from_numpy(pair[:, 0] - pair[:, 1]) for key, pair in known.items()}
-        return float(weighted_loss(errors, self.config.weights(1.0), self.scales, self.config.criterion))
+        return float(weighted_loss(errors, self.config.weights(1.0), self.scales, self.criterion))
 
     def join(self, parts: Sequence[Predictions]) -> Predictions:
         return Predictions.join(parts)

@@ -14,6 +14,7 @@ from ..data.inputs import as_graph
 from ..errors import ConfigError, StructureError
 from ..finetune import freeze, load_weights
 from ..models.base import Potential
+from ..models.property import PropertyModel
 from .config import TrainingConfig
 from .evaluation import predict
 
@@ -32,7 +33,7 @@ def prepared(config: TrainingConfig, resume: bool = False) -> TrainingConfig:
     check_readout(config.model, config.dataset)
     config = config.model_copy(update={"dataset": matching(config.dataset, config.model)})
     tuned = config.init_from is not None and not resume
-    if tuned:
+    if config.init_from is not None and not resume:
         load_weights(config.model, config.init_from)
     if config.freeze:
         freeze(config.model, config.freeze)
@@ -103,6 +104,7 @@ def initialise(model: Potential, dataset: AtomsDataset) -> None:
                 f"it knows {', '.join(model.elements)}"
             )
     if not dataset.is_force_field:
+        assert isinstance(model, PropertyModel)  # see check_readout
         model.standardise(*training_labels(dataset))
         return
     if not model.fits_references or model.scale != 1 or model.reference_energies.any():

@@ -128,7 +128,7 @@ def with_learning_rate(text: str, rate: float, name: str) -> str:
         node
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Assign | ast.AnnAssign)
-        for target in getattr(node, "targets", None) or [node.target]
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         if getattr(target, "id", None) == "learning_rate"
     ]
     if not assigned:

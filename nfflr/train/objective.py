@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
-from torch import nn
 
 from ..data.dataset import AtomsDataset
+from ..models.base import Potential
 from .distributed import gathered, share
 
 Labels = dict[str, torch.Tensor]
@@ -36,13 +36,16 @@ class Pairs(Protocol):
     def errors(self) -> dict[str, float]: ...
 
 
-class Objective(Protocol):
+P = TypeVar("P", bound=Pairs)
+
+
+class Objective(Protocol[P]):
     """One task: force field, or properties. ``keys`` name the terms of the loss."""
 
     keys: tuple[str, ...]
     columns: tuple[Column, ...]
 
-    def output(self, model: nn.Module, x) -> dict[str, torch.Tensor]:
+    def output(self, model: Potential, x) -> dict[str, torch.Tensor]:
         """The model's prediction by name, as ``terms`` takes it."""
 
     def counts(self, labels: Labels) -> torch.Tensor:
@@ -54,19 +57,17 @@ class Objective(Protocol):
     def weights(self, progress: float) -> torch.Tensor:
         """Weights of the terms at a fraction of the run, (K,)."""
 
-    def predict(self, model: nn.Module, dataset: AtomsDataset, indices: Sequence[int]) -> Pairs:
+    def predict(self, model: Potential, dataset: AtomsDataset, indices: Sequence[int]) -> P:
         """Predictions of structures by the model as it is in use."""
 
-    def loss(self, pairs: Pairs) -> float:
+    def loss(self, pairs: P) -> float:
         """The loss with the weights of the end of the run, so that epochs can be compared."""
 
-    def join(self, parts: Sequence[Pairs]) -> Pairs:
+    def join(self, parts: Sequence[P]) -> P:
         """Predictions of several parts as one."""
 
 
-def predict_shared(
-    objective: Objective, model: nn.Module, dataset: AtomsDataset, indices: list[int]
-) -> Pairs:
+def predict_shared(objective: Objective[P], model: Potential, dataset: AtomsDataset, indices: list[int]) -> P:
     """As ``objective.predict``, each rank doing its share; every rank gets all."""
     own = share(indices)
     parts = gathered(objective.predict(model, dataset, own) if own else None)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from ..calculator import NFFLrCalculator
+from ..models.base import Potential
 from ..validation.reading import read_suite
 from ..validation.suite import Report, Suite
 from ..validation.tasks import Outcome, Task
@@ -62,7 +62,7 @@ class Physics:
         late = self.minutes > 0 and time.monotonic() - self._last > 60 * self.minutes
         return epoch == epochs or epoch % self.every == 0 or any(gathered(late))
 
-    def measure(self, model: nn.Module, begin: Callable[[str], None] = lambda name: None) -> Report:
+    def measure(self, model: Potential, begin: Callable[[str], None] = lambda name: None) -> Report:
         """The tasks on a potential, by the calculator that a user would get of it.
 
         The ranks share the tasks, so that none waits for one to do all, and every rank gets every outcome
@@ -79,9 +79,9 @@ class Physics:
                 report = Suite(tuple(own)).run(
                     NFFLrCalculator(model), budget_s=self.budget, begin=lambda task: begin(task.name)
                 )
-            parts = [(o.task.name, o.status, o.scores, o.message) for o in report.outcomes]
+            parts = [(o.task.name, (o.status, o.scores, o.message)) for o in report.outcomes]
         self._last = time.monotonic()
-        found = {name: rest for part in gathered(parts) for name, *rest in part}
+        found = {name: told for part in gathered(parts) for name, told in part}
         outcomes = tuple(Outcome(task, *found[task.name]) for task in self.tasks)
         return Report(Suite(tuple(self.tasks)), outcomes)
 

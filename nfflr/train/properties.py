@@ -12,6 +12,7 @@ from torch import nn
 
 from ..data.dataset import AtomsDataset, collate
 from ..errors import ConfigError
+from ..models.base import Potential
 from .config import TrainingConfig
 from .objective import Column, Labels
 
@@ -80,7 +81,8 @@ class PropertyObjective:
         self.scales = {name: _spread(dataset, name) for name in self.keys if name not in self.classes}
 
     def _criterion(self, name: str, given: dict[str, nn.Module]) -> nn.Module:
-        chosen = given.get(name, None if given else self.config.criterion)
+        shared = self.config.criterion
+        chosen = given.get(name, None if isinstance(shared, dict) else shared)
         is_class = isinstance(chosen, nn.CrossEntropyLoss)
         if name in self.classes and name not in given and not is_class:
             return nn.CrossEntropyLoss()
@@ -91,7 +93,7 @@ class PropertyObjective:
             raise ConfigError(f"criterion: {name} is {wanted} CrossEntropyLoss; choose another")
         return copy.deepcopy(chosen).to(self.config.model.device, torch.float64)
 
-    def output(self, model: nn.Module, x) -> dict[str, torch.Tensor]:
+    def output(self, model: Potential, x) -> dict[str, torch.Tensor]:
         """By target name; (B,), (B, P) or class scores (B, C).
 
         Raises:
@@ -137,7 +139,7 @@ class PropertyObjective:
         return torch.tensor([self.config.target_weights.get(k, 1.0) for k in self.keys], dtype=torch.float64)
 
     @torch.no_grad()
-    def predict(self, model: nn.Module, dataset: AtomsDataset, indices: Sequence[int]) -> PropertyPredictions:
+    def predict(self, model: Potential, dataset: AtomsDataset, indices: Sequence[int]) -> PropertyPredictions:
         return predict_properties(model, dataset, indices, self.config.part_size)
 
     def loss(self, pairs: PropertyPredictions) -> float:
@@ -177,7 +179,7 @@ def property_columns(names: Sequence[str], classes: Collection[str]) -> tuple[Co
 
 
 def predict_properties(
-    model: nn.Module, dataset: AtomsDataset, indices: Sequence[int], batch_size: int = 8
+    model: Potential, dataset: AtomsDataset, indices: Sequence[int], batch_size: int = 8
 ) -> PropertyPredictions:
     """Evaluate structures of a data set with targets; the model's train/eval mode is restored afterwards."""
     dataset, was_training = dataset.within(model.cutoff), model.training

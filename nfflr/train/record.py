@@ -31,7 +31,7 @@ class RunRecord:
     def __init__(self, folder: Path, config: TrainingConfig, command: str | None, resume: bool):
         self.path, self.start = folder / FILE, time.perf_counter()
         model = config.model
-        self.content = {
+        self.content: dict[str, object] = {
             "command": command,
             "settings": config.plain(),
             "model": config.described_model(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.figure
@@ -89,7 +89,7 @@ def parity(predictions: Predictions, title: str = "") -> matplotlib.figure.Figur
 
 
 def property_parity(
-    predictions: PropertyPredictions, classes: dict[str, Sequence[str]], title: str = ""
+    predictions: PropertyPredictions, classes: Mapping[str, Sequence[str]], title: str = ""
 ) -> matplotlib.figure.Figure:
     """Predicted against labelled values of each target; a class as its confusion matrix."""
     names = [*predictions.values, *predictions.scores]

@@ -6,12 +6,14 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from ignite.engine import Engine
 from torch.optim.swa_utils import AveragedModel
 
 from ..errors import ConfigError, NumericsError, did_you_mean
+from ..models.base import Potential
 from .averaging import Swag, averaged
 from .batches import ShuffledBatches
 from .config import TrainingConfig
@@ -167,10 +169,15 @@ class Run:
             f"{ids}: {what} is not finite at step {self.step}; check these structures or lower learning_rate"
         )
 
+    @property
+    def average(self) -> Potential:
+        """The model with the averaged weights."""
+        return cast(Potential, self.ema.module)
+
     def validate(self, train_loss: float) -> dict[str, float]:
         """Errors of the averaged weights on the validation split, as a row of the history."""
         dataset = self.config.dataset
-        pairs = predict_shared(self.objective, self.ema.module, dataset, dataset.split["val"])
+        pairs = predict_shared(self.objective, self.average, dataset, dataset.split["val"])
         row = {"epoch": self.epoch, "step": self.step, "train/loss": train_loss}
         row["val/loss"] = self.objective.loss(pairs)
         row |= {f"val/{name}": value for name, value in pairs.errors().items()}
@@ -255,7 +262,7 @@ def selectors(select_by: str | dict[str, float]) -> dict[str, float]:
     return select_by if isinstance(select_by, dict) else {select_by: 1.0}
 
 
-def make_objective(config: TrainingConfig) -> Objective:
+def make_objective(config: TrainingConfig) -> Objective[Any]:
     """The task that the data set sets."""
     return ForceFieldObjective(config) if config.dataset.is_force_field else PropertyObjective(config)
 

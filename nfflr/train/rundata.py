@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class RunData:
     """
 
     dataset: AtomsDataset | None
-    parts: dict[str, Sequence[int]]
+    parts: Mapping[str, Sequence[int]]
     said: str
 
 
@@ -71,11 +72,13 @@ def predicted(model, dataset: AtomsDataset, indices: Sequence[int], title: str):
         # A dollar sign in a name would start a formula.
         groups = np.array([str(g).replace("$", r"\$") for g in pairs.groups])
         return pairs.errors(), parity(dataclasses.replace(pairs, groups=groups), title)
-    pairs = predict_properties(model, dataset, indices)
-    return pairs.errors(), property_parity(pairs, dataset.classes, title)
+    properties = predict_properties(model, dataset, indices)
+    return properties.errors(), property_parity(properties, dataset.classes, title)
 
 
-def summary(dataset: AtomsDataset, parts: dict[str, Sequence[int]]) -> tuple[list[str], list[list[object]]]:
+def summary(
+    dataset: AtomsDataset, parts: Mapping[str, Sequence[int]]
+) -> tuple[list[str], list[list[object]]]:
     """A table of splits: structures, atoms, and the ranges of what is labelled."""
     force_field = dataset.is_force_field
     headers = ["split", "structures", "atoms", "atoms per structure"]
@@ -122,8 +125,8 @@ def _sources(known: dict, given: Path | None) -> dict[str, Path] | None:
     found = {}
     for name in ("source", "test_source"):
         if origin.get(name):
-            same = given_digest is not None and digests.get(name) == given_digest
-            found[name] = given if same else Path(origin[name])
+            same = given is not None and digests.get(name) == given_digest
+            found[name] = given if given is not None and same else Path(origin[name])
     if given is not None and given.resolve() not in [p.resolve() for p in found.values()]:
         return None  # another file: what it holds is what was asked for
     return found if all(path.exists() for path in found.values()) else None
@@ -145,7 +148,7 @@ def _alone(given: Path, metadata: dict, origin: dict) -> AtomsDataset:
     """All structures of a file, its labels in the units of the run's."""
     targets = metadata.get("targets") or {}
     names = ("energy_units", "stress_units", "stress_sign", "stress_order", "keys")
-    options = {name: origin[name] for name in names if origin.get(name)}
+    options: dict[str, Any] = {name: origin[name] for name in names if origin.get(name)}
     classes = {k: tuple(t["classes"]) for k, t in targets.items() if t["kind"] == "class"}
     return AtomsDataset(
         given,
@@ -154,6 +157,6 @@ def _alone(given: Path, metadata: dict, origin: dict) -> AtomsDataset:
         n_val=0.0,
         allow_missing=True,
         allow_duplicates=True,
+        classes=classes or None,
         **options,
-        **({"classes": classes} if classes else {}),
     )

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..checkpoint import FILE, load_checkpoint
 from ..errors import ConfigError
+from ..models.base import Potential
 from .force_field import COLUMNS
 from .objective import Column, higher_is_better
 from .page import Code, Facts, Grid, Heading, Image, Images, Pairs, Piece, Section, Text, page, panels
@@ -31,7 +32,7 @@ class RunFolder:
     """What was read from the folder of a run."""
 
     path: Path
-    model: object
+    model: Potential
     metadata: dict
     record: dict
     history: list[dict[str, float]]

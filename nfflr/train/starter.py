@@ -76,6 +76,7 @@ def config_text(source: str | Path, folder: Path, found: Diagnosis, filtered: bo
         filtered: whether single structures can be left out (the source is a file of structures).
     """
     seen, options = found.survey, found.options
+    assert seen is not None  # the data are usable
     left_out = sorted({*seen.isolated, *seen.repeats}) if filtered else []
     chosen = choose(seen, len(left_out))
     name = Path(source).name
@@ -192,7 +193,7 @@ def _unit_reason(key: str) -> str:
 
 
 def _model(seen: Survey, chosen: Choices) -> str:
-    element = max(seen.spacing, key=seen.spacing.get)
+    element = max(seen.spacing, key=seen.spacing.__getitem__)
     spacing = seen.spacing[element]
     low, high = CUTOFFS
     reason = (

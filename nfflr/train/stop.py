@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -18,7 +19,7 @@ def postponed_signals() -> Iterator[Callable[[], int | None]]:
     to which signals do not come, nothing is changed; nor for a signal that is ignored.
     """
     came: list[int] = []
-    before = {}
+    before: dict[int, Any] = {}  # handlers, as signal.signal returns them
 
     def note(signum: int, frame) -> None:
         if signum in came:
@@ -33,5 +34,5 @@ def postponed_signals() -> Iterator[Callable[[], int | None]]:
     try:
         yield lambda: came[0] if came else None
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)

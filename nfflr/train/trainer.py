@@ -13,9 +13,11 @@ import torch
 from ignite.engine import Engine, Events
 
 from ..checkpoint import FILE, find_members, save_checkpoint
+from ..data.dataset import AtomsDataset
 from ..errors import ConfigError, NumericsError, StoppedError
 from ..files import claim_folder, sweep, write_figure
 from ..lock import locked
+from ..models.base import Potential
 from ..validation.suite import Report
 from .batches import make_loader, watched_workers
 from .config import TrainingConfig
@@ -35,7 +37,7 @@ SWAG = "swag"  # folder of the posterior samples
 EVENTS = "tensorboard"  # folder of the event files
 
 
-def nobody(_) -> None:
+def nobody(_: object) -> None:
     """A listener that does nothing."""
 
 
@@ -89,7 +91,7 @@ def train(
             clear_overwritten(out)
         record = RunRecord(out, run.config, command, resume) if is_first() else None
         advance(run, out, Listeners(on_step, on_validation, on_task, on_report))
-        if is_first():
+        if record is not None:  # of the first rank
             write_figure(out / "learning-curve.png", learning_curve(run.history, run.objective.columns))
             record.finish()
             write_swag(run, out / SWAG)
@@ -135,7 +137,8 @@ def make_engine(run: Run, out: Path, log: Log, heard: Listeners) -> Engine:
 
     @engine.on(Events.ITERATION_COMPLETED)
     def record(engine: Engine) -> None:
-        loss, rate = engine.state.output, run.optimizer.param_groups[0]["lr"]
+        loss: float = engine.state.output  # type: ignore[assignment]  # ignite says int; train_step's float
+        rate = run.optimizer.param_groups[0]["lr"]
         log({"train/step_loss": loss, "learning_rate": rate}, run.step)
         heard.step({"step": run.step, "total": run.total_steps, "epoch": run.epoch, "loss": loss})
 
@@ -148,7 +151,7 @@ def make_engine(run: Run, out: Path, log: Log, heard: Listeners) -> Engine:
             return
         row = run.validate(run.mean_loss())
         if tasks:
-            report = run.physics.measure(run.ema.module, heard.task)
+            report = run.physics.measure(run.average, heard.task)
             row |= metrics_of(report)
         improved = select(run, row)
         if is_first():
@@ -240,7 +243,7 @@ def keep(run: Run, row: dict[str, float], out: Path, improved: bool) -> None:
     """Write the weights if they are the best so far, then the metrics and the state."""
     if improved:
         scores = {k: v for k, v in row.items() if k.startswith("val/") and math.isfinite(v)}
-        _save(run, run.ema.module, out / FILE, {**scores, "epoch": row["epoch"]})
+        _save(run, run.average, out / FILE, {**scores, "epoch": row["epoch"]})
     write_metrics(out, run.history)
     save(run, out)
 
@@ -270,10 +273,10 @@ def write_swag(run: Run, folder: Path) -> None:
     generator = torch.Generator().manual_seed(run.config.random_seed)
     for k in range(run.config.swag_samples):
         run.swag.sample(run.ema.module, generator)
-        _save(run, run.ema.module, folder / f"member-{k}.safetensors", {})
+        _save(run, run.average, folder / f"member-{k}.safetensors", {})
 
 
-def _save(run: Run, model, path: Path, scores: dict[str, float]) -> None:
+def _save(run: Run, model: Potential, path: Path, scores: dict[str, float]) -> None:
     dataset = run.config.dataset
     save_checkpoint(
         path,
@@ -285,7 +288,7 @@ def _save(run: Run, model, path: Path, scores: dict[str, float]) -> None:
     )
 
 
-def described_targets(dataset) -> dict[str, dict]:
+def described_targets(dataset: AtomsDataset) -> dict[str, dict]:
     """Kind and classes of each target, as a checkpoint carries them."""
     kinds = {name: {"kind": "regression"} for name in dataset.targets}
     return kinds | {name: {"kind": "class", "classes": list(c)} for name, c in dataset.classes.items()}

@@ -37,7 +37,7 @@ def draw(report: Report, title: str) -> matplotlib.figure.Figure:
 
 
 def _bars(axes, report: Report) -> None:
-    labels = []
+    labels: list[str] = []
     for outcome in report.outcomes:
         for name, value in outcome.scores.items():
             y, limit, unit = len(labels), outcome.task.limits.get(name), outcome.units[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,8 @@ from ..workflows.base import Settings
 from ..workflows.contract import Workflow
 from .suite import Suite
 from .tasks import Task
+
+Place = Callable[[tuple], tuple[str, Iterable[str]]]
 
 FILE = "suite.yaml"
 
@@ -134,16 +137,17 @@ def _structure(path: Path) -> ase.Atoms:
         atoms = ase.io.read(path)
     except Exception as error:  # every format has its own
         raise StructureError(f"{path}: cannot be read as a structure ({error})") from error
+    assert isinstance(atoms, ase.Atoms)  # without an index, the last
     if not len(atoms) or not np.isfinite(atoms.positions).all():
         raise StructureError(f"{path}: holds no atoms, or positions that are not finite")
     atoms.calc = None
     return atoms
 
 
-def _place(content: dict):
+def _place(content: dict) -> Place:
     """Where an error is, in words, and the names that are known there."""
 
-    def place(where: tuple) -> tuple[str, dict]:
+    def place(where: tuple) -> tuple[str, Iterable[str]]:
         if len(where) > 1 and where[0] == "tasks":
             tasks = content["tasks"]
             name = tasks[where[1]].get("name") if isinstance(tasks[where[1]], dict) else None
@@ -154,7 +158,7 @@ def _place(content: dict):
     return place
 
 
-def _reason(error: ValidationError, place) -> str:
+def _reason(error: ValidationError, place: Place) -> str:
     """The first error as one line, with the nearest match for a name that is not known."""
     # A misspelt name is often missing elsewhere; the nearest match says more.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")

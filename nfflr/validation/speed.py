@@ -61,12 +61,15 @@ class Timing:
     @property
     def per_atom(self) -> float | None:
         """The same in µs per atom."""
-        return 1e3 * self.milliseconds / self.atoms if self.seconds else None
+        median = self.milliseconds
+        return None if median is None else 1e3 * median / self.atoms
 
     def split(self) -> dict[str, float]:
         """Median ms of each part, and of what is none of them: ASE."""
         found = {name: 1e3 * statistics.median(times) for name, times in self.parts.items()}
-        return found | {"ase": max(0.0, self.milliseconds - sum(found.values()))} if found else {}
+        if not found or self.milliseconds is None:
+            return {}
+        return found | {"ase": max(0.0, self.milliseconds - sum(found.values()))}
 
 
 def measure_speed(
@@ -101,7 +104,7 @@ def measure_speed(
 
 def ratios(timings: Sequence[Timing]) -> dict[tuple[str, int], float]:
     """Median over rounds of a call's time over that of the first calculator in the same round."""
-    first = {}
+    first: dict[int, Timing] = {}
     found = {}
     for timing in timings:
         ours = first.setdefault(timing.atoms, timing)

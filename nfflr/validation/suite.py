@@ -26,7 +26,7 @@ class Suite:
     tasks: tuple[Task, ...]
     name: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         names = [task.name for task in self.tasks]
         if not names:
             raise ConfigError(f"suite {self.name}: has no task; give at least one")
@@ -74,7 +74,14 @@ class Suite:
         return Report(self, tuple(outcomes), time.perf_counter() - started)
 
 
-def _within(deadline, budget_s, task: Task, calculator: Calculator, progress: Progress, begin) -> Outcome:
+def _within(
+    deadline: float | None,
+    budget_s: float | None,
+    task: Task,
+    calculator: Calculator,
+    progress: Progress,
+    begin: Callable[[Task], None],
+) -> Outcome:
     """The outcome of a task, or of its being skipped or broken off when the time is up."""
 
     def watched(step: int, total: int, numbers: dict[str, float], atoms: ase.Atoms) -> None:

@@ -53,7 +53,7 @@ class Task:
     chosen: tuple[str, ...] = ()
     source: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         possible = self._possible()
         for name in (*self.chosen, *self.limits):
             if name not in possible:

@@ -9,11 +9,12 @@ import shutil
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import ase
 import numpy as np
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import Calculator, all_changes
 from pydantic import BaseModel
 
 from ..errors import ConfigError, ResourceError
@@ -154,8 +155,14 @@ class Remembered(Calculator):
         self._calculator, self._frames, self._interval = calculator, frames, interval
         self._count = 0
 
-    def calculate(self, atoms, properties, system_changes) -> None:
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
         super().calculate(atoms, properties, system_changes)
+        assert atoms is not None  # ASE asks for those of a structure
         if system_changes:
             self._count += 1
             known = self._frames[self._count - 1] if self._count <= len(self._frames) else None
@@ -226,7 +233,7 @@ def _compare(before: Record, now: Record, may_grow: tuple[str, ...]) -> None:
                 raise ConfigError(f"{what}: is {is_now}, the run to resume had {was}; {advice}")
 
 
-def _plain(value):
+def _plain(value: object) -> Any:  # what JSON takes
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 

@@ -11,12 +11,13 @@ import ase
 import numpy as np
 from ase.spacegroup.symmetrize import check_symmetry
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from spglib import SpglibDataset
 
 from ..errors import StructureError
 from ..units import GPA
 
 
-def _array(value) -> np.ndarray:
+def _array(value: object) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype == object and isinstance(value, list | tuple):  # JSON has null for NaN
         with contextlib.suppress(TypeError):
@@ -88,18 +89,19 @@ def check_crystal(atoms: ase.Atoms, what: str, instead: str = "give a crystal") 
         raise StructureError(f"structure: {what} needs three periodic axes; {instead}")
 
 
-def symmetry_of(atoms: ase.Atoms, symprec: float):
+def symmetry_of(atoms: ase.Atoms, symprec: float) -> SpglibDataset:
     """spglib's dataset of a crystal, as ASE hands it out for any version of spglib; ``symprec`` in Å.
 
     Raises:
         StructureError: spglib finds no symmetry, not even the identity.
     """
     try:
-        return check_symmetry(atoms, symprec)
+        found: SpglibDataset = check_symmetry(atoms, symprec)
     except Exception as error:  # the class differs between versions
         raise StructureError(
             f"structure: spglib finds no symmetry within {symprec:g} Å ({error}); change --symprec"
         ) from error
+    return found
 
 
 def stress_note(results: dict, limit: float = 0.5) -> list[str]:
@@ -120,7 +122,7 @@ def snapshot(atoms: ase.Atoms) -> ase.Atoms:
     """Copy of a structure that carries its energy, forces and stress, without the calculator."""
     from ase.calculators.singlepoint import SinglePointCalculator
 
-    copy = atoms.copy()
+    copy: ase.Atoms = atoms.copy()
     names = ("energy", "free_energy", "forces", *(("stress",) if has_stress(atoms) else ()))
     results = {name: value for name, value in atoms.calc.results.items() if name in names}
     copy.calc = SinglePointCalculator(copy, **results)

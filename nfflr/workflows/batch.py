@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import ase
 import numpy as np
@@ -82,7 +83,7 @@ def _compute(
     """Results of a block whose first structure has the position ``first``."""
     try:
         if hasattr(calculator, "evaluate"):
-            results = calculator.evaluate(block)
+            results: list[dict] = calculator.evaluate(block)
         else:
             results = [_single(calculator, atoms, properties) for atoms in block]
     except NFFLrError as error:
@@ -115,7 +116,7 @@ def digest(calculator: Calculator, structures: Sequence[ase.Atoms], *what: str) 
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _plain(value):
+def _plain(value: object) -> Any:  # what JSON takes
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 

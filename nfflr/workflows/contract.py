@@ -51,7 +51,7 @@ def find_workflow(name: str) -> Workflow:
     plot = getattr(module, "plot", None)
     return Workflow(
         name=name,
-        summary=inspect.getdoc(module).splitlines()[0],
+        summary=(inspect.getdoc(module) or name).splitlines()[0],
         function=function,
         settings=signature.parameters["settings"].annotation,
         result=signature.return_annotation,
@@ -121,7 +121,7 @@ def read_result(path: str | Path, workflow: Workflow, *, partial: bool = False) 
 
 def _read_record(path: Path, workflow: Workflow) -> dict:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record: dict = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; give the JSON of a {workflow.name} result") from error
     except ValueError as error:

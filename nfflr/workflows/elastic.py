@@ -15,6 +15,7 @@ from ase.stress import (
     voigt_6_to_full_3x3_strain,
     voigt_6_to_full_3x3_stress,
 )
+from matplotlib.axes import Axes
 from pydantic import Field
 
 from ..errors import NumericsError
@@ -100,7 +101,7 @@ def elastic(
     check_crystal(atoms, "an elastic stiffness")
     atoms = atoms.copy()
     atoms.set_constraint()
-    notes = []
+    notes: list[str] = []
     if settings.relax:
         atoms, notes = _relaxed_first(atoms, calculator, settings)
     group, rotations = _point_group(atoms, settings)
@@ -137,7 +138,9 @@ def elastic(
     )
 
 
-def _relaxed_first(atoms: ase.Atoms, calculator: Calculator, settings: ElasticSettings):
+def _relaxed_first(
+    atoms: ase.Atoms, calculator: Calculator, settings: ElasticSettings
+) -> tuple[ase.Atoms, list[str]]:
     """The relaxed structure without its results, and what there is to say about it."""
     options = RelaxSettings(
         cell=True, symmetry=True, fmax=settings.fmax, steps=settings.steps, optimizer="bfgs"
@@ -192,7 +195,7 @@ def _design(basis: np.ndarray, patterns: list[int]) -> np.ndarray:
 
 def _strained(atoms: ase.Atoms, strain: np.ndarray) -> ase.Atoms:
     """Copy under a Voigt strain (6,), shears as engineering strains, without rotation."""
-    copy = atoms.copy()
+    copy: ase.Atoms = atoms.copy()
     copy.set_cell(atoms.cell.array @ voigt_6_to_full_3x3_strain(strain), scale_atoms=True)  # ASE adds one
     return copy
 
@@ -315,7 +318,8 @@ def plot(
 
 def _distinct(stiffness: np.ndarray) -> list[tuple[int, int]]:
     """Indices of the constants that are neither zero nor the same number as one before."""
-    shown, seen = [], []
+    shown: list[tuple[int, int]] = []
+    seen: list[float] = []
     scale = np.abs(stiffness).max()
     for i, j in sorted(zip(*np.triu_indices(6), strict=True), key=lambda ij: (ij[0] > 2, ij[1] > 2, ij)):
         value = abs(stiffness[i, j])
@@ -325,7 +329,7 @@ def _distinct(stiffness: np.ndarray) -> list[tuple[int, int]]:
     return shown
 
 
-def _polar(axes, stiffness: np.ndarray, colour: str) -> None:
+def _polar(axes: Axes, stiffness: np.ndarray, colour: str) -> None:
     angle = np.linspace(0, 2 * np.pi, 361)
     for k, style in enumerate(("-", "--", ":")):
         n = np.zeros((3, len(angle)))

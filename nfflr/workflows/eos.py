@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import ase
@@ -86,22 +86,24 @@ def eos(
     birch, vinet = fits["birch_murnaghan"], fits["vinet"]
     failure = _failure(birch, vinet, volumes, energies, stuck)
     nearest = frames[int(np.argmin(energies))]
+    volume = birch["volume"]
+    per_atom = None if volume is None else volume / len(atoms)
     return EosResult(
         converged=not failure,
-        message=failure or f"minimum at {birch['volume'] / len(atoms):.4f} Å^3 per atom",
+        message=failure or f"minimum at {per_atom:.4f} Å^3 per atom",
         **birch,
         **{f"vinet_{name}": value for name, value in vinet.items()},
-        volume_per_atom=None if birch["volume"] is None else birch["volume"] / len(atoms),
+        volume_per_atom=per_atom,
         atoms_per_cell=len(atoms),
         volumes=volumes,
         energies=energies,
-        equilibrium=None if failure else _scaled(nearest, birch["volume"] / nearest.get_volume()),
+        equilibrium=None if failure or volume is None else _scaled(nearest, volume / nearest.get_volume()),
     )
 
 
 def _scaled(atoms: ase.Atoms, factor: float) -> ase.Atoms:
     """Copy with ``factor`` times the volume, atoms moved along."""
-    copy = atoms.copy()
+    copy: ase.Atoms = atoms.copy()
     copy.set_cell(atoms.cell.array * factor ** (1 / 3), scale_atoms=True, apply_constraint=False)
     return copy
 
@@ -137,10 +139,12 @@ def _fit(volumes: np.ndarray, energies: np.ndarray, name: str, atoms: int) -> di
         fit.fit([0.0, max(curvature * v.mean(), 1e-3), 4.0, v[np.argmin(e)]])
     except RuntimeError:
         return dict.fromkeys(keys)
-    energy, bulk, derivative, volume = map(float, fit.parameters)
-    if not np.isfinite(fit.parameters).all() or bulk <= 0 or volume <= 0:
+    parameters = fit.parameters
+    assert parameters is not None  # after fit()
+    energy, bulk, derivative, volume = map(float, parameters)
+    if not np.isfinite(parameters).all() or bulk <= 0 or volume <= 0:
         return dict.fromkeys(keys)
-    residuals = (get_eos(name)(v, fit.parameters) - e) * atoms
+    residuals = (get_eos(name)(v, parameters) - e) * atoms
     rms = float(np.sqrt((residuals**2).sum() / (len(v) - 4)))
     values = (energy * atoms + float(energies.min()), bulk / GPA, derivative, volume * atoms, rms)
     return dict(zip(keys, values, strict=True))
@@ -206,11 +210,11 @@ def plot(
     return figure
 
 
-def _curve(result: EosResult, equation: str, prefix: str):
+def _curve(result: EosResult, equation: str, prefix: str) -> Callable[[np.ndarray], np.ndarray]:
     """Fitted energy per atom (eV) as a function of volume per atom."""
     energy, bulk, derivative, volume = (
         getattr(result, f"{prefix}{name}")
         for name in ("energy", "bulk_modulus", "bulk_modulus_derivative", "volume")
     )
     n = result.atoms_per_cell
-    return lambda v: get_eos(equation)(v, [energy / n, bulk * GPA, derivative, volume / n])
+    return lambda v: get_eos(equation)(v, np.array([energy / n, bulk * GPA, derivative, volume / n]))

@@ -96,11 +96,14 @@ def gruneisen(
 
 def _result(phonons: list[Phonopy], path: BandPath, settings: GruneisenSettings) -> GruneisenResult:
     mesh = phonons[0].run_mesh(settings.mesh or settings.mesh_length, is_gamma_center=True)
-    both = PhonopyGruneisen(*phonons)
+    rest, larger, smaller = phonons
+    both = PhonopyGruneisen(rest, larger, smaller)
     with np.errstate(divide="ignore", invalid="ignore"):  # at Γ, where frequencies are zero
         both.set_mesh(mesh.mesh_numbers, is_gamma_center=True)
         both.set_band_structure(path.qpoints)
-    _, weights, frequencies, _, values = both.get_mesh()
+    modes = both.get_mesh()
+    assert modes is not None  # set above
+    _, weights, frequencies, _, values = modes
     _, distances, along, _, along_values = both.get_band_structure()
     labels, places = ticks(path, distances)
     mode = lowest_mode(phonons[0], mesh.qpoints, settings.tolerance)
@@ -108,7 +111,7 @@ def _result(phonons: list[Phonopy], path: BandPath, settings: GruneisenSettings)
     values = np.where(frequencies > settings.tolerance, values, np.nan)
     temperatures = settings.temperatures()
     mean = _mean(temperatures, weights, frequencies, values)
-    along = np.concatenate(along)
+    frequencies_along = np.concatenate(along)
     return GruneisenResult(
         converged=True,
         message="" if stable else f"dynamically unstable: {mode.frequency:.3f} THz; see nff phonons",
@@ -122,8 +125,8 @@ def _result(phonons: list[Phonopy], path: BandPath, settings: GruneisenSettings)
         band_pieces=np.cumsum([0, *map(len, path.qpoints)])[:-1],
         band_qpoints=np.concatenate(path.qpoints),
         band_distances=np.concatenate(distances),
-        band_frequencies=along,
-        band_gruneisen=np.where(along > settings.tolerance, np.concatenate(along_values), np.nan),
+        band_frequencies=frequencies_along,
+        band_gruneisen=np.where(frequencies_along > settings.tolerance, np.concatenate(along_values), np.nan),
         mesh=[int(n) for n in mesh.mesh_numbers],
         mesh_weights=weights,
         mesh_frequencies=frequencies,

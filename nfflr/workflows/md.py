@@ -185,12 +185,12 @@ def _motion(frames: Sequence[ase.Atoms], begin: int, settings: MdSettings) -> di
     known = {name: d for name, d in found.diffusion.items() if d is not None}
     diffusion = {name: d[0] for name, d in known.items()} or None
     error = {name: d[1] for name, d in known.items()} or None
-    values = (found.msd_time, found.msd, diffusion, error)
-    values += (found.vacf_time, found.vacf, found.frequency, found.vdos)
+    means = (found.msd_time, found.msd, diffusion, error)
+    values = (*means, found.vacf_time, found.vacf, found.frequency, found.vdos)
     return dict(zip(names, values, strict=True))
 
 
-class _Part(Sequence):
+class _Part(Sequence[ase.Atoms]):
     """Frames from ``begin`` on, read when they are asked for."""
 
     def __init__(self, frames: Sequence[ase.Atoms], begin: int):
@@ -199,7 +199,7 @@ class _Part(Sequence):
     def __len__(self) -> int:
         return len(self._frames) - self._begin
 
-    def __getitem__(self, index: int) -> ase.Atoms:
+    def __getitem__(self, index: int) -> ase.Atoms:  # type: ignore[override]  # no slices
         return self._frames[self._begin + range(len(self))[index]]
 
     def __iter__(self) -> Iterator[ase.Atoms]:
@@ -215,6 +215,7 @@ def _lost(result: MdResult, reference: MdResult | None, settings: MdSettings) ->
     if result.verdict in ("stable", "drifting"):
         return 0.0
     sound = result.steps if result.verdict == "exploded" else result.verdict_step
+    assert sound is not None  # every verdict but these has its step
     return 1 - sound / settings.steps
 
 

@@ -75,11 +75,13 @@ class Band(NEB):
             if not largest <= EXPLODED:  # true of NaN as well
                 raise NumericsError("structure: an image of the path has no sound forces; check both ends")
             image.calc = SinglePointCalculator(image, energy=found["energy"], forces=found["forces"])
-        return super().get_forces()
+        forces: np.ndarray = super().get_forces()
+        return forces
 
     def has_top(self) -> bool:
         """Whether an image is higher than both ends: on a slope, one that climbs would leave the path."""
-        return self.energies[1:-1].max() > max(self.energies[0], self.energies[-1])
+        assert self.energies is not None  # the forces were asked for
+        return bool(self.energies[1:-1].max() > max(self.energies[0], self.energies[-1]))
 
 
 def neb(
@@ -139,7 +141,8 @@ def _check_ends(initial: ase.Atoms, final: ase.Atoms) -> None:
 
 def _difference(initial: ase.Atoms, final: ase.Atoms) -> np.ndarray:
     """Shortest displacement (N, 3) of each atom."""
-    return find_mic(final.positions - initial.positions, initial.cell, initial.pbc)[0]
+    shortest: np.ndarray = find_mic(final.positions - initial.positions, initial.cell, initial.pbc)[0]
+    return shortest
 
 
 def _ends(

@@ -12,6 +12,7 @@ from ase.calculators.calculator import Calculator
 from phonopy import Phonopy
 from phonopy.phonon.mesh import Mesh
 from pydantic import Field
+from spglib import SpglibDataset
 
 from ..errors import NumericsError
 from ..units import Unit
@@ -21,7 +22,7 @@ from .lattice.bands import BandPath, band_path, name_of, ticks
 from .lattice.density import density_of_states
 from .lattice.equivalence import rows_of
 from .lattice.figures import phonon_figure
-from .lattice.harmonic import displaced, rest, set_force_constants
+from .lattice.harmonic import displaced, rest, set_force_constants, supercells
 from .lattice.settings import ThermalSettings
 from .lattice.stability import Mode, lowest_mode, modulated
 from .lattice.supercell import supercell_matrix
@@ -123,6 +124,8 @@ def _result(phonon: Phonopy, path: BandPath, settings: PhononsSettings) -> Phono
     mode = lowest_mode(phonon, qpoints, settings.tolerance)
     stable = mode.frequency >= -settings.tolerance
     follow = None if stable else modulated(phonon, mode, settings.modulation, settings.tolerance)
+    space_group = phonon.symmetry.dataset
+    assert isinstance(space_group, SpglibDataset)  # no magnetic moments were given
     return PhononsResult(
         converged=True,
         message=_message(phonon, mode, stable, path),
@@ -131,9 +134,9 @@ def _result(phonon: Phonopy, path: BandPath, settings: PhononsSettings) -> Phono
         lowest_qpoint=mode.qpoint,
         highest_frequency=max(mesh.frequencies.max(), bands["band_frequencies"].max()),
         zero_point_energy=zero_point,
-        displacements=len(phonon.supercells_with_displacements),
+        displacements=len(supercells(phonon)),
         supercell_matrix=phonon.supercell_matrix,
-        space_group=phonon.symmetry.dataset.international,
+        space_group=space_group.international,
         cell=phonon.primitive.cell,
         scaled_positions=phonon.primitive.scaled_positions,
         symbols=phonon.primitive.symbols,
@@ -151,6 +154,7 @@ def _result(phonon: Phonopy, path: BandPath, settings: PhononsSettings) -> Phono
 
 def _bands(phonon: Phonopy, path: BandPath) -> dict:
     found = phonon.run_band_structure(path.qpoints, with_group_velocities=True)
+    assert found.group_velocities is not None  # asked for
     labels, places = ticks(path, found.distances)
     return {
         "band_labels": labels,
@@ -195,7 +199,8 @@ def _frequencies(result: PhononsResult, reference: PhononsResult, settings: Phon
     ours = np.sort(result.band_frequencies[rows], axis=1)
     if ours.shape != theirs.shape:
         raise NumericsError(f"frequencies: {ours.shape[1]} bands, the reference has {theirs.shape[1]}")
-    return np.abs(ours - theirs)
+    difference: np.ndarray = np.abs(ours - theirs)
+    return difference
 
 
 SCORES = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import ase
 import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.units import kB
+from matplotlib.axes import Axes
 from phonopy import Phonopy, QHAResult, run_qha
 from phonopy.qha.core import BulkModulus
 from pydantic import Field, model_validator
@@ -44,7 +45,7 @@ class QhaSettings(ThermalSettings):
     )
 
     @model_validator(mode="after")
-    def _a_range_of_volumes(self):
+    def _a_range_of_volumes(self) -> Self:
         if not self.volume_min < 1 < self.volume_max:
             raise ValueError("--volume-min must lie below 1 and --volume-max above")
         return self
@@ -139,8 +140,13 @@ def quasi_harmonic(phonons: Sequence[Phonopy], energies: np.ndarray, settings: Q
         raise NumericsError(f"structure: {NO_FIT} ({error}); {ADVICE}") from error
     if len(found.temperatures) != len(temperatures) - 1 or not np.isfinite(found.eos_parameters).all():
         raise NumericsError(f"structure: {NO_FIT} at every temperature; {ADVICE}")
-    lowest = np.array([lowest_mode(p, p.mesh.qpoints, settings.tolerance).frequency for p in phonons])
+    lowest = np.array([_lowest_frequency(phonon, settings.tolerance) for phonon in phonons])
     return _result(found, static, energies, lowest, settings, len(phonons[0].primitive))
+
+
+def _lowest_frequency(phonon: Phonopy, tolerance: float) -> float:
+    assert phonon.mesh is not None  # from the thermal properties
+    return lowest_mode(phonon, phonon.mesh.qpoints, tolerance).frequency
 
 
 def _same_mesh(phonons: Sequence[Phonopy], length: float) -> list[int]:
@@ -148,11 +154,17 @@ def _same_mesh(phonons: Sequence[Phonopy], length: float) -> list[int]:
     that change with the volume would put steps into the free energy."""
     phonon = phonons[len(phonons) // 2]
     phonon.init_mesh(length)
+    assert phonon.mesh_numbers is not None
     return [int(n) | 1 for n in phonon.mesh_numbers]
 
 
 def _result(
-    found: QHAResult, static: BulkModulus, energies, lowest: np.ndarray, settings: QhaSettings, atoms: int
+    found: QHAResult,
+    static: BulkModulus,
+    energies: np.ndarray,
+    lowest: np.ndarray,
+    settings: QhaSettings,
+    atoms: int,
 ) -> QhaResult:
     volume = found.equilibrium_volumes
     inside = (volume > found.volumes.min()) & (volume < found.volumes.max())
@@ -220,7 +232,7 @@ def _per_atom(result: QhaResult) -> list[tuple[np.ndarray, str]]:
     ]
 
 
-def _draw_free_energy(axes, result: QhaResult) -> None:
+def _draw_free_energy(axes: Axes, result: QhaResult) -> None:
     """About ten isotherms; points are computed, the line joins the minima."""
     atoms = result.atoms_per_cell
     for k in range(0, len(result.temperatures), max(1, len(result.temperatures) // 9)):

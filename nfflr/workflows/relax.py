@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import ase
 import matplotlib.figure
@@ -13,6 +13,7 @@ from ase.cell import Cell
 from ase.constraints import FixSymmetry
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
+from ase.optimize.optimize import Optimizer
 from pydantic import Field, model_validator
 
 from ..errors import NumericsError, StructureError
@@ -37,7 +38,7 @@ class RelaxSettings(Settings):
     symmetry: bool = Field(False, description="keep the space group the structure starts with")
 
     @model_validator(mode="after")
-    def _pressure_acts_on_a_cell(self):
+    def _pressure_acts_on_a_cell(self) -> Self:
         if self.pressure and not self.cell:
             raise ValueError("pressure needs the cell to move: give --cell")
         return self
@@ -105,7 +106,14 @@ def relax(
     return _result(frames, settings, converged, _message(settings, len(frames), converged, failure))
 
 
-def _descend(atoms, moving, optimizer, settings, progress, archive) -> tuple[list[ase.Atoms], bool, str]:
+def _descend(
+    atoms: ase.Atoms,
+    moving: ase.Atoms | FrechetCellFilter,
+    optimizer: Optimizer,
+    settings: RelaxSettings,
+    progress: Progress,
+    archive: Archive,
+) -> tuple[list[ase.Atoms], bool, str]:
     """Frames from the start to the last sound one, whether it converged, and why it stopped if it had to.
 
     Raises:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
 from ..errors import NumericsError
 from ..units import unit_of
 from .base import Result, Settings
-
-R = TypeVar("R", bound=Result)
-S = TypeVar("S", bound=Settings)
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Score:
     """
 
     unit: str
-    of: Callable[[R, R | None, S], float]
+    of: Callable[[Any, Any, Any], float]  # of its own workflow's types
     needs: tuple[str, ...] = ()
     of_failure: bool = False
 
@@ -59,7 +56,7 @@ def relative_score(field: str) -> Score:
     """The absolute error of a number in per cent of the reference."""
 
     def of(result: Result, reference: Result, settings: Settings) -> float:
-        return 100 * field_error(field, result, reference) / abs(getattr(reference, field))
+        return 100 * field_error(field, result, reference) / abs(float(getattr(reference, field)))
 
     return Score("%", of, (field,))
 
@@ -77,26 +74,26 @@ def field_error(field: str, result: Result, reference: Result) -> float:
     Raises:
         NumericsError: the result has no such value, one of another shape, or one that is not finite.
     """
-    ours, theirs = _flat(getattr(result, field)), _flat(getattr(reference, field))
-    if ours is None:
+    if getattr(result, field) is None:
         raise NumericsError(f"{field}: the result has none, but the reference has; compare like with like")
+    ours, theirs = _flat(getattr(result, field)), _flat(getattr(reference, field))
     if ours.keys() != theirs.keys():
         raise NumericsError(f"{field}: of {', '.join(ours)}; the reference has {', '.join(theirs)}")
     differences = [_difference(field, ours[key], theirs[key]) for key in theirs]
     return float(np.mean(np.concatenate(differences)))
 
 
-def _flat(value) -> Mapping[str, object] | None:
-    return value if value is None or isinstance(value, Mapping) else {"": value}
+def _flat(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, Mapping) else {"": value}
 
 
-def _difference(field: str, ours, theirs) -> np.ndarray:
-    ours, theirs = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
+def _difference(field: str, our: object, their: object) -> np.ndarray:
+    ours, theirs = np.asarray(our, dtype=float), np.asarray(their, dtype=float)
     if ours.shape != theirs.shape:
         raise NumericsError(
             f"{field}: shape {ours.shape}, the reference has {theirs.shape}; use its structure and settings"
         )
-    difference = np.abs(ours - theirs).ravel()
+    difference: np.ndarray = np.abs(ours - theirs).ravel()
     if not np.isfinite(difference).all():
         raise NumericsError(f"{field}: is not finite")
     return difference

@@ -44,7 +44,7 @@ class SurfaceSettings(Settings):
 
     @field_validator("miller")
     @classmethod
-    def _is_a_plane(cls, miller):
+    def _is_a_plane(cls, miller: tuple[int, int, int]) -> tuple[int, int, int]:
         if not any(miller):
             raise ValueError("0 0 0 is not a plane")
         return miller
@@ -158,8 +158,9 @@ def oriented(atoms: ase.Atoms, miller: tuple, symprec: float) -> tuple[ase.Atoms
 
 
 def _normal(cell: ase.Atoms, miller: np.ndarray) -> np.ndarray:
-    normal = miller @ cell.cell.reciprocal()
-    return normal / np.linalg.norm(normal)
+    normal: np.ndarray = miller @ cell.cell.reciprocal()
+    normal /= np.linalg.norm(normal)
+    return normal
 
 
 def terminations(cell: ase.Atoms, miller: np.ndarray) -> np.ndarray:
@@ -169,12 +170,13 @@ def terminations(cell: ase.Atoms, miller: np.ndarray) -> np.ndarray:
     gaps = np.diff(heights, append=heights[0] + spacing)
     kept = np.flatnonzero(gaps > SAME_PLANE) if len(gaps) > 1 else np.array([0])
     order = kept[np.argsort(-gaps[kept].round(3), kind="stable")]
-    return heights[order] + gaps[order] / 2
+    middles: np.ndarray = heights[order] + gaps[order] / 2
+    return middles
 
 
 def _slab(cell: ase.Atoms, miller: np.ndarray, layers: int, vacuum: float) -> ase.Atoms:
     """Slab with its surfaces along z, a gap of ``vacuum`` to its image, and periodic for any calculator."""
-    slab = ase.build.surface(cell, miller, layers)
+    slab: ase.Atoms = ase.build.surface(cell, miller, layers)
     slab.center(vacuum=vacuum / 2, axis=2)
     slab.pbc = True
     return slab

@@ -124,7 +124,8 @@ def vacancy(
 def repeats(atoms: ase.Atoms, length: float) -> tuple[int, int, int]:
     """Fewest repeats along each axis that put the faces of the cell ``length`` Å apart."""
     heights = 1 / np.linalg.norm(atoms.cell.reciprocal(), axis=1)  # (3,)
-    return tuple(int(n) for n in np.ceil(length / heights - 1e-6).clip(1))
+    a, b, c = np.ceil(length / heights - 1e-6).clip(1)
+    return int(a), int(b), int(c)
 
 
 def _sites(atoms: ase.Atoms, settings: VacancySettings) -> list[int]:
@@ -143,11 +144,11 @@ def _sites(atoms: ase.Atoms, settings: VacancySettings) -> list[int]:
         return [settings.site]
     if len(elements) > 1:
         raise StructureError(f"structure: holds {', '.join(elements)}; give --site, the atom to remove")
-    return np.unique(symmetry_of(atoms, settings.symprec).equivalent_atoms).tolist()
+    return [int(k) for k in np.unique(symmetry_of(atoms, settings.symprec).equivalent_atoms)]
 
 
 def _without(bulk: ase.Atoms, site: int) -> ase.Atoms:
-    copy = bulk.copy()
+    copy: ase.Atoms = bulk.copy()
     del copy[site]  # the first of the repeated cells comes first
     return copy
 

@@ -57,7 +57,7 @@ def _read_csv(folder: Path, wanted: Wanted) -> list[Entry]:
             )
         numbers = [_value(cell) for cell in row[1:]]
         if header:
-            values = dict(zip((cell.strip() for cell in header[1:]), numbers, strict=True))
+            values: dict[str, Any] = dict(zip((cell.strip() for cell in header[1:]), numbers, strict=True))
         else:
             values = {UNNAMED: numbers[0] if len(numbers) == 1 else numbers}
         name = row[0].strip()

@@ -26,6 +26,7 @@ from . import Entry, Wanted, display_name
 
 KEYS = {"total_energy": ("total_energy",), "forces": ("forces",), "stress": ("stresses", "stress")}
 ENERGY_UNITS = None  # per cell in some files, per atom in others
+BLANK = re.compile(r"\s*")
 STRESS = None  # usually VASP's kbar, pressure positive, but nothing says so
 
 ASE_DATABASE = re.compile(rb'\s*\{\s*"(\d+|ids|nextid)"\s*:')
@@ -95,15 +96,20 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, object]]:
             ) from error
 
 
+def _after_blank(text: str, at: int) -> int:
+    found = BLANK.match(text, at)
+    assert found is not None  # it may be empty
+    return found.end()
+
+
 def _array(path: Path, text: str) -> Iterator[tuple[str, object]]:
     """Elements of a JSON array one by one, so that an error has a record; a single object is its only one."""
-    decoder, skip = json.JSONDecoder(), re.compile(r"\s*")
-    at = skip.match(text, 0).end()
+    decoder, at = json.JSONDecoder(), _after_blank(text, 0)
     if text[at : at + 1] == "{":
         text = f"{text[:at]}[{text[at:]}]"
     if text[at : at + 1] != "[":
         raise StructureError(f"{path}: is not JSON of records; expected [{{…}}, …] or one record per line")
-    at, count = skip.match(text, at + 1).end(), 0
+    at, count = _after_blank(text, at + 1), 0
     closing = text[at : at + 1] == "]"
     try:
         refuse_deep(text.encode())
@@ -112,18 +118,20 @@ def _array(path: Path, text: str) -> Iterator[tuple[str, object]]:
     while not closing:
         try:
             item, at = decoder.raw_decode(text, at)
-            at = skip.match(text, at).end()
+            at = _after_blank(text, at)
             closing = text[at : at + 1] == "]"
             if not closing and text[at : at + 1] != ",":
                 raise json.JSONDecodeError("expected ',' or ']'", text, at)
         except ValueError as error:
-            line = f"line {error.lineno}: {error.msg}" if hasattr(error, "lineno") else str(error)
+            line = str(error)
+            if isinstance(error, json.JSONDecodeError):
+                line = f"line {error.lineno}: {error.msg}"
             raise StructureError(
                 f"{path}: record {count} is not JSON ({line}); the file may be truncated or damaged"
             ) from error
         yield f"{path}: record {count}", item
         count += 1
-        at = at if closing else skip.match(text, at + 1).end()
+        at = at if closing else _after_blank(text, at + 1)
     if text[at + 1 :].strip():
         raise StructureError(f"{path}: something follows record {count - 1}; expected the end of the file")
 

@@ -45,7 +45,9 @@ def opens(source: object) -> bool:
 
 
 def read(source: str, wanted: Wanted = None) -> list[Entry]:
-    url, inside = _address(source)
+    address = _address(source)
+    assert address is not None  # opens() has seen it
+    url, inside = address
     folder = user_cache() / "jarvis" / source
     places = [folder / inside, folder / f"{inside}.zip"]
     path = next((place for place in places if place.is_file()), None)

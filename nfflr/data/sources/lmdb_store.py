@@ -50,21 +50,20 @@ class LmdbEntries(Sequence):
         self.path, self.wanted = path.resolve(), wanted
         self.stamp = _stamp(self.path)
         index = _unsealed(self._get(INDEX), INDEX_KIND, f"{path}: index")[1]
-        self.count = index.get("count")
-        if type(self.count) is not int:  # True is an int too
+        size = index.get("count")
+        if type(size) is not int:  # True is an int too
             raise StructureError(f"{path}: index lacks the number of records; write it again")
-        if self._environment().stat()["entries"] != self.count + 1:
-            raise StructureError(
-                f"{path}: does not hold the {self.count} records it promises; write it again"
-            )
+        if self._environment().stat()["entries"] != size + 1:
+            raise StructureError(f"{path}: does not hold the {size} records it promises; write it again")
+        self.size: int = size
 
     def __len__(self) -> int:
-        return self.count
+        return self.size
 
-    def __getitem__(self, index: int) -> Entry:
-        if not -self.count <= index < self.count:
+    def __getitem__(self, index: int) -> Entry:  # type: ignore[override]  # no slices
+        if not -self.size <= index < self.size:
             raise IndexError(index)
-        k = index % self.count
+        k = index % self.size
         where = f"{self.path}: record {k}"
         tensors, head = _unsealed(self._get(_key(k)), KIND, where)
         try:

@@ -35,6 +35,7 @@ def read(source: str | Path, wanted: Wanted = None) -> list[Entry]:
                 tail = (tail + block)[-TAIL:]
     except (OSError, EOFError, ValueError) as error:  # lzma and zlib raise their own kinds of these
         raise StructureError(f"{path}: cannot be unpacked ({error}); the file is truncated") from error
+    assert ending is not None  # opens() has seen it
     if ending not in tail:
         raise StructureError(
             f"{path}: the last frame has no end (no {ending.decode()!r}); the run was cut off or is going "

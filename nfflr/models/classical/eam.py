@@ -47,6 +47,11 @@ class EAM(Potential):
     """
 
     Config = EAMConfig
+    config: EAMConfig
+    pair_index: torch.Tensor
+    embedding: torch.Tensor
+    density: torch.Tensor
+    pair: torch.Tensor
     fits_references = False
     tables_need_vectors = True
 

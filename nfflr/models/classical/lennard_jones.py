@@ -62,6 +62,8 @@ class LennardJones(Potential):
     """
 
     Config = LennardJonesConfig
+    config: LennardJonesConfig
+    pair_index: torch.Tensor
     fits_references = False
     tables_need_vectors = True
 

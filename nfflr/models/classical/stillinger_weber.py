@@ -100,6 +100,10 @@ class StillingerWeber(Potential):
     """
 
     Config = StillingerWeberConfig
+    pair_index: torch.Tensor
+    range: torch.Tensor
+    p: torch.Tensor
+    q: torch.Tensor
     fits_references = False
     tables_need_vectors = True
 

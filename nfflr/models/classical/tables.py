@@ -29,7 +29,7 @@ def find(table: Mapping, names: Iterable[str]):
     return next((table[name] for name in names if name in table), None)
 
 
-def check_symbols(field: str, table: Mapping, elements: Sequence[str], sizes: tuple[int, ...]) -> None:
+def check_symbols(field: str, table: Mapping, elements: tuple[str, ...], sizes: tuple[int, ...]) -> None:
     """Refuse rows that name elements outside the model, and names of the wrong length.
 
     Raises:

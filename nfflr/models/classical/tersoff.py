@@ -6,6 +6,7 @@ from math import exp, log, pi, sqrt
 
 import torch
 from pydantic import Field, model_validator
+from torch import nn
 
 from ...data.graph import Graph
 from ...nn.triplets import bond_pairs
@@ -135,6 +136,19 @@ class Tersoff(Potential):
     """
 
     Config = TersoffConfig
+    A: nn.Parameter
+    B: nn.Parameter
+    lam: nn.Parameter
+    mu: nn.Parameter
+    n: nn.Parameter
+    c: nn.Parameter
+    d: nn.Parameter
+    h: nn.Parameter
+    gamma: nn.Parameter
+    lambda3: nn.Parameter
+    r1: torch.Tensor
+    r2: torch.Tensor
+    m: torch.Tensor
     fits_references = False
     tables_need_vectors = True
 

@@ -71,6 +71,7 @@ class ALIGNN(PropertyModel):
     """See the module's text; a potential or, by its ``readout``, a property model."""
 
     Config = ALIGNNConfig
+    config: ALIGNNConfig
     tables_need_vectors = True
 
     def __init__(self, config: ALIGNNConfig):
@@ -154,6 +155,8 @@ class EdgeGatedConv(nn.Module):
 
 class Gaussians(nn.Module):
     """exp(−(x − μ_k)² / Δ) with n centres μ_k from low to high, Δ apart: (M,) → (M, n)."""
+
+    centres: torch.Tensor
 
     def __init__(self, low: float, high: float, n: int):
         super().__init__()

@@ -50,6 +50,7 @@ class PaiNN(PropertyModel):
     """See the module's text; a potential or, by its ``readout``, a property model."""
 
     Config = PaiNNConfig
+    config: PaiNNConfig
 
     def __init__(self, config: PaiNNConfig):
         super().__init__(config)

@@ -30,6 +30,7 @@ class SchNet(PropertyModel):
     """See the module's text; a potential or, by its ``readout``, a property model."""
 
     Config = SchNetConfig
+    config: SchNetConfig
 
     def __init__(self, config: SchNetConfig):
         super().__init__(config)

@@ -42,7 +42,7 @@ def check_smoothness(
     start = 0.7 * nearest(symbols[0], symbols[0])
 
     def dimer(s: float) -> ase.Atoms:
-        return open_box(symbols * 2, [[0, 0, 0], [start + s, 0, 0]], reach + 2)
+        return open_box(symbols * 2, [[0.0, 0.0, 0.0], [start + s, 0.0, 0.0]], reach + 2)
 
     found = {"fragment": _jumps(calculator, path, length)}
     found["two atoms"] = _jumps(calculator, dimer, reach + 1 - start)
@@ -94,8 +94,8 @@ def _jumps(
         return float(np.abs(b.forces - a.forces).max())
 
     grid = points(np.arange(0.0, length, STEP))
-    found = []
-    for change in (energy, forces):
+
+    def largest(change: Callable[[Point, Point], float]) -> tuple[float, ase.Atoms]:
         brackets = _suspects(grid, change)
         for _ in range(HALVINGS):
             middles = points([(a.s + b.s) / 2 for a, b in brackets])  # one batch
@@ -104,8 +104,9 @@ def _jumps(
                 for (a, b), m in zip(brackets, middles, strict=True)
             ]
         a, b = max(brackets, key=lambda bracket: change(*bracket))
-        found.append((change(a, b), path(b.s)))
-    return tuple(found)
+        return change(a, b), path(b.s)
+
+    return largest(energy), largest(forces)
 
 
 def _suspects(grid: list[Point], change: Callable[[Point, Point], float]) -> list[tuple[Point, Point]]:

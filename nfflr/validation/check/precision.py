@@ -43,7 +43,9 @@ def check_drift(drift: Drift, limits: Limits) -> CheckResult:
     name, unit = f"NVE drift, {drift.label}", "meV/atom/ps"
     if len(drift.time) <= STEPS // 4:
         return CheckResult(name, False, None, unit, limits.drift, f"exploded after {drift.time[-1]:.3f} ps")
-    slope, error = slope_and_error(drift.time, drift.energy)
+    fit = slope_and_error(drift.time, drift.energy)
+    assert fit is not None  # there are enough points
+    slope, error = fit
     message = f"± {error:.2g}; {drift.time[-1]:.2f} ps at {TEMPERATURE:g} K"
     return measured(name, abs(slope), unit, limits.drift, message)
 
@@ -78,7 +80,7 @@ def check_batch(calculator: Calculator, structures: Sequence[ase.Atoms], limits:
         single = {key: calculator.get_property(key, atoms) for key in worst}
         worst["energy"] = max(worst["energy"], abs(batched["energy"] - single["energy"]) / len(atoms))
         worst["forces"] = max(worst["forces"], np.abs(batched["forces"] - single["forces"]).max())
-    largest = max(worst, key=worst.get)
+    largest = max(worst, key=worst.__getitem__)
     unit = {"energy": "eV/atom", "forces": "eV/Å"}[largest]
     message = f"a batch of {len(structures)}"
     return measured(name, worst[largest], unit, limits.batch, message)

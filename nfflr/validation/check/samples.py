@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ase
 import numpy as np
 from ase.build import bulk
 from ase.data import atomic_numbers, covalent_radii, reference_states
+from numpy.typing import ArrayLike
 
 from ...errors import ConfigError
 
@@ -96,17 +98,18 @@ def nearest(first: str, second: str) -> float:
     return float(sum(covalent_radii[atomic_numbers[s]] for s in (first, second)))
 
 
-def open_box(symbols: Sequence[str], positions: np.ndarray, room: float) -> ase.Atoms:
+def open_box(symbols: Sequence[str], places: ArrayLike, room: float) -> ase.Atoms:
     """Atoms without periodicity; the cell around them is for calculators that cannot do without one."""
-    positions = np.asarray(positions, dtype=float)  # (N, 3)
+    positions = np.asarray(places, dtype=float)  # (N, 3)
     low = positions.min(axis=0) - room
     return ase.Atoms(symbols, positions - low, cell=np.ptp(positions, axis=0) + 2 * room, pbc=False)
 
 
 def _crystal(symbol: str, cubic: bool) -> ase.Atoms:
-    state = reference_states[atomic_numbers[symbol]] or {}
-    lattice = state.get("symmetry") if state.get("symmetry") in LATTICES else "fcc"
-    a = state.get("a") if state.get("symmetry") == lattice else None
+    state: dict[str, Any] = reference_states[atomic_numbers[symbol]] or {}
+    lattice, a = "fcc", None
+    if state.get("symmetry") in LATTICES:
+        lattice, a = state["symmetry"], state.get("a")
     return bulk(symbol, lattice, a=a or nearest(symbol, symbol) / BOND[lattice], cubic=cubic)
 
 

@@ -86,7 +86,7 @@ def _tiled(
         energy = abs(many["energy"] / copies - one["energy"]) / len(atoms)
         forces = np.abs(many["forces"] - np.tile(one["forces"], (copies, 1))).max()
         worst = {"energy": max(worst["energy"], energy), "forces": max(worst["forces"], forces)}
-    largest = max(worst, key=worst.get)
+    largest = max(worst, key=worst.__getitem__)
     atoms, repeat = max(pairs, key=lambda pair: len(pair[0]) * np.prod(pair[1]))
     message = f"up to {len(atoms)} x {np.prod(repeat)} atoms"
     unit = {"energy": "eV/atom", "forces": "eV/Å"}[largest]

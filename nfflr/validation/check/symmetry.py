@@ -80,7 +80,7 @@ def _compare(
             errors[key] = max(errors[key], np.abs(after[key] - expected[key]).max())
     value = max(errors.values())
     units = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³"}
-    largest = max(errors, key=errors.get)
+    largest = max(errors, key=errors.__getitem__)
     return measured(name, value, units[largest], limits.symmetry)
 
 

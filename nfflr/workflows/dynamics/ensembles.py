@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import ase
 import numpy as np
 from ase.constraints import FixAtoms, FixCartesian, FixCom
 from ase.md.bussi import Bussi
 from ase.md.langevinbaoab import LangevinBAOAB
-from ase.md.md import MolecularDynamics
 from ase.md.nose_hoover_chain import (
     MTKNPT,
     IsotropicMTKNPT,
@@ -30,6 +30,12 @@ from ...units import GPA
 from .settings import MdSettings
 
 
+class Integrator(Protocol):
+    """What a run needs of ASE's dynamics; their base class declares no ``step``."""
+
+    def step(self) -> object: ...
+
+
 @dataclass(frozen=True)
 class Ensemble:
     """How one ensemble is integrated.
@@ -42,9 +48,9 @@ class Ensemble:
         keeps_momentum: whether the total momentum is conserved.
     """
 
-    build: Callable[[ase.Atoms, MdSettings, int, np.random.Generator], MolecularDynamics]
-    aim: Callable[[MolecularDynamics, float, float, int], None]
-    energy: Callable[[MolecularDynamics], float] | None
+    build: Callable[[ase.Atoms, MdSettings, int, np.random.Generator], Integrator]
+    aim: Callable[[Any, float, float, int], None]  # of what ``build`` returns, as below
+    energy: Callable[[Any], float] | None
     hidden: tuple[str, ...] = ()
     keeps_momentum: bool = True
 
@@ -190,12 +196,12 @@ ENSEMBLES = {
 ENSEMBLES["nvt"] = ENSEMBLES["nvt-bussi"]
 
 
-def hidden_state(ensemble: Ensemble, dynamics: MolecularDynamics) -> dict[str, np.ndarray]:
+def hidden_state(ensemble: Ensemble, dynamics: Integrator) -> dict[str, np.ndarray]:
     """Copies of what the dynamics keeps beside the atoms."""
     return {path: np.array(getattr(*_owner(dynamics, path))) for path in ensemble.hidden}
 
 
-def restore(ensemble: Ensemble, dynamics: MolecularDynamics, hidden: dict[str, np.ndarray]) -> None:
+def restore(ensemble: Ensemble, dynamics: Integrator, hidden: dict[str, np.ndarray]) -> None:
     """Put ``hidden_state`` back, each value as the type it had."""
     for path in ensemble.hidden:
         owner, name = _owner(dynamics, path)
@@ -203,7 +209,7 @@ def restore(ensemble: Ensemble, dynamics: MolecularDynamics, hidden: dict[str, n
         setattr(owner, name, value.copy() if value.ndim else float(value))
 
 
-def _owner(dynamics: MolecularDynamics, path: str) -> tuple[object, str]:
+def _owner(dynamics: Integrator, path: str) -> tuple[object, str]:
     first, _, second = path.rpartition(".")
     return (getattr(dynamics, first) if first else dynamics), second
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -50,7 +51,8 @@ class Guard(GetPropertiesMixin):
         self._step = 0
         self._before: np.ndarray | None = None  # (N, 3) where the current step began
         self._seen: tuple[np.ndarray, np.ndarray] | None = None  # positions and cell looked at last
-        self._known: dict[str, object] = {}  # answers for them; ASE's own comparison takes longer than EMT
+        # Answers for them; ASE's own comparison takes longer than EMT.
+        self._known: dict[str, float | np.ndarray] = {}
 
     @property
     def results(self) -> dict:
@@ -77,6 +79,7 @@ class Guard(GetPropertiesMixin):
         Raises:
             ExplosionError: an atom moved too far, two are too near, or the answer is not finite.
         """
+        assert atoms is not None  # ASE's signature; its atoms always pass themselves
         self._look(atoms)
         if name == "free_energy" and name not in self.calculator.implemented_properties:
             name = "energy"
@@ -94,7 +97,7 @@ class Guard(GetPropertiesMixin):
             ) from error
         finite = np.isfinite(value)
         if not np.all(finite):
-            rows = np.flatnonzero(~finite.all(axis=1)) if name == "forces" else []
+            rows: Sequence[int] | np.ndarray = np.flatnonzero(~finite.all(axis=1)) if name == "forces" else []
             atom = int(rows[0]) if len(rows) else self.fastest(atoms)
             raise ExplosionError(f"was there when the {name} became infinite or NaN", atom)
         return value

@@ -57,7 +57,7 @@ def motion(frames: Sequence[ase.Atoms], spacing: float, moving: np.ndarray) -> M
     block = np.arange(len(symbols)) % BLOCKS  # neighbours fall into different ones
     counts = {n: np.bincount(block[moving & (symbols == n)], minlength=BLOCKS)[:, None] for n in names}
     sums = {name: np.zeros((BLOCKS, lags)) for name in names}
-    vacf, spectrum = np.zeros(min(lags, LAGS)), 0.0
+    vacf, spectrum = np.zeros(min(lags, LAGS)), np.zeros(())
     for group in _groups(np.flatnonzero(moving), len(frames)):
         x, v = _coordinates(frames, group, cell, masses)  # (F, n, 3) each
         for name in names:
@@ -69,8 +69,8 @@ def motion(frames: Sequence[ase.Atoms], spacing: float, moving: np.ndarray) -> M
         vacf += autocorrelation(v)[: len(vacf)]
         frequency, density = power_spectrum(v, spacing)
         spectrum = spectrum + density
-    for table in (sums, counts):
-        table["all"] = sum(table[name] for name in names)
+    sums["all"] = np.sum([sums[name] for name in names], axis=0)
+    counts["all"] = np.sum([counts[name] for name in names], axis=0)
     norm = np.trapezoid(spectrum, frequency)
     return Motion(
         msd_time=np.arange(lags) * spacing,

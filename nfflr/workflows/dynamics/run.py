@@ -21,7 +21,7 @@ from ...errors import NFFLrError, NumericsError
 from ...units import GPA
 from ..archive import Archive, Record
 from ..base import Progress, has_stress, snapshot
-from .ensembles import ENSEMBLES, hidden_state, restore
+from .ensembles import ENSEMBLES, Integrator, hidden_state, restore
 from .guard import ExplosionError, Guard, TooNear
 from .settings import MdSettings
 from .start import check_moving, degrees_of_freedom, random_velocities
@@ -80,7 +80,7 @@ class Run:
         self.rng = noise
         self.step = 0
         self.offset = 0.0  # eV: jumps of the conserved quantity where its targets were changed
-        self.dynamics = None
+        self.dynamics: Integrator  # made by pick_up
 
     def pick_up(self, record: Record | None) -> None:
         """Continue from a record (None: from the start), with nothing kept from before."""
@@ -180,8 +180,9 @@ class Run:
     def _retarget(self, step: int) -> None:
         before = self.conserved()
         self._aim(step)
-        if before is not None:
-            self.offset += self.conserved() - before
+        after = self.conserved()
+        if before is not None and after is not None:
+            self.offset += after - before
 
 
 def simulate(

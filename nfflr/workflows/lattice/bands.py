@@ -54,7 +54,7 @@ def band_path(phonon: Phonopy, points: int) -> BandPath:
         ) from error
     pieces = parse_path_string(path.path)
     coordinates = [[path.special_points[name] for name in names] for names in pieces]
-    reciprocal = np.linalg.inv(phonon.primitive.cell)  # columns
+    reciprocal = np.linalg.inv(phonon.primitive.cell).astype(np.double)  # columns
     qpoints, _ = get_band_qpoints_and_path_connections(coordinates, points, reciprocal)
     ends = [(a, b) for names in pieces for a, b in pairwise(names)]
     return BandPath(

@@ -49,6 +49,7 @@ def density_of_states(phonon: Phonopy, mesh: Mesh) -> Density:
     )  # (Q, F, B)
     symbols = np.array(phonon.primitive.symbols)
     elements = list(dict.fromkeys(phonon.primitive.symbols))
+    assert mesh.eigenvectors is not None  # the mesh was made with them
     amplitudes = np.square(np.abs(mesh.eigenvectors)).reshape(len(f), len(symbols), 3, -1).sum(axis=2)
     parts = np.stack([amplitudes[:, symbols == e].sum(axis=1) for e in elements])  # (E, Q, B)
     parts = parts * (mesh.weights / mesh.weights.sum())[None, :, None]

@@ -16,10 +16,14 @@ SAME = 1e-4  # fractional; far below the distance of neighbours on any path
 class Bands(Protocol):
     """What is needed of a result: (Q, 3) q-points in the basis of its primitive cell, and that cell."""
 
-    band_qpoints: np.ndarray
-    cell: np.ndarray
-    scaled_positions: np.ndarray
-    symbols: list[str]
+    @property
+    def band_qpoints(self) -> np.ndarray: ...
+    @property
+    def cell(self) -> np.ndarray: ...
+    @property
+    def scaled_positions(self) -> np.ndarray: ...
+    @property
+    def symbols(self) -> list[str]: ...
 
 
 def rows_of(qpoints: np.ndarray, bands: Bands) -> np.ndarray:

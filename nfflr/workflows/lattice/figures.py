@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from ase.units import kB
@@ -13,8 +14,10 @@ from matplotlib.figure import Figure
 
 WIDTH = 1.2
 
+R = TypeVar("R")
 
-def curves(result, others: Mapping, label: str) -> list[tuple[str, object, str]]:
+
+def curves(result: R, others: Mapping[str, R], label: str) -> list[tuple[str, R, str]]:
     """Name, result and colour: the subject in black, what it is compared with in colours."""
     return [(label, result, "0.15"), *((name, one, f"C{k}") for k, (name, one) in enumerate(others.items()))]
 
@@ -23,7 +26,7 @@ def phonon_figure(result, others: Mapping, label: str) -> Figure:
     """Bands, densities of states, and thermal properties of ``PhononsResult``s."""
     drawn = curves(result, others, label)
     figure = Figure(figsize=(11, 4.4), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[2.3, 1])
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[2.3, 1])[0]
     bands, dos = left.subplots(1, 2, sharey=True, width_ratios=[3, 1])
     for name, one, colour in reversed(drawn):  # the subject on top
         draw_path(bands, one, one.band_frequencies, result, color=colour, lw=WIDTH, label=name)
@@ -41,7 +44,8 @@ def phonon_figure(result, others: Mapping, label: str) -> Figure:
     dos.axhline(0, color="0.6", lw=0.8, zorder=0)
     dos.set_xlim(left=0)
     dos.set_xlabel("states (1/THz/atom)")
-    _draw_thermal(*right.subplots(2, 1, sharex=True), drawn)
+    free, heat = right.subplots(2, 1, sharex=True)
+    _draw_thermal(free, heat, drawn)
     return figure
 
 

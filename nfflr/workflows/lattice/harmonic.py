@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import ase
 import numpy as np
@@ -10,6 +11,7 @@ from ase.calculators.calculator import Calculator
 from phonopy import Phonopy
 from phonopy.exception import BORNFileParseError
 from phonopy.file_IO import parse_BORN
+from phonopy.harmonic.dynamical_matrix import NacParams
 from phonopy.harmonic.force_constants import compact_fc_to_full_fc
 from phonopy.structure.atoms import PhonopyAtoms
 from phonopy.structure.cells import get_primitive_matrix_with_auto
@@ -105,20 +107,26 @@ def displaced(unitcell: ase.Atoms, supercell: np.ndarray, settings: LatticeSetti
         cell, supercell_matrix=supercell, primitive_matrix=primitive, symprec=settings.symprec, log_level=0
     )
     if settings.born is not None:
-        phonon.nac_params = _born(phonon, settings)
+        phonon.nac_params = _born(phonon, settings.born, settings.symprec)
     phonon.generate_displacements(distance=settings.displacement)
     return phonon
 
 
-def _born(phonon: Phonopy, settings: LatticeSettings) -> dict:
+def supercells(phonon: Phonopy) -> list[PhonopyAtoms]:
+    """Those with displaced atoms, of a phonopy object that ``displaced`` made."""
+    assert phonon.supercells_with_displacements is not None
+    return phonon.supercells_with_displacements
+
+
+def _born(phonon: Phonopy, file: Path, symprec: float) -> NacParams:
     try:
-        return parse_BORN(phonon.primitive, symprec=settings.symprec, filename=settings.born)
+        return parse_BORN(phonon.primitive, symprec=symprec, filename=file)
     except OSError as error:
-        raise ConfigError(f"{settings.born}: cannot be read ({error.strerror}); give a BORN file") from error
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give a BORN file") from error
     except (BORNFileParseError, ValueError, IndexError, RuntimeError, UnicodeDecodeError) as error:
         atoms = " ".join(phonon.primitive.symbols)
         raise ConfigError(
-            f"{settings.born}: not a BORN file for the primitive cell {atoms} ({error}); phonopy expects a "
+            f"{file}: not a BORN file for the primitive cell {atoms} ({error}); phonopy expects a "
             "line of units, nine numbers of the dielectric tensor, nine per independent atom"
         ) from error
 
@@ -138,7 +146,7 @@ def set_force_constants(
     Raises:
         NumericsError: forces are not finite.
     """
-    cells = [from_phonopy(c) for phonon in phonons for c in phonon.supercells_with_displacements]
+    cells = [from_phonopy(c) for phonon in phonons for c in supercells(phonon)]
 
     def finished(done: int, total: int) -> None:
         progress(done, total, {"displacements": done}, cells[done - 1])
@@ -149,9 +157,10 @@ def set_force_constants(
         raise NumericsError(str(error).replace("structure", "structure: displacement", 1)) from error
     forces = iter([result["forces"] for result in results])
     for phonon in phonons:
-        phonon.forces = np.array([next(forces) for _ in phonon.supercells_with_displacements])
+        phonon.forces = np.array([next(forces) for _ in supercells(phonon)])
         # Those of the primitive cell's atoms first: the others follow by translations, far faster.
         phonon.produce_force_constants(calculate_full_force_constants=False, show_drift=False)
+        assert phonon.force_constants is not None  # just produced
         phonon.force_constants = compact_fc_to_full_fc(phonon.primitive, phonon.force_constants)
         if settings.symmetrize:
             phonon.symmetrize_force_constants(level=2, show_drift=False)

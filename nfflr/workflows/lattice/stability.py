@@ -62,7 +62,7 @@ def modulated(phonon: Phonopy, mode: Mode, size: float, tolerance: float) -> ase
     """
     fractions = [Fraction(float(x)).limit_denominator(LARGEST_PERIOD) for x in mode.qpoint]
     q = np.array([float(f) for f in fractions])
-    if phonon.run_qpoints([q]).frequencies[0][mode.band] >= -tolerance:
+    if phonon.run_qpoints(q[None]).frequencies[0][mode.band] >= -tolerance:
         return None
     repeats = [f.denominator for f in fractions]
 

@@ -48,7 +48,9 @@ def shortest_image(cell: np.ndarray) -> float:
 def _rotations(unitcell: ase.Atoms, symprec: float) -> np.ndarray:
     """Point group of the crystal in the basis of the cell, (n, 3, 3); W acts on columns of coordinates."""
     structure = (unitcell.cell.array, unitcell.get_scaled_positions(), unitcell.numbers)
-    return np.unique(spglib.get_symmetry(structure, symprec=symprec)["rotations"], axis=0)
+    found = spglib.get_symmetry(structure, symprec=symprec)
+    assert found is not None  # errors are raised
+    return np.unique(found["rotations"], axis=0)
 
 
 def _keeps(matrix: np.ndarray, rotations: np.ndarray) -> bool:

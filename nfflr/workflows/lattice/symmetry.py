@@ -25,7 +25,11 @@ class SupercellSymmetry(Symmetry):
         found = self._needed()
         if found is not None:
             kept, self._composed = found
-            self._symmetry_operations = {k: v[kept] for k, v in self._symmetry_operations.items()}
+            operations = self._symmetry_operations
+            self._symmetry_operations = {
+                "rotations": operations["rotations"][kept],
+                "translations": operations["translations"][kept],
+            }
 
     def _set_atomic_permutations(self) -> None:
         if self._composed is None:
@@ -35,7 +39,8 @@ class SupercellSymmetry(Symmetry):
 
     def _needed(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Indices (m,) of operations and where they take the atoms (m, N), or None if all are needed."""
-        rotations, translations = (self._symmetry_operations[k] for k in ("rotations", "translations"))
+        operations = self._symmetry_operations
+        rotations, translations = operations["rotations"], operations["translations"]
         _, first, which = np.unique(rotations, axis=0, return_index=True, return_inverse=True)
         which = which.ravel()  # (n,) index of the rotation
         pure = np.flatnonzero((rotations == np.eye(3, dtype=int)).all(axis=(1, 2)))

@@ -26,6 +26,7 @@ def thermal(phonon: Phonopy, temperatures: np.ndarray) -> Thermal:
     incomplete.
     """
     found = phonon.run_thermal_properties(temperatures=temperatures, exclude_gamma_acoustic=True)
+    assert found.free_energy is not None and found.entropy is not None and found.heat_capacity is not None
     kilojoule = 1 / get_physical_units().EvTokJmol  # per mole, in eV
     return Thermal(
         found.free_energy * kilojoule,

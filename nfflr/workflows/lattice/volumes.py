@@ -17,7 +17,7 @@ from .settings import LatticeSettings
 
 def at_volumes(
     start: ase.Atoms,
-    ratios: Sequence[float],
+    ratios: Sequence[float] | np.ndarray,
     calculator: Calculator,
     settings: LatticeSettings,
     progress: Progress,
