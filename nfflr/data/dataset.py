@@ -299,13 +299,15 @@ def split_indices(n: int, n_train: int | float, n_val: int | float, seed: int) -
     """Random split of ``n`` structures; fractions if a number is a float, counts if it is an int.
 
     Raises:
-        ConfigError: more than all structures are asked for, or none to train on.
+        ConfigError: more than all structures are asked for, or none to train on; or something is no number.
     """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ConfigError(f"seed: got {seed!r}; expected a whole number from 0")
     sizes = []
     for name, value in (("n_train", n_train), ("n_val", n_val)):
         fraction = isinstance(value, float)
-        if value < 0 or (fraction and value > 1):
-            raise ConfigError(f"{name}: got {value}; expected a fraction in [0, 1] or a count")
+        if not isinstance(value, int | float) or not value >= 0 or (fraction and value > 1):
+            raise ConfigError(f"{name}: got {value!r}; expected a fraction in [0, 1] or a count")
         sizes.append(round(value * n) if fraction else int(value))
     train, val = sizes
     if isinstance(n_train, float) and isinstance(n_val, float) and n_train + n_val <= 1 + 1e-9:

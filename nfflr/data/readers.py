@@ -14,6 +14,11 @@ import ase.io.formats
 from ..atoms import check_structure
 from ..errors import ConfigError, StructureError
 
+REFUSED = {  # parsers of ASE's that must not be let loose on a file from elsewhere
+    "castep-cell": "its parser starts the CASTEP program",
+    "cp2k-restart": "its parser never ends on a damaged file",
+}
+
 
 def read_structures(path: str | Path) -> list[ase.Atoms]:
     """Read every structure of a file in any format ASE knows (extended XYZ, also .xz and .gz, ASE db, CIF…).
@@ -86,7 +91,11 @@ def _frames(path: Path) -> Iterator[ase.Atoms]:
 
 def _iterate(path: Path) -> Iterator[ase.Atoms]:
     if path.suffix not in (".db", ".json"):
-        yield from ase.io.iread(_source(path), index=":", do_not_split_by_at_sign=True)
+        source = _source(path)
+        kind = ase.io.formats.filetype(source, read=isinstance(source, str))
+        if kind in REFUSED:
+            raise StructureError(f"{path}: {kind} is not read, {REFUSED[kind]}; convert it to CIF")
+        yield from ase.io.iread(source, index=":", format=kind, do_not_split_by_at_sign=True)
         return
     with ase.db.connect(path, serial=True) as database:  # iread would leave out what a user stored by key
         for row in database.select():

@@ -242,9 +242,9 @@ def _run(path: Path) -> dict:
     try:
         with _unnoticed(path.stem):
             return {k: v for k, v in dict(ConfigObject(path.resolve())).items() if k != "config_filepath"}
-    except NFFLrError:
+    except (NFFLrError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # a config is a program: whatever it raises is the user's to see
+    except BaseException as error:  # a config is a program: whatever it raises is the user's to see
         frames = traceback.extract_tb(sys.exc_info()[2])
         lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
         where = f"line {lines[-1]}: " if lines else ""

@@ -39,12 +39,19 @@ def test_fractions_and_counts(n, n_train, n_val, sizes):
 
 
 @pytest.mark.parametrize(
-    "n_train, n_val", [(11, 0), (6, 5), (0, 5), (0.9, 0.2), (1.5, 0.1), (-1, 2), (0.5, -0.1)]
+    "n_train, n_val",
+    [(11, 0), (6, 5), (0, 5), (0.9, 0.2), (1.5, 0.1), (-1, 2), (0.5, -0.1), ("4", 2), (float("nan"), 2)],
 )
 def test_impossible_splits_are_refused(n_train, n_val):
     with pytest.raises(ConfigError, match="n_train|n_val") as caught:
         split_indices(10, n_train, n_val, seed=0)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("seed", ["x", -1, 1.5, None, True])
+def test_a_seed_that_is_no_whole_number_is_refused(seed):
+    with pytest.raises(ConfigError, match=r"^seed: got .*whole number"):
+        AtomsDataset(copper(4), seed=seed)
 
 
 def test_the_split_depends_on_the_seed_alone():

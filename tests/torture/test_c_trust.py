@@ -394,3 +394,22 @@ def test_case_51_the_forger_makes_sound_files_too(path, content):
     """Otherwise the refusals above might be for the wrong reason."""
     path.write_bytes(edited(content))
     load_checkpoint(path)
+
+
+# Beyond the list: formats whose parsers in ASE start a program, or never end
+
+
+@pytest.mark.parametrize("name", ["si.cell", "si.restart"])
+def test_a_format_whose_parser_is_not_safe_is_refused(fails, path, content, tmp_path, name, monkeypatch):
+    program = tmp_path / "bin" / "castep.serial"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'executed'}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CASTEP_COMMAND", str(program))
+    path.write_bytes(content)
+    (tmp_path / name).write_text(
+        "%BLOCK LATTICE_CART\n4 0 0\n0 4 0\n0 0 4\n%ENDBLOCK LATTICE_CART\n&FORCE_EVAL\n"
+    )
+    fails(["energy", tmp_path / name, "-m", path], 3, name, "convert it to CIF")
+    assert not (tmp_path / "executed").exists()

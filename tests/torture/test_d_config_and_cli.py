@@ -131,6 +131,7 @@ def test_case_53_a_negative_cutoff_of_a_check(fails, nothing_computed):
         ("x = = 1", "invalid syntax"),
         ("open('none.txt')", "FileNotFoundError"),
         ("raise ValueError('two\\nlines')", "two lines"),
+        ("raise BaseException('bare')", "BaseException: bare"),
     ],
 )
 @pytest.mark.parametrize("command", ["train", "lr"])
