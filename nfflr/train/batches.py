@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -17,33 +18,78 @@ from ..data.dataset import AtomsDataset, collate
 from ..errors import ResourceError
 from .distributed import share
 
+EVALUATED = 512  # atoms in a batch that is only evaluated: enough to keep a processor busy, little to keep
+
 
 class ShuffledBatches:
     """Batches of indices in an order that depends on seed and epoch alone, so that a resume repeats it.
 
-    ``size`` counts the structures of all ranks together. Each rank iterates over its share of every batch,
-    which is empty where the last one has fewer structures than there are ranks. The first ``skip`` batches
-    are left out: a resume in the middle of an epoch has done them.
+    All ranks' structures together are counted. Each rank iterates over its share of every batch, which is
+    empty where one has fewer structures than there are ranks. The first ``skip`` batches are left out: a
+    resume in the middle of an epoch has done them.
+
+    Args:
+        indices: of the structures.
+        size: structures of a batch.
+        seed: of the order.
+        sizes: atoms of each structure, if batches are to be of equal numbers of atoms instead.
+        atoms: of a batch, then.
     """
 
-    def __init__(self, indices: list[int], size: int, seed: int):
+    def __init__(self, indices: list[int], size: int, seed: int, sizes: Sequence[int] = (), atoms: int = 0):
         self.indices, self.size, self.seed = np.array(indices), size, seed
+        self.sizes = np.array(sizes) if atoms else None
+        wanted = sum(sizes) / atoms if atoms else len(indices) / size
+        self.count = min(math.ceil(wanted), len(indices))
         self.epoch = self.skip = 0
 
     def __len__(self) -> int:
-        return math.ceil(len(self.indices) / self.size)
+        return self.count
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.indices).tolist()
-        starts = range(0, len(order), self.size)[self.skip :]
-        return iter([share(order[k : k + self.size]) for k in starts])
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.indices))
+        if self.sizes is None:
+            parts = [order[k : k + self.size] for k in range(0, len(order), self.size)]
+        else:
+            parts = [order[part] for part in even_parts(self.sizes[order].tolist(), self.count)]
+        return iter([share(self.indices[part].tolist()) for part in parts[self.skip :]])
+
+
+def even_parts(sizes: Sequence[int], count: int) -> list[list[int]]:
+    """Positions of items in ``count`` parts of nearly equal total size, in order within each.
+
+    Every item goes to the part that has least so far (Graham's list scheduling, SIAM J. Appl. Math. 17, 416
+    (1969)): two parts differ by no more than the largest item, and none is empty if there are enough items.
+    """
+    parts: list[list[int]] = [[] for _ in range(count)]
+    filled = [(0, k) for k in range(count)]
+    for position, size in enumerate(sizes):
+        total, k = heapq.heappop(filled)
+        parts[k].append(position)
+        heapq.heappush(filled, (total + size, k))
+    return parts
+
+
+def by_atoms(dataset: AtomsDataset, indices: Iterable[int], atoms: int = EVALUATED) -> Iterator[tuple]:
+    """Collated batches in order, each of so many atoms at most, or of one structure that has more."""
+    items: list = []
+    filled = 0
+    for k in indices:
+        item = dataset[k]
+        n = int(item[1]["n_atoms"])
+        if items and filled + n > atoms:
+            yield collate(items)
+            items, filled = [], 0
+        items.append(item)
+        filled += n
+    if items:
+        yield collate(items)
 
 
 def collate_parts(items: list, parts: int) -> list:
-    """A batch as up to ``parts`` collated pieces of nearly equal size; none if there are no items."""
-    sizes = [len(piece) for piece in np.array_split(np.arange(len(items)), parts)]
-    ends = np.cumsum(sizes)
-    return [collate(items[end - n : end]) for end, n in zip(ends, sizes, strict=True) if n]
+    """A batch as up to ``parts`` collated pieces, nearly even in atoms; none if there are no items."""
+    sizes = [int(labels["n_atoms"]) for _, labels in items]
+    return [collate([items[k] for k in piece]) for piece in even_parts(sizes, min(parts, len(items)))]
 
 
 def make_loader(dataset: AtomsDataset, batches: ShuffledBatches, parts: int, workers: int) -> DataLoader:

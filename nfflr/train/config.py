@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import math
 import reprlib
 import sys
 import traceback
@@ -56,6 +55,9 @@ class TrainingConfig(BaseModel):
 
     epochs: int = Field(100, ge=1, description="passes over the training split")
     batch_size: int = Field(8, ge=1, description="structures per step, of all processes together")
+    batch_atoms: int = Field(
+        0, ge=0, description="atoms per step, in batches of unlike numbers of structures; 0: by batch_size"
+    )
     accumulate: int = Field(1, ge=1, description="parts a batch is evaluated in, to save memory")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="update rule")
     criterion: nn.Module | dict[str, nn.Module] = Field(
@@ -148,11 +150,6 @@ class TrainingConfig(BaseModel):
         if self.swag_samples and self.swa_start >= 1:
             raise ValueError("swag_samples needs swa_start below 1, from where weights are collected")
         return self
-
-    @property
-    def part_size(self) -> int:
-        """Structures that are evaluated at once."""
-        return math.ceil(self.batch_size / self.accumulate)
 
     def weights(self, progress: float) -> dict[str, float]:
         """Loss weights at a fraction of the run, by key; a ramp is half a cosine."""

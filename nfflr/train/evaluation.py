@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ..data.dataset import AtomsDataset, collate
+from ..data.dataset import AtomsDataset
 from ..models.base import Potential
+from .batches import by_atoms
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,13 @@ class Predictions:
         return table
 
 
-def predict(
-    model: Potential, dataset: AtomsDataset, indices: Sequence[int], batch_size: int = 8
-) -> Predictions:
+def predict(model: Potential, dataset: AtomsDataset, indices: Sequence[int]) -> Predictions:
     """Evaluate structures of a data set; the model's train/eval mode is restored afterwards."""
     dataset = dataset.within(model.cutoff)
     was_training = model.training
     model.eval()
     energy, forces, stress, sizes = [], [], [], []
-    for graph, labels in _batches(dataset, indices, batch_size):
+    for graph, labels in by_atoms(dataset, indices):
         output = {name: value.detach().cpu().double() for name, value in model(graph).items()}
         for name in {"forces", "stress"} - output.keys():  # what a model does not predict, it gets not wrong
             output[name] = labels[name] = torch.full_like(labels[name], torch.nan)
@@ -83,11 +82,6 @@ def predict(
         owner=np.repeat(np.arange(len(indices)), torch.cat(sizes).numpy()),
         groups=np.array([dataset.records[k].group for k in indices]),
     )
-
-
-def _batches(dataset: AtomsDataset, indices: Sequence[int], size: int) -> Iterator:
-    for start in range(0, len(indices), size):
-        yield collate([dataset[k] for k in indices[start : start + size]])
 
 
 def error_table(predictions: Predictions) -> dict[str, dict[str, float]]:

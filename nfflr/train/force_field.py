@@ -67,7 +67,7 @@ class ForceFieldObjective:
         return torch.tensor(list(self.config.weights(progress).values()), dtype=torch.float64)
 
     def predict(self, model: Potential, dataset: AtomsDataset, indices: Sequence[int]) -> Predictions:
-        return predict(model, dataset, indices, self.config.part_size)
+        return predict(model, dataset, indices)
 
     def loss(self, pairs: Predictions) -> float:
         parts = {"energy": pairs.energy, "forces": pairs.forces, "stress": pairs.stress}

@@ -39,7 +39,7 @@ def prepared(config: TrainingConfig, resume: bool = False) -> TrainingConfig:
         freeze(config.model, config.freeze)
     initialise(config.model, config.dataset)
     if tuned and config.dataset.is_force_field and config.model.fits_references:
-        shift_references(config.model, config.dataset, config.batch_size)
+        shift_references(config.model, config.dataset)
     config.model.to(config.device or idist.device())
     return config
 
@@ -134,9 +134,9 @@ def add_references(model: Potential, dataset: AtomsDataset, energies: np.ndarray
     model.reference_energies += torch.from_numpy(solution).to(model.device)
 
 
-def shift_references(model: Potential, dataset: AtomsDataset, batch_size: int) -> None:
+def shift_references(model: Potential, dataset: AtomsDataset) -> None:
     """Fit the reference energies of a loaded model to the energies it is to be tuned on; forces stay."""
-    pairs = predict(model, dataset, dataset.split["train"], batch_size).energy  # (S, 2) per atom
+    pairs = predict(model, dataset, dataset.split["train"]).energy  # (S, 2) per atom
     sizes = np.array([len(r.atoms) for r in dataset.part("train")])
     add_references(model, dataset, (pairs[:, 1] - pairs[:, 0]) * sizes)
 

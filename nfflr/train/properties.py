@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.dataset import AtomsDataset, collate
+from ..data.dataset import AtomsDataset
 from ..errors import ConfigError
 from ..models.base import Potential
+from .batches import by_atoms
 from .config import TrainingConfig
 from .objective import Column, Labels
 
@@ -140,7 +141,7 @@ class PropertyObjective:
 
     @torch.no_grad()
     def predict(self, model: Potential, dataset: AtomsDataset, indices: Sequence[int]) -> PropertyPredictions:
-        return predict_properties(model, dataset, indices, self.config.part_size)
+        return predict_properties(model, dataset, indices)
 
     def loss(self, pairs: PropertyPredictions) -> float:
         output = {k: torch.from_numpy(v[..., 0]) for k, v in pairs.values.items()}  # (S, P)
@@ -179,15 +180,14 @@ def property_columns(names: Sequence[str], classes: Collection[str]) -> tuple[Co
 
 
 def predict_properties(
-    model: Potential, dataset: AtomsDataset, indices: Sequence[int], batch_size: int = 8
+    model: Potential, dataset: AtomsDataset, indices: Sequence[int]
 ) -> PropertyPredictions:
     """Evaluate structures of a data set with targets; the model's train/eval mode is restored afterwards."""
     dataset, was_training = dataset.within(model.cutoff), model.training
     model.eval()
     parts = []
     with torch.no_grad():
-        for start in range(0, len(indices), batch_size):
-            x, labels = collate([dataset[k] for k in indices[start : start + batch_size]])
+        for x, labels in by_atoms(dataset, indices):
             parts.append(_beside(by_target(model(x), dataset.targets), labels, dataset.classes))
     model.train(was_training)
     return PropertyPredictions.join(parts)

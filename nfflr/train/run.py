@@ -61,7 +61,10 @@ class Run:
             if name not in self.metrics:
                 hint = did_you_mean(name, self.metrics)
                 raise ConfigError(f"select_by: no metric {name!r}; expected one of {self.metrics}{hint}")
-        self.batches = ShuffledBatches(config.dataset.split["train"], config.batch_size, config.random_seed)
+        sizes = [len(record.atoms) for record in config.dataset.part("train")] if config.batch_atoms else []
+        self.batches = ShuffledBatches(
+            config.dataset.split["train"], config.batch_size, config.random_seed, sizes, config.batch_atoms
+        )
         zeros = torch.zeros(len(self.objective.keys), dtype=torch.float64, device=config.model.device)
         self.log_variances = torch.nn.Parameter(zeros)  # (K,)
         extra = (self.log_variances,) if config.adaptive_weights else ()

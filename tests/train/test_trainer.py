@@ -20,7 +20,6 @@ from nfflr.data.dataset import AtomsDataset
 from nfflr.errors import ConfigError, NumericsError, ResourceError, StructureError
 from nfflr.models import base
 from nfflr.train import trainer
-from nfflr.train.batches import ShuffledBatches
 from nfflr.train.config import TrainingConfig
 from nfflr.train.evaluation import predict
 from nfflr.train.initialise import initialise
@@ -177,17 +176,6 @@ def test_elements_that_cannot_be_told_apart_still_sum_to_the_energies():
     initialise(model, data)
     mean = np.mean([float(r.labels["total_energy"]) for r in data.part("train")])
     assert float(model.reference_energies.sum() * 2) == pytest.approx(mean, rel=1e-9)
-
-
-def test_shuffling_depends_on_seed_and_epoch_alone():
-    def order(seed, epoch):
-        batches = ShuffledBatches(list(range(10)), 4, seed)
-        batches.epoch = epoch
-        return list(batches)
-
-    assert order(1, 3) == order(1, 3) and order(1, 3) != order(2, 3) and order(1, 3) != order(1, 4)
-    assert sorted(k for batch in order(1, 3) for k in batch) == list(range(10))
-    assert [len(batch) for batch in order(1, 3)] == [4, 4, 2]
 
 
 def test_every_epoch_sees_all_structures_in_another_order(tmp_path, dataset, monkeypatch):
