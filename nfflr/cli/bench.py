@@ -30,13 +30,18 @@ SIZES = (8, 64, 216, 512, 1000)
 @click.option("--compile", "compiled", is_flag=True, help="Checkpoints also in compiled form.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the model's.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="A training config, whose steps are timed too: atoms per second, on its own batches.",
+)
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Calls that count.")
 @click.option(
     "--out", "-o", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Folder."
 )
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 def command(
-    checkpoint, others, sizes, element, structure, compiled, dtype, device, rounds, out, overwrite
+    checkpoint, others, sizes, element, structure, compiled, dtype, device, config, rounds, out, overwrite
 ) -> int:
     """Time a force field at a ladder of sizes, beside others in the same run.
 
@@ -48,6 +53,7 @@ def command(
     \b
     Examples: nff bench mlearn-si --compile
               nff bench mlearn-si --against mlearn-si-alignn --sizes 64 --sizes 1000
+              nff bench mlearn-si --config calculators/mlearn-si/config.py
               nff bench mlearn-cu --against ase.calculators.emt:EMT
     """
     from ..validation.speed import measure_speed, plot_speed
@@ -62,9 +68,13 @@ def command(
     structures = _structures(contestants[0].calculator, element, structure, sizes or SIZES)
     claim_folder(out)
     started = time.perf_counter()
+    training = _training(config, device) if config else None
     with training_bar(f"bench {name}") as update:
         timings = measure_speed(contestants, structures, rounds, update)
     rows = _rows(timings)
+    if training:
+        shown = "{atoms_per_s:.4g} atoms/s, {step_ms:.3g} ms a step of {atoms_per_step:.4g} atoms"
+        click.echo(f"training by {config}: {shown.format(**training)}")
     _print(rows, f"{checkpoint}, {structures[0].get_chemical_formula(empirical=True)}, {device}")
     write_figure(paths["png"], plot_speed(timings, checkpoint))
     write_json(
@@ -72,6 +82,7 @@ def command(
         {
             "calculators": {c.name: _describe(c.calculator) for c in contestants},
             "timings": rows,
+            **({"training": {"config": str(config), **training}} if training else {}),
             "rounds": rounds,
             "threads": _threads(),
             "wall_time_s": time.perf_counter() - started,
@@ -108,6 +119,13 @@ def _contestants(sources, compiled: bool, dtype: str | None, device: str) -> lis
             watched = hasattr(calculator, "_neighbours")
             found.append(Contestant(label, calculator, Stopwatch(calculator) if watched else dict))
     return found
+
+
+def _training(config: Path, device: str) -> dict[str, float]:
+    from ..train.config import load_config
+    from ..train.pace import training_pace
+
+    return training_pace(load_config(config, {"device": device}))
 
 
 def _structures(calculator, element: str | None, structure: Path | None, sizes) -> list:

@@ -1,6 +1,7 @@
 """``nff bench`` as typed: what it writes, what it refuses, and that it changes nothing in what it times."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +38,14 @@ def test_the_record_has_every_calculator_at_every_size(capsys, tmp_path):
     assert (tmp_path / "mlearn-si-bench.png").stat().st_size > 10_000
     assert "µs/atom" in capsys.readouterr().out
     assert bench(tmp_path) == 2 and "--overwrite" in capsys.readouterr().err
+
+
+def test_a_training_config_is_timed_too(tmp_path, capsys):
+    config = Path(__file__).parents[2] / "calculators" / "mlearn-si" / "config.py"
+    assert bench(tmp_path, "--config", str(config)) == 0
+    found = json.loads((tmp_path / "mlearn-si-bench.json").read_text())["training"]
+    assert found["atoms_per_s"] == pytest.approx(1e3 * found["atoms_per_step"] / found["step_ms"], rel=0.5)
+    assert 8 < found["atoms_per_step"] <= 8 * 64 and "atoms/s" in capsys.readouterr().out
 
 
 def test_a_calculator_that_fails_says_why_and_the_others_go_on(tmp_path):
