@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -216,8 +217,15 @@ def not_compiled(model: Potential, error: Exception) -> NotCompiled:
     )
 
 
-def trace(model: Potential, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
-    """``function(model)`` as elementary operations, sizes as symbols; the weights are the model's own.
+def trace(
+    model: Potential, inputs: list[torch.Tensor], evaluate: Callable[..., Any] | None = None
+) -> torch.fx.GraphModule:
+    """``evaluate`` as elementary operations, sizes as symbols; the weights are the model's own.
+
+    Args:
+        model: whose weights there are in it.
+        inputs: examples.
+        evaluate: default: ``function(model)``.
 
     Raises:
         NotCompiled: a number of atoms, bonds, … became a constant.
@@ -226,7 +234,9 @@ def trace(model: Potential, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
     from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
     with torch.enable_grad():
-        traced = make_fx(function(model), tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
+        traced = make_fx(evaluate or function(model), tracing_mode="symbolic", _allow_non_fake_inputs=True)(
+            *inputs
+        )
     sizes = [node.meta["val"].shape[0] for node in traced.graph.find_nodes(op="placeholder")]
     if any(is_concrete_int(size) for size in sizes):
         raise NotCompiled(

@@ -36,6 +36,36 @@ class _Model(ctypes.Structure):
     ]
 
 
+class ModelConstants:
+    """What does not depend on the network's weights, as the kernels read it.
+
+    Attributes:
+        struct: valid as long as this object lives.
+    """
+
+    def __init__(self, model: MomentNetwork):
+        numbers = model.numbers.double()
+        found = {
+            "element_index": model.element_index,
+            "numbers": numbers,  # (n,)
+            "screening": screening(numbers),
+            "inner": model.zbl_inner.double(),  # (n, n) Å
+            "outer": model.zbl_outer.double(),
+            "reference": model.reference_energies.double(),  # (n,) eV
+        }
+        self._kept = {name: value.contiguous() for name, value in found.items()}
+        self.struct = _Model(
+            *(len(numbers), model.config.envelope, model.config.zbl, len(model.element_index)),
+            *(model.cutoff, float(model.scale), 0.0),
+            *(value.data_ptr() for value in self._kept.values()),
+        )
+
+
+def screening(numbers: torch.Tensor) -> torch.Tensor:
+    """Z^0.23 / 0.46850 Å of atomic numbers (n,): two of them make a screening length, see ``nn/zbl.py``."""
+    return numbers**0.23 / 0.46850
+
+
 class _Structures(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in ("n_atoms", "n_edges", "n_structures")]
     _fields_ += [
@@ -202,7 +232,7 @@ def _fold(model: MomentNetwork) -> _Weights:
     weights = _Weights(
         element_index=model.element_index,
         numbers=numbers,
-        screening=numbers**0.23 / 0.46850,
+        screening=screening(numbers),
         inner=model.zbl_inner.double(),
         outer=model.zbl_outer.double(),
         reference=model.reference_energies.double(),

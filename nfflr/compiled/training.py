@@ -49,10 +49,16 @@ class TrainingGraph:
         if not self.model.training:
             return self.model(graph, stress=stress)
         self.model.species(graph.atoms.numbers)
+        return self._evaluate(graph, stress)
+
+    def _evaluate(self, graph: Graph, stress: bool) -> dict[str, torch.Tensor]:
         inputs = arguments(self.model, graph)
         if min(tensor.shape[0] for tensor in inputs) < 2:
             return self.model(graph, stress=stress)
         return results(graph, self._run(*inputs), stress)
+
+    def _trace(self, example: Graph) -> torch.fx.GraphModule:
+        return trace(self.model, arguments(self.model, example))
 
     def _prepare(self, example: Graph, *others: Graph) -> None:
         """Trace, compare values and gradients with the model's, and compile both directions."""
@@ -60,7 +66,7 @@ class TrainingGraph:
         self.model.train()
         try:
             self.model(example)  # constants that are kept once made must not be made while tracing
-            self._run: Callable[..., Any] = differentiable(trace(self.model, arguments(self.model, example)))
+            self._run: Callable[..., Any] = differentiable(self._trace(example))
             self._compare(others[0])  # before the long work; sizes that became constants show here
             self._run = torch.compile(self._run, dynamic=True, fullgraph=True, options={**SETTINGS})
             for graph in others:
@@ -99,7 +105,16 @@ def differentiable(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
 
 
 def compile_training(model: Potential, tell: Callable[[str], None] = logger.warning) -> TrainingGraph | None:
-    """A ``TrainingGraph``; None, and one line told, where the model has to be trained as it is."""
+    """The fastest form of a training step that there is for the model, a kernel or a compiled graph.
+
+    Returns:
+        None, and one line told, where the model has to be trained as it is.
+    """
+    from .moment_training import MomentTraining, takes
+
+    if takes(model):
+        with suppress(NotCompiled):
+            return MomentTraining(model)
     try:
         return TrainingGraph(model)
     except NotCompiled as reason:

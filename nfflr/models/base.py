@@ -217,6 +217,11 @@ def stress_from_bonds(graph: Graph, vectors: torch.Tensor, slopes: torch.Tensor)
         virial = slopes.new_zeros(atoms.n_structures, 9).index_add(0, index, outer).view(-1, 3, 3)
     else:
         virial = (vectors.T @ slopes)[None]  # (1, 3, 3)
+    return stress_from_virial(atoms, virial)
+
+
+def stress_from_virial(atoms: Atoms, virial: torch.Tensor) -> torch.Tensor:
+    """Virials (B, 3, 3), eV, symmetrised and divided by the volume; zero where there is none."""
     volumes = atoms.volumes().to(virial.dtype)[:, None, None]
     virial = (virial + virial.transpose(1, 2)) / 2
     stress = torch.where(volumes > 0, virial / volumes.clamp(min=1e-30), torch.zeros_like(virial))
