@@ -2,10 +2,11 @@
 
     taskset -c 0 python tests/benchmarks/against_schnetpack.py --sizes 8 64 1000
 
-Both have random weights, the same width, blocks, cutoff and number of radial functions (Gaussians for SchNet,
-Bessel functions for PaiNN), the cosine cutoff, and the same rattled silicon. A call is energy + forces + stress
-through each one's ASE calculator after a small move, float32, in processor time, with the same allocator
-settings. SchNetPack reuses its neighbours under a skin of 0.3 Å as ours does. The ratio is to the first of ours.
+Both have random weights, the same width, blocks, cutoff and number of radial functions (Gaussians for
+SchNet, Bessel functions for PaiNN), the cosine cutoff, and the same rattled silicon. A call is energy +
+forces + stress through each one's ASE calculator after a small move, float32, in processor time, with the
+same allocator settings. SchNetPack reuses its neighbours under a skin of 0.3 Å. The ratio is to ours
+compiled.
 """
 
 import argparse

@@ -3,9 +3,10 @@
     taskset -c 0 python tests/benchmarks/training_against_peers.py PEERS_FOLDER mace_128x0e
 
 PEERS_FOLDER is that of ``against_peers.py``. A step is forward, loss on energy, forces and stress, backward
-and Adam's update on one batch of 8 cells of 64 silicon atoms; every side has built its graphs before, and gets
-the same structures, labels, loss and allocator settings. Ours is the architecture of the shipped ``mlearn-si``.
-Times are of the processor, since machines are shared. The ratio is that of atoms per second, the first's to each.
+and Adam's update on one batch of 8 cells of 64 silicon atoms; every side has built its graphs before, and
+gets the same structures, labels, loss and allocator settings. Ours is the architecture of the shipped
+``mlearn-si``. Times are of the processor, since machines are shared. The ratio is that of atoms per second,
+the first's to each.
 """
 
 import argparse
