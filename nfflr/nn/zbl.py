@@ -19,5 +19,6 @@ def zbl_energy(r: torch.Tensor, z_i: torch.Tensor, z_j: torch.Tensor) -> torch.T
     """
     z_i, z_j = z_i.to(r.dtype), z_j.to(r.dtype)
     x = r * (z_i**0.23 + z_j**0.23) / 0.46850
-    screening = torch.exp(-x[..., None] * r.new_tensor(DECAYS)) @ r.new_tensor(SHARES)
+    # Term by term: a compiled loop over four would leave most lanes of a register empty.
+    screening = sum(share * torch.exp(-decay * x) for share, decay in zip(SHARES, DECAYS, strict=True))
     return COULOMB * z_i * z_j / r * screening

@@ -70,21 +70,44 @@ def test_gradients_of_the_compiled_step_are_those_of_the_model(build):
     check_gradients(build())
 
 
-def weights_after(out, dataset, **settings):
+def weights_after(out, dataset, build=tiny, **settings):
     config = {"epochs": 3, "batch_size": 4, "warmup_steps": 2, "validate_every": 3, "progress": False}
-    model = tiny(dtype=torch.float64)
+    model = build()
     train(TrainingConfig(dataset=dataset, model=model, output_dir=out, **{**config, **settings}))
     return torch.cat(
         [p.detach().flatten() for p in load_checkpoint(out / "model.safetensors")[0].parameters()]
     )
 
 
-def test_a_run_takes_the_same_course(tmp_path, traced_only):
+SETTINGS = {
+    "defaults": {},
+    "clipped": {"gradient_clip": 0.01},
+    "in parts": {"accumulate": 2},
+    "averaged, adaptive": {"ema_decay": 0.9, "swa_start": 0.5, "adaptive_weights": True},
+}
+
+
+def check_course(tmp_path, build, **settings):
+    """Weights that a run keeps, compiled and plain; float64, as rounding alone parts two float32 runs."""
     dataset = copper_dataset(12)
-    found = weights_after(tmp_path / "compiled", dataset, compile=True)
-    expected = weights_after(tmp_path / "plain", dataset)
+    found = weights_after(tmp_path / "compiled", dataset, build, compile=True, **settings)
+    expected = weights_after(tmp_path / "plain", dataset, build, **settings)
     assert torch.allclose(found, expected, rtol=1e-8, atol=1e-10)
-    assert not torch.allclose(found, torch.cat([p.flatten() for p in tiny().parameters()]), atol=1e-3)
+    assert not torch.allclose(found, torch.cat([p.flatten() for p in build().parameters()]), atol=1e-3)
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_a_run_takes_the_same_course(tmp_path, traced_only, settings):
+    check_course(tmp_path, tiny, **settings)
+
+
+def test_a_run_of_the_moment_network_takes_the_same_course(tmp_path, traced_only):
+    check_course(tmp_path, moment, ema_decay=0.9, gradient_clip=0.1)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_takes_the_same_course(tmp_path):
+    check_course(tmp_path, moment)
 
 
 def test_evaluation_and_lone_atoms_are_left_to_the_model(traced_only):
@@ -110,6 +133,16 @@ class Counted(TinyNetwork):
 def test_a_size_that_became_a_constant_is_found_out(traced_only):
     with pytest.raises(NotCompiled):
         TrainingGraph(Counted(tiny().config).double())
+
+
+def test_gradients_that_the_compiler_gets_wrong_are_found_out(monkeypatch):
+    def compiled(graph, **options):
+        """The same values, with slopes that are 0.1% too steep."""
+        return lambda *inputs: tuple(x.detach() + 1.001 * (x - x.detach()) for x in graph(*inputs))
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    with pytest.raises(NotCompiled, match="disagrees"):
+        TrainingGraph(tiny())
 
 
 def test_without_a_compiler_it_is_told_and_trained(tmp_path, monkeypatch, caplog):
