@@ -34,11 +34,11 @@ OURS = ("compiled", "eager")
 
 def nfflr(cells, compiled):
     from nfflr.checkpoint import load_checkpoint
-    from nfflr.compiled.training import TrainingGraph
+    from nfflr.compiled.training import compile_training
 
     model = load_checkpoint("mlearn-si")[0].train()
     started = time.process_time()
-    forward = TrainingGraph(model) if compiled else model
+    forward = (compile_training(model) or model) if compiled else model
     if compiled:
         print(f"compiled in {time.process_time() - started:.0f} s of processor time", flush=True)
     graph = model.graph(cells)
