@@ -207,8 +207,10 @@ def _build(cls: type[Potential], config: PotentialConfig, dtype: torch.dtype, pa
 def _check_tensors(
     cls: type[Potential], config: PotentialConfig, dtype: torch.dtype, tensors: dict, path: Path
 ) -> None:
-    # Shapes without memory, and not for ever: the file may ask for any size and any number of layers.
-    with Bounded(100 * (10 + len(tensors))), torch.device("meta"):
+    # Shapes without memory, and not for ever: the file may ask for any size and any number of layers. The
+    # limit may strike just where torch would turn gradients on again, so that has to be seen to.
+    limit, gradients = 100 * (10 + len(tensors)), torch.set_grad_enabled(torch.is_grad_enabled())
+    with gradients, Bounded(limit), torch.device("meta"):
         expected = _build(cls, config, dtype, path).state_dict()
     for name in sorted(expected.keys() ^ tensors.keys()):
         what = "is missing" if name in expected else "is not part of the architecture"

@@ -53,3 +53,16 @@ def cluster(elements=("Si",), rattle=0.05, seed=3, bond=1.35) -> ase.Atoms:
 def structures() -> SimpleNamespace:
     """Builders ``crystal``, ``triclinic``, ``slab``, ``cluster``: each call gives a new ``ase.Atoms``."""
     return SimpleNamespace(crystal=crystal, triclinic=triclinic, slab=slab, cluster=cluster)
+
+
+@pytest.fixture(autouse=True)
+def nothing_global_changes():
+    """What torch keeps for the whole process is after each test as it was before."""
+    import torch
+
+    def state():
+        return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()
+
+    before = state()
+    yield
+    assert state() == before

@@ -534,3 +534,16 @@ def test_a_damaged_standardisation_is_refused(path, name):
     assert name in refused(path, with_tensors(content, lambda t: t.pop(name)))
     assert name in refused(path, with_tensors(content, lambda t: t[name].fill_(float("inf"))))
     assert name in refused(path, with_tensors(content, lambda t: t.update({name: t[name].float()})))
+
+
+@pytest.mark.parametrize("layers", [20, 41])
+def test_a_refusal_leaves_gradients_as_they_were(path, layers):
+    """Of a model with too many layers: the limit is met where initial weights are drawn, without gradients."""
+    save_checkpoint(path, SchNet(SchNetConfig(elements=("Cu",), layers=1)))
+    good = load_checkpoint(path)[1]["hyperparameters"]
+    path.write_bytes(edited(path.read_bytes(), hyperparameters={**good, "layers": 10_000 + layers}))
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            with pytest.raises(CheckpointError):
+                load_checkpoint(path)
+            assert torch.is_grad_enabled() == enabled

@@ -372,7 +372,7 @@ def test_two_ranks_share_the_tasks_and_report_what_one_does(tmp_path, suite):
 def test_the_outcome_of_another_rank_counts_in_the_coverage(monkeypatch, dataset):
     """What each rank computes of the parts of all: a failure and a skipped task elsewhere stay in the sum."""
     tasks = [probe(name=name) for name in ("here", "failed", "skipped")]
-    elsewhere = [(name, name, {"size": math.inf}, "why") for name in ("failed", "skipped")]
+    elsewhere = [(name, (name, {"size": math.inf}, "why")) for name in ("failed", "skipped")]
     monkeypatch.setattr(physics, "share", lambda items: items[:1])
     monkeypatch.setattr(physics, "gathered", lambda item: [item, elsewhere])
     model = MomentNetwork(MomentConfig(elements=("Cu",), cutoff=4.0, channels=4, hidden=4))
