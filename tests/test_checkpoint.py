@@ -538,7 +538,7 @@ def test_a_damaged_standardisation_is_refused(path, name):
 
 @pytest.mark.parametrize("layers", [20, 41])
 def test_a_refusal_leaves_gradients_as_they_were(path, layers):
-    """Of a model with too many layers: the limit is met where initial weights are drawn, without gradients."""
+    """Of a model with too many layers: the limit is met where weights are drawn, without gradients."""
     save_checkpoint(path, SchNet(SchNetConfig(elements=("Cu",), layers=1)))
     good = load_checkpoint(path)[1]["hyperparameters"]
     path.write_bytes(edited(path.read_bytes(), hyperparameters={**good, "layers": 10_000 + layers}))
