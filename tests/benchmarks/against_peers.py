@@ -8,22 +8,13 @@ processor time, since machines are shared. The ratio is that of costs per atom t
 """
 
 import argparse
-import os
 import sys
+import time
 from pathlib import Path
 
-KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "34359738368",
-    "MALLOC_TOP_PAD_": "268435456",
-    "OMP_NUM_THREADS": "1",
-}
-if any(os.environ.get(name) != value for name, value in KEEP_MEMORY.items()):
-    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
+from fair import in_turn  # sets the process up, so it precedes numpy and torch
 
-import statistics
-import time
-
+# isort: split
 import numpy as np
 import torch
 from ase.build import bulk
@@ -53,11 +44,7 @@ def make_step(atoms, calculator):
             atoms.get_stress()
         return (time.process_time() - start) / len(atoms) * 1e6  # µs per atom
 
-    def after_another():  # as in a run, where the caches hold this calculator's data and no other's
-        step()
-        return step()
-
-    return after_another
+    return step
 
 
 def main():
@@ -90,10 +77,7 @@ def main():
     for n in options.sizes:
         structures = {name: silicon_or_copper(n, copper, common) for name, (_, copper) in found.items()}
         steps = {name: make_step(structures[name], calculator) for name, (calculator, _) in found.items()}
-        for step in steps.values():
-            step()  # warm up
-        rounds = [{name: step() for name, step in steps.items()} for _ in range(options.rounds)]
-        cost = {name: statistics.median(r[name] for r in rounds) for name in steps}
+        cost = in_turn(steps, options.rounds)
         for name, per_atom in cost.items():
             atoms, ratio = len(structures[name]), per_atom / cost[options.ours[0]]
             print(

@@ -11,24 +11,15 @@ compiled.
 
 import argparse
 import os
-import sys
-
-KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "34359738368",
-    "MALLOC_TOP_PAD_": "268435456",
-    "OMP_NUM_THREADS": "1",
-}
-if any(os.environ.get(name) != value for name, value in KEEP_MEMORY.items()):
-    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
-
-import statistics
 import tempfile
 import time
 import typing
 from pathlib import Path
 from unittest.mock import patch
 
+from fair import in_turn  # sets the process up, so it precedes numpy and torch
+
+# isort: split
 import numpy as np
 import torch
 import torch.utils.data.dataloader as dataloader
@@ -104,11 +95,7 @@ def make_step(n, calculator):
         atoms.get_stress()
         return (time.process_time() - start) * 1e3  # ms
 
-    def after_another():  # as in a run, where the caches hold this calculator's data and no other's
-        step()
-        return step()
-
-    return after_another
+    return step
 
 
 def main():
@@ -129,10 +116,7 @@ def main():
                 "schnetpack": schnetpack(kind),  # its neighbour list knows one structure only
             }
             steps = {name: make_step(n, calculator) for name, calculator in calculators.items()}
-            for step in steps.values():
-                step()  # warm up
-            rounds = [{name: step() for name, step in steps.items()} for _ in range(options.rounds)]
-            cost = {name: statistics.median(r[name] for r in rounds) for name in steps}
+            cost = in_turn(steps, options.rounds)
             for name, ms in cost.items():
                 print(f"{kind:8s} {name:12s} {n:6d} {ms:10.3f} {ms / cost['compiled']:8.1f}", flush=True)
 

@@ -10,22 +10,13 @@ the first's to each.
 """
 
 import argparse
-import os
 import sys
+import time
 from pathlib import Path
 
-KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "34359738368",
-    "MALLOC_TOP_PAD_": "268435456",
-    "OMP_NUM_THREADS": "1",
-}
-if any(os.environ.get(name) != value for name, value in KEEP_MEMORY.items()):
-    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
+from fair import in_turn  # sets the process up, so it precedes numpy and torch
 
-import statistics
-import time
-
+# isort: split
 import torch
 
 STRUCTURES, ATOMS = 8, 64
@@ -136,11 +127,7 @@ def make_step(model, predict, labels):
         optimizer.step()
         return time.process_time() - start
 
-    def after_another():  # as in a run, where the caches hold this side's data and no other's
-        step()
-        return step()
-
-    return after_another
+    return step
 
 
 def main():
@@ -164,10 +151,7 @@ def main():
         name: make_step(*SIDES[name]([atoms.copy() for atoms in cells]), labels)
         for name in [*options.ours, *options.peers]
     }
-    for step in steps.values():
-        step()  # warm up
-    rounds = [{name: step() for name, step in steps.items()} for _ in range(options.rounds)]
-    cost = {name: statistics.median(r[name] for r in rounds) for name in steps}
+    cost = in_turn(steps, options.rounds)
     print(f"{'side':26s} {'ms/step':>10s} {'atoms/s':>10s} {'ratio':>8s}")
     for name, seconds in cost.items():
         ratio = seconds / cost[options.ours[0]]

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from fuzz_checkpoints import sound_checkpoint
 from processes import Processes, failing_disk
 from workplace import contents, fill
 
+from nfflr.checkpoint import FILE
 from nfflr.cli.main import run
 
 
@@ -46,3 +48,17 @@ def fails(place, capsys):
         return stderr[-1]
 
     return check
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    """Where a checkpoint may be written."""
+    return tmp_path / FILE
+
+
+@pytest.fixture
+def content(path) -> bytes:
+    """Bytes of a sound checkpoint of copper; ``path`` itself is free again."""
+    whole = sound_checkpoint(path)
+    path.unlink()
+    return whole

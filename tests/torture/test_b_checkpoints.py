@@ -15,11 +15,11 @@ import torch
 from ase.build import bulk
 from builders import copper
 from forgery import edited, split, with_tensors
-from fuzz_checkpoints import Meter, Survived, bit_flips, fuzz_damage, sound_checkpoint, truncations
+from fuzz_checkpoints import Meter, Survived, bit_flips, fuzz_damage, truncations
 
 from nfflr import checkpoint
 from nfflr.calculator import NFFLrCalculator
-from nfflr.checkpoint import FILE, VERSION, load_checkpoint, save_checkpoint
+from nfflr.checkpoint import VERSION, load_checkpoint, save_checkpoint
 from nfflr.cli.launch import launch
 from nfflr.cli.main import run
 from nfflr.errors import CheckpointError
@@ -28,19 +28,6 @@ from nfflr.train.trainer import train
 
 GOLDEN = Path(__file__).parent / "golden"
 VERSIONS = sorted(int(path.stem.removeprefix("v")) for path in GOLDEN.glob("v*.json"))
-
-
-@pytest.fixture
-def path(tmp_path) -> Path:
-    return tmp_path / FILE
-
-
-@pytest.fixture
-def content(path) -> bytes:
-    """Bytes of a sound checkpoint of copper; ``path`` itself is free again."""
-    whole = sound_checkpoint(path)
-    path.unlink()
-    return whole
 
 
 @pytest.fixture

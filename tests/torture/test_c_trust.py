@@ -45,18 +45,6 @@ progress, epochs, batch_size, warmup_steps, validate_every = False, 2, 2, 0, 1
 
 
 @pytest.fixture
-def path(tmp_path) -> Path:
-    return tmp_path / FILE
-
-
-@pytest.fixture
-def content(path) -> bytes:
-    whole = sound_checkpoint(path)
-    path.unlink()
-    return whole
-
-
-@pytest.fixture
 def canary(tmp_path) -> Path:
     return tmp_path / "executed"
 
