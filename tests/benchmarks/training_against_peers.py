@@ -135,7 +135,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("peers", nargs="*", choices=[name for name in SIDES if name not in OURS])
+    parser.add_argument("peers", nargs="+", choices=[name for name in SIDES if name not in OURS])
     parser.add_argument("--ours", nargs="+", choices=OURS, default=list(OURS), help="the first is the unit")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
