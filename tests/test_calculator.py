@@ -10,11 +10,13 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.constraints import FixAtoms
 from ase.db import connect
 from builders import TinyNetwork, tiny
 
+from nfflr.atoms import check_structure
 from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import save_checkpoint
 from nfflr.data import verlet
@@ -582,3 +584,16 @@ def test_a_batch_of_displaced_copies_shares_one_search_and_forgets_what_came_bef
     calc.evaluate([crystal])
     for a, b in zip(first, calc.evaluate(copies), strict=True):
         assert a["energy"] == b["energy"] and np.array_equal(a["forces"], b["forces"])
+
+
+def test_evaluate_checks_each_structure_before_it_is_searched():
+    good, lost, flat = (bulk("Si", cubic=True) for _ in range(3))
+    lost.positions[3, 1] = np.nan
+    flat.cell[2] = 0
+    calc = NFFLrCalculator.load("mlearn-si")
+    for bad, words in ((lost, "atom 3"), (flat, "c")):
+        with pytest.raises(StructureError, match=r"^structure 1\b") as caught:
+            calc.evaluate([good, bad, good])
+        with pytest.raises(StructureError) as alone:  # the same in as many words
+            check_structure(bad, "structure 1")
+        assert str(caught.value) == str(alone.value) and words in str(alone.value)
