@@ -107,6 +107,13 @@ def test_to_moves_every_tensor(structures):
     assert Atoms.from_ase(structures.slab()).to("meta").structure is None
 
 
+def test_every_element_from_hydrogen_on_is_one():
+    check_structure(ase.Atoms(range(1, 119), np.arange(118)[:, None] * [2.0, 0, 0]))
+    for number in (0, 119, -1):
+        with pytest.raises(StructureError, match="atom 1"):
+            check_structure(ase.Atoms([1, number], [[0, 0, 0], [2, 0, 0]]))
+
+
 @pytest.mark.parametrize("name", ["crystal", "triclinic", "slab", "cluster"])
 def test_check_structure_accepts_good_structures_and_does_not_touch_them(structures, name):
     atoms = getattr(structures, name)()
