@@ -195,3 +195,10 @@ def test_a_periodic_axis_without_a_vector_is_refused(structures, backend):
     atoms.pbc = True
     with pytest.raises(StructureError, match="axis c is periodic but its cell vector is zero"):
         periodic_radius_graph(atoms, 5.0, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_empty_has_the_shapes_of_what_is_not(backend):
+    for positions in (np.zeros((0, 3)), np.zeros((1, 3))):
+        i, j, shift = neighbor_list(positions, np.zeros((3, 3)), np.zeros(3, bool), 3.0, backend)
+        assert i.shape == j.shape == (0,) and shift.shape == (0, 3)
