@@ -6,8 +6,10 @@ import copy
 import ctypes
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 
@@ -36,36 +38,6 @@ class _Model(ctypes.Structure):
     ]
 
 
-class ModelConstants:
-    """What does not depend on the network's weights, as the kernels read it.
-
-    Attributes:
-        struct: valid as long as this object lives.
-    """
-
-    def __init__(self, model: MomentNetwork):
-        numbers = model.numbers.double()
-        found = {
-            "element_index": model.element_index,
-            "numbers": numbers,  # (n,)
-            "screening": screening(numbers),
-            "inner": model.zbl_inner.double(),  # (n, n) Å
-            "outer": model.zbl_outer.double(),
-            "reference": model.reference_energies.double(),  # (n,) eV
-        }
-        self._kept = {name: value.contiguous() for name, value in found.items()}
-        self.struct = _Model(
-            *(len(numbers), model.config.envelope, model.config.zbl, len(model.element_index)),
-            *(model.cutoff, float(model.scale), 0.0),
-            *(value.data_ptr() for value in self._kept.values()),
-        )
-
-
-def screening(numbers: torch.Tensor) -> torch.Tensor:
-    """Z^0.23 / 0.46850 Å of atomic numbers (n,): two of them make a screening length, see ``nn/zbl.py``."""
-    return numbers**0.23 / 0.46850
-
-
 class _Structures(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in ("n_atoms", "n_edges", "n_structures")]
     _fields_ += [
@@ -78,6 +50,17 @@ class _Results(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("total", "energies", "forces", "stress", "culprits")]
 
 
+def takes(model: torch.nn.Module) -> TypeGuard[MomentNetwork]:
+    """Whether the kernels of bonds are for this model: one layer, on a processor."""
+    return (
+        isinstance(model, MomentNetwork)
+        and model.config.layers == 1
+        and model.compute_forces
+        and model.device.type == "cpu"
+        and model.dtype in REAL
+    )
+
+
 def build(model: MomentNetwork) -> MomentKernel | None:
     """A kernel with the weights that ``model`` has now, checked against the model itself.
 
@@ -86,9 +69,7 @@ def build(model: MomentNetwork) -> MomentKernel | None:
         logged, where kernel and model disagree.
     """
     started = time.perf_counter()
-    if not isinstance(model, MomentNetwork) or model.config.layers != 1:
-        return None
-    if model.device.type != "cpu" or model.dtype not in REAL or not model.compute_forces:
+    if not takes(model):
         return None
     config = model.config
     sizes = {
@@ -124,10 +105,7 @@ class MomentKernel:
         self._evaluate = library.nfflr_moment
         self._evaluate.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64]
         self._weights = _fold(model)  # kept: the kernel reads their memory
-        n_numbers = len(model.element_index)
-        integers = (len(model.elements), model.config.envelope, model.config.zbl, n_numbers)
-        constants = (model.cutoff, float(model.scale), model.layers[0].readout.bias.item())
-        self._model = _Model(*integers, *constants, *(t.data_ptr() for t in vars(self._weights).values()))
+        self._model = struct(model, vars(self._weights).values(), model.layers[0].readout.bias.item())
 
     def __call__(self, graph: Graph, stress: bool = True) -> dict[str, torch.Tensor]:
         """See ``Potential.forward``.
@@ -183,16 +161,35 @@ class MomentKernel:
         raise MemoryError(f"{len(graph.atoms)} atoms: no memory for forces")
 
 
+def constants(model: MomentNetwork) -> dict[str, torch.Tensor]:
+    """What the kernels read that no training changes, in the order of their struct."""
+    numbers = model.numbers.double()
+    return {
+        "element_index": model.element_index,
+        "numbers": numbers,  # (n,)
+        "screening": numbers**0.23 / 0.46850,  # (n,) 1/Å; two of them make a screening length, see nn/zbl.py
+        "inner": model.zbl_inner.double(),  # (n, n) Å
+        "outer": model.zbl_outer.double(),  # (n, n) Å
+        "reference": model.reference_energies.double(),  # (n,) eV
+    }
+
+
+def struct(model: MomentNetwork, arrays: Iterable[torch.Tensor], constant: float = 0.0) -> ctypes.Structure:
+    """A model as kernels read it, as long as ``arrays`` live; those that are left out are null."""
+    integers = (len(model.elements), model.config.envelope, model.config.zbl, len(model.element_index))
+    return _Model(*integers, model.cutoff, float(model.scale), constant, *(t.data_ptr() for t in arrays))
+
+
 @dataclass
 class _Weights:
-    """Arrays in the order of the kernel's struct; constants that follow one another are multiplied out."""
+    """``constants``, then arrays in the order of the kernel's struct; factors in a row are multiplied out."""
 
     element_index: torch.Tensor
-    numbers: torch.Tensor  # (n,)
-    screening: torch.Tensor  # (n,) 1/Å
-    inner: torch.Tensor  # (n, n) Å
-    outer: torch.Tensor  # (n, n) Å
-    reference: torch.Tensor  # (n,) eV
+    numbers: torch.Tensor
+    screening: torch.Tensor
+    inner: torch.Tensor
+    outer: torch.Tensor
+    reference: torch.Tensor
     mix: torch.Tensor  # (n, 4, B, C)
     mix_t: torch.Tensor  # (n, 4, C, B)
     shift: torch.Tensor  # (C,)
@@ -209,7 +206,6 @@ class _Weights:
 def _fold(model: MomentNetwork) -> _Weights:
     layer, config, n = model.layers[0], model.config, len(model.elements)
     channels, hidden, radial = _padded(config.channels), _padded(config.hidden), -(-config.n_radial // 8) * 8
-    numbers = model.numbers.double()
 
     scaled = (layer.mix * layer.moment_scale[:, :, None]).double()  # (4, S·B, C)
     shift = layer.moment_shift.double() @ scaled[0]  # (C,)
@@ -230,12 +226,7 @@ def _fold(model: MomentNetwork) -> _Weights:
         features(layer.hidden.weight.double() * layer.feature_scale), (hidden, N_INVARIANTS * channels)
     )
     weights = _Weights(
-        element_index=model.element_index,
-        numbers=numbers,
-        screening=screening(numbers),
-        inner=model.zbl_inner.double(),
-        outer=model.zbl_outer.double(),
-        reference=model.reference_energies.double(),
+        **constants(model),
         mix=mix,
         mix_t=mix.transpose(2, 3),
         shift=_pad(shift, (channels,)),
@@ -247,7 +238,7 @@ def _fold(model: MomentNetwork) -> _Weights:
         readout=_pad(layer.readout.weight[0].double(), (hidden,)),
         linear=features(layer.linear.weight[0].double() * layer.feature_scale),
     )
-    exact = ("element_index", "numbers", "screening", "inner", "outer", "reference")
+    exact = constants(model).keys()
     for name, value in vars(weights).items():
         # A copy: the model may be trained on, and the kernel wants rows without gaps.
         dtype = value.dtype if name in exact else model.dtype

@@ -142,7 +142,7 @@ struct Block {
       for (int64_t k = 0; k < run.count; k += LANES) {
         const int64_t slot = run.first + k;
         energy += functions(bonds, slot);
-        vec mono[MONOMIALS];
+        vec mono[MONOMIALS] = {all(1)};
         monomials(load(bonds.column(Bonds::X) + slot), load(bonds.column(Bonds::Y) + slot),
                   load(bonds.column(Bonds::Z) + slot), mono);
         UNROLL for (int q = 0; q < MONOMIALS; q++) store(w.mono + q * w.capacity + k, mono[q]);
@@ -257,7 +257,7 @@ struct Block {
   void bond_gradients(const Bonds& bonds, int64_t k, const real (*gradient)[RADIAL_P], vec* total, vec* outer) {
     const vec ux = load(bonds.column(Bonds::X) + k), uy = load(bonds.column(Bonds::Y) + k);
     const vec uz = load(bonds.column(Bonds::Z) + k);
-    vec mono[MONOMIALS], d_mono[MONOMIALS] = {};
+    vec mono[MONOMIALS] = {all(1)}, d_mono[MONOMIALS] = {}, g[3];
     monomials(ux, uy, uz, mono);
     vec d_r = load(bonds.column(Bonds::SLOPE) + k);
     for (int n = 0; n < RADIAL; n++) {
@@ -269,14 +269,8 @@ struct Block {
       }
       d_r += d_phi * load(bonds.column(Bonds::DPHI + n) + k);
     }
-    const vec* d = d_mono;
-    const vec two = all(2), three = all(3);
-    vec gx = d[1] + two * d[4] * ux + d[5] * uy + d[6] * uz + three * d[10] * mono[4] + two * (d[11] * mono[5] + d[12] * mono[6]) +
-             d[13] * mono[7] + d[14] * mono[8] + d[15] * mono[9];
-    vec gy = d[2] + d[5] * ux + two * d[7] * uy + d[8] * uz + d[11] * mono[4] + two * d[13] * mono[5] + d[14] * mono[6] +
-             three * d[16] * mono[7] + two * d[17] * mono[8] + d[18] * mono[9];
-    vec gz = d[3] + d[6] * ux + d[8] * uy + two * d[9] * uz + d[12] * mono[4] + d[14] * mono[5] + two * d[15] * mono[6] +
-             d[17] * mono[7] + two * d[18] * mono[8] + three * d[19] * mono[9];
+    pull_back(d_mono, mono, g);
+    vec gx = g[0], gy = g[1], gz = g[2];
     const vec inverse = load(bonds.column(Bonds::INVERSE) + k), r = load(bonds.column(Bonds::R) + k);
     const vec radial = d_r - (gx * ux + gy * uy + gz * uz) * inverse;
     gx = gx * inverse + radial * ux, gy = gy * inverse + radial * uy, gz = gz * inverse + radial * uz;

@@ -40,12 +40,24 @@ struct Bonds {
 
 struct Run { int element, first, count; };  // neighbours of one element
 
-static inline void monomials(vec x, vec y, vec z, vec* m) {
-  m[0] = all(1);
+// Of single numbers, or of registers of them; m[0], which is one, is the caller's.
+template <class T> static inline void monomials(T x, T y, T z, T* m) {
   m[1] = x, m[2] = y, m[3] = z;
   m[4] = x * x, m[5] = x * y, m[6] = x * z, m[7] = y * y, m[8] = y * z, m[9] = z * z;
   m[10] = m[4] * x, m[11] = m[4] * y, m[12] = m[4] * z, m[13] = m[5] * y, m[14] = m[5] * z;
   m[15] = m[6] * z, m[16] = m[7] * y, m[17] = m[7] * z, m[18] = m[8] * z, m[19] = m[9] * z;
+}
+
+// Gradient by the unit vector, given the gradient d by the monomials m.
+template <class T> static inline void pull_back(const T* d, const T* m, T* g) {
+  constexpr real two = 2, three = 3;
+  const T x = m[1], y = m[2], z = m[3];
+  g[0] = d[1] + two * d[4] * x + d[5] * y + d[6] * z + three * d[10] * m[4] + two * (d[11] * m[5] + d[12] * m[6]) +
+         d[13] * m[7] + d[14] * m[8] + d[15] * m[9];
+  g[1] = d[2] + d[5] * x + two * d[7] * y + d[8] * z + d[11] * m[4] + two * d[13] * m[5] + d[14] * m[6] +
+         three * d[16] * m[7] + two * d[17] * m[8] + d[18] * m[9];
+  g[2] = d[3] + d[6] * x + d[8] * y + two * d[9] * z + d[12] * m[4] + d[14] * m[5] + two * d[15] * m[6] +
+         d[17] * m[7] + two * d[18] * m[8] + three * d[19] * m[9];
 }
 
 // Radial functions and screened repulsion of bonds between two elements.

@@ -35,14 +35,6 @@ static inline real total(row x) {
   return sum;
 }
 
-static inline void monomials_of(const real* u, real* m) {
-  const real x = u[0], y = u[1], z = u[2];
-  m[0] = 1, m[1] = x, m[2] = y, m[3] = z;
-  m[4] = x * x, m[5] = x * y, m[6] = x * z, m[7] = y * y, m[8] = y * z, m[9] = z * z;
-  m[10] = m[4] * x, m[11] = m[4] * y, m[12] = m[4] * z, m[13] = m[5] * y, m[14] = m[5] * z;
-  m[15] = m[6] * z, m[16] = m[7] * y, m[17] = m[7] * z, m[18] = m[8] * z, m[19] = m[9] * z;
-}
-
 // Their change d when u moves by t.
 static inline void along(const real* u, const real* m, const real* t, real* d) {
   const real x = u[0], y = u[1], z = u[2], a = t[0], b = t[1], c = t[2];
@@ -53,19 +45,6 @@ static inline void along(const real* u, const real* m, const real* t, real* d) {
   d[16] = d[7] * y + m[7] * b, d[17] = d[7] * z + m[7] * c, d[18] = d[8] * z + m[8] * c, d[19] = d[9] * z + m[9] * c;
 }
 
-// The gradient by u, given that by the monomials, which is overwritten.
-static inline void back(const real* u, const real* m, real* g, real* d) {
-  const real x = u[0], y = u[1], z = u[2];
-  d[0] = g[1] + g[10] * m[4];
-  d[1] = g[2] + g[11] * m[4] + g[13] * m[5] + g[16] * m[7];
-  d[2] = g[3] + g[12] * m[4] + g[14] * m[5] + g[15] * m[6] + g[17] * m[7] + g[18] * m[8] + g[19] * m[9];
-  g[4] += g[10] * x + g[11] * y + g[12] * z, g[5] += g[13] * y + g[14] * z, g[6] += g[15] * z;
-  g[7] += g[16] * y + g[17] * z, g[8] += g[18] * z, g[9] += g[19] * z;
-  d[0] += 2 * g[4] * x + g[5] * y + g[6] * z;
-  d[1] += g[5] * x + 2 * g[7] * y + g[8] * z;
-  d[2] += g[6] * x + g[8] * y + 2 * g[9] * z;
-}
-
 struct Bond {
   real u[3], r, inverse, mono[MONOMIALS_P];
 
@@ -73,7 +52,7 @@ struct Bond {
     const real* v = b.vectors + 3 * e;
     r = std::sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]), inverse = 1 / r;
     for (int k = 0; k < 3; k++) u[k] = v[k] * inverse;
-    monomials_of(u, mono);
+    mono[0] = 1, monomials(u[0], u[1], u[2], mono);
     std::fill(mono + MONOMIALS, mono + MONOMIALS_P, real(0));
   }
 };
@@ -160,7 +139,7 @@ extern "C" void nfflr_forces(const Model* model, const Batch* batch, const Basis
     }
     for (int k = 0; k < 3; k++) *reinterpret_cast<row*>(d_mono + 8 * k) = sums[k];
     real d_unit[3];
-    back(bond.u, bond.mono, d_mono, d_unit);
+    pull_back(d_mono, bond.mono, d_unit);
     const real radial = d_unit[0] * bond.u[0] + d_unit[1] * bond.u[1] + d_unit[2] * bond.u[2];
     double* w = virial + 9 * b.structure[i];
     for (int k = 0; k < 3; k++) {

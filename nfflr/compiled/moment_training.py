@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 
@@ -19,7 +19,7 @@ from ..models.moment import MomentNetwork
 from ..nn.moments import monomials
 from .extension import load_library
 from .graph import NotCompiled, trace
-from .moment import RANK, REAL, ModelConstants
+from .moment import RANK, REAL, constants, struct, takes
 from .training import TrainingGraph
 
 SOURCE = Path(__file__).with_name("moment_training.cpp")
@@ -50,7 +50,7 @@ class MomentTraining(TrainingGraph):
             SOURCE, {"REAL": REAL[model.dtype], "RADIAL": model.config.n_radial, "CHANNELS": 16, "HIDDEN": 16}
         )
         if library is None:
-            raise NotCompiled("the kernel of training steps cannot be built here")
+            raise NotCompiled("it cannot be built here")
         self._library = library
         super().__init__(model)
 
@@ -79,17 +79,6 @@ class MomentTraining(TrainingGraph):
         if stress:
             found["stress"] = stress_from_virial(atoms, virial.to(model.dtype) * scale)
         return found
-
-
-def takes(model: torch.nn.Module) -> TypeGuard[MomentNetwork]:
-    """Whether there is a kernel for the training of this model."""
-    return (
-        isinstance(model, MomentNetwork)
-        and model.config.layers == 1
-        and model.compute_forces
-        and model.device.type == "cpu"
-        and model.dtype in REAL
-    )
 
 
 def per_atom(model: MomentNetwork) -> Callable[..., Any]:
@@ -123,14 +112,17 @@ class Bonds:
         model, atoms = training.model, graph.atoms
         n, e, n_elements = len(atoms), len(graph.dst), len(model.elements)
         width = -(-model.config.n_radial // 8) * 8
-        self._library, self._constants = training._library, ModelConstants(model)
+        self._library = training._library
+        arrays = [value.contiguous() for value in constants(model).values()]
+        self._model = struct(model, arrays)  # as it is now: a resume may have put other numbers in place
         self.elements = model.species(atoms.numbers)
         self._kept = [
             *(self.elements, atoms.structure_index(), graph.src, graph.dst),
             graph.vectors().detach().to(model.dtype),
         ]
-        self._kept = [tensor.contiguous() for tensor in self._kept]  # as long as the kernel may read them
+        self._kept = [tensor.contiguous() for tensor in self._kept]
         self._batch = _Batch(n, e, atoms.n_structures, *(t.data_ptr() for t in self._kept))
+        self._kept += arrays  # all of it as long as the kernel may read it
         self.repulsion = torch.zeros(n, dtype=torch.float64)
         self.moments = torch.zeros(n, n_elements, len(monomials(RANK)), width, dtype=model.dtype)
         columns = torch.zeros(2, e, width, dtype=model.dtype)  # φ and dφ/dr
@@ -139,7 +131,7 @@ class Bonds:
         self._call("nfflr_moments")
 
     def _call(self, name: str, *tensors: torch.Tensor) -> None:
-        first = (self._constants.struct, self._batch, self._basis)
+        first = (self._model, self._batch, self._basis)
         addresses = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
         getattr(self._library, name)(*map(ctypes.byref, first), *addresses)
 

@@ -108,13 +108,16 @@ def compile_training(model: Potential, tell: Callable[[str], None] = logger.warn
     """The fastest form of a training step that there is for the model, a kernel or a compiled graph.
 
     Returns:
-        None, and one line told, where the model has to be trained as it is.
+        None where the model has to be trained as it is. What is not to be had is told in a line.
     """
-    from .moment_training import MomentTraining, takes
+    from .moment import takes
+    from .moment_training import MomentTraining
 
     if takes(model):
-        with suppress(NotCompiled):
+        try:
             return MomentTraining(model)
+        except NotCompiled as reason:
+            tell(f"no kernel, the whole step is compiled as a graph: {reason}")
     try:
         return TrainingGraph(model)
     except NotCompiled as reason:

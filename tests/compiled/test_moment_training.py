@@ -8,7 +8,8 @@ from ase.build import bulk, molecule
 
 from nfflr.compiled.cache import compiler
 from nfflr.compiled.graph import NotCompiled
-from nfflr.compiled.moment_training import Bonds, MomentTraining, takes
+from nfflr.compiled.moment import takes
+from nfflr.compiled.moment_training import Bonds, MomentTraining
 from nfflr.compiled.training import TrainingGraph, compile_training
 from nfflr.models.moment import MomentConfig, MomentNetwork
 
@@ -132,7 +133,9 @@ def test_other_networks_are_compiled_whole():
 
 def test_without_a_kernel_the_model_is_compiled_whole(monkeypatch):
     monkeypatch.setattr("nfflr.compiled.moment_training.load_library", lambda *_: None)
-    found = compile_training(network("one element"))
+    told = []
+    found = compile_training(network("one element"), told.append)
+    assert told == ["no kernel, the whole step is compiled as a graph: it cannot be built here"]
     assert isinstance(found, TrainingGraph) and not isinstance(found, MomentTraining)
 
 
