@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from .checkpoint import find_members, load_checkpoint
 from .compiled import Compiled, compile_potential
 from .data.graph import Graph, batch_graphs
 from .data.verlet import VerletList
-from .errors import ConfigError, NumericsError, StructureError
+from .errors import ConfigError, NumericsError, StructureError, did_you_mean
 from .models.base import Potential
 from .models.ensemble import Ensemble
+from .models.programs import is_program, load_program
+from .models.wrapped import NO_CUTOFF, OPTIONS, Wrapped
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -35,16 +37,17 @@ class NFFLrCalculator(Calculator):
     these are means, with the sample standard deviations ``energy_std`` (eV) and ``forces_std`` (N,) eV/Å.
 
     Args:
-        model: a ``Potential`` or an ``Ensemble``.
+        model: a ``Potential``, an ``Ensemble``, or any module or callable as ``Wrapped`` takes it.
         device: ``"cpu"``, ``"cuda"``, …; default: where the model is.
         dtype: ``"float32"`` or ``"float64"``; default: the model's.
         skin: Å by which the neighbour list reaches beyond the cutoff, so that it can be kept.
         compile: evaluate a compiled form of the model, which is built at once unless the user's cache has
             it; where that cannot be, the model itself, and a line is logged.
         metadata: what ``todict`` reports, as read from the checkpoint.
+        wrapping: ``input``, ``keys``, ``units``, ``signs``, … of a model from elsewhere, see ``Wrapped``.
 
     Raises:
-        ConfigError: unknown dtype, a device that is not there, or a model that predicts no energy.
+        ConfigError: unknown option or dtype, a device that is not there, or a model that predicts no energy.
         StructureError: on attaching to a structure with an element that the model does not cover.
     """
 
@@ -52,20 +55,26 @@ class NFFLrCalculator(Calculator):
 
     def __init__(
         self,
-        model: Potential | Ensemble,
+        model: Potential | Ensemble | Wrapped | Callable,
         *,
         device: str | None = None,
         dtype: str | None = None,
         skin: float = 0.5,
         compile: bool = False,
         metadata: dict | None = None,
+        **wrapping: Any,
     ):
         super().__init__()
+        ours = isinstance(model, Potential | Ensemble | Wrapped)
+        for option in wrapping:
+            if ours or option not in OPTIONS:
+                raise TypeError(f"NFFLrCalculator: no option {option!r}{did_you_mean(option, OPTIONS)}")
         if not getattr(model, "is_potential", True):
             raise ConfigError(
                 f"{type(model).__name__}: it predicts a property, not an energy; call the model itself, "
                 "model(atoms), or give a potential"
             )
+        model = model if isinstance(model, Potential | Ensemble | Wrapped) else Wrapped(model, **wrapping)
         if dtype is not None and dtype not in DTYPES:
             raise ConfigError(f"dtype: got {dtype!r}; expected one of {sorted(DTYPES)}")
         if not 0 <= skin < np.inf:
@@ -74,13 +83,11 @@ class NFFLrCalculator(Calculator):
         precision = DTYPES[dtype] if dtype else model.dtype
         # A copy: what the caller does to the model later must not change numbers that ASE has cached.
         self.model = copy.deepcopy(model).to(device=where, dtype=precision).eval()
-        self.metadata = metadata or {}
-        self.implemented_properties = ["energy", "free_energy", "energies"]
-        if model.compute_forces:
-            self.implemented_properties += ["forces", "stress"]
+        self.metadata = (model.metadata if isinstance(model, Wrapped) else {}) | (metadata or {})
+        self.implemented_properties = ["energy", "free_energy", *_offered(model)]
         if isinstance(model, Ensemble):
             self.implemented_properties += ["energy_std", "forces_std"][: 1 + model.compute_forces]
-        self._neighbours = VerletList(model.cutoff, skin, self.model.device)
+        self._neighbours = VerletList(model.cutoff or NO_CUTOFF, skin, self.model.device)
         self._compile = compile
         self._compiled: Compiled | None = None
         if compile:
@@ -111,26 +118,33 @@ class NFFLrCalculator(Calculator):
         dtype: str | None = None,
         skin: float = 0.5,
         compile: bool = False,
+        trust: bool = False,
+        **wrapping: Any,
     ) -> NFFLrCalculator:
         """Calculator from a bundled name, a run folder, or a checkpoint file.
 
         Several of them, or a folder with files ``member-<k>.safetensors``, make an ensemble. Members count
-        more than the ``model.safetensors`` that may lie beside them.
+        more than the ``model.safetensors`` that may lie beside them. A file of TorchScript or ``torch.export``
+        is a program, which is run if ``trust`` says so; ``wrapping`` is as for ``NFFLrCalculator``.
 
         Raises:
             ConfigError: there is no such checkpoint, or an ensemble has one member.
-            CheckpointError: it is damaged or does not fit this version.
+            CheckpointError: it is damaged, does not fit this version, or has to be trusted.
         """
-        model: Potential | Ensemble
+        model: Potential | Ensemble | Callable
         name: str | list[str]
         if isinstance(source, str | Path):
             files, name = find_members(source), str(source)
-            model, metadata = _load_ensemble(files) if len(files) > 1 else load_checkpoint(source)
+            if is_program(source):
+                model, metadata = load_program(source, trust)
+            else:
+                model, metadata = _load_ensemble(files) if len(files) > 1 else load_checkpoint(source)
         else:
             model, metadata = _load_ensemble(list(source))
             name = [str(item) for item in source]
         metadata = {**metadata, "source": name}
-        return cls(model, device=device, dtype=dtype, skin=skin, compile=compile, metadata=metadata)
+        options = {"device": device, "dtype": dtype, "skin": skin, "compile": compile, **wrapping}
+        return cls(model, metadata=metadata, **options)
 
     def set_atoms(self, atoms: ase.Atoms) -> None:
         """Called by ASE when the calculator is attached: refuse elements the model does not cover."""
@@ -215,7 +229,7 @@ class NFFLrCalculator(Calculator):
         """
         results: list[dict] = []
         model = self.compiled or self.model
-        if getattr(model, "takes_candidates", False):
+        if getattr(model, "takes_candidates", isinstance(model, Wrapped)):
             max_edges = 0  # a kernel takes atoms in blocks of its own, and a batch is only copies to it
         with torch.inference_mode(False):
             for chunk in self._chunks(structures, max_edges):
@@ -241,7 +255,7 @@ class NFFLrCalculator(Calculator):
         """Runs of structures and their graphs with at most ``max_edges`` bonds, or a single structure."""
         # Displaced copies of one supercell share a list. It begins here and not with what the calculator met
         # before, so that the same structures give the same bits.
-        neighbours = VerletList(self.model.cutoff, self._neighbours.skin, self.model.device)
+        neighbours = VerletList(self._neighbours.cutoff, self._neighbours.skin, self.model.device)
         chunk: list[tuple[ase.Atoms, Graph]] = []
         edges = 0
         for k, atoms in enumerate(structures):
@@ -277,6 +291,16 @@ class NFFLrCalculator(Calculator):
             "skin": self._neighbours.skin,
             "compiled": self.compiled.kind if self.compiled else False,
         }
+
+
+def _offered(model: Potential | Ensemble | Wrapped) -> list[str]:
+    """Of energies, forces and stress those that a model, or every member of an ensemble, gives."""
+    if isinstance(model, Wrapped):
+        return list(model.gives)
+    if isinstance(model, Ensemble):
+        first, *others = map(_offered, model.members)
+        return [name for name in first if all(name in other for other in others)]
+    return ["energies", "forces", "stress"] if model.compute_forces else ["energies"]
 
 
 def _load_ensemble(sources: Sequence[str | Path]) -> tuple[Ensemble, dict]:
@@ -328,11 +352,10 @@ def _results(
     results: dict[str, float | np.ndarray] = {
         "energy": energy,
         "free_energy": energy,
-        "energies": _array(output["energies"]),
     }
     if "energy_std" in output:
         results["energy_std"] = float(output["energy_std"])
-    for name in ("forces", "forces_std"):
+    for name in ("energies", "forces", "forces_std"):
         if name in output:
             results[name] = _array(output[name])
     if has_stress and "stress" in output:

@@ -56,6 +56,8 @@ def build(model: Potential | Ensemble) -> Compiled:
     """
     if isinstance(model, Ensemble):
         return CompiledEnsemble(model, [build(member) for member in model.members])
+    if not isinstance(model, Potential):
+        raise NotCompiled("a model from elsewhere, of which only the results are known")
     return _kernel(model) or load_graph(model)
 
 

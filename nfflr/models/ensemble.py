@@ -51,7 +51,7 @@ class Ensemble(nn.Module):
     @property
     def widest(self) -> Potential:
         """The member with the largest cutoff: its graph serves all, for longer bonds change nothing."""
-        return max(self.members, key=lambda member: member.cutoff)
+        return max(self.members, key=lambda member: member.cutoff or 0.0)
 
     @property
     def cutoff(self) -> float:
@@ -99,7 +99,7 @@ class Ensemble(nn.Module):
     def combine(outputs: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Means and spread of what the members returned; see ``forward``."""
         result = {}
-        for name in outputs[0]:
+        for name in (name for name in outputs[0] if all(name in output for output in outputs)):
             # Differences from the first member: equal members give its numbers, and zero spread, exactly.
             first = outputs[0][name].double()
             offsets = torch.stack([output[name].double() - first for output in outputs])  # (M, …)

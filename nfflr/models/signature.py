@@ -1,0 +1,230 @@
+"""Which representation of a structure a model from elsewhere takes, by its signature, and how to make it."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import UnionType
+from typing import Any
+
+import ase
+import torch
+from torch import nn
+
+from ..atoms import Atoms
+from ..data.ghosts import GhostAtoms, with_ghosts
+from ..data.graph import Graph
+from ..errors import ConfigError, did_you_mean
+
+KINDS = ("ase", "atoms", "graph", "ghosts", "dgl", "pyg", "dict", "tensors")
+NEED_CUTOFF = ("graph", "ghosts", "dgl")
+# Tensors by name, and the names that parameters of a model may have for them.
+TENSORS = {
+    "positions": ("pos", "coordinates", "R"),  # (N, 3)
+    "numbers": ("z", "Z", "atomic_numbers"),  # (N,) int64
+    "cell": ("lattice", "box"),  # (3, 3), rows are lattice vectors
+    "pbc": (),  # (3,) bool
+    "edge_index": (),  # (2, E) int64, neighbour and centre
+    "shifts": ("edge_shift",),  # (E, 3) length added to the neighbour's position
+    "vectors": ("edge_vectors",),  # (E, 3) = x[neighbour] + shift − x[centre]
+}
+NAMES = {alias: name for name, aliases in TENSORS.items() for alias in (name, *aliases)}
+EDGES = {"edge_index", "shifts", "vectors"}
+PERIODIC = {"cell", "shifts", "vectors"}
+
+
+@dataclass(frozen=True)
+class Door:
+    """What a model is given.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        positional, named: of ``"tensors"``: names in ``TENSORS``; ``named`` maps a parameter to one.
+    """
+
+    kind: str
+    positional: tuple[str, ...] = ()
+    named: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def tensors(self) -> set[str]:
+        return {*self.positional, *(name for _, name in self.named)}
+
+    @property
+    def needs_cutoff(self) -> bool:
+        return self.kind in NEED_CUTOFF or bool(self.tensors & EDGES)
+
+    @property
+    def knows_cell(self) -> bool:
+        """Whether what it is given tells that a structure is periodic."""
+        return self.kind != "tensors" or bool(self.tensors & PERIODIC)
+
+
+def find_door(model: Any, name: str, given: str | type | Sequence[str] | None) -> Door:
+    """What ``model`` takes, as ``given`` says, or by the annotation or the names of its parameters.
+
+    Raises:
+        ConfigError: that cannot be told, or ``given`` is no representation.
+    """
+    if isinstance(given, str) and given not in KINDS:
+        raise ConfigError(
+            f"input: got {given!r}; expected one of {', '.join(KINDS)}{did_you_mean(given, KINDS)}"
+        )
+    if isinstance(given, type):
+        kind = _kind(given)
+        if kind is None:
+            raise ConfigError(f"input: a {given.__qualname__} cannot be made; expected one of {KINDS}")
+        return Door(kind)
+    if given is not None and not isinstance(given, str):
+        unknown = [n for n in given if n not in NAMES]
+        if unknown:
+            raise ConfigError(
+                f"input: no tensor {unknown[0]!r}; expected some of {', '.join(TENSORS)}"
+                f"{did_you_mean(unknown[0], NAMES)}"
+            )
+        return Door("tensors", positional=tuple(NAMES[n] for n in given))
+    parameters = _parameters(model)
+    kind = given or (_kind(parameters[0].annotation) if parameters else None)
+    if kind in (None, "tensors"):
+        door = _tensor_door(parameters)
+        if door is not None:
+            return door
+    elif kind is not None:
+        return Door(kind)
+    signature = ", ".join(p.name for p in parameters)
+    raise ConfigError(
+        f"{name}({signature}): the signature does not say what the model takes; give input=, one of "
+        f"{', '.join(KINDS[:-1])}, or names of tensors in order, as ('positions', 'numbers', 'cell')"
+    )
+
+
+def _parameters(model: Any) -> list[inspect.Parameter]:
+    """Parameters of the call, without ``self``, with annotations that are types where that is possible."""
+    if isinstance(model, torch.jit.ScriptModule):
+        names = [(a.name, str(a.type), a.has_default_value()) for a in model.forward.schema.arguments[1:]]
+        kinds = {"Tensor": torch.Tensor, "Dict[str, Tensor]": dict}
+        return [
+            inspect.Parameter(
+                n,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                annotation=kinds.get(kind, kind),
+                default=None if default else inspect.Parameter.empty,
+            )
+            for n, kind, default in names
+        ]
+    function = model.forward if isinstance(model, nn.Module) else model
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # built in
+        return []
+    hinted = function if inspect.isroutine(function) else type(function).__call__
+    try:
+        hints = typing.get_type_hints(hinted)
+    except (NameError, TypeError, AttributeError):  # a name that is there for type checkers alone
+        hints = {}
+    return [p.replace(annotation=hints.get(p.name, p.annotation)) for p in parameters]
+
+
+def _kind(hint: Any) -> str | None:
+    if isinstance(hint, str):  # not resolved
+        known = {"ase.Atoms": "ase", "nfflr.Atoms": "atoms", "Graph": "graph", "GhostAtoms": "ghosts"}
+        known |= {"dgl.DGLGraph": "dgl", "DGLGraph": "dgl", "Data": "pyg", "Batch": "pyg"}
+        return known.get(hint)
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, UnionType):
+        return next((kind for kind in map(_kind, typing.get_args(hint)) if kind), None)
+    cls = origin or hint
+    if not isinstance(cls, type):
+        return None
+    package = cls.__module__.partition(".")[0]
+    if package == "torch_geometric":
+        return "pyg"
+    if package == "dgl":
+        return "dgl"
+    kinds = {"ase": ase.Atoms, "atoms": Atoms, "graph": Graph, "ghosts": GhostAtoms, "dict": Mapping}
+    kinds["tensors"] = torch.Tensor
+    return next((kind for kind, known in kinds.items() if issubclass(cls, known)), None)
+
+
+def _tensor_door(parameters: list[inspect.Parameter]) -> Door | None:
+    """All required parameters by their names; None if one is unknown."""
+    positional: list[str] = []
+    named: list[tuple[str, str]] = []
+    in_order = True
+    for p in parameters:
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            continue
+        if p.name not in NAMES:
+            if p.default is p.empty:
+                return None
+            in_order = False
+        elif in_order and p.kind != p.KEYWORD_ONLY:
+            positional.append(NAMES[p.name])
+        else:
+            named.append((p.name, NAMES[p.name]))
+    known = {*positional, *(name for _, name in named)}
+    return Door("tensors", tuple(positional), tuple(named)) if known & {"positions", "vectors"} else None
+
+
+def call(model: Callable, door: Door, graph: Graph, cutoff: float | None, dtype: torch.dtype) -> Any:
+    """The model's answer for a graph in its own unit of length, as the representation that it takes.
+
+    What describes structures for us is in float64; plain tensors, DGL and PyG are in ``dtype``.
+    """
+    if door.kind == "tensors":
+        known = _tensors(graph, dtype)
+        return model(*(known[n] for n in door.positional), **{p: known[n] for p, n in door.named})
+    return model(_represent(door.kind, graph, cutoff, dtype))
+
+
+def _represent(kind: str, graph: Graph, cutoff: float | None, dtype: torch.dtype) -> Any:
+    atoms = graph.atoms
+    if kind == "ase":
+        return atoms.to_ase()
+    if kind == "atoms":
+        return atoms
+    if kind == "graph":
+        return graph
+    if kind == "ghosts":
+        return _ghosts(graph)
+    if kind == "dict":
+        return {n: t for n, t in _tensors(graph, dtype).items() if cutoff is not None or n not in EDGES}
+    atoms = replace(atoms, positions=atoms.positions.to(dtype), cell=atoms.cell.to(dtype))
+    graph = replace(graph, atoms=atoms, shift=graph.shift.to(dtype))
+    if kind == "dgl":
+        from ..data.dgl_view import to_dgl
+
+        return to_dgl(graph)
+    from ..data.pyg_view import to_pyg
+
+    data = to_pyg(graph)
+    if cutoff is None:
+        del data.edge_index, data.edge_shift
+    return data
+
+
+def _ghosts(graph: Graph) -> GhostAtoms:
+    """Images that move with positions and cell, so that there are derivatives."""
+    atoms, cutoff = graph.atoms, graph.cutoff
+    still = replace(atoms, positions=atoms.positions.detach(), cell=atoms.cell.detach())
+    ghosts = with_ghosts(still, cutoff)
+    real = ghosts.owner >= 0
+    owner = ghosts.owner[real]
+    away = ghosts.positions[real] - still.positions[owner]  # (G, 3)
+    image = (away @ torch.linalg.pinv(still.cell)).round()  # cells between image and owner
+    moved = atoms.positions[owner] + image @ atoms.cell
+    return replace(ghosts, atoms=atoms, positions=torch.cat([moved, ghosts.positions[~real]]))
+
+
+def _tensors(graph: Graph, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return {
+        "positions": graph.atoms.positions.to(dtype),
+        "numbers": graph.atoms.numbers,
+        "cell": graph.atoms.cell.to(dtype),
+        "pbc": graph.atoms.pbc,
+        "edge_index": torch.stack([graph.src, graph.dst]),
+        "shifts": graph.shift.to(dtype),
+        "vectors": graph.vectors().to(dtype),
+    }
