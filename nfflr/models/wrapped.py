@@ -90,7 +90,10 @@ class Wrapped(nn.Module):
             raise ConfigError(f"model: a {type(model).__name__} cannot be called; expected a torch module")
         named = type(model) if isinstance(model, nn.Module) else model
         self.name = str(getattr(model, "original_name", getattr(named, "__name__", type(model).__name__)))
-        self.model = copy.deepcopy(model)  # trying it must not change the caller's
+        with torch.no_grad():  # a copy of TorchScript would remember that it is one
+            self.model = copy.deepcopy(model)  # trying it must not change the caller's
+        if isinstance(self.model, nn.Module):
+            self.model.requires_grad_(False)
         self.door = find_door(model, self.name, input)
         self.keys = _checked("keys", keys, KEYS)
         self.signs = _checked("signs", signs, ("stress", "virial"))
