@@ -47,7 +47,8 @@ class NFFLrCalculator(Calculator):
         wrapping: ``input``, ``keys``, ``units``, ``signs``, … of a model from elsewhere, see ``Wrapped``.
 
     Raises:
-        ConfigError: unknown option or dtype, a device that is not there, or a model that predicts no energy.
+        ConfigError: unknown dtype, a device that is not there, a model that predicts no energy, or
+            one from elsewhere that cannot be used (see ``Wrapped``).
         StructureError: on attaching to a structure with an element that the model does not cover.
     """
 
@@ -82,7 +83,7 @@ class NFFLrCalculator(Calculator):
         where = _device(model.device if device is None else device)
         precision = DTYPES[dtype] if dtype else model.dtype
         # A copy: what the caller does to the model later must not change numbers that ASE has cached.
-        self.model = copy.deepcopy(model).to(device=where, dtype=precision).eval()
+        self.model: Any = copy.deepcopy(model).to(device=where, dtype=precision).eval()
         self.metadata = (model.metadata if isinstance(model, Wrapped) else {}) | (metadata or {})
         self.implemented_properties = ["energy", "free_energy", *_offered(model)]
         if isinstance(model, Ensemble):
@@ -124,8 +125,8 @@ class NFFLrCalculator(Calculator):
         """Calculator from a bundled name, a run folder, or a checkpoint file.
 
         Several of them, or a folder with files ``member-<k>.safetensors``, make an ensemble. Members count
-        more than the ``model.safetensors`` that may lie beside them. A file of TorchScript or ``torch.export``
-        is a program, which is run if ``trust`` says so; ``wrapping`` is as for ``NFFLrCalculator``.
+        more than the ``model.safetensors`` that may lie beside them. A TorchScript or ``torch.export`` file
+        is a program, which runs if ``trust`` says so; ``wrapping`` is as for ``NFFLrCalculator``.
 
         Raises:
             ConfigError: there is no such checkpoint, or an ensemble has one member.

@@ -41,13 +41,20 @@ NAMES: dict[str, tuple[float, tuple[int, int]]] = {
     **{"kbar": (1000 * ase.units.bar, (1, -3)), "mol": (ase.units.mol, (0, 0)), "1": (1.0, (0, 0))},
 }
 KINDS = {"energy": (1, 0), "length": (0, 1), "forces": (1, -1), "stress": (1, -3), "virial": (1, 0)}
+EXAMPLES = {
+    "energy": "eV or kcal/mol",
+    "length": "Å or Bohr",
+    "forces": "eV/Å or Hartree/Bohr",
+    "stress": "eV/Å^3 or GPa",
+    "virial": "eV or Hartree",
+}
 
 
 def factor(symbol: str, kind: str) -> float:
     """What a number in the unit ``symbol`` has to be multiplied with to be in eV, Å, eV/Å or eV/Å³.
 
     Args:
-        symbol: names of units with ``*``, ``/`` and whole powers, as ``"kcal/mol/Å"`` or ``"Hartree/Bohr^3"``.
+        symbol: names of units with ``*``, ``/`` and whole powers, as ``"kcal/mol/Å"`` or ``"Ha/Bohr^3"``.
         kind: a key of ``KINDS``.
 
     Raises:
@@ -68,12 +75,3 @@ def factor(symbol: str, kind: str) -> float:
     if powers != KINDS[kind]:
         raise ConfigError(f"units: {symbol!r} is no unit of {kind}; expected one as {EXAMPLES[kind]}")
     return value
-
-
-EXAMPLES = {
-    "energy": "eV or kcal/mol",
-    "length": "Å or Bohr",
-    "forces": "eV/Å or Hartree/Bohr",
-    "stress": "eV/Å^3 or GPa",
-    "virial": "eV or Hartree",
-}

@@ -197,8 +197,8 @@ def periodic_radius_graph(
 
 def _edges(atoms: Atoms, r: float, backend: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     cell = atoms.cell
-    arrays = (tensor.detach().cpu().numpy() for tensor in (atoms.positions, cell, atoms.pbc))
-    i, j, shift = neighbor_list(*arrays, r, backend)
+    x, h = (tensor.detach().cpu().numpy() for tensor in (atoms.positions, cell))
+    i, j, shift = neighbor_list(x, h, atoms.pbc.cpu().numpy(), r, backend)
     # Bonds follow the cell, for a model that takes ``Atoms`` and is differentiated for its stress.
     translation = torch.from_numpy(shift.astype(np.float64)).to(cell.device) @ cell  # (E, 3)
     return torch.from_numpy(j).to(cell.device), torch.from_numpy(i).to(cell.device), translation

@@ -103,7 +103,8 @@ def find_door(model: Any, name: str, given: str | type | Sequence[str] | None) -
 def _parameters(model: Any) -> list[inspect.Parameter]:
     """Parameters of the call, without ``self``, with annotations that are types where that is possible."""
     if isinstance(model, torch.jit.ScriptModule):
-        names = [(a.name, str(a.type), a.has_default_value()) for a in model.forward.schema.arguments[1:]]
+        schema: Any = model.forward.schema  # type: ignore[attr-defined]  # of a ScriptMethod
+        names = [(a.name, str(a.type), a.has_default_value()) for a in schema.arguments[1:]]
         kinds = {"Tensor": torch.Tensor, "Dict[str, Tensor]": dict}
         return [
             inspect.Parameter(

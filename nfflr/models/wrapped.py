@@ -1,4 +1,4 @@
-"""Any torch model or callable that returns a dict of energies, forces and stress, as the calculator takes it."""
+"""Any torch model or callable that returns energies, forces and stress, as the calculator takes it."""
 
 from __future__ import annotations
 
@@ -16,24 +16,16 @@ import torch
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 from torch import nn
 
-from ..atoms import Atoms, check_structure
+from ..atoms import check_structure
 from ..data.graph import Graph
 from ..data.inputs import as_graph
-from ..errors import ConfigError, NFFLrError, NumericsError, StructureError, did_you_mean
-from ..units import KINDS as UNIT_KINDS
-from ..units import factor
+from ..errors import ConfigError, NFFLrError, NumericsError, StructureError
 from .base import Input, stress_from_virial
+from .convention import Convention
 from .signature import call, find_door
 
 logger = logging.getLogger("nfflr")
 
-KEYS = {
-    "energy": ("total_energy", "energy"),
-    "energies": ("energies",),
-    "forces": ("forces",),
-    "stress": ("stress",),
-    "virial": ("virial",),
-}
 NO_CUTOFF = 0.5  # Å, of a search for atoms that coincide, where the model wants no neighbours from us
 OPTIONS = ("input", "keys", "units", "signs", "cutoff", "elements", "example")
 
@@ -55,8 +47,8 @@ class Wrapped(nn.Module):
             − x[centre].
         keys: where results have other names: ours (``energy``, ``energies``, ``forces``, ``stress``,
             ``virial``) → the model's, an index where it returns a tuple, or None to leave one out.
-        units: of the model: ``energy`` (default eV; ``"…/atom"`` for one per atom), ``length`` (Å), ``forces``
-            (energy/length), ``stress`` (energy/length³), ``virial`` (energy).
+        units: of the model: ``energy`` (default eV; ``"…/atom"`` for one per atom), ``length`` (Å), and, if
+            not of these, ``forces`` (energy/length), ``stress`` (energy/length³), ``virial`` (energy).
         signs: ``stress``: 1 (default) where tension is positive, −1 where pressure is; ``virial``: 1 where it
             is V σ, −1 where it is −V σ. A virial has no default.
         cutoff: Å, of the neighbours that it is given; default: its attribute ``cutoff``.
@@ -92,14 +84,10 @@ class Wrapped(nn.Module):
         self.name = str(getattr(model, "original_name", getattr(named, "__name__", type(model).__name__)))
         with torch.no_grad():  # a copy of TorchScript would remember that it is one
             self.model = copy.deepcopy(model)  # trying it must not change the caller's
-        if isinstance(self.model, nn.Module):
-            self.model.requires_grad_(False)
+        for tensor in _tensors(self.model):
+            tensor.requires_grad_(False)
         self.door = find_door(model, self.name, input)
-        self.keys = _checked("keys", keys, KEYS)
-        self.signs = _checked("signs", signs, ("stress", "virial"))
-        if any(sign not in (1, -1) for sign in self.signs.values()):
-            raise ConfigError(f"signs: got {dict(self.signs)}; expected 1 or -1")
-        self.factors, self.per_atom = _factors(_checked("units", units, UNIT_KINDS))
+        self.results = Convention(self.name, keys or {}, units or {}, signs or {})
         self.cutoff = _cutoff(model, cutoff, self.name, self.door.needs_cutoff)
         self.elements = _elements(model, elements)
         values = [t for t in _tensors(model) if t.is_floating_point()]
@@ -133,7 +121,7 @@ class Wrapped(nn.Module):
         """``sha256`` over weights and conventions; of a callable, which shows no weights, None."""
         if not isinstance(self.model, nn.Module):
             return {"sha256": None}
-        digest = hashlib.sha256(repr((self.door, self.keys, self.signs, self.factors, self.cutoff)).encode())
+        digest = hashlib.sha256(repr((self.door, vars(self.results), self.cutoff)).encode())
         for name, value in self.model.state_dict().items():
             if isinstance(value, torch.Tensor):
                 raw = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
@@ -224,63 +212,12 @@ class Wrapped(nn.Module):
         self, graph: Graph, positions: torch.Tensor, strain: torch.Tensor, stress: bool
     ) -> dict[str, torch.Tensor]:
         """Results, in our units, at these positions under a strain, of which the symmetric part counts."""
-        length = self.factors["length"]
+        length = self.results.length
         deform = (torch.eye(3).to(strain) + (strain + strain.T) / 2) / length
         atoms = replace(graph.atoms, positions=positions @ deform, cell=graph.atoms.cell @ deform)
         moved = Graph(atoms, graph.src, graph.dst, graph.shift @ deform, graph.cutoff / length)
-        return self._read(call(self.model, self.door, moved, self.cutoff, self.dtype), graph.atoms, stress)
-
-    def _read(self, output: Any, atoms: Atoms, stress: bool) -> dict[str, torch.Tensor]:
-        if isinstance(output, torch.Tensor) and self.keys:
-            output = (output,)
-        if isinstance(output, tuple | list) and self.keys:
-            output = dict(enumerate(output))
-        if not isinstance(output, Mapping):
-            raise ConfigError(
-                f"{self.name}: returned a {type(output).__name__}; expected a dict with 'energy', or give "
-                "keys= with the index of each result, as {'energy': 0}"
-            )
-        n, found = len(atoms), {}
-        shapes = {"energy": (), "energies": (n,), "forces": (n, 3), "stress": (3, 3), "virial": (3, 3)}
-        for name, shape in shapes.items():
-            key = self._key(name, output)
-            if key is not None and (stress or name not in ("stress", "virial")):
-                found[name] = self._shaped(output[key], key, shape) * self.factors[name]
-        if "energy" not in found:
-            raise ConfigError(
-                f"{self.name}: returned {sorted(map(str, output))}, no energy; give keys={{'energy': …}}"
-            )
-        result = {"total_energy": found["energy"] * (n if self.per_atom else 1)}
-        result |= {name: found[name] for name in ("energies", "forces") if name in found}
-        if "stress" in found:
-            sigma = self.signs.get("stress", 1) * found["stress"]
-            result["stress"] = (sigma + sigma.T) / 2
-        elif "virial" in found:
-            if "virial" not in self.signs:
-                raise ConfigError(
-                    f"{self.name}: returns a virial, of which there are two signs; give "
-                    "signs={'virial': -1} if it is −V σ, 1 if it is V σ, or leave it out: keys={'virial': None}"
-                )
-            result["stress"] = self.signs["virial"] * stress_from_virial(atoms, found["virial"][None])
-        return result
-
-    def _key(self, name: str, output: Mapping) -> str | int | None:
-        if name not in self.keys:
-            return next((key for key in KEYS[name] if key in output), None)
-        key = self.keys[name]
-        if key is not None and key not in output:
-            raise ConfigError(
-                f"{self.name}: returned no {key!r} for the {name}; it returned "
-                f"{', '.join(sorted(map(str, output)))}"
-            )
-        return key
-
-    def _shaped(self, value: Any, key: str | int, shape: tuple[int, ...]) -> torch.Tensor:
-        tensor = torch.as_tensor(value, device=self.device).double()
-        exact = tuple(tensor.shape) in (shape, (1, *shape))
-        if not exact and not (len(shape) < 2 and tensor.numel() == int(np.prod(shape))):
-            raise NumericsError(f"{self.name}: {key!r} has the shape {tuple(tensor.shape)}; expected {shape}")
-        return tensor.reshape(shape)
+        output = call(self.model, self.door, moved, self.cutoff, self.dtype)
+        return self.results.read(output, graph.atoms, stress)
 
     def _try(self, example: ase.Atoms | None) -> None:
         """Find out what there is, and that what is derived is right."""
@@ -298,8 +235,8 @@ class Wrapped(nn.Module):
         except Exception as error:
             reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
             raise ConfigError(
-                f"{self.name}: failed when it was tried on {atoms.symbols} ({reason}); give elements= that it "
-                "knows, example= that it takes, or input="
+                f"{self.name}: failed when it was tried on {atoms.symbols} ({reason}); give elements= "
+                "that it knows, example= that it takes, or input="
             ) from error
         self.derived = frozenset(derived)
         self.gives = tuple(n for n in ("energies", "forces", "stress") if n in given | derived)
@@ -338,28 +275,6 @@ class Wrapped(nn.Module):
                     f"({found:.4g} instead of {expected:.4g} eV); give input= that it depends on throughout"
                 )
         return sound
-
-
-def _checked(option: str, given: Mapping | None, names: Sequence[str] | Mapping) -> dict:
-    for name in given or {}:
-        if name not in names:
-            raise ConfigError(
-                f"{option}: no {name!r}; expected some of {', '.join(names)}{did_you_mean(str(name), names)}"
-            )
-    return dict(given or {})
-
-
-def _factors(units: Mapping[str, str]) -> tuple[dict[str, float], bool]:
-    """Factor from the model's unit of each result, and of lengths, to ours; whether energies are per atom."""
-    energy = str(units.get("energy", "eV"))
-    per_atom = energy.endswith("/atom")
-    e, length = (
-        factor(energy.removesuffix("/atom"), "energy"),
-        factor(str(units.get("length", "Å")), "length"),
-    )
-    usual = {"forces": e / length, "stress": e / length**3, "virial": e}
-    given = {name: factor(str(units[name]), name) for name in usual if name in units}
-    return {"energy": e, "energies": e, "length": length, **usual, **given}, per_atom
 
 
 def _cutoff(model: Any, given: float | None, name: str, needed: bool) -> float | None:

@@ -1,4 +1,4 @@
-"""Models from elsewhere: derivatives against differences, every representation, units, files, and refusals."""
+"""Models from elsewhere: derivatives against differences, representations, units, files, refusals."""
 
 import copy
 import functools
@@ -239,7 +239,9 @@ def test_keys_units_and_signs(structures):
         vectors = (pos[edge_index[0]] - pos[edge_index[1]] + shifts).requires_grad_()
         total = pair_energy(vectors).sum()
         slopes = torch.autograd.grad(total, vectors)[0]
-        forces = torch.zeros_like(pos).index_add(0, edge_index[1], slopes).index_add(0, edge_index[0], -slopes)
+        forces = (
+            torch.zeros_like(pos).index_add(0, edge_index[1], slopes).index_add(0, edge_index[0], -slopes)
+        )
         virial = vectors.detach().T @ slopes
         sigma = virial / torch.linalg.det(cell).abs()
         parts = {"E": total / len(pos) / Hartree, "f": forces / (Hartree / Bohr), "W": -virial / Hartree}
