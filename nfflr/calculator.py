@@ -67,9 +67,7 @@ class NFFLrCalculator(Calculator):
     ):
         super().__init__()
         ours = isinstance(model, Potential | Ensemble | Wrapped)
-        for option in wrapping:
-            if ours or option not in OPTIONS:
-                raise TypeError(f"NFFLrCalculator: no option {option!r}{did_you_mean(option, OPTIONS)}")
+        _check_options(wrapping, () if ours else OPTIONS)
         if not getattr(model, "is_potential", True):
             raise ConfigError(
                 f"{type(model).__name__}: it predicts a property, not an energy; call the model itself, "
@@ -134,9 +132,11 @@ class NFFLrCalculator(Calculator):
         """
         model: Potential | Ensemble | Callable
         name: str | list[str]
+        program = isinstance(source, str | Path) and is_program(source)
+        _check_options(wrapping, OPTIONS if program else ())
         if isinstance(source, str | Path):
             files, name = find_members(source), str(source)
-            if is_program(source):
+            if program:
                 model, metadata = load_program(source, trust)
             else:
                 model, metadata = _load_ensemble(files) if len(files) > 1 else load_checkpoint(source)
@@ -302,6 +302,12 @@ def _offered(model: Potential | Ensemble | Wrapped) -> list[str]:
         first, *others = map(_offered, model.members)
         return [name for name in first if all(name in other for other in others)]
     return ["energies", "forces", "stress"] if model.compute_forces else ["energies"]
+
+
+def _check_options(options: dict, known: Sequence[str]) -> None:
+    for name in options:
+        if name not in known:
+            raise TypeError(f"NFFLrCalculator: no option {name!r} here{did_you_mean(name, OPTIONS)}")
 
 
 def _load_ensemble(sources: Sequence[str | Path]) -> tuple[Ensemble, dict]:

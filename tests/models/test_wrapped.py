@@ -480,7 +480,7 @@ def test_wrong_results_are_named(structures):
         wrong(energy=torch.tensor(1.0), forces=torch.ones(3, 2))()
     with pytest.raises(NumericsError, match=r"'energy' has the shape \(2,\); expected \(\)"):
         wrong(energy=torch.ones(2))()
-    with pytest.raises(TypeError, match="no option 'unit'; did you mean 'units'"):
+    with pytest.raises(TypeError, match="no option 'unit' here; did you mean 'units'"):
         NFFLrCalculator(OnGraph(), unit={})
 
     def blows_up(x: Graph):
