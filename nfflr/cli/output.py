@@ -25,7 +25,7 @@ class Outputs:
     """Files of one structure's result: ``si-relax.json``, ``si-relaxed.cif``, ``si-relax.traj`` and a figure.
 
     A field of the result that is an ``ase.Atoms`` becomes ``<stem>-<field>.cif`` (extended XYZ where an axis
-    is open, which CIF cannot say), a list or sequence of them ``<stem>-<workflow>.traj``, a table
+    is open, which CIF cannot say), one with its results ``<stem>-<workflow>-<field>.xyz``, a list or sequence of them ``<stem>-<workflow>.traj``, a table
     ``<stem>-<workflow>.csv``, a text ``<stem>-<workflow>`` with its suffix.
 
     Args:
@@ -40,9 +40,9 @@ class Outputs:
         self.format = "cif" if atoms.pbc.all() and atoms.cell.rank == 3 else "extxyz"
         suffix = ".cif" if self.format == "cif" else ".xyz"
         base = f"{stem}-{workflow.name}"
-        endings = {"trajectory": ".traj", "table": ".csv"}
         names = {"json": f"{base}.json"}
         for field, kind in self.kinds.items():
+            endings = {"trajectory": ".traj", "table": ".csv", "labelled": f"-{field}.xyz"}
             names[field] = (
                 f"{stem}-{field}{suffix}" if kind == "structure" else base + endings.get(kind, kind)
             )
@@ -82,8 +82,9 @@ class Outputs:
 
     def _write_field(self, name: str, value) -> None:
         path, kind = self.paths[name], self.kinds[name]
-        if kind == "structure":
-            write_atomically(path, _structure(value, self.format))
+        if kind in ("structure", "labelled"):
+            form = self.format if kind == "structure" else "extxyz"
+            write_atomically(path, _structure(value, form))
         elif kind == "trajectory":
             write_trajectory(path, value)
         elif kind == "table":

@@ -41,6 +41,11 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """Marks a structure that is written with its results, as ``<stem>-<workflow>-<field>.xyz``."""
+
+
+@dataclass(frozen=True)
 class Table:
     """Columns of equal length by name with unit, ``"time (ps)"``; a result's is written as CSV."""
 

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import ConfigError, did_you_mean
 from ..units import unit_of
-from .base import Result, Settings, Table, Text
+from .base import Labelled, Result, Settings, Table, Text
 from .scores import Score, default_scores
 
 
@@ -66,12 +66,13 @@ def find_workflow(name: str) -> Workflow:
 def file_fields(result: type[Result]) -> dict[str, str]:
     """Fields that are files of their own and not part of the JSON, with what they are.
 
-    ``"structure"``, ``"trajectory"``, ``"table"``, or the suffix of a text, such as ``".yaml"``.
+    ``"structure"``, ``"labelled"``, ``"trajectory"``, ``"table"``, or the suffix of a text, such as ``".yaml"``.
     """
     kinds = {}
     for name, field in result.model_fields.items():
         if field.annotation in (ase.Atoms, ase.Atoms | None):
-            kinds[name] = "structure"
+            marked = any(isinstance(mark, Labelled) for mark in field.metadata)
+            kinds[name] = "labelled" if marked else "structure"
         elif field.annotation in (list[ase.Atoms], Sequence[ase.Atoms]):
             kinds[name] = "trajectory"
         elif field.annotation is Table:
@@ -110,6 +111,9 @@ def read_result(path: str | Path, workflow: Workflow, *, partial: bool = False) 
         _check_names(path, record, workflow, elsewhere)
     for name, field in workflow.result.model_fields.items():
         if name in elsewhere or (partial and name not in record["result"]):
+            continue
+        if name not in record["result"] and not field.is_required():  # younger than the file
+            values[name] = field.default
             continue
         try:
             kept = TypeAdapter(field.rebuild_annotation(), config={"arbitrary_types_allowed": True})

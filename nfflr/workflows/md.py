@@ -16,7 +16,7 @@ from pydantic import SkipValidation
 from ..errors import NumericsError
 from ..units import Unit
 from .archive import Archive, same_run
-from .base import Array, Progress, Result, Table, silent
+from .base import Array, Labelled, Progress, Result, Table, silent
 from .dynamics.averages import mean_and_error, slope_and_error
 from .dynamics.distances import radial_distribution
 from .dynamics.ensembles import check_ensemble
@@ -27,6 +27,7 @@ from .dynamics.settings import MdSettings
 from .dynamics.trace import trace
 from .dynamics.verdict import judge
 from .scores import Score, field_error, field_score, relative_score
+from .spread import check_spread, describe_spread
 
 __all__ = ["SCORES", "MdResult", "MdSettings", "md", "plot"]
 
@@ -39,9 +40,11 @@ class MdResult(Result):
     Errors are standard errors from blocks (of time; for diffusion, of atoms). Keys of ``rdf``, ``msd`` and
     ``diffusion`` are elements, or pairs of them, and ``"all"``. What a run is too short for is None.
     Frequencies above half the rate of frames cannot be seen: with frames 10 fs apart, above 50 THz.
+    ``uncertain`` is the last structure if the spread of an ensemble made the run stop there; then
+    ``forces_std`` is the largest of any atom, ``uncertain_atom``. None otherwise.
     """
 
-    verdict: Literal["stable", "melted", "exploded", "drifting", "outside training range"]
+    verdict: Literal["stable", "melted", "exploded", "uncertain", "drifting", "outside training range"]
     verdict_step: int | None
     verdict_atom: int | None
     steps: int
@@ -58,6 +61,9 @@ class MdResult(Result):
     volume_error: Annotated[float | None, Unit("Å^3")]
     drift: Annotated[float | None, Unit("meV/atom/ns")]
     drift_error: Annotated[float | None, Unit("meV/atom/ns")]
+    uncertain_atom: int | None = None
+    forces_std: Annotated[float | None, Unit("eV/Å")] = None
+    energy_std: Annotated[float | None, Unit("eV/atom")] = None
     symbols: list[str]
     cell: Annotated[Array, Unit("Å")]
     positions: Annotated[Array, Unit("Å")]
@@ -74,6 +80,7 @@ class MdResult(Result):
     table: Table
     final: ase.Atoms
     trajectory: SkipValidation[Sequence[ase.Atoms]]
+    uncertain: Annotated[ase.Atoms | None, Labelled()] = None
 
 
 def md(
@@ -93,7 +100,8 @@ def md(
     Velocities are drawn for ``temperature``, with no total momentum and, without periodic axes, no rotation;
     a crystal that starts at rest on its sites gives half of that to its potential energy.
     Positions are not wrapped into the cell; ``atoms`` itself is left as it is. A run that explodes stops at
-    once and ends with the last sound structure; that is a result with ``converged=False``, not an error.
+    once and ends with the last sound structure; that is a result with ``converged=False``, not an error. So
+    is one that stops at the first structure of which the members of an ensemble disagree by too much.
 
     Args:
         atoms: (N atoms); a barostat needs three periodic axes.
@@ -106,9 +114,10 @@ def md(
     Raises:
         StructureError: the structure does not suit the ensemble.
         NumericsError: not even the start is sound.
-        ConfigError: the archive holds another run.
+        ConfigError: the archive holds another run, or the calculator gives no spread to limit.
     """
     check_ensemble(atoms, settings)
+    check_spread(calculator, settings)
     archive = Archive() if archive is None else archive
     same_run(archive, atoms, calculator, settings, () if settings.has_ramp else ("steps",))
     atoms = atoms.copy()
@@ -130,7 +139,7 @@ def _result(outcome: Outcome, frames: Sequence[ase.Atoms], settings: MdSettings)
         **_average(table, "volume", "volume (Å^3)"),
     }
     return MdResult(
-        converged=verdict.word != "exploded",
+        converged=verdict.word not in ("exploded", "uncertain"),
         message=verdict.message,
         verdict=verdict.word,
         verdict_step=verdict.step,
@@ -150,6 +159,7 @@ def _result(outcome: Outcome, frames: Sequence[ase.Atoms], settings: MdSettings)
         table=seen.table,
         final=outcome.last,
         trajectory=frames,
+        **describe_spread(outcome.last if outcome.excess else None),
     )
 
 
@@ -209,7 +219,7 @@ class _Part(Sequence[ase.Atoms]):
 def _lost(result: MdResult, reference: MdResult | None, settings: MdSettings) -> float:
     """Fraction of the steps that were not survived.
 
-    They end at an explosion, when a crystal leaves its sites, or where atoms come nearer than any
+    They end at an explosion, where an ensemble's spread stops the run, when a crystal leaves its sites, or where atoms come nearer than any
     in the training data: from there the model makes things up, and a collapse may hide behind it.
     """
     if result.verdict in ("stable", "drifting"):

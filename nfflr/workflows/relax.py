@@ -19,8 +19,20 @@ from pydantic import Field, model_validator
 from ..errors import NumericsError, StructureError
 from ..units import GPA, Unit
 from .archive import Archive, Remembered, same_run
-from .base import Array, Progress, Result, Settings, check_crystal, has_stress, overlay, silent, snapshot
+from .base import (
+    Array,
+    Labelled,
+    Progress,
+    Result,
+    Settings,
+    check_crystal,
+    has_stress,
+    overlay,
+    silent,
+    snapshot,
+)
 from .scores import Score, field_score, relative_score
+from .spread import Excess, check_spread, describe_spread, find_excess, labelled
 
 OPTIMIZERS = {"fire": FIRE, "bfgs": BFGS, "lbfgs": LBFGS}
 CHECKPOINT = 20  # steps between states from which a relaxation can be continued
@@ -36,6 +48,12 @@ class RelaxSettings(Settings):
     cell: bool = Field(False, description="relax the cell too")
     pressure: Annotated[float, Unit("GPa")] = Field(0.0, description="target pressure, with --cell")
     symmetry: bool = Field(False, description="keep the space group the structure starts with")
+    max_forces_std: Annotated[float | None, Unit("eV/Å")] = Field(
+        None, gt=0, description="stop where an ensemble's forces on an atom spread by more than this"
+    )
+    max_energy_std: Annotated[float | None, Unit("eV/atom")] = Field(
+        None, gt=0, description="stop where an ensemble's energies spread by more than this"
+    )
 
     @model_validator(mode="after")
     def _pressure_acts_on_a_cell(self) -> Self:
@@ -45,7 +63,11 @@ class RelaxSettings(Settings):
 
 
 class RelaxResult(Result):
-    """Outcome of a relaxation; per-step arrays include the start."""
+    """Outcome of a relaxation; per-step arrays include the start.
+
+    ``uncertain`` is the last structure if the spread of an ensemble made the relaxation stop there; then
+    ``forces_std`` is the largest of any atom, ``uncertain_atom``. None otherwise.
+    """
 
     steps: int
     energy: Annotated[float, Unit("eV")]
@@ -59,8 +81,12 @@ class RelaxResult(Result):
     symbols: list[str]
     energy_trace: Annotated[Array, Unit("eV")]
     fmax_trace: Annotated[Array, Unit("eV/Å")]
+    uncertain_atom: int | None = None
+    forces_std: Annotated[float | None, Unit("eV/Å")] = None
+    energy_std: Annotated[float | None, Unit("eV/atom")] = None
     relaxed: ase.Atoms
     trajectory: list[ase.Atoms]
+    uncertain: Annotated[ase.Atoms | None, Labelled()] = None
 
 
 def relax(
@@ -84,11 +110,12 @@ def relax(
             break, bit for bit.
 
     Raises:
-        ConfigError: the archive holds another run.
+        ConfigError: the archive holds another run, or the calculator gives no spread to limit.
         StructureError: cell or symmetry asked for, and the structure is not periodic in three directions.
         NumericsError: the forces of the start are not finite. Later on that is a result, not an error.
     """
     archive = Archive() if archive is None else archive
+    check_spread(calculator, settings)
     same_run(archive, atoms, calculator, settings, ("steps",))
     atoms = atoms.copy()
     if settings.cell:
@@ -103,7 +130,10 @@ def relax(
     optimizer = OPTIMIZERS[settings.optimizer](moving, logfile=None)
 
     frames, converged, failure = _descend(atoms, moving, optimizer, settings, progress, archive)
-    return _result(frames, settings, converged, _message(settings, len(frames), converged, failure))
+    message = _message(settings, frames, converged, failure)
+    stopped = isinstance(failure, Excess)
+    uncertain = labelled(frames[-1], atoms.calc.results, len(frames) - 1) if stopped else None
+    return _result(frames, settings, converged, message, describe_spread(uncertain))
 
 
 def _descend(
@@ -113,7 +143,7 @@ def _descend(
     settings: RelaxSettings,
     progress: Progress,
     archive: Archive,
-) -> tuple[list[ase.Atoms], bool, str]:
+) -> tuple[list[ase.Atoms], bool, str | Excess]:
     """Frames from the start to the last sound one, whether it converged, and why it stopped if it had to.
 
     Raises:
@@ -131,6 +161,9 @@ def _descend(
             if fmax > EXPLODED and frames:
                 return frames, False, f"a force exceeds {EXPLODED:g} eV/Å"
             frames.append(_frame(atoms, fmax))
+            excess = find_excess(atoms.calc.results, len(atoms), settings)
+            if excess is not None:  # not kept: a run that is continued finds it again
+                return frames, False, excess
             if len(frames) > kept:
                 _keep(archive, frames)
             progress(len(frames) - 1, settings.steps, {"fmax (eV/Å)": fmax}, atoms)
@@ -156,15 +189,20 @@ def _frame(atoms: ase.Atoms, fmax: float) -> ase.Atoms:
     return frame
 
 
-def _message(settings: RelaxSettings, frames: int, converged: bool, failure: str) -> str:
+def _message(settings: RelaxSettings, frames: list[ase.Atoms], converged: bool, failure: str | Excess) -> str:
+    steps = len(frames) - 1
+    if isinstance(failure, Excess):
+        return f"uncertain, stopped at step {steps}: {failure.text(frames[-1])}"
     if failure:
-        return f"stopped at step {frames}: {failure}"
+        return f"stopped at step {steps + 1}: {failure}"
     if not converged:
-        return f"fmax is still above {settings.fmax:g} eV/Å after {frames - 1} steps; raise --steps"
-    return f"converged after {frames - 1} steps"
+        return f"fmax is still above {settings.fmax:g} eV/Å after {steps} steps; raise --steps"
+    return f"converged after {steps} steps"
 
 
-def _result(frames: list[ase.Atoms], settings: RelaxSettings, converged: bool, message: str) -> RelaxResult:
+def _result(
+    frames: list[ase.Atoms], settings: RelaxSettings, converged: bool, message: str, spread: dict
+) -> RelaxResult:
     last = frames[-1]
     work = settings.pressure * GPA * last.get_volume() if settings.pressure else None
     energies = np.array([f.get_potential_energy() for f in frames])
@@ -187,6 +225,7 @@ def _result(frames: list[ase.Atoms], settings: RelaxSettings, converged: bool, m
         fmax_trace=fmax,
         relaxed=last,
         trajectory=frames,
+        **spread,
     )
 
 

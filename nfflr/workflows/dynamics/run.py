@@ -21,6 +21,7 @@ from ...errors import NFFLrError, NumericsError
 from ...units import GPA
 from ..archive import Archive, Record
 from ..base import Progress, has_stress, snapshot
+from ..spread import Excess, find_excess, labelled
 from .ensembles import ENSEMBLES, Integrator, hidden_state, restore
 from .guard import ExplosionError, Guard, TooNear
 from .settings import MdSettings
@@ -49,6 +50,7 @@ class Outcome:
         last: the last sound structure with momenta and results.
         explosion: (atom, what happened to it) in the step after the last, or None.
         too_near: the first pair that is nearer than any in the training data, or None.
+        excess: the spread of ``last`` above its limit, at which the run was stopped, or None.
     """
 
     steps: int
@@ -56,6 +58,7 @@ class Outcome:
     last: ase.Atoms
     explosion: tuple[int, str] | None
     too_near: TooNear | None
+    excess: Excess | None = None
 
 
 class Run:
@@ -139,6 +142,13 @@ class Run:
             raise ExplosionError(reason, self.guard.hottest(self.atoms))
         self.step += 1
 
+    def excess(self) -> Excess | None:
+        """The spread of the forces or energy where the atoms are now, if it is above its limit."""
+        if self.settings.max_forces_std is None and self.settings.max_energy_std is None:
+            return None
+        self.atoms.get_forces()  # as a rule known
+        return find_excess(self.guard.results, len(self.atoms), self.settings)
+
     def temperature(self) -> float:
         """K, of the degrees of freedom that are free."""
         return 2 * float(self.atoms.get_kinetic_energy()) / (max(1, self.dof) * kB)
@@ -206,11 +216,15 @@ def simulate(
         where = f"atom {error.atom} ({atoms.symbols[error.atom]})"
         raise NumericsError(f"structure: at the start {where} {error.message}; check the geometry") from error
     report = _reporter(run, progress)
+    if record is None and (excess := run.excess()) is not None:
+        return _uncertain(run, excess)
     while run.step < settings.steps:
         try:
             record = _stretch(run, archive, report)
         except _ExplodedError as stopped:
             return _exploded(run, archive, stopped)
+        except _UncertainError as stopped:
+            return _uncertain(run, stopped.excess)
         run.pick_up(record)  # even at the end, so that the last energies are those of any resumed run
     return Outcome(run.step, run.dof, run.frame(), None, run.guard.too_near)
 
@@ -225,6 +239,17 @@ def _exploded(run: Run, archive: Archive, stopped: _ExplodedError) -> Outcome:
     return Outcome(int(stopped.record["step"]), run.dof, last, explosion, run.guard.too_near)
 
 
+def _uncertain(run: Run, excess: Excess) -> Outcome:
+    last = labelled(run.frame(), run.guard.results, run.step)
+    return Outcome(run.step, run.dof, last, None, run.guard.too_near, excess)
+
+
+class _UncertainError(Exception):
+    def __init__(self, excess: Excess):
+        super().__init__()
+        self.excess = excess
+
+
 class _ExplodedError(Exception):
     def __init__(self, record: Record, cause: ExplosionError):
         super().__init__(cause.message)
@@ -232,7 +257,11 @@ class _ExplodedError(Exception):
 
 
 def _stretch(run: Run, archive: Archive, report) -> Record:
-    """Run to the next state that is saved, or to the end; returns the record of it."""
+    """Run to the next state that is saved, or to the end; returns the record of it.
+
+    Raises:
+        _ExplodedError, _UncertainError: it cannot, or should not, go on.
+    """
     settings = run.settings
     while run.step < settings.steps:
         sound = run.put_down()
@@ -242,8 +271,11 @@ def _stretch(run: Run, archive: Archive, report) -> Record:
                 frame = run.frame()
                 archive.append(frame)
                 report(frame)
+            excess = run.excess()
         except ExplosionError as error:
             raise _ExplodedError(sound, error) from error
+        if excess is not None:  # before the state is saved: a run that is resumed comes here again
+            raise _UncertainError(excess)
         if run.step % settings.checkpoint == 0:
             break
     record = run.put_down()

@@ -66,6 +66,12 @@ class MdSettings(Settings):
     max_drift: Annotated[float, Unit("meV/atom/ns")] = Field(
         1000.0, gt=0, description="a conserved quantity that drifts faster is reported"
     )
+    max_forces_std: Annotated[float | None, Unit("eV/Å")] = Field(
+        None, gt=0, description="stop where an ensemble's forces on an atom spread by more than this"
+    )
+    max_energy_std: Annotated[float | None, Unit("eV/atom")] = Field(
+        None, gt=0, description="stop where an ensemble's energies spread by more than this"
+    )
     melting: bool = Field(
         True, description="judge whether a crystal left its sites; not for liquids and molecules"
     )

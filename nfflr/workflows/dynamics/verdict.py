@@ -12,7 +12,7 @@ from .run import Outcome
 from .settings import MdSettings
 from .trace import Trace
 
-Word = Literal["stable", "melted", "exploded", "drifting", "outside training range"]
+Word = Literal["stable", "melted", "exploded", "uncertain", "drifting", "outside training range"]
 
 # Lindemann (Phys. Z. 11, 609 (1910); J. J. Gilvarry, Phys. Rev. 102, 308 (1956)): crystals melt when atoms
 # vibrate by 0.1 to 0.2 of the distance to their neighbours. The start vibrates too, so displacements from
@@ -41,7 +41,7 @@ def judge(
     drift: tuple[float, float] | None,
     settings: MdSettings,
 ) -> Verdict:
-    """The gravest of: exploded, outside the training range, melted, drifting; stable if none.
+    """The gravest of: exploded, uncertain, outside the training range, melted, drifting; stable if none.
 
     Args:
         start: the first frame.
@@ -51,6 +51,9 @@ def judge(
         atom, what = outcome.explosion
         step = outcome.steps + 1
         return Verdict("exploded", f"exploded at step {step}: {_name(start, atom)} {what}", step, atom)
+    if outcome.excess is not None:
+        text = f"uncertain, stopped at step {outcome.steps}: {outcome.excess.text(start)}"
+        return Verdict("uncertain", text, outcome.steps, outcome.excess.atom)
     near = outcome.too_near
     if near is not None:
         text = f"outside the training range from step {near.step}: {_name(start, near.atom)}"
