@@ -16,7 +16,7 @@ from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
 
 from .atoms import check_structure
-from .checkpoint import find_members, load_checkpoint
+from .checkpoint import load_model, sources_of
 from .compiled import Compiled, compile_potential
 from .data.graph import Graph, batch_graphs
 from .data.verlet import VerletList
@@ -122,28 +122,24 @@ class NFFLrCalculator(Calculator):
     ) -> NFFLrCalculator:
         """Calculator from a bundled name, a run folder, or a checkpoint file.
 
-        Several of them, or a folder with files ``member-<k>.safetensors``, make an ensemble. Members count
-        more than the ``model.safetensors`` that may lie beside them. A TorchScript or ``torch.export`` file
-        is a program, which runs if ``trust`` says so; ``wrapping`` is as for ``NFFLrCalculator``.
+        Several of them, also as ``"a+b+c"``, or a folder with files ``member-<k>.safetensors``, make an
+        ensemble. Members count more than the ``model.safetensors`` that may lie beside them. A TorchScript or
+        ``torch.export`` file is a program, which runs if ``trust`` says so; ``wrapping`` is as for ``NFFLrCalculator``.
 
         Raises:
             ConfigError: there is no such checkpoint, or an ensemble has one member.
             CheckpointError: it is damaged, does not fit this version, or has to be trusted.
         """
-        model: Potential | Ensemble | Callable
-        name: str | list[str]
         program = isinstance(source, str | Path) and is_program(source)
         _check_options(wrapping, OPTIONS if program else ())
-        if isinstance(source, str | Path):
-            files, name = find_members(source), str(source)
-            if program:
-                model, metadata = load_program(source, trust)
-            else:
-                model, metadata = _load_ensemble(files) if len(files) > 1 else load_checkpoint(source)
+        model: Potential | Ensemble | Callable
+        if program:
+            model, metadata = load_program(str(source), trust)
+            names = [str(source)]
         else:
-            model, metadata = _load_ensemble(list(source))
-            name = [str(item) for item in source]
-        metadata = {**metadata, "source": name}
+            model, metadata = load_model(source)
+            names = sources_of(source)
+        metadata = {**metadata, "source": names[0] if len(names) == 1 else names}
         options = {"device": device, "dtype": dtype, "skin": skin, "compile": compile, **wrapping}
         return cls(model, metadata=metadata, **options)
 
@@ -308,13 +304,6 @@ def _check_options(options: dict, known: Sequence[str]) -> None:
     for name in options:
         if name not in known:
             raise TypeError(f"NFFLrCalculator: no option {name!r} here{did_you_mean(name, OPTIONS)}")
-
-
-def _load_ensemble(sources: Sequence[str | Path]) -> tuple[Ensemble, dict]:
-    loaded = [load_checkpoint(source) for source in sources]
-    metadata = [found for _, found in loaded]
-    digests = [found["sha256"] for found in metadata]
-    return Ensemble([model for model, _ in loaded]), {"members": metadata, "sha256": digests}
 
 
 def _device(name: str | torch.device) -> torch.device:

@@ -21,6 +21,7 @@ from . import __version__
 from .errors import CheckpointError, ConfigError, NumericsError, ResourceError, did_you_mean
 from .files import write_atomically
 from .models.base import Potential, PotentialConfig, architecture
+from .models.ensemble import Ensemble
 from .sealed import MAX_HEADER, Damaged, Foreign, is_sealed, read_metadata, seal, unseal
 
 FORMAT, VERSION = "nfflr-checkpoint", 1
@@ -174,6 +175,32 @@ def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
         except ConfigError as error:
             raise CheckpointError(f"{path}: {error}") from error
     return model.eval(), metadata
+
+
+def sources_of(source: str | Path | Sequence[str | Path]) -> list[str]:
+    """Names of the checkpoints that make a model: those given, or the parts of ``"a+b+c"``."""
+    if not isinstance(source, str | Path):
+        return [str(item) for item in source]
+    parts = str(source).split("+")
+    return parts if len(parts) > 1 and all(parts) and not os.path.exists(source) else [str(source)]
+
+
+def load_model(source: str | Path | Sequence[str | Path]) -> tuple[Potential | Ensemble, dict]:
+    """As ``load_checkpoint``, and an ensemble of several: a list, ``"a+b+c"``, or a folder with members.
+
+    Raises:
+        ConfigError, CheckpointError: see there; or an ensemble has one member, or members that do not fit.
+    """
+    names: Sequence[str | Path] = sources_of(source)
+    if isinstance(source, str | Path) and len(names) == 1:
+        members = find_members(source)
+        if len(members) < 2:
+            return load_checkpoint(source)
+        names = members
+    loaded = [load_checkpoint(name) for name in names]
+    metadata = [found for _, found in loaded]
+    digests = [found["sha256"] for found in metadata]
+    return Ensemble([model for model, _ in loaded]), {"members": metadata, "sha256": digests}
 
 
 class Bounded(TorchFunctionMode):

@@ -34,17 +34,18 @@ def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys
     """Compare a checkpoint with labelled data: errors per group, parity plot.
 
     Prints a table and writes <data>-evaluate.json and <data>-evaluate.png. A checkpoint that predicts
-    properties is compared with the labels of those names.
+    properties is compared with the labels of those names. Of an ensemble (a folder of member-<k>.safetensors,
+    or a+b+c) the errors are compared with its spread too.
 
     Example: nff evaluate mlearn-si calculators/mlearn-si/test.xyz.xz
     """
-    from ..checkpoint import load_checkpoint
+    from ..checkpoint import load_model
     from ..data.dataset import AtomsDataset
 
     stem = data.name.split(".")[0]
     paths = {kind: out / f"{stem}-evaluate.{kind}" for kind in ("json", "png")}
     refuse_existing(paths.values(), overwrite)
-    model, metadata = load_checkpoint(checkpoint)
+    model, metadata = load_model(checkpoint)
     targets = metadata.get("targets") or {}
     units = {"stress_units": stress_units, "stress_sign": stress_sign and int(stress_sign)}
     dataset = AtomsDataset(
@@ -60,13 +61,14 @@ def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys
     )
     claim_folder(out)
     started, title = time.perf_counter(), f"{checkpoint} on {data.name}"
-    table, columns, figure = (_properties if targets else _force_field)(model, dataset, title)
+    table, columns, figure, spread = (_properties if targets else _force_field)(model, dataset, title)
     if not any(math.isfinite(row[column.key]) for row in table.values() for column in columns):
         raise StructureError(f"{data}: holds no label that the model predicts; nothing to compare with")
     if targets:
         _print_targets(table["all"], columns, dataset.targets, title)
     else:
         _print_groups(table, columns, title)
+    _print_spread(spread)
     record = {
         "checkpoint": {"source": str(checkpoint), "digest": metadata["sha256"]},
         "data": {"file": str(data), "digest": dataset.digest()},
@@ -74,6 +76,7 @@ def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys
         "errors": {
             g: {k: v if math.isfinite(v) else None for k, v in row.items()} for g, row in table.items()
         },
+        **({"spread": {k: v if math.isfinite(v) else None for k, v in spread.items()}} if spread else {}),
         "units": {} if targets else {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å^3"},
         "wall_time_s": time.perf_counter() - started,
         **provenance(),
@@ -87,12 +90,12 @@ def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys
 
 
 def _force_field(model, dataset, title: str) -> tuple:
-    from ..train.evaluation import error_table, predict
+    from ..train.evaluation import calibration, error_table, predict
     from ..train.force_field import COLUMNS
     from ..train.report import parity
 
     predictions = predict(model, dataset, range(len(dataset)))
-    return error_table(predictions), COLUMNS, parity(predictions, title)
+    return error_table(predictions), COLUMNS, parity(predictions, title), calibration(predictions)
 
 
 def _properties(model, dataset, title: str) -> tuple:
@@ -102,7 +105,7 @@ def _properties(model, dataset, title: str) -> tuple:
     predictions = predict_properties(model, dataset, range(len(dataset)))
     table = {"all": {"structures": len(dataset), **predictions.errors()}}
     figure = property_parity(predictions, dataset.classes, title)
-    return table, property_columns(dataset.targets, dataset.classes), figure
+    return table, property_columns(dataset.targets, dataset.classes), figure, {}
 
 
 def _classes(targets: dict[str, dict]) -> dict[str, tuple[str, ...]]:
@@ -128,6 +131,13 @@ def _print_targets(errors: dict[str, float], columns: Sequence, targets: Sequenc
         ]
         rows.append([name, *told])
     _print(title, ["target", *[""] * (max(map(len, rows)) - 1)], [row + [""] * 3 for row in rows])
+
+
+def _print_spread(spread: dict[str, float]) -> None:
+    for name in ("energy", "forces"):
+        if f"{name}_ratio" in spread:
+            ratio, correlation = (_number(spread[f"{name}_{kind}"]) for kind in ("ratio", "correlation"))
+            click.echo(f"  {name}: rms error / spread {ratio}, rank correlation {correlation}")
 
 
 def _number(value: float) -> str:

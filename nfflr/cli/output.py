@@ -25,7 +25,8 @@ class Outputs:
     """Files of one structure's result: ``si-relax.json``, ``si-relaxed.cif``, ``si-relax.traj`` and a figure.
 
     A field of the result that is an ``ase.Atoms`` becomes ``<stem>-<field>.cif`` (extended XYZ where an axis
-    is open, which CIF cannot say), one with its results ``<stem>-<workflow>-<field>.xyz``, a list or sequence of them ``<stem>-<workflow>.traj``, a table
+    is open, which CIF cannot say), one with its results
+    ``<stem>-<workflow>-<field>.xyz``, a list or sequence of them ``<stem>-<workflow>.traj``, a table
     ``<stem>-<workflow>.csv``, a text ``<stem>-<workflow>`` with its suffix.
 
     Args:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 
 from ..data.dataset import AtomsDataset
 from ..models.base import Potential
+from ..models.ensemble import Ensemble
 from .batches import by_atoms
 
 
@@ -23,6 +25,7 @@ class Predictions:
         stress: (S, 3, 3, 2) eV/Å³.
         owner: (ΣN,) index of each atom's structure.
         groups: (S,) group names.
+        energy_std, forces_std: of an ensemble, (S,) eV/atom and (ΣN,) eV/Å; else None.
     """
 
     energy: np.ndarray
@@ -30,10 +33,12 @@ class Predictions:
     stress: np.ndarray
     owner: np.ndarray
     groups: np.ndarray
+    energy_std: np.ndarray | None = None
+    forces_std: np.ndarray | None = None
 
     @classmethod
     def join(cls, parts: Sequence[Predictions]) -> Predictions:
-        """The predictions of several sets of structures as one."""
+        """The predictions of several sets of structures as one, without the spread of an ensemble."""
         first = np.cumsum([0, *(len(part.groups) for part in parts)])
         owner = [part.owner + start for part, start in zip(parts, first[:-1], strict=True)]
         fields = ("energy", "forces", "stress", "groups")
@@ -58,18 +63,21 @@ class Predictions:
         return table
 
 
-def predict(model: Potential, dataset: AtomsDataset, indices: Sequence[int]) -> Predictions:
+def predict(model: Potential | Ensemble, dataset: AtomsDataset, indices: Sequence[int]) -> Predictions:
     """Evaluate structures of a data set; the model's train/eval mode is restored afterwards."""
     dataset = dataset.within(model.cutoff)
     was_training = model.training
     model.eval()
     energy, forces, stress, sizes = [], [], [], []
+    spread: dict[str, list[torch.Tensor]] = {"energy_std": [], "forces_std": []}
     for graph, labels in by_atoms(dataset, indices):
         output = {name: value.detach().cpu().double() for name, value in model(graph).items()}
         for name in {"forces", "stress"} - output.keys():  # what a model does not predict, it gets not wrong
             output[name] = labels[name] = torch.full_like(labels[name], torch.nan)
         output["stress"] = output["stress"].view_as(labels["stress"])  # a DGL batch of one has no batch axis
         n = labels["n_atoms"]
+        for name in spread.keys() & output.keys():
+            spread[name].append(output[name] / n if name == "energy_std" else output[name])
         energy.append(torch.stack([output["total_energy"] / n, labels["total_energy"] / n], -1))
         forces.append(torch.stack([output["forces"], labels["forces"]], -1))
         stress.append(torch.stack([output["stress"], labels["stress"]], -1))
@@ -81,7 +89,30 @@ def predict(model: Potential, dataset: AtomsDataset, indices: Sequence[int]) -> 
         stress=torch.cat(stress).numpy(),
         owner=np.repeat(np.arange(len(indices)), torch.cat(sizes).numpy()),
         groups=np.array([dataset.records[k].group for k in indices]),
+        **{name: torch.cat(values).numpy() for name, values in spread.items() if values},
     )
+
+
+def calibration(predictions: Predictions) -> dict[str, float]:
+    """How an ensemble's errors compare with its spread; empty without one.
+
+    ``energy_ratio`` and ``forces_ratio``: root mean square error over root mean square spread, one where the
+    spread tells the size of errors, and above where it is too confident. ``…_correlation``: of the ranks
+    (Spearman's) of errors and spreads, one where the spread tells which are the largest.
+    """
+    energy = np.abs(predictions.energy[:, 0] - predictions.energy[:, 1])  # (S,)
+    forces = np.linalg.norm(predictions.forces[..., 0] - predictions.forces[..., 1], axis=1)  # (ΣN,)
+    table = {}
+    for name, errors in (("energy", energy), ("forces", forces)):
+        spread = getattr(predictions, f"{name}_std")
+        known = np.isfinite(errors)
+        if spread is None or not known.any():
+            continue
+        errors, spread = errors[known], spread[known]
+        size, varied = np.sqrt(np.square(spread).mean()), len(errors) > 2 and np.ptp(spread) * np.ptp(errors)
+        table[f"{name}_ratio"] = float(np.sqrt(np.square(errors).mean()) / size) if size else float("nan")
+        table[f"{name}_correlation"] = float(spearmanr(errors, spread)[0]) if varied else float("nan")
+    return table
 
 
 def error_table(predictions: Predictions) -> dict[str, dict[str, float]]:

@@ -66,7 +66,7 @@ def find_workflow(name: str) -> Workflow:
 def file_fields(result: type[Result]) -> dict[str, str]:
     """Fields that are files of their own and not part of the JSON, with what they are.
 
-    ``"structure"``, ``"labelled"``, ``"trajectory"``, ``"table"``, or the suffix of a text, such as ``".yaml"``.
+    ``"structure"``, ``"labelled"``, ``"trajectory"``, ``"table"``, or the suffix of a text, as ``".yaml"``.
     """
     kinds = {}
     for name, field in result.model_fields.items():

@@ -219,8 +219,9 @@ class _Part(Sequence[ase.Atoms]):
 def _lost(result: MdResult, reference: MdResult | None, settings: MdSettings) -> float:
     """Fraction of the steps that were not survived.
 
-    They end at an explosion, where an ensemble's spread stops the run, when a crystal leaves its sites, or where atoms come nearer than any
-    in the training data: from there the model makes things up, and a collapse may hide behind it.
+    They end at an explosion, where an ensemble's spread stops the run, when a crystal leaves its sites, or
+    where atoms come nearer than any in the training data: from there the model makes things up, and a
+    collapse may hide behind it.
     """
     if result.verdict in ("stable", "drifting"):
         return 0.0

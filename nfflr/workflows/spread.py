@@ -17,7 +17,7 @@ LIMITS = {"forces_std": "max_forces_std", "energy_std": "max_energy_std"}
 
 
 class Limits(Protocol):
-    """Settings with ``max_forces_std`` (eV/Å, of any atom) and ``max_energy_std`` (eV/atom), None for none."""
+    """Settings with ``max_forces_std`` (eV/Å, of any atom) and ``max_energy_std`` (eV/atom), or None."""
 
     @property
     def max_forces_std(self) -> float | None: ...
