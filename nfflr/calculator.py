@@ -123,8 +123,9 @@ class NFFLrCalculator(Calculator):
         """Calculator from a bundled name, a run folder, or a checkpoint file.
 
         Several of them, also as ``"a+b+c"``, or a folder with files ``member-<k>.safetensors``, make an
-        ensemble. Members count more than the ``model.safetensors`` that may lie beside them. A TorchScript or
-        ``torch.export`` file is a program, which runs if ``trust`` says so; ``wrapping`` is as for ``NFFLrCalculator``.
+        ensemble. Members count more than the ``model.safetensors`` that may lie beside them. A file of
+        TorchScript or ``torch.export`` is a program, which runs if ``trust`` says so; ``wrapping`` is as for
+        ``NFFLrCalculator``.
 
         Raises:
             ConfigError: there is no such checkpoint, or an ensemble has one member.

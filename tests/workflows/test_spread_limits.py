@@ -17,12 +17,16 @@ from nfflr.workflows.relax import RelaxSettings, relax
 class Committee(Calculator):
     """EMT times 1 − δ and 1 + δ: the mean is EMT, the sample deviations are √2 δ |F| and √2 δ |E|."""
 
-    implemented_properties = ["energy", "free_energy", "forces", "stress", "energy_std", "forces_std"]
+    implemented_properties = (*EMT.implemented_properties, "energy_std", "forces_std")
     delta = 0.1
 
-    def __init__(self, base=EMT):
+    def __init__(self):
         super().__init__()
-        self.base = base()
+        self.base = EMT()
+
+    def reset(self):  # forgets its neighbours too, as whoever continues a run exactly must
+        super().reset()
+        self.base = EMT()
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
