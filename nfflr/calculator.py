@@ -133,16 +133,15 @@ class NFFLrCalculator(Calculator):
         """
         program = isinstance(source, str | Path) and is_program(source)
         _check_options(wrapping, OPTIONS if program else ())
-        model: Potential | Ensemble | Callable
+        model: Potential | Ensemble | Wrapped
         if program:
-            model, metadata = load_program(str(source), trust)
-            names = [str(source)]
+            module, digest = load_program(str(source), trust)
+            model, names = Wrapped(module, origin=digest, **wrapping), [str(source)]
+            metadata = model.metadata
         else:
-            model, metadata = load_model(source)
-            names = sources_of(source)
+            (model, metadata), names = load_model(source), sources_of(source)
         metadata = {**metadata, "source": names[0] if len(names) == 1 else names}
-        options = {"device": device, "dtype": dtype, "skin": skin, "compile": compile, **wrapping}
-        return cls(model, metadata=metadata, **options)
+        return cls(model, device=device, dtype=dtype, skin=skin, compile=compile, metadata=metadata)
 
     def set_atoms(self, atoms: ase.Atoms) -> None:
         """Called by ASE when the calculator is attached: refuse elements the model does not cover."""

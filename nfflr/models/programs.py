@@ -18,8 +18,8 @@ def is_program(source: str | Path) -> bool:
     return _kind(Path(source)) is not None
 
 
-def load_program(path: str | Path, trust: bool) -> tuple[nn.Module, dict]:
-    """The module of an archive, on the CPU, with its ``sha256``.
+def load_program(path: str | Path, trust: bool) -> tuple[nn.Module, str]:
+    """The module of an archive, on the CPU, and the SHA-256 of the file.
 
     A TorchScript archive is unpickled by torch's restricted reader, but it is a program, and its operators
     read and write files; ``torch.export.load`` unpickles parts of the file, which may run any Python.
@@ -32,7 +32,7 @@ def load_program(path: str | Path, trust: bool) -> tuple[nn.Module, dict]:
     if not trust:
         raise CheckpointError(
             f"{path}: holds a program ({kind}), which could do anything on this machine; "
-            "if you know who made it, give trust=True"
+            "if you know who made it, give trust=True, or --trust"
         )
     try:
         content = path.read_bytes()
@@ -43,7 +43,7 @@ def load_program(path: str | Path, trust: bool) -> tuple[nn.Module, dict]:
     except Exception as error:  # of whatever an archive may hold
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise CheckpointError(f"{path}: {kind} that torch cannot load ({reason}); save it anew") from error
-    return module, {"sha256": hashlib.sha256(content).hexdigest()}
+    return module, hashlib.sha256(content).hexdigest()
 
 
 def _kind(path: Path) -> str | None:

@@ -54,6 +54,7 @@ class Wrapped(nn.Module):
         cutoff: Å, of the neighbours that it is given; default: its attribute ``cutoff``.
         elements: symbols that it knows, others are refused; default: its attribute ``elements``, else any.
         example: a structure to try it on; default: two atoms of its elements, or of silicon.
+        origin: digest of the file that it was read from.
 
     Attributes:
         gives: which of ``energies``, ``forces`` and ``stress`` there are.
@@ -76,11 +77,13 @@ class Wrapped(nn.Module):
         cutoff: float | None = None,
         elements: Sequence[str] | None = None,
         example: ase.Atoms | None = None,
+        origin: str = "",
     ):
         super().__init__()
         if not callable(model):
             raise ConfigError(f"model: a {type(model).__name__} cannot be called; expected a torch module")
         named = type(model) if isinstance(model, nn.Module) else model
+        self.origin = origin
         self.name = str(getattr(model, "original_name", getattr(named, "__name__", type(model).__name__)))
         with torch.no_grad():  # a copy of TorchScript would remember that it is one
             self.model = copy.deepcopy(model)  # trying it must not change the caller's
@@ -118,10 +121,10 @@ class Wrapped(nn.Module):
 
     @property
     def metadata(self) -> dict:
-        """``sha256`` over weights and conventions; of a callable, which shows no weights, None."""
+        """``sha256`` over file, weights and conventions; of a callable, which shows no weights, None."""
         if not isinstance(self.model, nn.Module):
             return {"sha256": None}
-        digest = hashlib.sha256(repr((self.door, vars(self.results), self.cutoff)).encode())
+        digest = hashlib.sha256(repr((self.origin, self.door, vars(self.results), self.cutoff)).encode())
         for name, value in self.model.state_dict().items():
             if isinstance(value, torch.Tensor):
                 raw = value.detach().cpu().contiguous().view(-1).view(torch.uint8)

@@ -331,6 +331,11 @@ def test_files_of_programs(kind, tmp_path, structures):
     expected = NFFLrCalculator(OnImages()).get_potential_energy(atoms)
     assert calc.get_potential_energy(atoms) == pytest.approx(expected, abs=1e-10)
     assert copy.deepcopy(calc).get_potential_energy(atoms) == calc.get_potential_energy(atoms)
+    other = NFFLrCalculator.load(path, trust=True, units={"energy": "kcal/mol"})
+    assert other.todict()["digest"] != calc.todict()["digest"]
+    assert other.get_potential_energy(atoms) == pytest.approx(expected * kcal / mol, rel=1e-12)
+    with pytest.raises(TypeError, match="no option 'units' here"):
+        NFFLrCalculator.load("mlearn-si", units={})
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises((CheckpointError, ConfigError)):
         NFFLrCalculator.load(path, trust=True)
