@@ -387,6 +387,7 @@ def test_the_ase_contract(structures):
     for twin in (copy.deepcopy(calc), pickle.loads(pickle.dumps(calc))):
         assert twin.get_potential_energy(structures.slab()) == before
     many = [structures.slab(), structures.cluster(bond=2.0), structures.crystal()]
+    many += [ase.Atoms("Si"), ase.Atoms("C")]  # which have no bonds
     for found, one in zip(calc.evaluate(many), many, strict=True):
         calc.calculate(one)
         assert found.keys() == calc.results.keys()
