@@ -227,7 +227,8 @@ class NFFLrCalculator(Calculator):
         results: list[dict] = []
         model = self.compiled or self.model
         if getattr(model, "takes_candidates", isinstance(model, Wrapped)):
-            max_edges = -1  # one by one, those without bonds too: a kernel takes atoms in blocks of its own, and a batch is only copies to it
+            # One by one: a kernel takes atoms in blocks of its own, and a batch is only copies to it.
+            max_edges = -1
         with torch.inference_mode(False):
             for chunk in self._chunks(structures, max_edges):
                 for (atoms, graph), output in zip(chunk, self._outputs(chunk, len(results)), strict=True):
