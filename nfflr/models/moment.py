@@ -228,7 +228,7 @@ class MomentLayer(nn.Module):
         if self.n_own == 1:
             return x
         one = nn.functional.one_hot(species, self.n_own).to(x.dtype)  # (N, elements)
-        one = one.view(len(one), *[1] * (x.dim() - 2), self.n_own, 1)
+        one = one.view(x.shape[0], *[1] * (x.dim() - 2), self.n_own, 1)
         return (x.unflatten(-1, (self.n_own, -1)) * one).sum(-2)
 
     def channels(self, moments: torch.Tensor, species: torch.Tensor) -> list[torch.Tensor]:
