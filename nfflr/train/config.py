@@ -59,7 +59,7 @@ class TrainingConfig(BaseModel):
         0, ge=0, description="atoms per step, in batches of unlike numbers of structures; 0: by batch_size"
     )
     accumulate: int = Field(1, ge=1, description="parts a batch is evaluated in, to save memory")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="update rule")
+    optimizer: Literal["soap", "adamw", "sgd"] = Field("adamw", description="update rule")
     criterion: nn.Module | dict[str, nn.Module] = Field(
         default_factory=nn.HuberLoss, description="loss of scaled errors, or a dict of them by target"
     )

@@ -9,6 +9,7 @@ import torch
 
 from ..errors import ConfigError, did_you_mean
 from .config import TrainingConfig
+from .soap import SOAP
 
 
 def build_optimizer(
@@ -35,6 +36,8 @@ def build_optimizer(
     options = [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
     if config.optimizer == "sgd":
         return torch.optim.SGD(options, lr=config.learning_rate, momentum=config.betas[0])
+    if config.optimizer == "soap":
+        return SOAP(options, lr=config.learning_rate, betas=config.betas)
     return torch.optim.AdamW(options, lr=config.learning_rate, betas=config.betas)
 
 
