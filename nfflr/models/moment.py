@@ -40,7 +40,7 @@ class MomentConfig(PotentialConfig):
     earlier: ClassVar[dict] = {"own_weights": False}
 
     n_radial: int = Field(8, ge=1, description="Bessel functions per bond")
-    envelope: int = Field(6, ge=3, description="order p of the polynomial cutoff")
+    envelope: int = Field(8, ge=3, description="order p of the polynomial cutoff")
     channels: int = Field(32, ge=1, description="mixed channels per tensor rank")
     hidden: int = Field(32, ge=1, description="width of the readout's hidden layer")
     layers: int = Field(1, ge=1, description="1 is strictly local; more pass messages")
@@ -49,9 +49,9 @@ class MomentConfig(PotentialConfig):
         True, description="each element has weights of its own; False: they share them, for many elements"
     )
     message_channels: int = Field(8, ge=1, description="scalar features a neighbour sends per layer")
-    radial_decay: float = Field(0.0, ge=0, description="smoothness prior: k^-decay on function k's moments")
+    radial_decay: float = Field(1.0, ge=0, description="smoothness prior: k^-decay on function k's moments")
     order_decay: float = Field(
-        1.0, gt=0, le=1, description="prior: factor per body order above 2 on the features"
+        0.5, gt=0, le=1, description="prior: factor per body order above 2 on the features"
     )
     zbl: bool = Field(
         True, description="add screened nuclear repulsion; the network fades out below the data's distances"

@@ -3,12 +3,18 @@
 For a gradient G of a matrix, Adam's element-wise step is only as good as the coordinates it is taken in. SOAP
 keeps running means of G Gᵀ and Gᵀ G, and every few steps improves their eigenvectors by one power
 iteration and a QR decomposition; Adam's second moments are those of the gradient in that basis.
+
+Unlike in the paper, the first basis is that of the parameters and not of the first gradient, columns keep
+their order, and a small multiple of the identity is added to the products: what the gradients have not told
+yet is then no more than rounding's to decide, and runs that differ by rounding alone stay together.
 """
 
 from __future__ import annotations
 
 import torch
 from torch.optim.optimizer import ParamsT
+
+RIDGE = 1e-6  # of the mean eigenvalue
 
 
 class SOAP(torch.optim.Optimizer):
@@ -83,7 +89,7 @@ class SOAP(torch.optim.Optimizer):
         state["exp_avg_sq"] = torch.zeros_like(grad)
         for k in axes:
             state[f"product.{k}"] = _product(grad, k)
-            state[f"basis.{k}"] = torch.linalg.eigh(state[f"product.{k}"])[1].flip(1)
+            state[f"basis.{k}"] = torch.eye(grad.shape[k], dtype=grad.dtype, device=grad.device)
 
 
 def _product(grad: torch.Tensor, axis: int) -> torch.Tensor:
@@ -101,9 +107,7 @@ def _turn(x: torch.Tensor, state: dict, axes: list[int], back: bool = False) -> 
 
 
 def _improve(state: dict, axis: int) -> None:
-    """One power iteration towards the eigenvectors; second moments follow their vectors in rank."""
+    """One power iteration towards the eigenvectors."""
     product, basis = state[f"product.{axis}"], state[f"basis.{axis}"]
-    powered = product @ basis
-    order = (basis * powered).sum(0).argsort(descending=True, stable=True)
-    state["exp_avg_sq"].copy_(state["exp_avg_sq"].index_select(axis, order))
-    basis.copy_(torch.linalg.qr(powered.index_select(1, order))[0])
+    floor = RIDGE * product.diagonal().mean()
+    basis.copy_(torch.linalg.qr(product @ basis + floor * basis)[0])
