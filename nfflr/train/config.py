@@ -63,7 +63,7 @@ class TrainingConfig(BaseModel):
     criterion: nn.Module | dict[str, nn.Module] = Field(
         default_factory=nn.HuberLoss, description="loss of scaled errors, or a dict of them by target"
     )
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
     weight_decay: NotNegative | dict[str, NotNegative] = Field(
         1e-4, description="of matrices (biases and gains have none), or by pattern of parameter names"
     )
