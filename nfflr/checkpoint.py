@@ -156,7 +156,7 @@ def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
     _check_metadata(metadata, str(path))
     try:
         cls = architecture(metadata["architecture"])
-        config = cls.Config(**metadata["hyperparameters"])
+        config = cls.Config(**{**cls.Config.earlier, **metadata["hyperparameters"]})
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except ValidationError as error:

@@ -28,6 +28,7 @@ COMMANDS = {
     "compile": "compile",
     "bench": "bench",
     "info": "info",
+    "models": "catalogue",
     "report": "report",
 }  # command → file beside this
 

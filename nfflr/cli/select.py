@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ase
-import yaml
 
+from ..cards import read_card
 from ..checkpoint import FILE, bundled_calculators
 from ..errors import StructureError
 
@@ -17,7 +17,7 @@ def choose_calculator(atoms: ase.Atoms) -> str:
     """
     needed = set(atoms.symbols)
     covered = {
-        name: set(yaml.safe_load((folder / "card.yaml").read_text(encoding="utf-8"))["elements"])
+        name: set(read_card(folder).elements)
         for name, folder in bundled_calculators().items()
         if (folder / FILE).is_file()
     }

@@ -1,6 +1,6 @@
 // Energy, forces and virial of the one-layer moment-tensor network (nfflr/models/moment.py) in one sweep.
 //
-// Atoms are taken in blocks of 8, whose bonds and features stay in cache from the forward to the reverse
+// Atoms are taken in blocks of up to 8 of one element, whose bonds and features stay in cache from the forward to the reverse
 // pass. Bonds are component-major, a vector register of neighbours at a time; moments are accumulated with
 // the radial functions in a register; invariants are evaluated for a register of channels at a time.
 //
@@ -24,31 +24,55 @@ struct Results {
   int64_t* culprits;  // (2,) atoms that an error names
 };
 
-// Atoms begin…end; forces and virial are added to.
-static Status sweep(const Model& m, const Structures& s, const int* elements, int64_t begin, int64_t end, double* energies, double* forces,
-                    double* virial, int64_t* culprits) try {
+// What is known of the atoms before the sweep.
+struct Plan {
+  std::vector<int> elements;      // (N,)
+  std::vector<int64_t> edges;     // (N + 1,) where the candidates of each atom begin
+  std::vector<int64_t> order;     // (N,) atoms, those of one element together
+  std::vector<int64_t> blocks;    // where blocks begin in `order`, and its end
+
+  // False: an element is not covered.
+  bool make(const Model& m, const Structures& s) {
+    elements.resize(s.n_atoms), order.resize(s.n_atoms), edges.assign(s.n_atoms + 1, 0);
+    std::vector<int64_t> first(m.n_elements + 1, 0);
+    for (int64_t i = 0; i < s.n_atoms; i++) {
+      const int64_t z = s.numbers[i];
+      elements[i] = z >= 0 && z < m.n_numbers ? m.element_index[z] : -1;
+      if (elements[i] < 0) return false;
+      first[elements[i] + 1]++;
+    }
+    for (int64_t z = 0; z < m.n_elements; z++) {
+      first[z + 1] += first[z];
+      for (int64_t k = first[z]; k < first[z + 1]; k += BLOCK) blocks.push_back(k);
+    }
+    blocks.push_back(s.n_atoms);
+    for (int64_t i = 0; i < s.n_atoms; i++) order[first[elements[i]]++] = i;
+    for (int64_t e = 0; e < s.n_edges; e++) edges[s.dst[e] + 1]++;
+    for (int64_t i = 0; i < s.n_atoms; i++) edges[i + 1] += edges[i];
+    return true;
+  }
+};
+
+// Blocks begin…end; forces and virial are added to.
+static Status sweep(const Model& m, const Structures& s, const Plan& plan, int64_t begin, int64_t end, double* energies,
+                    double* forces, double* virial, int64_t* culprits) try {
   auto w = std::make_unique<Workspace>();
   w->counts.resize(m.n_elements);
   std::memset(w->features, 0, sizeof(w->features));
-  int64_t edge = std::lower_bound(s.dst, s.dst + s.n_edges, begin) - s.dst;
-  for (int64_t first = begin; first < end; first += BLOCK) {
-    Block block{m, s, elements, *w, first, int(std::min<int64_t>(BLOCK, end - first)), {}, {}};
-    int64_t bounds[BLOCK + 1] = {edge}, most = 0;
-    for (int a = 0; a < block.size; a++) {
-      while (edge < s.n_edges && s.dst[edge] == first + a) edge++;
-      bounds[a + 1] = edge;
-      most = std::max(most, edge - bounds[a]);
-      block.element[a] = elements[first + a];
-    }
+  for (int64_t b = begin; b < end; b++) {
+    const int64_t* atoms = plan.order.data() + plan.blocks[b];
+    Block block{m, s, plan.elements.data(), *w, atoms, int(plan.blocks[b + 1] - plan.blocks[b]), plan.elements[*atoms]};
+    int64_t most = 0;
+    for (int a = 0; a < block.size; a++) most = std::max(most, plan.edges[atoms[a] + 1] - plan.edges[atoms[a]]);
     w->reserve(most + LANES * std::min(most, m.n_elements));
     for (int a = 0; a < block.size; a++) {
-      const Status status = block.gather(a, bounds[a], bounds[a + 1], culprits);
+      const Status status = block.gather(a, plan.edges[atoms[a]], plan.edges[atoms[a] + 1], culprits);
       if (status != DONE) return status;
       block.forward(a);
     }
     block.readout(energies);
     for (int a = 0; a < block.size; a++) {
-      const int64_t structure = s.structure ? s.structure[first + a] : 0;
+      const int64_t structure = s.structure ? s.structure[atoms[a]] : 0;
       block.reverse(a, forces, virial ? virial + 6 * structure : nullptr);
     }
   }
@@ -74,13 +98,9 @@ static void fill_stress(const Structures& s, const double* virial, double* stres
 // All results are overwritten. Threads take consecutive atoms, and their sums are added in order, so that the
 // same number of threads gives the same bits.
 static Status evaluate(const Model& model, const Structures& s, const Results& out, int64_t n_threads) {
-  std::vector<int> elements(s.n_atoms);
-  for (int64_t i = 0; i < s.n_atoms; i++) {
-    const int64_t z = s.numbers[i];
-    elements[i] = z >= 0 && z < model.n_numbers ? model.element_index[z] : -1;
-    if (elements[i] < 0) return UNKNOWN_ELEMENT;
-  }
-  const int64_t n_blocks = (s.n_atoms + BLOCK - 1) / BLOCK;
+  Plan plan;
+  if (!plan.make(model, s)) return UNKNOWN_ELEMENT;
+  const int64_t n_blocks = plan.blocks.size() - 1;
   const int64_t n = std::max<int64_t>(1, std::min(n_threads, n_blocks / 16));
   const int64_t n_virial = out.stress ? 6 * s.n_structures : 0;
   std::vector<std::vector<double>> forces(n - 1, std::vector<double>(3 * s.n_atoms));
@@ -89,8 +109,7 @@ static Status evaluate(const Model& model, const Structures& s, const Results& o
   std::vector<Status> status(n);
   std::fill(out.forces, out.forces + 3 * s.n_atoms, 0.0);
   auto work = [&](int64_t t) {
-    const int64_t begin = BLOCK * (t * n_blocks / n), end = std::min(s.n_atoms, BLOCK * ((t + 1) * n_blocks / n));
-    status[t] = sweep(model, s, elements.data(), begin, end, out.energies, t ? forces[t - 1].data() : out.forces,
+    status[t] = sweep(model, s, plan, t * n_blocks / n, (t + 1) * n_blocks / n, out.energies, t ? forces[t - 1].data() : out.forces,
                       out.stress ? virials[t].data() : nullptr, &culprits[2 * t]);
   };
   std::vector<std::thread> threads;

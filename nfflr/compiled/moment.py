@@ -26,14 +26,14 @@ UNKNOWN_ELEMENT, COINCIDENT, NO_MEMORY = 1, 2, 3
 
 
 class _Model(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("n_elements", "envelope", "repulsion", "n_numbers")]
-    _fields_ += [(name, ctypes.c_double) for name in ("cutoff", "scale", "constant")]
+    _fields_ = [(name, ctypes.c_int64) for name in ("n_elements", "n_own", "envelope", "repulsion", "n_numbers")]
+    _fields_ += [(name, ctypes.c_double) for name in ("cutoff", "scale")]
     _fields_ += [
         (name, ctypes.c_void_p)
         for name in (
             *("element_index", "numbers", "screening", "inner", "outer", "reference"),
             *("mix", "mix_t", "shift", "gain", "feature_shift"),
-            *("hidden", "hidden_t", "bias", "readout", "linear"),
+            *("hidden", "hidden_t", "bias", "readout", "linear", "constant"),
         )
     ]
 
@@ -105,7 +105,7 @@ class MomentKernel:
         self._evaluate = library.nfflr_moment
         self._evaluate.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64]
         self._weights = _fold(model)  # kept: the kernel reads their memory
-        self._model = struct(model, vars(self._weights).values(), model.layers[0].readout.bias.item())
+        self._model = struct(model, vars(self._weights).values())
 
     def __call__(self, graph: Graph, stress: bool = True) -> dict[str, torch.Tensor]:
         """See ``Potential.forward``.
@@ -174,10 +174,11 @@ def constants(model: MomentNetwork) -> dict[str, torch.Tensor]:
     }
 
 
-def struct(model: MomentNetwork, arrays: Iterable[torch.Tensor], constant: float = 0.0) -> ctypes.Structure:
+def struct(model: MomentNetwork, arrays: Iterable[torch.Tensor]) -> ctypes.Structure:
     """A model as kernels read it, as long as ``arrays`` live; those that are left out are null."""
-    integers = (len(model.elements), model.config.envelope, model.config.zbl, len(model.element_index))
-    return _Model(*integers, model.cutoff, float(model.scale), constant, *(t.data_ptr() for t in arrays))
+    sizes = len(model.elements), model.layers[0].n_own
+    integers = (*sizes, model.config.envelope, model.config.zbl, len(model.element_index))
+    return _Model(*integers, model.cutoff, float(model.scale), *(t.data_ptr() for t in arrays))
 
 
 @dataclass
@@ -190,31 +191,33 @@ class _Weights:
     inner: torch.Tensor
     outer: torch.Tensor
     reference: torch.Tensor
-    mix: torch.Tensor  # (n, 4, B, C)
-    mix_t: torch.Tensor  # (n, 4, C, B)
-    shift: torch.Tensor  # (C,)
+    mix: torch.Tensor  # (n_own, n, 4, B, C), n_own is n where elements have weights of their own, else 1
+    mix_t: torch.Tensor  # (n_own, n, 4, C, B)
+    shift: torch.Tensor  # (n_own, C)
     gain: torch.Tensor  # (n, 4, C)
     feature_shift: torch.Tensor  # (F·C,)
-    hidden: torch.Tensor  # (F·C, H)
-    hidden_t: torch.Tensor  # (H, F·C)
+    hidden: torch.Tensor  # (n_own, F·C, H)
+    hidden_t: torch.Tensor  # (n_own, H, F·C)
     bias: torch.Tensor  # (n, H)
-    readout: torch.Tensor  # (H,)
-    linear: torch.Tensor  # (F·C,)
+    readout: torch.Tensor  # (n_own, H)
+    linear: torch.Tensor  # (n_own, F·C)
+    constant: torch.Tensor  # (n_own,) float64
 
 
 @torch.no_grad()
 def _fold(model: MomentNetwork) -> _Weights:
     layer, config, n = model.layers[0], model.config, len(model.elements)
     channels, hidden, radial = _padded(config.channels), _padded(config.hidden), -(-config.n_radial // 8) * 8
+    own = layer.n_own
 
-    scaled = (layer.mix * layer.moment_scale[:, :, None]).double()  # (4, S·B, C)
-    shift = layer.moment_shift.double() @ scaled[0]  # (C,)
-    scaled = scaled.view(RANK + 1, -1, config.n_radial, config.channels)  # (4, S, B, C)
+    scaled = (layer.mix * layer.moment_scale[:, :, None]).double()  # (4, S·B, n_own·C)
+    shift = (layer.moment_shift.double() @ scaled[0]).view(own, -1)  # (n_own, C)
+    scaled = scaled.view(RANK + 1, -1, config.n_radial, own, config.channels)  # (4, S, B, n_own, C)
     embedding = torch.ones(1, 1) if model.bond_embedding is None else model.bond_embedding.weight
-    mix = torch.einsum("zs,lsbc->zlbc", embedding.double(), scaled)
-    mix = _pad(mix, (n, RANK + 1, radial, channels))
+    mix = torch.einsum("zs,lsboc->ozlbc", embedding.double(), scaled)
+    mix = _pad(mix, (own, n, RANK + 1, radial, channels))
     gain = torch.ones(n, RANK + 1, config.channels) if layer.gain is None else layer.gain
-    bias = layer.hidden.bias.double().expand(n, -1)
+    bias = layer.hidden.bias.double().view(own, -1).expand(n, -1)
     if layer.species_bias is not None:
         bias = bias + layer.species_bias.weight.double()
 
@@ -222,23 +225,23 @@ def _fold(model: MomentNetwork) -> _Weights:
         blocks = x.double().unflatten(-1, (N_INVARIANTS, config.channels))
         return _pad(blocks, (*blocks.shape[:-1], channels)).flatten(-2)
 
-    weight = _pad(
-        features(layer.hidden.weight.double() * layer.feature_scale), (hidden, N_INVARIANTS * channels)
-    )
+    weight = features((layer.hidden.weight.double() * layer.feature_scale).view(own, config.hidden, -1))
+    weight = _pad(weight, (own, hidden, N_INVARIANTS * channels))
     weights = _Weights(
         **constants(model),
         mix=mix,
-        mix_t=mix.transpose(2, 3),
-        shift=_pad(shift, (channels,)),
+        mix_t=mix.transpose(3, 4),
+        shift=_pad(shift, (own, channels)),
         gain=_pad(gain.double(), (n, RANK + 1, channels)),
         feature_shift=features(layer.feature_shift),
-        hidden=weight.T,
+        hidden=weight.transpose(1, 2),
         hidden_t=weight,
         bias=_pad(bias, (n, hidden)),
-        readout=_pad(layer.readout.weight[0].double(), (hidden,)),
-        linear=features(layer.linear.weight[0].double() * layer.feature_scale),
+        readout=_pad(layer.readout.weight.double(), (own, hidden)),
+        linear=features(layer.linear.weight.double() * layer.feature_scale),
+        constant=layer.readout.bias.double(),
     )
-    exact = constants(model).keys()
+    exact = {*constants(model), "constant"}
     for name, value in vars(weights).items():
         # A copy: the model may be trained on, and the kernel wants rows without gaps.
         dtype = value.dtype if name in exact else model.dtype

@@ -54,19 +54,19 @@ struct Workspace {
   Bonds of(int a) const { return {bonds + a * Bonds::COLUMNS * capacity, capacity, src + a * capacity}; }
 };
 
-struct Block {
+struct Block {  // of atoms of one element
   const Model& m;
   const Structures& s;
   const int* elements;  // (N,) of all atoms
   Workspace& w;
-  const int64_t first;  // atom
-  const int size;
-  int element[BLOCK];
+  const int64_t* atoms;
+  const int size, element;
+  const int64_t own = m.own(element);  // whose weights
   double repulsion[BLOCK];
 
   // Bonds of one atom shorter than the cutoff, from its candidates edge…last, grouped by element.
   Status gather(int a, int64_t edge, int64_t last, int64_t* culprits) {
-    const int64_t i = first + a;
+    const int64_t i = atoms[a];
     const double *x = s.positions, xi = x[3 * i], yi = x[3 * i + 1], zi = x[3 * i + 2];
     const double limit = m.cutoff * m.cutoff;
     double nearest = limit;
@@ -134,11 +134,11 @@ struct Block {
     const Bonds bonds = w.of(a);
     real* tensors = w.tensors[a];
     std::fill(tensors, tensors + MONOMIALS * CHANNELS, real(0));
-    for (int c = 0; c < CHANNELS; c++) tensors[c] = -m.shift[c];
+    for (int c = 0; c < CHANNELS; c++) tensors[c] = -m.shift[own * CHANNELS + c];
     vec energy = all(0);
     alignas(64) real moments[MONOMIALS][RADIAL_P];
     for (const Run& run : w.runs[a]) {
-      const Radial functions(m, element[a], run.element);
+      const Radial functions(m, element, run.element);
       for (int64_t k = 0; k < run.count; k += LANES) {
         const int64_t slot = run.first + k;
         energy += functions(bonds, slot);
@@ -164,7 +164,7 @@ struct Block {
           sums[10 + T3[b][M2[c][c]]] -= sums[1 + b] * real(b == c ? 3.0 / 5 : 1.0 / 5);
         UNROLL for (int q = 0; q < MONOMIALS; q++) *reinterpret_cast<row*>(moments[q] + 8 * part) = sums[q];
       }
-      const real* mix = m.mix + run.element * 4 * RADIAL_P * CHANNELS;
+      const real* mix = m.mix + (own * m.n_elements + run.element) * 4 * RADIAL_P * CHANNELS;
       for (int rank = 0; rank < 4; rank++, mix += RADIAL_P * CHANNELS)
         for (int q = FIRST[rank]; q < FIRST[rank + 1]; q++)
           for (int c = 0; c < CHANNELS; c += LANES) {
@@ -179,8 +179,8 @@ struct Block {
   }
 
   void apply_gain(int a) {
-    if (m.n_elements == 1) return;
-    const real* gain = m.gain + element[a] * 4 * CHANNELS;
+    if (m.n_own == m.n_elements) return;
+    const real* gain = m.gain + element * 4 * CHANNELS;
     for (int rank = 0; rank < 4; rank++)
       for (int q = FIRST[rank]; q < FIRST[rank + 1]; q++)
         for (int c = 0; c < CHANNELS; c++) w.tensors[a][q * CHANNELS + c] *= gain[rank * CHANNELS + c];
@@ -188,32 +188,35 @@ struct Block {
 
   // Atomic energies of the block; features are replaced by their gradients.
   void readout(double* energies) {
+    const real *hidden = m.hidden + own * FEATURES * HIDDEN, *hidden_t = m.hidden_t + own * FEATURES * HIDDEN;
+    const real *bias = m.bias + element * HIDDEN, *linear = m.linear + own * FEATURES;
+    const real* last = m.readout + own * HIDDEN;
     for (int h = 0; h < HIDDEN; h += LANES) {
       vec sums[BLOCK];
-      UNROLL for (int a = 0; a < BLOCK; a++) sums[a] = load(m.bias + element[a] * HIDDEN + h);
+      UNROLL for (int a = 0; a < BLOCK; a++) sums[a] = load(bias + h);
       for (int f = 0; f < FEATURES; f++) {
-        const vec weight = load(m.hidden + f * HIDDEN + h);
+        const vec weight = load(hidden + f * HIDDEN + h);
         UNROLL for (int a = 0; a < BLOCK; a++) sums[a] += w.features[a][f] * weight;
       }
       UNROLL for (int a = 0; a < BLOCK; a++) store(w.hidden[a] + h, sums[a]);
     }
     for (int a = 0; a < size; a++) {
       vec energy = all(0);
-      for (int f = 0; f < FEATURES; f += LANES) energy += load(w.features[a] + f) * load(m.linear + f);
+      for (int f = 0; f < FEATURES; f += LANES) energy += load(w.features[a] + f) * load(linear + f);
       for (int h = 0; h < HIDDEN; h += LANES) {
-        const vec x = load(w.hidden[a] + h), weight = load(m.readout + h);
+        const vec x = load(w.hidden[a] + h), weight = load(last + h);
         const vec sigmoid = real(1) / (real(1) + exponential(-x));
         energy += x * sigmoid * weight;
         store(w.hidden[a] + h, weight * sigmoid * (real(1) + x * (real(1) - sigmoid)));
       }
-      const double raw = sum(energy) + m.constant + repulsion[a];
-      energies[first + a] = raw * m.scale + m.reference[element[a]];
+      const double raw = sum(energy) + m.constant[own] + repulsion[a];
+      energies[atoms[a]] = raw * m.scale + m.reference[element];
     }
     for (int f = 0; f < FEATURES; f += LANES) {
       vec sums[BLOCK];
-      UNROLL for (int a = 0; a < BLOCK; a++) sums[a] = load(m.linear + f);
+      UNROLL for (int a = 0; a < BLOCK; a++) sums[a] = load(linear + f);
       for (int h = 0; h < HIDDEN; h++) {
-        const vec weight = load(m.hidden_t + h * FEATURES + f);
+        const vec weight = load(hidden_t + h * FEATURES + f);
         UNROLL for (int a = 0; a < BLOCK; a++) sums[a] += w.hidden[a][h] * weight;
       }
       UNROLL for (int a = 0; a < BLOCK; a++) store(w.features[a] + f, sums[a]);
@@ -229,7 +232,7 @@ struct Block {
     vec total[3] = {}, outer[6] = {};
     alignas(64) real gradient[MONOMIALS][RADIAL_P];
     for (const Run& run : w.runs[a]) {
-      const real* mix = m.mix_t + run.element * 4 * CHANNELS * RADIAL_P;
+      const real* mix = m.mix_t + (own * m.n_elements + run.element) * 4 * CHANNELS * RADIAL_P;
       for (int part = 0; part < ROWS; part++) {
         row sums[MONOMIALS];
         UNROLL for (int rank = 0; rank < 4; rank++) {
@@ -249,7 +252,7 @@ struct Block {
       scatter(bonds, run, forces);
     }
     const double scale = m.scale;
-    for (int axis = 0; axis < 3; axis++) forces[3 * (first + a) + axis] += scale * sum(total[axis]);
+    for (int axis = 0; axis < 3; axis++) forces[3 * atoms[a] + axis] += scale * sum(total[axis]);
     if (virial) for (int k = 0; k < 6; k++) virial[k] += scale * sum(outer[k]);
   }
 

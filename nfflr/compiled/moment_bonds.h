@@ -9,24 +9,27 @@ constexpr int FEATURES = INVARIANTS * CHANNELS;
 constexpr int FIRST[5] = {0, 1, 4, 10, 20};  // monomials of each rank
 
 struct Model {  // as filled by moment.py
-  int64_t n_elements, envelope, repulsion, n_numbers;
-  double cutoff, scale, constant;
+  int64_t n_elements, n_own, envelope, repulsion, n_numbers;  // n_own: sets of weights, n_elements or 1
+  double cutoff, scale;
   const int64_t* element_index;  // (n_numbers,), −1 for elements that are not covered
   const double* numbers;         // (n,) Z
   const double* screening;       // (n,) Z^0.23 / 0.46850 Å
   const double* inner;           // (n, n) Å
   const double* outer;           // (n, n) Å
   const double* reference;       // (n,) eV
-  const real* mix;               // (n, 4, RADIAL_P, CHANNELS), by the neighbour's element
-  const real* mix_t;             // (n, 4, CHANNELS, RADIAL_P)
-  const real* shift;             // (CHANNELS,) taken from the mixed scalars
+  const real* mix;               // (n_own, n, 4, RADIAL_P, CHANNELS), by centre and neighbour
+  const real* mix_t;             // (n_own, n, 4, CHANNELS, RADIAL_P)
+  const real* shift;             // (n_own, CHANNELS) taken from the mixed scalars
   const real* gain;              // (n, 4, CHANNELS), by the centre's element
   const real* feature_shift;     // (FEATURES,)
-  const real* hidden;            // (FEATURES, HIDDEN)
-  const real* hidden_t;          // (HIDDEN, FEATURES)
+  const real* hidden;            // (n_own, FEATURES, HIDDEN)
+  const real* hidden_t;          // (n_own, HIDDEN, FEATURES)
   const real* bias;              // (n, HIDDEN)
-  const real* readout;           // (HIDDEN,)
-  const real* linear;            // (FEATURES,)
+  const real* readout;           // (n_own, HIDDEN)
+  const real* linear;            // (n_own, FEATURES)
+  const double* constant;        // (n_own,)
+
+  int64_t own(int element) const { return n_own == 1 ? 0 : element; }
 };
 
 // Arrays of `capacity` slots each. Neighbours of one element follow one another, padded to full registers.

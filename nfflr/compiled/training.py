@@ -86,7 +86,8 @@ class TrainingGraph:
             outputs.append({name: value.detach() for name, value in output.items()})
             slopes.append({"gradient": torch.cat([slope.flatten() for slope in found])})
         worst = max((*deviations(*outputs).values(), *deviations(*slopes).values()))
-        if not worst <= tolerance(self.model.dtype):
+        # Gradients of weights are sums over all atoms, in which rounding adds up.
+        if not worst <= 10 * tolerance(self.model.dtype):
             raise NotCompiled(f"the compiled graph disagrees with the model itself by {worst:.2g}")
 
 

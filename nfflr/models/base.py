@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import ase
 import torch
@@ -24,6 +25,8 @@ class PotentialConfig(BaseModel):
     """Hyper-parameters that every interatomic potential has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    earlier: ClassVar[dict] = {}  # values of fields that a checkpoint does not name, being older than they
 
     elements: tuple[str, ...] = Field(min_length=1, description="chemical symbols the model covers")
     cutoff: float = Field(5.0, gt=0, description="radius of a neighbourhood (Å)")

@@ -3,8 +3,9 @@
 Per atom, the neighbour density is expanded in Bessel functions times the unit bond vector's Cartesian
 tensors up to rank 3 (traceless from rank 2), channels are mixed per rank, and rotational invariants up
 to body order 5 are contracted per channel: Shapeev's moment tensors (Multiscale Model. Simul. 14, 1153
-(2016)) with learned channels in the spirit of MACE (Batatia et al., NeurIPS 2022). Elements enter
-through learned embeddings, so their number does not change the cost.
+(2016)) with learned channels in the spirit of MACE (Batatia et al., NeurIPS 2022). Neighbours' elements
+enter through learned embeddings; an atom's own element chooses the weights that mix and read out, as in
+Behler and Parrinello's networks (Phys. Rev. Lett. 98, 146401 (2007)).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from ase.data import covalent_radii
@@ -36,16 +37,21 @@ LEAST = 1e-2  # variation, relative to what is typical, that calibration blows u
 class MomentConfig(PotentialConfig):
     """Hyper-parameters of the moment-tensor network."""
 
+    earlier: ClassVar[dict] = {"own_weights": False}
+
     n_radial: int = Field(8, ge=1, description="Bessel functions per bond")
-    envelope: int = Field(6, ge=3, description="order p of the polynomial cutoff")
+    envelope: int = Field(8, ge=3, description="order p of the polynomial cutoff")
     channels: int = Field(32, ge=1, description="mixed channels per tensor rank")
     hidden: int = Field(32, ge=1, description="width of the readout's hidden layer")
     layers: int = Field(1, ge=1, description="1 is strictly local; more pass messages")
     species_channels: int = Field(4, ge=1, description="length of an element's bond embedding")
+    own_weights: bool = Field(
+        True, description="each element has weights of its own; False: they share them, for many elements"
+    )
     message_channels: int = Field(8, ge=1, description="scalar features a neighbour sends per layer")
-    radial_decay: float = Field(0.0, ge=0, description="smoothness prior: k^-decay on function k's moments")
+    radial_decay: float = Field(1.0, ge=0, description="smoothness prior: k^-decay on function k's moments")
     order_decay: float = Field(
-        1.0, gt=0, le=1, description="prior: factor per body order above 2 on the features"
+        0.5, gt=0, le=1, description="prior: factor per body order above 2 on the features"
     )
     zbl: bool = Field(
         True, description="add screened nuclear repulsion; the network fades out below the data's distances"
@@ -181,12 +187,15 @@ class MomentLayer(nn.Module):
         n, channels = len(config.elements), config.channels
         rows = width * config.n_radial
         self.calibrating = False
-        self.mix = nn.Parameter(torch.randn(RANK + 1, rows, channels) / math.sqrt(rows))
-        self.gain = nn.Parameter(torch.ones(n, RANK + 1, channels)) if n > 1 else None
-        self.hidden = nn.Linear(N_INVARIANTS * channels, config.hidden)
-        self.species_bias = nn.Embedding(n, config.hidden) if n > 1 else None
-        self.readout = nn.Linear(config.hidden, 1)
-        self.linear = nn.Linear(N_INVARIANTS * channels, 1, bias=False)
+        own = n if config.own_weights else 1  # sets of weights, side by side
+        shares = own < n
+        self.n_own = own
+        self.mix = nn.Parameter(torch.randn(RANK + 1, rows, own * channels) / math.sqrt(rows))
+        self.gain = nn.Parameter(torch.ones(n, RANK + 1, channels)) if shares else None
+        self.hidden = nn.Linear(N_INVARIANTS * channels, own * config.hidden)
+        self.species_bias = nn.Embedding(n, config.hidden) if shares else None
+        self.readout = nn.Linear(config.hidden, own)
+        self.linear = nn.Linear(N_INVARIANTS * channels, own, bias=False)
         nn.init.zeros_(self.linear.weight)
         smooth = torch.arange(1, config.n_radial + 1).pow(-config.radial_decay)
         smooth = (smooth / smooth.square().mean().sqrt()).repeat(width)
@@ -205,11 +214,22 @@ class MomentLayer(nn.Module):
         if self.calibrating:
             self._calibrate_features(features)
         features = (features - self.feature_shift) * self.feature_scale
-        hidden = self.hidden(features)
+        hidden = self._own(self.hidden(features), species)  # (N, hidden)
         if self.species_bias is not None:
             hidden = hidden + self.species_bias(species)
         hidden = nn.functional.silu(hidden)
-        return hidden, (self.readout(hidden) + self.linear(features)).squeeze(1)
+        return hidden, self._own(self.readout(hidden) + self.linear(features), species).squeeze(1)
+
+    def _own(self, x: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
+        """Of what the weights of every element make, (N, …, elements · K), that of the atom's own, (N, …, K).
+
+        All are computed and one is kept: with a few elements that costs less than sorting atoms.
+        """
+        if self.n_own == 1:
+            return x
+        one = nn.functional.one_hot(species, self.n_own).to(x.dtype)  # (N, elements)
+        one = one.view(x.shape[0], *[1] * (x.dim() - 2), self.n_own, 1)
+        return (x.unflatten(-1, (self.n_own, -1)) * one).sum(-2)
 
     def channels(self, moments: torch.Tensor, species: torch.Tensor) -> list[torch.Tensor]:
         """Mixed traceless tensors (N, M_l, C) of rank 0 to 3, M_l independent components each."""
@@ -222,7 +242,7 @@ class MomentLayer(nn.Module):
             if rank == 0:
                 part = part - self.moment_shift[:, None]
             mix = self.mix[rank] * self.moment_scale[rank][:, None]
-            channel = part.transpose(1, 2) @ mix  # (N, M_l, C)
+            channel = self._own(part.transpose(1, 2) @ mix, species)  # (N, M_l, C)
             if self.gain is not None:
                 channel = channel * self.gain[species, rank][:, None]
             mixed.append(channel)

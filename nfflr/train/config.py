@@ -59,19 +59,21 @@ class TrainingConfig(BaseModel):
         0, ge=0, description="atoms per step, in batches of unlike numbers of structures; 0: by batch_size"
     )
     accumulate: int = Field(1, ge=1, description="parts a batch is evaluated in, to save memory")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="update rule")
+    optimizer: Literal["soap", "adamw", "sgd"] = Field("soap", description="update rule")
     criterion: nn.Module | dict[str, nn.Module] = Field(
         default_factory=nn.HuberLoss, description="loss of scaled errors, or a dict of them by target"
     )
-    learning_rate: float = Field(5e-3, gt=0, description="peak learning rate")
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
     weight_decay: NotNegative | dict[str, NotNegative] = Field(
         1e-4, description="of matrices (biases and gains have none), or by pattern of parameter names"
     )
-    betas: tuple[Fraction, Fraction] = Field((0.9, 0.99), description="AdamW's averaging of gradients")
+    betas: tuple[Fraction, Fraction] | None = Field(
+        None, description="averaging of gradients and their squares; None: (0.95, 0.95), of adamw (0.9, 0.99)"
+    )
     schedule: Literal["cosine", "onecycle", "constant"] = Field("cosine", description="after warm-up")
     warmup_steps: int = Field(50, ge=0, description="steps of linear warm-up")
     gradient_clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
-    ema_decay: float = Field(0.995, ge=0, lt=1, description="of the averaged weights that are kept")
+    ema_decay: float = Field(0.998, ge=0, lt=1, description="of the averaged weights that are kept")
 
     swa_start: float = Field(1.0, ge=0, le=1, description="fraction of the run from which all weights count")
     swag_samples: int = Field(0, ge=0, description="posterior samples to write to swag/; 0: none")
@@ -80,11 +82,15 @@ class TrainingConfig(BaseModel):
     init_from: Path | None = Field(None, description="checkpoint whose weights to start from")
     freeze: tuple[str, ...] = Field((), description="patterns of parameter names that are not trained")
 
-    energy_weight: Weight = Field(1.0, description="weight in the loss, or (start, end) of a smooth ramp")
-    force_weight: Weight = Field(1.0, description="as energy_weight")
-    stress_weight: Weight = Field(1.0, description="as energy_weight; 0 leaves stress out")
+    # Forces count squared (their scale lies above most errors), energies and stresses by Huber: a few hot
+    # cells would dominate them otherwise. Forces come first, energies count towards the end.
+    energy_weight: Weight = Field(
+        (0.02, 1.0), description="weight in the loss, or (start, end) of a smooth ramp"
+    )
+    force_weight: Weight = Field(40.0, description="as energy_weight")
+    stress_weight: Weight = Field(0.25, description="as energy_weight; 0 leaves stress out")
     energy_scale: float = Field(0.01, gt=0, description="error that counts as one (eV/atom)")
-    force_scale: float = Field(0.05, gt=0, description="error that counts as one (eV/Å)")
+    force_scale: float = Field(1.0, gt=0, description="error that counts as one (eV/Å)")
     stress_scale: float = Field(0.0025, gt=0, description="error that counts as one (eV/Å^3)")
 
     target_weights: dict[str, NotNegative] = Field(

@@ -9,6 +9,7 @@ import torch
 
 from ..errors import ConfigError, did_you_mean
 from .config import TrainingConfig
+from .soap import SOAP
 
 
 def build_optimizer(
@@ -33,9 +34,12 @@ def build_optimizer(
     if extra:
         groups.setdefault(0.0, []).extend(extra)
     options = [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
+    betas = config.betas or ((0.9, 0.99) if config.optimizer == "adamw" else (0.95, 0.95))
     if config.optimizer == "sgd":
-        return torch.optim.SGD(options, lr=config.learning_rate, momentum=config.betas[0])
-    return torch.optim.AdamW(options, lr=config.learning_rate, betas=config.betas)
+        return torch.optim.SGD(options, lr=config.learning_rate, momentum=betas[0])
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(options, lr=config.learning_rate, betas=betas)
+    return SOAP(options, lr=config.learning_rate, betas=betas)
 
 
 def _decay(setting: float | dict[str, float], name: str, parameter: torch.nn.Parameter) -> float:

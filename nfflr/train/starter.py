@@ -20,8 +20,9 @@ from ..units import GPA
 SHELLS = 2.3  # cutoff over nearest-neighbour distance: three shells in diamond, fcc and bcc
 CUTOFFS = (5.0, 6.5)  # Å; less misses non-bonded neighbours, more costs as its cube
 ATOMS_PER_BATCH = 256
-UPDATES = 6000  # steps; the bundled mlearn-si took 5,300
+UPDATES = 8000  # steps, as of the bundled potentials
 EPOCHS = (30, 500)
+OWN_WEIGHTS = 8  # elements; with more, they share weights
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,6 @@ class Choices:
     """What the data decide, each explained by the config's comments."""
 
     cutoff: float  # Å
-    channels: int
     n_val: int
     n_train: int
     batch_size: int
@@ -56,7 +56,6 @@ def choose(seen: Survey, left_out: int = 0) -> Choices:
     forces = bool(seen.labels.get("forces"))
     return Choices(
         cutoff=round(float(np.clip(SHELLS * max(seen.spacing.values()), *CUTOFFS)), 1),
-        channels=16 if len(seen.elements) == 1 else 32,
         n_val=n_val,
         n_train=n_train,
         batch_size=batch,
@@ -91,7 +90,7 @@ def config_text(source: str | Path, folder: Path, found: Diagnosis, filtered: bo
         _loss(seen, chosen, found.offset),
         f'notes = {{"data": {json.dumps(name)}}}  # kept in the checkpoint: add licence and citation\n',
     ]
-    return "\n".join(blocks)
+    return "\n".join(block for block in blocks if block)
 
 
 def _imports(reading: bool) -> str:
@@ -200,7 +199,7 @@ def _model(seen: Survey, chosen: Choices) -> str:
         f"Nearest neighbours of {element} are typically {spacing:.2f} Å away; {SHELLS} times that takes in "
         f"the third shell of most solids. Kept between {low} and {high} Å, as the cost grows with its cube."
     )
-    width = "one element needs few" if chosen.channels == 16 else "several elements share them"
+    shared = len(seen.elements) > OWN_WEIGHTS
     return "\n".join(
         [
             *_comment(reason),
@@ -208,11 +207,7 @@ def _model(seen: Survey, chosen: Choices) -> str:
             "    MomentConfig(",
             *_elements(seen.elements),
             f"        cutoff={chosen.cutoff},  # Å",
-            "        envelope=8,  # how softly bonds fade towards the cutoff",
-            f"        channels={chosen.channels},  # features per tensor rank: {width}",
-            "        hidden=32,  # width of the readout",
-            "        radial_decay=1.0,  # prefer smooth radial functions: better forces from few data",
-            "        order_decay=0.5,  # prefer low body orders, for the same reason",
+            *(["        own_weights=False,  # many elements share them"] if shared else []),
             "    )",
             ")",
             "",
@@ -231,16 +226,15 @@ def _elements(elements: tuple[str, ...]) -> list[str]:
 def _schedule(seen: Survey, chosen: Choices) -> str:
     steps = -(-chosen.n_train // chosen.batch_size)
     atoms = chosen.batch_size * np.median(seen.sizes)
-    horizon = 0.998 if steps * chosen.epochs >= 2000 else 0.99
     return "\n".join(
         [
+            "# Everything that is not set here has a default, listed in nfflr/train/config.py: the optimiser, the",
+            "# learning rate (2e-3; nff lr config.py looks for a better one), how energies, forces and stresses count.",
             f"batch_size = {chosen.batch_size}  # about {atoms:.0f} atoms per step",
             f"epochs = {chosen.epochs}  # {steps * chosen.epochs:,} steps; fewer to try, more if the "
             "validation error still falls",
-            "learning_rate = 1e-2  # peak, by a cosine to zero; nff lr config.py looks for a better one",
-            "weight_decay = 1e-4  # keeps weights small where data say nothing",
-            f"ema_decay = {horizon}  # the averaged weights are what is validated and kept",
             f"validate_every = {max(1, chosen.epochs // 40)}  # epochs between validations",
+            *(["ema_decay = 0.99  # of so few steps"] if steps * chosen.epochs < 2000 else []),
             "",
         ]
     )
@@ -248,28 +242,12 @@ def _schedule(seen: Survey, chosen: Choices) -> str:
 
 def _loss(seen: Survey, chosen: Choices, offset: StressOffset | None) -> str:
     lines = []
-    if chosen.target == "energy_and_forces":
-        lines += [
-            *_comment(
-                "Errors are divided by their scale and weighted. Those of forces lie below their scale and "
-                "count squared, those of energies and stresses by Huber: a few wild cells do not rule."
-            ),
-            "force_scale, force_weight = 1.0, 40.0  # eV/Å; forces carry most of the information",
-        ]
-        energy = "(0.02, 0.1)  # eV/atom; a ramp: forces first, energies towards the end"
-    else:
-        energy = "1.0  # eV/atom; there are no forces to learn from"
-        lines.append("force_weight = 0.0  # no force labels")
-    if seen.labels.get("total_energy"):
-        lines.append(f"energy_scale, energy_weight = 0.01, {energy}")
-    if chosen.stress and offset is not None:
+    if chosen.target != "energy_and_forces":
+        lines.append("force_weight, energy_weight = 0.0, 1.0  # there are no forces to learn from")
+    if not chosen.stress:
+        lines.append("stress_weight = 0.0  # no stress labels")
+    elif offset is not None:
         lines.append(
             f"stress_weight = 0.0  # stresses are {offset.value / GPA:+.1f} GPa off what the energies say"
         )
-    elif chosen.stress:
-        lines.append(
-            "stress_scale, stress_weight = 0.0025, 0.25  # eV/Å^3; for elastic constants and pressure"
-        )
-    else:
-        lines.append("stress_weight = 0.0  # no stress labels")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, ""]) if lines else ""

@@ -223,11 +223,11 @@ def test_forces_add_up_to_nothing_and_are_minus_the_energy_slope(built):
     forces = kernel(periodic_radius_graph(atoms, r=4.0))["forces"].numpy()
     assert np.abs(forces.sum(0)).max() < 1e-11 * np.abs(forces).max() * len(atoms)
     energies = []
-    for step in np.array([-2, -1, 1, 2]) * 1e-4:
+    for step in np.array([-2, -1, 1, 2]) * 2e-5:
         moved = atoms.copy()
         moved.positions += step * direction
         energies.append(float(kernel(periodic_radius_graph(moved, r=4.0))["total_energy"]))
-    slope = np.dot([1, -8, 8, -1], energies) / 12e-4
+    slope = np.dot([1, -8, 8, -1], energies) / 24e-5
     assert -np.sum(forces * direction) == pytest.approx(slope, rel=1e-7)
 
 

@@ -55,6 +55,8 @@ def dataset():
 
 def configure(out, dataset, **settings) -> TrainingConfig:
     defaults = {"epochs": 10, "batch_size": 4, "warmup_steps": 3, "validate_every": 1, "progress": False}
+    defaults |= {"learning_rate": 5e-3, "ema_decay": 0.995, "force_scale": 0.05}  # for runs of few steps
+    defaults |= {f"{key}_weight": 1.0 for key in ("energy", "force", "stress")}
     model = settings.pop("model", None) or tiny(dtype=torch.float32)
     return TrainingConfig(**{**defaults, "dataset": dataset, "model": model, "output_dir": out, **settings})
 

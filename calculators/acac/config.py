@@ -1,0 +1,16 @@
+"""Recipe of the bundled ``acac`` potential: acetylacetone at 300 K (Kovács et al. 2022)."""
+
+from pathlib import Path
+
+from nfflr.data.dataset import AtomsDataset
+from nfflr.models.moment import MomentConfig, MomentNetwork
+
+here, output_dir = Path(__file__).parent, Path("runs/acac")
+dataset = AtomsDataset(here / "train.xyz.xz", n_train=0.9, n_val=0.1, test_source=here / "test.xyz.xz")
+model = MomentNetwork(MomentConfig(elements=("H", "C", "O"), cutoff=5.0))
+random_seed, epochs, batch_size = 0, 280, 16
+stress_weight = 0.0  # molecules have none
+notes = {
+    "data": "acetylacetone, PBE-D3/def2-SVP (MIT)",
+    "citation": "D. P. Kovács et al., arXiv:2205.06643",
+}
