@@ -8,7 +8,8 @@ from nfflr.models.moment import MomentConfig, MomentNetwork
 here, output_dir = Path(__file__).parent, Path("runs/mlearn-li")
 dataset = AtomsDataset(here / "train.xyz.xz", n_train=0.9, n_val=0.1, test_source=here / "test.xyz.xz")
 model = MomentNetwork(MomentConfig(elements=("Li",), cutoff=6.1))
-random_seed, epochs, batch_size = 0, 150, 4
+random_seed = 0
+epochs, batch_size, compile = 150, 4, True
 notes = {
     "data": "mlearn Li (BSD-3-Clause)",
     "citation": "Y. Zuo et al., J. Phys. Chem. A 124, 731 (2020), doi 10.1021/acs.jpca.9b08723",

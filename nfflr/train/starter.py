@@ -233,6 +233,7 @@ def _schedule(seen: Survey, chosen: Choices) -> str:
             f"batch_size = {chosen.batch_size}  # about {atoms:.0f} atoms per step",
             f"epochs = {chosen.epochs}  # {steps * chosen.epochs:,} steps; fewer to try, more if the "
             "validation error still falls",
+            "compile = True  # the step, with the C++ compiler of the machine; without one it is slower",
             f"validate_every = {max(1, chosen.epochs // 40)}  # epochs between validations",
             *(["ema_decay = 0.99  # of so few steps"] if steps * chosen.epochs < 2000 else []),
             "",
