@@ -16,6 +16,10 @@ from ..errors import ConfigError, did_you_mean
 from ..units import unit_of
 
 
+# Of every command that takes a model.
+TRUST = {"is_flag": True, "help": "Read a model file of another package, which may run code that it holds."}
+
+
 def settings_options(settings: type[BaseModel]) -> list[click.Option]:
     """One option per field: its type, default, help text and unit are the field's."""
     return [_option(name, field) for name, field in settings.model_fields.items()]
