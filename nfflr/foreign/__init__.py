@@ -56,7 +56,8 @@ def open_foreign(
         hint = hint or (f"; did you mean 'ase:{source}'?" if "." in prefix else "")
         raise ConfigError(f"{source}: no kind of potential {prefix!r}; expected {', '.join(names())}{hint}")
     kind = adapter(prefix)
-    if kind.MODELS is not None and not argument:
+    from_file = kind.MODELS is not None and argument not in getattr(kind, "HELD", ())
+    if from_file and not argument:
         raise ConfigError(
             f"{source}: expected {prefix}:<file>; download a model from {kind.MODELS} to a file here and give "
             f"its path, such as {prefix}:{kind.EXAMPLE}"
@@ -67,7 +68,7 @@ def open_foreign(
         )
     if dtype is not None and dtype not in kind.DTYPES:
         raise ConfigError(f"--dtype: {prefix} computes in {' or '.join(kind.DTYPES)} only; got {dtype}")
-    if kind.MODELS is not None:
+    if from_file:
         _check_file(source, argument, kind, trust)
     try:
         with undisturbed():

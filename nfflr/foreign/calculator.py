@@ -36,6 +36,7 @@ class Peer:
         properties: what it gives, in ASE's names; None: what it says itself.
         weights: files that its numbers come from.
         closed: whether it takes only structures that are periodic along all three axes.
+        ambient: torch's default dtype that a call needs; None if it needs none.
     """
 
     calculator: Any
@@ -45,6 +46,7 @@ class Peer:
     properties: tuple[str, ...] | None = None
     weights: tuple[Path, ...] = ()
     closed: bool = False
+    ambient: str | None = None
 
 
 class ForeignCalculator(Calculator):
@@ -126,7 +128,7 @@ class ForeignCalculator(Calculator):
             close(shown, self.cutoff or 10.0)
         wanted = dict.fromkeys(["energy", *properties])
         try:
-            with undisturbed():
+            with undisturbed(self.peer.ambient):
                 found = {name: self.peer.calculator.get_property(name, shown) for name in wanted}
                 found = {**getattr(self.peer.calculator, "results", {}), **found}
         except (NFFLrError, PropertyNotImplementedError):

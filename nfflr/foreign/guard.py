@@ -16,12 +16,12 @@ from ase.calculators.calculator import Calculator
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def undisturbed(ambient: str | None = None) -> Iterator[None]:
     """Put back what the code inside changes of the process's state, which is not its own.
 
     That is torch's default dtype and device, gradient mode, threads and matmul precision, the generators of
     torch, numpy and Python, warning filters, the environment, the root logger, and the list of properties of
-    ASE's base class, which MACE extends. Gradients are on inside; warnings and what is printed are dropped.
+    ASE's base class, which MACE extends. Inside, ``ambient`` is the default dtype if it is given. Gradients are on inside; warnings and what is printed are dropped.
     """
     dtype, device, threads = torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads()
     precision, generators = torch.get_float32_matmul_precision(), torch.random.get_rng_state()
@@ -35,6 +35,8 @@ def undisturbed() -> Iterator[None]:
             warnings.catch_warnings(action="ignore"),
             redirect_stdout(io.StringIO()),
         ):
+            if ambient is not None:
+                torch.set_default_dtype(getattr(torch, ambient))
             yield
     finally:
         torch.set_default_dtype(dtype)

@@ -4,7 +4,9 @@ An adapter is a module with
 
 - ``PACKAGE``: what pip calls it, None for what needs no package; ``MODULE``: what is imported; ``EXTRA``: the
   extra of NFFLr that brings it;
-- ``MODELS``: where models can be had, None if the package brings its own and no file is given;
+- ``MODELS``: where models can be had, and ``EXAMPLE``: what one of the files is called. Such a file is read
+  only if it is trusted. None if no file is given, or none that is unpickled;
+- ``HELD``: names that stand for files of the package, if it brings any besides;
 - ``DTYPES``: precisions that it can be asked for;
 - ``load(argument, device, dtype) -> Peer``: the calculator of what stands after the prefix. Whatever it
   raises but ``NFFLrError`` is taken for a file that is damaged.

@@ -36,5 +36,8 @@ def load(argument: str, device: str, dtype: str | None) -> Peer:
 
 
 def _dtype(model) -> str:
-    """Of its weights; what is compiled is taken for float64, in which its inputs and outputs are."""
-    return str(next(model.parameters()).dtype).removeprefix("torch.") if list(model.parameters()) else "float64"
+    """Of its weights, or as ahead-of-time compiled code says."""
+    weights = next(model.parameters(), None)
+    if weights is not None:
+        return str(weights.dtype).removeprefix("torch.")
+    return next(part for part in vars(model).values() if hasattr(part, "get_metadata")).get_metadata()["model_dtype"]
