@@ -107,6 +107,7 @@ def command(
 
 
 def _contestants(sources, compiled: bool, dtype: str | None, device: str, trust: bool) -> list:
+    from ..calculator import NFFLrCalculator
     from ..foreign import is_foreign
     from ..potentials import open_calculator
     from ..validation.speed import Contestant
@@ -120,14 +121,14 @@ def _contestants(sources, compiled: bool, dtype: str | None, device: str, trust:
             for kind, wanted in kinds.items()
         }
         for kind, calculator in calculators.items():
-            if kind and calculator.compiled is None:
+            if kind and getattr(calculator, "compiled", None) is None:
                 continue  # the reason has been logged
             label = source_name(source) + kind
             label += f" ({sum(c.name.startswith(label) for c in found) + 1})" * any(
                 c.name == label for c in found
             )
-            watched = hasattr(calculator, "_neighbours")
-            found.append(Contestant(label, calculator, Stopwatch(calculator) if watched else dict))
+            split = Stopwatch(calculator) if isinstance(calculator, NFFLrCalculator) else dict
+            found.append(Contestant(label, calculator, split))
     return found
 
 

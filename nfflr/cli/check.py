@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,11 +29,15 @@ DTYPES = ("float64", "float32")
     help="File, folder or pattern to check on, for crystals made of the elements; may be repeated.",
 )
 @click.option("--elements", multiple=True, metavar="SYMBOL", help="To check, of those covered; repeated.")
-@click.option("--cutoff", type=click.FloatRange(min=0.5), help="Range (Å), where a calculator does not say it.  [default: 8]")
+@click.option(
+    "--cutoff",
+    type=click.FloatRange(min=0.5),
+    help="Range (Å), where a calculator does not say it.  [default: 8]",
+)
 @click.option(
     "--dtype",
     type=click.Choice(DTYPES),
-    help="Precision; default: both, where the model can be had in both. Of ase:… it says what it has.",
+    help="Precision; default: both, if the model can be had in both. Of ase:… it says what it has.",
 )
 @click.option("--trust", **TRUST)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
@@ -102,7 +107,7 @@ def _load(
     wanted = (dtype,) if dtype else precisions(source) or DTYPES
     loaded = {d: open_calculator(source, device=device, dtype=d, trust=trust) for d in wanted}
     first = next(iter(loaded.values()))
-    model = getattr(first, "model", first)
+    model: Any = getattr(first, "model", first)
     return loaded, tuple(model.elements), None if model.cutoff is None else float(model.cutoff)
 
 

@@ -13,8 +13,9 @@ def source_name(source: str) -> str:
     """``mlearn-si``, the name of a run folder, of a model's file, or of a class in small letters."""
     prefix, colon, argument = source.partition(":")
     if colon and not Path(source).exists():
-        # The class of ase:module:Class, the file of mace:file, the variant of chgnet:variant.
-        return argument.split(":")[1].lower() if prefix == "ase" else f"{prefix}-{Path(argument).stem}"
+        if prefix == "ase":  # module:Class:{…}
+            return [*argument.split(":", 2), ""][1].lower() or prefix
+        return f"{prefix}-{Path(argument).stem}"
     path = Path(source)
     name = stem(path.absolute()) if path.suffix == SEALED else path.absolute().name
     return path.absolute().parent.name if name == "model" else name

@@ -59,7 +59,7 @@ def open_foreign(
     from_file = kind.MODELS is not None and argument not in getattr(kind, "HELD", ())
     if from_file and not argument:
         raise ConfigError(
-            f"{source}: expected {prefix}:<file>; download a model from {kind.MODELS} to a file here and give "
+            f"{source}: expected {prefix}:<file>; download a model from {kind.MODELS}, put it here, give "
             f"its path, such as {prefix}:{kind.EXAMPLE}"
         )
     if kind.PACKAGE and util.find_spec(kind.MODULE) is None:
@@ -81,7 +81,7 @@ def open_foreign(
         raise ConfigError(f"{source}: {kind.PACKAGE} cannot be imported ({error}); reinstall it") from error
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error)[:200]}"
-        raise CheckpointError(f"{source}: {kind.PACKAGE} cannot read it ({reason}); check the file") from error
+        raise CheckpointError(f"{source}: {kind.PACKAGE} cannot read it ({reason})") from error
     return ForeignCalculator(peer, _describe(source, kind, peer, device), _reopening(source, device, dtype))
 
 

@@ -21,11 +21,13 @@ def undisturbed(ambient: str | None = None) -> Iterator[None]:
 
     That is torch's default dtype and device, gradient mode, threads and matmul precision, the generators of
     torch, numpy and Python, warning filters, the environment, the root logger, and the list of properties of
-    ASE's base class, which MACE extends. Inside, ``ambient`` is the default dtype if it is given. Gradients are on inside; warnings and what is printed are dropped.
+    ASE's base class, which MACE extends. Inside, gradients are on, ``ambient`` is the default dtype if it is
+    given, and warnings and what is printed are dropped.
     """
     dtype, device, threads = torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads()
     precision, generators = torch.get_float32_matmul_precision(), torch.random.get_rng_state()
-    numpy_state, python_state, floats = np.random.get_state(), random.getstate(), np.geterr()
+    numpy_state = np.random.get_state()  # noqa: NPY002 - the generator that others may use
+    python_state, floats = random.getstate(), np.geterr()
     environment, properties = dict(os.environ), list(Calculator.implemented_properties)
     handlers, level = list(logging.root.handlers), logging.root.level
     try:
@@ -47,7 +49,7 @@ def undisturbed(ambient: str | None = None) -> Iterator[None]:
         if torch.get_float32_matmul_precision() != precision:
             torch.set_float32_matmul_precision(precision)
         torch.random.set_rng_state(generators)
-        np.random.set_state(numpy_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
         random.setstate(python_state)
         np.seterr(**floats)
         if dict(os.environ) != environment:

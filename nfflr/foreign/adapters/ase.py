@@ -1,4 +1,4 @@
-"""Any ASE calculator that can be imported: ``ase:<module>:<Class>`` and, after one more colon, JSON arguments."""
+"""Any ASE calculator that can be imported: ``ase:<module>:<Class>``, then ``:`` and JSON arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MACE (Batatia et al., NeurIPS 2022): models as ``mace_run_train`` and the foundation models' pages have them."""
+"""MACE (Batatia et al., NeurIPS 2022): models that ``mace_run_train`` or their pages give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MatGL (Ko et al., npj Comput. Mater. 11, 253, 2025): folders that its ``save`` writes (M3GNet, TensorNet, …)."""
+"""MatGL (Ko et al., npj Comput. Mater. 11, 253, 2025): folders that its ``save`` writes."""
 
 from __future__ import annotations
 

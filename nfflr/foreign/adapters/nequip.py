@@ -1,5 +1,4 @@
-"""NequIP and Allegro (Tan et al., npj Comput. Mater. 2025): what ``nequip-compile`` or ``nequip-package`` writes,
-and checkpoints of ``nequip-train``."""
+"""NequIP and Allegro (Batzner et al., Nat. Commun. 13, 2453, 2022): checkpoints, packages, compiled models."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ DTYPES = ("float32", "float64")  # a model has one of them
 
 
 def load(argument: str, device: str, dtype: str | None) -> Peer:
-    """``.nequip.pt2`` and ``.nequip.pth`` are compiled, ``.nequip.zip`` is a package, others are checkpoints."""
+    """``.nequip.pt2`` and ``.nequip.pth`` are compiled, ``.nequip.zip`` is packaged, others checkpoints."""
     from ase.data import chemical_symbols
     from nequip.integrations.ase import NequIPCalculator
 
@@ -40,4 +39,6 @@ def _dtype(model) -> str:
     weights = next(model.parameters(), None)
     if weights is not None:
         return str(weights.dtype).removeprefix("torch.")
-    return next(part for part in vars(model).values() if hasattr(part, "get_metadata")).get_metadata()["model_dtype"]
+    return next(part for part in vars(model).values() if hasattr(part, "get_metadata")).get_metadata()[
+        "model_dtype"
+    ]

@@ -1,4 +1,4 @@
-"""SevenNet (Park et al., J. Chem. Theory Comput. 20, 4857, 2024): checkpoints, and the models in its package."""
+"""SevenNet (Park et al., J. Chem. Theory Comput. 20, 4857, 2024): checkpoints, its own too."""
 
 from __future__ import annotations
 
