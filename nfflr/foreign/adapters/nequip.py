@@ -1,4 +1,4 @@
-"""NequIP and Allegro (Batzner et al., Nat. Commun. 13, 2453, 2022): checkpoints, packages, compiled models."""
+"""NequIP and Allegro (Batzner et al., Nat. Commun. 13, 2453, 2022): checkpoints, packaged or compiled."""
 
 from __future__ import annotations
 
