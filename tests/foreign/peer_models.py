@@ -14,6 +14,7 @@ ELEMENTS = ("Mg", "O")
 
 
 def mace(path: Path) -> None:
+    import mace.calculators  # noqa: F401 - before e3nn, whose constants need its leave
     import torch
     from e3nn import o3
     from mace import modules
@@ -45,7 +46,8 @@ def matgl(path: Path) -> None:
     from matgl.apps.pes import Potential
     from matgl.models import TensorNet
 
-    model = TensorNet(element_types=ELEMENTS, units=16, nblocks=1, num_rbf=8, cutoff=4.5, is_intensive=False)
+    size = {"units": 16, "nblocks": 1, "num_rbf": 8, "cutoff": 4.5}
+    model = TensorNet(element_types=ELEMENTS, is_intensive=False, **size)
     Potential(model=model, element_refs=[-1.0, -2.0]).save(path)
 
 
