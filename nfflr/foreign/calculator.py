@@ -83,7 +83,7 @@ class ForeignCalculator(Calculator):
         """A calculator of its own; what the package cannot copy (compiled code) is opened anew."""
         try:
             with undisturbed():
-                peer = copy.deepcopy(self.peer, memo)
+                peer = copy.deepcopy(self.peer)  # a memo of its own: a copy that fails leaves halves in it
         except Exception:
             function, arguments = self._reopen
             twin = function(*arguments)
