@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import json
+import os
 import pickle
 import random
 
@@ -34,6 +35,7 @@ def theirs(kind: str, path):
     if kind == "mace":
         from mace.calculators import MACECalculator
 
+        os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # MACE sets it on import; it was put back
         return MACECalculator(model_paths=str(path), device="cpu")
     if kind == "matgl":
         import matgl
