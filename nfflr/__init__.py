@@ -15,6 +15,7 @@ _ROOMS = {
     "periodic_radius_graph": "data.graph",
     "AtomsDataset": "data.dataset",
     "NFFLrCalculator": "calculator",
+    "open_calculator": "potentials",
 }
 __all__ = ["__version__", *_ROOMS]
 

@@ -78,7 +78,7 @@ class NFFLrCalculator(Calculator):
             raise ConfigError(f"dtype: got {dtype!r}; expected one of {sorted(DTYPES)}")
         if not 0 <= skin < np.inf:
             raise ConfigError(f"skin: got {skin}; expected a length in Å, not negative")
-        where = _device(model.device if device is None else device)
+        where = find_device(model.device if device is None else device)
         precision = DTYPES[dtype] if dtype else model.dtype
         # A copy: what the caller does to the model later must not change numbers that ASE has cached.
         self.model: Any = copy.deepcopy(model).to(device=where, dtype=precision).eval()
@@ -307,7 +307,12 @@ def _check_options(options: dict, known: Sequence[str]) -> None:
             raise TypeError(f"NFFLrCalculator: no option {name!r} here{did_you_mean(name, OPTIONS)}")
 
 
-def _device(name: str | torch.device) -> torch.device:
+def find_device(name: str | torch.device) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        ConfigError: it is none, or not there.
+    """
     expected = f"device: got {str(name)!r}; expected cpu, cuda or cuda:N"
     try:
         device = torch.device(name)

@@ -9,8 +9,9 @@ import click
 
 from ..errors import ConfigError
 from ..files import claim_folder, write_figure, write_json
+from .options import TRUST
 from .output import provenance, refuse_existing
-from .sources import construct_calculator, is_imported, source_name
+from .sources import source_name
 
 SIZES = (8, 64, 216, 512, 1000)
 
@@ -22,7 +23,7 @@ SIZES = (8, 64, 216, 512, 1000)
     "others",
     multiple=True,
     metavar="NAME",
-    help="Another checkpoint, or MODULE:NAME[:JSON] for any ASE calculator; may be repeated.",
+    help="Another checkpoint, or another package's: chgnet, mace:FILE, ase:MODULE:CLASS, …; may be repeated.",
 )
 @click.option("--sizes", type=click.IntRange(min=1), multiple=True, help="Atoms; repeated. [8 … 1000]")
 @click.option("--element", metavar="SYMBOL", help="Whose crystal; default: the model's first.")
@@ -30,6 +31,7 @@ SIZES = (8, 64, 216, 512, 1000)
 @click.option("--compile", "compiled", is_flag=True, help="Checkpoints also in compiled form.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the model's.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--trust", **TRUST)
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -41,7 +43,19 @@ SIZES = (8, 64, 216, 512, 1000)
 )
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 def command(
-    checkpoint, others, sizes, element, structure, compiled, dtype, device, config, rounds, out, overwrite
+    checkpoint,
+    others,
+    sizes,
+    element,
+    structure,
+    compiled,
+    dtype,
+    device,
+    trust,
+    config,
+    rounds,
+    out,
+    overwrite,
 ) -> int:
     """Time a force field at a ladder of sizes, beside others in the same run.
 
@@ -54,17 +68,15 @@ def command(
     Examples: nff bench mlearn-si --compile
               nff bench mlearn-si --against mlearn-si-alignn --sizes 64 --sizes 1000
               nff bench mlearn-si --config calculators/mlearn-si/config.py
-              nff bench mlearn-cu --against ase.calculators.emt:EMT
+              nff bench mlearn-cu --against ase:ase.calculators.emt:EMT
     """
     from ..validation.speed import measure_speed, plot_speed
     from .progress import training_bar
 
-    if is_imported(checkpoint):
-        raise ConfigError(f"{checkpoint}: expected a checkpoint; other calculators go with --against")
     name = source_name(checkpoint)
     paths = {kind: out / f"{name}-bench.{kind}" for kind in ("json", "png")}
     refuse_existing(paths.values(), overwrite)
-    contestants = _contestants([checkpoint, *others], compiled, dtype, device)
+    contestants = _contestants([checkpoint, *others], compiled, dtype, device, trust)
     structures = _structures(contestants[0].calculator, element, structure, sizes or SIZES)
     claim_folder(out)
     started = time.perf_counter()
@@ -94,30 +106,29 @@ def command(
     return 0
 
 
-def _contestants(sources, compiled: bool, dtype: str | None, device: str) -> list:
+def _contestants(sources, compiled: bool, dtype: str | None, device: str, trust: bool) -> list:
     from ..calculator import NFFLrCalculator
+    from ..foreign import is_foreign
+    from ..potentials import open_calculator
     from ..validation.speed import Contestant
     from .stopwatch import Stopwatch
 
     found: list[Contestant] = []
     for source in sources:
-        if is_imported(source):
-            calculators = {"": construct_calculator(source, "--against")}
-        else:
-            kinds = {"": False, " compiled": True} if compiled else {"": False}
-            calculators = {
-                kind: NFFLrCalculator.load(source, device=device, dtype=dtype, compile=wanted)
-                for kind, wanted in kinds.items()
-            }
+        kinds = {"": False, " compiled": True} if compiled and not is_foreign(source) else {"": False}
+        calculators = {
+            kind: open_calculator(source, device=device, dtype=dtype, compile=wanted, trust=trust)
+            for kind, wanted in kinds.items()
+        }
         for kind, calculator in calculators.items():
-            if kind and calculator.compiled is None:
+            if kind and getattr(calculator, "compiled", None) is None:
                 continue  # the reason has been logged
             label = source_name(source) + kind
             label += f" ({sum(c.name.startswith(label) for c in found) + 1})" * any(
                 c.name == label for c in found
             )
-            watched = hasattr(calculator, "_neighbours")
-            found.append(Contestant(label, calculator, Stopwatch(calculator) if watched else dict))
+            split = Stopwatch(calculator) if isinstance(calculator, NFFLrCalculator) else dict
+            found.append(Contestant(label, calculator, split))
     return found
 
 
@@ -133,11 +144,13 @@ def _structures(calculator, element: str | None, structure: Path | None, sizes) 
     from ..data.readers import read_structure
     from ..validation.check import make_samples
 
-    known = list(calculator.model.elements)
-    if element is not None and element not in known:
+    known = list(getattr(calculator, "model", calculator).elements)
+    if element is not None and known and element not in known:
         raise ConfigError(f"--element: {element} is not covered; the model has {', '.join(known)}")
     atoms = [read_structure(structure)] if structure else []
-    samples = make_samples([element or known[0]], atoms)
+    if not (atoms or element or known):
+        raise ConfigError("--element: the calculator does not say what it covers; give one, or --structure")
+    samples = make_samples([element or (known or atoms[0].get_chemical_symbols())[0]], atoms)
     found = {len(atoms): atoms for atoms in map(samples.sized, sorted(set(sizes)))}
     return list(found.values())
 
@@ -162,8 +175,9 @@ def _rows(timings) -> list[dict]:
 
 
 def _describe(calculator) -> dict:
-    known = calculator.todict() if hasattr(calculator, "model") else {}
-    told = {key: known[key] for key in ("digest", "dtype", "device", "compiled") if key in known}
+    known = calculator.todict()
+    kept = ("package", "version", "digest", "dtype", "device", "compiled")
+    told = {key: known[key] for key in kept if key in known}
     return {"class": f"{type(calculator).__module__}.{type(calculator).__qualname__}", **told}
 
 

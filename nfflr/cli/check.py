@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ..errors import ConfigError
 from ..files import claim_folder, write_figure, write_json
+from .options import TRUST
 from .output import provenance, refuse_existing
-from .sources import construct_calculator, source_name
+from .sources import source_name
 
 FAILED = 5
 COLOURS = {"pass": "green", "fail": "bold red", "warn": "yellow", "info": "dim", "skip": "dim"}
@@ -19,13 +21,7 @@ DTYPES = ("float64", "float32")
 
 
 @click.command("check")
-@click.argument("checkpoint", required=False)
-@click.option(
-    "--calculator",
-    "other",
-    metavar="MODULE:NAME[:JSON]",
-    help="Any ASE calculator instead: a class, or a function that returns one, and keyword arguments.",
-)
+@click.argument("checkpoint")
 @click.option(
     "--structure",
     "structures",
@@ -33,60 +29,58 @@ DTYPES = ("float64", "float32")
     help="File, folder or pattern to check on, for crystals made of the elements; may be repeated.",
 )
 @click.option("--elements", multiple=True, metavar="SYMBOL", help="To check, of those covered; repeated.")
-@click.option("--cutoff", type=click.FloatRange(min=0.5), help="Range of --calculator (Å).  [default: 8]")
+@click.option(
+    "--cutoff",
+    type=click.FloatRange(min=0.5),
+    help="Range (Å), where a calculator does not say it.  [default: 8]",
+)
 @click.option(
     "--dtype",
     type=click.Choice(DTYPES),
-    help="Precision; default: both of a checkpoint, float64 of --calculator.",
+    help="Precision; default: both, if the model can be had in both. Of ase:… it says what it has.",
 )
+@click.option("--trust", **TRUST)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
     "--out", "-o", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Folder."
 )
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
-def command(checkpoint, other, structures, elements, cutoff, dtype, device, out, overwrite) -> int:
+def command(checkpoint, structures, elements, cutoff, dtype, trust, device, out, overwrite) -> int:
     """Check a force field against physics; no reference needed.
 
     Forces and stress against differences of the energy, work along closed loops, invariances, supercells and
     small cells, continuity, curves of every pair of elements, free atoms, NVE drift, rounding, batches and
-    speed.
+    speed. Takes what --model takes: a checkpoint, chgnet, mace:FILE, ase:MODULE:CLASS, …
     Prints a table and writes <name>-check.json and <name>-check.png. The exit code is 5 if a check fails;
     a warning is not a failure.
 
     \b
     Examples: nff check mlearn-si
-              nff check --calculator ase.calculators.emt:EMT --structure cu.cif
+              nff check ase:ase.calculators.emt:EMT --structure cu.cif
     """
     from ..validation.check import check, make_samples
     from ..validation.check.figure import plot
     from .progress import training_bar
 
-    if (checkpoint is None) == (other is None):
-        raise ConfigError(
-            "check: expected a checkpoint or --calculator, one of the two; see nff check --help"
-        )
-    if checkpoint is not None and cutoff is not None:
-        raise ConfigError("--cutoff: a checkpoint has its own; it goes with --calculator")
-    name = source_name(checkpoint or other)
+    name = source_name(checkpoint)
     paths = {kind: out / f"{name}-check.{kind}" for kind in ("json", "png")}
     refuse_existing(paths.values(), overwrite)
     atoms = _read(structures)
-    if checkpoint is not None:
-        calculators, known, cutoff = _load(checkpoint, device, dtype)
-    else:
-        calculators, known = {dtype or "float64": construct_calculator(other)}, ()
-    samples = make_samples(_elements(elements, known, atoms), atoms, cutoff)
+    calculators, known, own = _load(checkpoint, device, dtype, trust)
+    if cutoff is not None and own is not None:
+        raise ConfigError(f"--cutoff: {checkpoint} has its own, {own:g} Å; leave --cutoff out")
+    samples = make_samples(_elements(elements, known, atoms), atoms, own or cutoff)
     claim_folder(out)
     started = time.perf_counter()
     with training_bar(f"check {name}") as update:
         done = iter(range(1000))
         report = check(calculators, samples, lambda step: update(next(done), None, step))
-    _print(report.results, f"{checkpoint or other} on {', '.join(samples.elements)}")
-    write_figure(paths["png"], plot(report, str(checkpoint or other)))
+    _print(report.results, f"{checkpoint} on {', '.join(samples.elements)}")
+    write_figure(paths["png"], plot(report, checkpoint))
     write_json(
         paths["json"],
         {
-            "calculator": {"source": checkpoint or other, **_describe(calculators)},
+            "calculator": {"source": checkpoint, **_describe(calculators)},
             "passed": report.passed,
             "checks": [_plain(asdict(r) | {"status": r.status}) for r in report.results],
             "elements": list(samples.elements),
@@ -99,16 +93,22 @@ def command(checkpoint, other, structures, elements, cutoff, dtype, device, out,
         click.echo(f"  wrote {path}")
     failed = [result.name for result in report.results if result.status == "fail"]
     if failed:
-        click.echo(f"error: {checkpoint or other}: failed {'; '.join(failed)}", err=True)
+        click.echo(f"error: {checkpoint}: failed {'; '.join(failed)}", err=True)
     return FAILED if failed else 0
 
 
-def _load(source: str, device: str, dtype: str | None) -> tuple[dict, tuple[str, ...], float]:
-    from ..calculator import NFFLrCalculator
+def _load(
+    source: str, device: str, dtype: str | None, trust: bool
+) -> tuple[dict, tuple[str, ...], float | None]:
+    """Calculators by precision, the elements that are covered (none: not known) and the cutoff."""
+    from ..foreign import precisions
+    from ..potentials import open_calculator
 
-    loaded = {d: NFFLrCalculator.load(source, device=device, dtype=d) for d in ([dtype] if dtype else DTYPES)}
-    model = next(iter(loaded.values())).model
-    return loaded, tuple(model.elements), float(model.cutoff)
+    wanted = (dtype,) if dtype else precisions(source) or DTYPES
+    loaded = {d: open_calculator(source, device=device, dtype=d, trust=trust) for d in wanted}
+    first = next(iter(loaded.values()))
+    model: Any = getattr(first, "model", first)
+    return loaded, tuple(model.elements), None if model.cutoff is None else float(model.cutoff)
 
 
 def _elements(chosen, known, atoms) -> list[str]:
@@ -134,9 +134,10 @@ def _read(arguments) -> list:
 
 def _describe(calculators: dict) -> dict:
     first = next(iter(calculators.values()))
-    known = first.todict() if hasattr(first, "model") else {}
+    known = first.todict()
     kind = f"{type(first).__module__}.{type(first).__qualname__}"
-    return {"class": kind, "digest": known.get("digest"), "dtypes": list(calculators)}
+    package = {key: known[key] for key in ("package", "version") if key in known}
+    return {"class": kind, **package, "digest": known["digest"], "dtypes": list(calculators)}
 
 
 def _plain(row: dict) -> dict:

@@ -19,11 +19,19 @@ class Models:
         CheckpointError: one is damaged.
     """
 
-    def __init__(self, sources: Sequence[str], device: str, dtype: str | None, compile: bool = False):
+    def __init__(
+        self,
+        sources: Sequence[str],
+        device: str,
+        dtype: str | None,
+        compile: bool = False,
+        trust: bool = False,
+    ):
         twice = {s for s in sources if sources.count(s) > 1}
         if twice:
             raise ConfigError(f"--model: {', '.join(sorted(twice))} is given twice; give each model once")
-        self.sources, self.device, self.dtype, self.compile = tuple(sources), device, dtype, compile
+        self.sources, self.device, self.dtype = tuple(sources), device, dtype
+        self.compile, self.trust = compile, trust
         self._loaded: dict = {}
         for source in self.sources:
             self._load(source)
@@ -43,12 +51,23 @@ class Models:
         return copy.deepcopy(self._load(source))
 
     def _load(self, source: str):
-        from ..calculator import NFFLrCalculator
+        from ..potentials import open_calculator
 
         if source not in self._loaded:
-            loaded = NFFLrCalculator.load(source, device=self.device, dtype=self.dtype, compile=self.compile)
-            click.echo(f"model {source} ({', '.join(loaded.model.elements)}; {loaded.todict()['dtype']})")
-            if loaded.compiled is not None:
-                click.echo(f"  compiled {loaded.compiled.kind}, {loaded.compiled.origin}")
+            loaded = open_calculator(
+                source, device=self.device, dtype=self.dtype, compile=self.compile, trust=self.trust
+            )
+            click.echo(f"model {source} ({describe(loaded)})")
+            if compiled := getattr(loaded, "compiled", None):
+                click.echo(f"  compiled {compiled.kind}, {compiled.origin}")
             self._loaded[source] = loaded
         return self._loaded[source]
+
+
+def describe(calculator) -> str:
+    """``Si; float32``, or the package, its version and the number of elements too."""
+    known = calculator.todict()
+    elements = list(getattr(calculator, "model", calculator).elements)
+    shown = ", ".join(elements) if len(elements) < 13 else f"{len(elements)} elements"
+    package = f"{known['package']} {known['version']}" if known.get("package") else ""
+    return "; ".join(part for part in (package, shown, known["dtype"]) if part)

@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import yaml
@@ -14,6 +15,12 @@ from pydantic.fields import FieldInfo
 
 from ..errors import ConfigError, did_you_mean
 from ..units import unit_of
+
+# Of every command that takes a model.
+TRUST: dict[str, Any] = {
+    "is_flag": True,
+    "help": "Read a model file of another package, which may run code that it holds.",
+}
 
 
 def settings_options(settings: type[BaseModel]) -> list[click.Option]:

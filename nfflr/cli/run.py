@@ -70,6 +70,7 @@ class Run:
         device: str,
         dtype: str | None,
         compile: bool,
+        trust: bool,
         out: Path,
         overwrite: bool,
         resume: bool,
@@ -81,7 +82,7 @@ class Run:
         for path in compare:
             if not path.is_dir():
                 read_result(path, workflow)  # a wrong one is found out before anything is computed
-        self.models = Models(model, device, dtype, bool(compile))
+        self.models = Models(model, device, dtype, bool(compile), bool(trust))
         self.table = None
         if len(jobs) * max(1, len(model)) > 1:
             self.table = SummaryTable(out / f"{workflow.name}-summary.csv", workflow.result)

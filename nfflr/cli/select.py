@@ -29,5 +29,5 @@ def choose_calculator(atoms: ase.Atoms) -> str:
     have = "; ".join(f"{name}: {', '.join(sorted(elements))}" for name, elements in covered.items())
     raise StructureError(
         f"structure: no bundled calculator covers {missing} (bundled: {have or 'none'}); "
-        "give --model with a checkpoint, or train one with nff train"
+        'give --model with a checkpoint, or pip install "nfflr[universal]" and --model chgnet'
     )

@@ -9,7 +9,9 @@ import click
 
 from ..errors import ConfigError
 from ..files import claim_folder, write_figure, write_json
+from .options import TRUST
 from .output import provenance, refuse_existing
+from .sources import source_name
 
 
 @click.command("validate")
@@ -20,13 +22,15 @@ from .output import provenance, refuse_existing
 @click.option(
     "--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the checkpoint's."
 )
+@click.option("--trust", **TRUST)
 @click.option(
     "--out", "-o", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Folder."
 )
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
-def command(checkpoint, suite, tasks, device, dtype, out, overwrite) -> int:
+def command(checkpoint, suite, tasks, device, dtype, trust, out, overwrite) -> int:
     """Measure the physics of a checkpoint by a suite of tasks: table, limits, figure.
 
+    Takes another package's potential too, as --model does: chgnet, mace:FILE, ase:MODULE:CLASS, …
     A suite is a folder with suite.yaml, structures, and references; without one, that of the bundled
     calculator is taken. Prints a table and writes <checkpoint>-validate.json and <checkpoint>-validate.png.
     Exits with 5 if a task failed or a limit is exceeded; the files are written all the same.
@@ -41,10 +45,10 @@ def command(checkpoint, suite, tasks, device, dtype, out, overwrite) -> int:
 
     folder = _own_suite(checkpoint) if suite is None else suite
     chosen = read_suite(folder).only(tasks)
-    stem = Path(checkpoint).resolve().name.removesuffix(".safetensors")
+    stem = source_name(checkpoint)
     paths = {kind: out / f"{stem}-validate.{kind}" for kind in ("json", "png")}
     refuse_existing(paths.values(), overwrite)
-    calculator = Models((checkpoint,), device, dtype).calculator(checkpoint)
+    calculator = Models((checkpoint,), device, dtype, trust=trust).calculator(checkpoint)
     claim_folder(out)
     started = time.perf_counter()
     with step_bar(f"validate {stem}") as progress:

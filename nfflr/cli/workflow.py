@@ -8,12 +8,12 @@ import click
 
 from ..workflows.contract import Workflow, find_workflow
 from .failure import explain, fail
-from .options import read_settings, settings_options
+from .options import TRUST, read_settings, settings_options
 from .resume import OPTION as RESUME
 from .run import Job, Run
 from .structures import find_structures, result_stems
 
-SHARED = ("model", "compare", "device", "dtype", "compile", "out", "config", "overwrite", "resume")
+SHARED = ("model", "compare", "device", "dtype", "compile", "trust", "out", "config", "overwrite", "resume")
 
 
 def workflow_command(name: str) -> click.Command:
@@ -54,7 +54,8 @@ def _shared_options(workflow: Workflow) -> list[click.Parameter]:
         click.Option(
             ["--model", "-m"],
             multiple=True,
-            help="Bundled name, run folder or checkpoint; default: a bundled one that fits. "
+            help="Bundled name, run folder, checkpoint, or another package's: chgnet, mace:FILE, "
+            "ase:MODULE:CLASS, …; default: a bundled one that fits. "
             "Given again: further models to compare the first with.",
         ),
         *([compare] if workflow.overlays else []),
@@ -65,6 +66,7 @@ def _shared_options(workflow: Workflow) -> list[click.Parameter]:
         click.Option(
             ["--compile"], is_flag=True, help="Evaluate a compiled form of the model; built at first use."
         ),
+        click.Option(["--trust"], **TRUST),
         click.Option(
             ["--out", "-o"], type=path, default=Path("."), show_default=True, help="Folder for the results."
         ),

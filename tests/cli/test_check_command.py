@@ -10,7 +10,7 @@ from ase.build import bulk
 from nfflr.cli.main import run
 
 TESTS = Path(__file__).parents[1]
-EMT = "ase.calculators.emt:EMT"
+EMT = "ase:ase.calculators.emt:EMT"
 
 
 @pytest.fixture
@@ -47,17 +47,17 @@ def test_float32_alone_passes_with_its_own_limits(tmp_path):
 
 
 def test_any_calculator_on_a_structure(capsys, tmp_path, copper):
-    assert run(["check", "--calculator", EMT, "--structure", copper, "--out", str(tmp_path)]) == 0
+    assert run(["check", EMT, "--structure", copper, "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "emt-check.json").read_text())
     assert record["elements"] == ["Cu"] and record["structures"] == [copper]
 
 
 def test_a_failure_exits_with_5_and_writes_all_the_same(capsys, tmp_path, importable):
-    arguments = ["--calculator", "planted:WrongStressSign", "--elements", "Cu", "--cutoff", "5"]
+    arguments = ["ase:planted:WrongStressSign", "--elements", "Cu", "--cutoff", "5"]
     assert run(["check", *arguments, "--out", str(tmp_path)]) == 5
     shown = capsys.readouterr()
     assert "the sign is wrong" in " ".join(shown.out.split())
-    assert shown.err.strip() == "error: planted:WrongStressSign: failed stress = dE/dε / V"
+    assert shown.err.strip() == "error: ase:planted:WrongStressSign: failed stress = dE/dε / V"
     assert not json.loads((tmp_path / "wrongstresssign-check.json").read_text())["passed"]
     assert (tmp_path / "wrongstresssign-check.png").is_file()
 
@@ -65,19 +65,19 @@ def test_a_failure_exits_with_5_and_writes_all_the_same(capsys, tmp_path, import
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "one of the two"),
-        (["mlearn-si", "--calculator", EMT], "one of the two"),
+        ([], "CHECKPOINT"),
+        (["mlearn-si", "--calculator", EMT], "no such option"),
         (["mlearn-si", "--cutoff", "5"], "--cutoff"),
         (["mlearn-si", "--elements", "Cu"], "Cu is not covered"),
         (["mlearn-no"], "no such checkpoint"),
-        (["--calculator", EMT], "give --elements"),
-        (["--calculator", EMT, "--elements", "Xy"], "no element"),
-        (["--calculator", "emt"], "module:Class"),
-        (["--calculator", "ase.calculators.emt:EMTT"], "EMTT"),
-        (["--calculator", "no.such.module:EMT"], "PYTHONPATH"),
-        (["--calculator", EMT + ":{bad", "--elements", "Cu"], "not JSON"),
-        (["--calculator", "ase.build:bulk:{}", "--elements", "Cu"], "check the arguments"),
-        (["--calculator", 'ase.build:bulk:{"name": "Cu"}', "--elements", "Cu"], "an ASE calculator"),
+        ([EMT], "give --elements"),
+        ([EMT, "--elements", "Xy"], "no element"),
+        (["ase:emt"], "module:Class"),
+        (["ase:ase.calculators.emt:EMTT"], "EMTT"),
+        (["ase:no.such.module:EMT"], "PYTHONPATH"),
+        ([EMT + ":{bad", "--elements", "Cu"], "not JSON"),
+        (["ase:ase.build:bulk:{}", "--elements", "Cu"], "check the arguments"),
+        (['ase:ase.build:bulk:{"name": "Cu"}', "--elements", "Cu"], "an ASE calculator"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, told):

@@ -115,7 +115,7 @@ def test_case_53_a_wrong_option(fails, nothing_computed, flag, value):
 
 
 def test_case_53_a_negative_cutoff_of_a_check(fails, nothing_computed):
-    fails(["check", "--calculator", "ase.calculators.emt:EMT", "--cutoff", "-3"], 2, "--cutoff")
+    fails(["check", "ase:ase.calculators.emt:EMT", "--cutoff", "-3"], 2, "--cutoff")
 
 
 # 54

@@ -1,0 +1,46 @@
+"""The one door to a potential: ours by name, folder or file, and those of other packages by prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .calculator import NFFLrCalculator, find_device
+from .errors import ConfigError, did_you_mean
+from .foreign import ForeignCalculator, is_foreign, names, open_foreign
+
+
+def open_calculator(
+    source: str | Path | Sequence[str | Path],
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    compile: bool = False,
+    trust: bool = False,
+) -> NFFLrCalculator | ForeignCalculator:
+    """An ASE calculator from what may stand after ``--model``.
+
+    Args:
+        source: a bundled name, run folder or checkpoint (several make an ensemble); or ``chgnet``,
+            ``mace:<file>``, ``matgl:<folder>``, ``sevennet:<file>``, ``nequip:<file>``, ``orb:<file>``,
+            ``ase:<module>:<Class>[:json arguments]``.
+        device: ``"cpu"``, ``"cuda"``, …
+        dtype: ``"float32"`` or ``"float64"``; default: the model's.
+        compile: evaluate a compiled form, which only NFFLr's own models have.
+        trust: agree that reading another package's file may run code that it holds. NFFLr's own never does.
+
+    Raises:
+        ConfigError: nothing has this name, a package is not installed, or an option does not go with it.
+        CheckpointError: a file is missing, damaged, or not trusted.
+    """
+    if isinstance(source, str) and is_foreign(source):
+        if compile:
+            raise ConfigError(f"--compile: {source} is not NFFLr's own model; leave --compile out")
+        return open_foreign(source, str(find_device(device)), dtype, trust)
+    try:
+        return NFFLrCalculator.load(source, device=device, dtype=dtype, compile=compile)
+    except ConfigError as error:
+        hint = did_you_mean(source, names()) if isinstance(source, str) else ""
+        if not hint or "did you mean" in str(error):
+            raise
+        raise ConfigError(f"{error}{hint}") from error
