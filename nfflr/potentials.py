@@ -27,7 +27,8 @@ def open_calculator(
         device: ``"cpu"``, ``"cuda"``, …
         dtype: ``"float32"`` or ``"float64"``; default: the model's.
         compile: evaluate a compiled form, which only NFFLr's own models have.
-        trust: agree that reading another package's file may run code that it holds. NFFLr's own never does.
+        trust: agree that reading a program, or another package's file, may run code that it holds. NFFLr's own
+            checkpoints never do.
 
     Raises:
         ConfigError: nothing has this name, a package is not installed, or an option does not go with it.
@@ -38,7 +39,7 @@ def open_calculator(
             raise ConfigError(f"--compile: {source} is not NFFLr's own model; leave --compile out")
         return open_foreign(source, str(find_device(device)), dtype, trust)
     try:
-        return NFFLrCalculator.load(source, device=device, dtype=dtype, compile=compile)
+        return NFFLrCalculator.load(source, device=device, dtype=dtype, compile=compile, trust=trust)
     except ConfigError as error:
         hint = did_you_mean(source, names()) if isinstance(source, str) else ""
         if not hint or "did you mean" in str(error):

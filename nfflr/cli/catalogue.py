@@ -25,6 +25,7 @@ def command(elements, as_json) -> int:
     from ..cards import read_card
     from ..checkpoint import bundled_calculators
     from ..errors import ConfigError
+    from ..foreign import names
 
     for symbol in elements:
         if symbol not in chemical_symbols[1:]:
@@ -38,7 +39,7 @@ def command(elements, as_json) -> int:
         _print(cards)
     else:
         click.echo(f"no bundled potential covers {', '.join(elements)}")
-    _foreign()
+    click.echo(f"Of other packages, with most elements: --model {', '.join(names())}; see the README.")
     return 0
 
 

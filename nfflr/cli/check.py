@@ -108,7 +108,7 @@ def _load(
     loaded = {d: open_calculator(source, device=device, dtype=d, trust=trust) for d in wanted}
     first = next(iter(loaded.values()))
     model: Any = getattr(first, "model", first)
-    return loaded, tuple(model.elements), None if model.cutoff is None else float(model.cutoff)
+    return loaded, tuple(model.elements or ()), None if model.cutoff is None else float(model.cutoff)
 
 
 def _elements(chosen, known, atoms) -> list[str]:

@@ -67,7 +67,7 @@ class Models:
 def describe(calculator) -> str:
     """``Si; float32``, or the package, its version and the number of elements too."""
     known = calculator.todict()
-    elements = list(getattr(calculator, "model", calculator).elements)
+    elements = list(getattr(calculator, "model", calculator).elements or ())
     shown = ", ".join(elements) if len(elements) < 13 else f"{len(elements)} elements"
     package = f"{known['package']} {known['version']}" if known.get("package") else ""
     return "; ".join(part for part in (package, shown, known["dtype"]) if part)
