@@ -29,6 +29,7 @@ COMMANDS = {
     "bench": "bench",
     "info": "info",
     "report": "report",
+    "distill": "distill",
 }  # command → file beside this
 
 
