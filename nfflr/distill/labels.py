@@ -12,6 +12,7 @@ import ase
 import numpy as np
 from ase.calculators.calculator import Calculator, CalculatorError, all_changes
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from ..errors import NumericsError
 from ..trajectories import FrameWriter, StoredFrames, write_trajectory
@@ -132,6 +133,8 @@ class Teacher(Calculator):
         value = self.calculator.get_property(self._energy if name == "energy" else name, frame)
         if not np.isfinite(value).all():
             raise NumericsError(f"{name} is not finite")
+        if name == "stress" and np.shape(value) == (3, 3):  # as some calculators give it
+            value = full_3x3_to_voigt_6_stress(value)
         # Python floats and double precision, so that what is read back is what was written.
         return float(value) if name == "energy" else np.array(value, dtype=float)
 

@@ -138,6 +138,8 @@ def _compute(
             return f"needs more than the {settings.references} calls for references"
         except NFFLrError as error:
             return str(error)
+        except Exception as error:  # other libraries object in their own ways to what they are given
+            return f"{type(error).__name__}: {' '.join(str(error).split())}"
     if not result.converged:
         return result.message
     record = {"workflow": workflow.name, "settings": options.model_dump(mode="json")}
