@@ -117,6 +117,9 @@ class Teacher(Calculator):
             raise BudgetSpentError
         frame = ase.Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
         frame.info = dict(self._purpose)
+        # What it remembers (a neighbour list) would change the last bits after a resume.
+        if hasattr(self.calculator, "reset"):
+            self.calculator.reset()
         asked = [n for n in self.implemented_properties if n != "stress" or has_stress(frame)]
         started = time.perf_counter()
         try:
