@@ -120,7 +120,7 @@ class Distillation:
         while True:
             committee = self._committee(k)
             self._test(k, committee)
-            judged = self._judge(self._best(k))
+            judged = self._judge(k, self._best(k))
             spent = len(self.labels) + settings.tests >= settings.budget
             if judged.good(settings) or spent or not self._label_next(k, committee):
                 final = self._final(k)
@@ -145,7 +145,7 @@ class Distillation:
             ),
         )
         self._label(frames, "train")
-        if len(self.labels.used_for("train")) < 8:
+        if len(self._trainable(0)) < 8:
             raise NumericsError("teacher: it failed for most of the first structures; see labels.traj")
 
     def _committee(self, k: int) -> NFFLrCalculator:
@@ -179,7 +179,7 @@ class Distillation:
         self._train(folder, self._trainable(k), 0, self.settings.length)
         student = NFFLrCalculator.load(folder, compile=self.settings.compile)
         self._test(k, student, "final")
-        return self._judge(folder)
+        return self._judge(k, folder)
 
     def _test(self, k: int, student: NFFLrCalculator, who: str = "committee") -> None:
         """Have the teacher label frames of a potential's own MD, drawn at random; no training sees them."""
@@ -191,17 +191,18 @@ class Distillation:
             frames = md_frames(
                 self.supercells, student, settings.temperature, settings.walk_steps, self._doubt, rng
             )
-            order = rng.permutation(len(frames))[: settings.tests]
-            return [frames[i] for i in order]
+            chosen = [frames[i] for i in rng.permutation(len(frames))[: settings.tests]]
+            for supercell in self.supercells.values() if len(chosen) < settings.tests else ():
+                chosen += rattled(supercell, settings.tests, settings.temperature, rng)  # it got nowhere
+            return chosen[: settings.tests]
 
         self._label(self._kept(name, draw), "test", reserve=0)
 
     def _label_next(self, k: int, committee: NFFLrCalculator) -> bool:
         """Choose and label a round's structures; False if there was nothing to label, or no call left."""
         frames = self._kept(f"{k}-chosen", lambda: self._choose(k, committee))
-        before = len(self.labels.used_for("train"))
         self._label(frames, "train", reserve=self.settings.tests)
-        return len(self.labels.used_for("train")) > before
+        return len(self._trainable(k + 1)) > len(self._trainable(k))
 
     def _choose(self, k: int, committee: NFFLrCalculator) -> list[ase.Atoms]:
         settings, rng = self.settings, self._rng("chosen", k)
@@ -214,12 +215,12 @@ class Distillation:
             frames += rattled(supercell, FRESH // len(self.supercells), settings.temperature, rng)
         doubt = np.array([np.max(found["forces_std"]) for found in committee.evaluate(frames)])
         model = load_checkpoint(self._best(k))[0]
-        known = describe(model, self.labels.used_for("train"))
+        known = describe(model, self._trainable(k))
         chosen = choose(doubt, describe(model, frames), known, settings.batch)
         self.tell(f"round {k}: {len(chosen)} of {len(frames)} candidates, doubt {doubt[chosen].mean():.3g} eV/Å")
         return [frames[i] for i in chosen]
 
-    def _judge(self, folder: Path) -> Judgement:
+    def _judge(self, k: int, folder: Path) -> Judgement:
         tests = self.labels.used_for("test")
         model, _ = load_checkpoint(folder)
         dataset = AtomsDataset(tests, n_train=1.0, n_val=0.0, allow_duplicates=True)
@@ -229,7 +230,7 @@ class Distillation:
         judged = Judgement(
             checkpoint=folder,
             calls=len(self.labels),
-            trained=len(self.labels.used_for("train")),
+            trained=len(self._trainable(k)),
             rms_force=float(np.sqrt(np.mean(pairs.forces[..., 1] ** 2))),
             errors=pairs.errors(),
             predictions=pairs,
@@ -262,7 +263,8 @@ class Distillation:
         names = ["seeds", *(f"{j}-chosen" for j in range(k))]
         frames = [f for name in names for f in StoredFrames(self.out / "rounds" / f"{name}.traj")]
         known = [self.labels.find(frame) for frame in frames]
-        return [f for f in known if f is not None and f.calc is not None and f.info["use"] == "train"]
+        # What a reference asked for first, as the structure at rest, may be trained on; tests never.
+        return [f for f in known if f is not None and f.calc is not None and f.info["use"] != "test"]
 
     @property
     def _doubt(self) -> float:

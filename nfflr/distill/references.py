@@ -103,7 +103,7 @@ def _entries(atoms: ase.Atoms, teacher: Teacher, settings: DistillSettings) -> l
     stress = "stress" in teacher.implemented_properties
     if atoms.pbc.all():
         lattice = {"supercell": repeats, "relax": "cell" if stress else "positions", "fmax": FMAX}
-        lattice |= {"band_points": 21, "t_step": 100.0}
+        lattice |= {"band_points": 21, "t_step": 100.0, "displacement": settings.displacement}
         limits = {"frequency_max": settings.phonon_limit}
         entries.append(({"name": "phonons", "settings": lattice, "limits": limits}, atoms))
         entries.append(({"name": "eos", "settings": {"points": 7}}, atoms))

@@ -38,6 +38,9 @@ class DistillSettings(Settings):
     length: float = Field(1.0, gt=0, description="length of the final training over the default recipe's")
     walk_steps: int = Field(300, ge=20, description="steps of each MD in which the committee explores")
     compile: bool = Field(False, description="compile training and MD, which needs a C++ compiler")
+    displacement: Annotated[float, Unit("Å")] = Field(
+        0.03, gt=0, description="of the phonons that are compared; learned teachers are rough on a finer scale"
+    )
     seed: int = Field(0, ge=0, description="of everything random")
 
     @property
