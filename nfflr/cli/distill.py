@@ -47,9 +47,7 @@ class _Options(click.Command):
     required=True,
     help="chgnet, a checkpoint, or any ASE calculator: ase:module:Class:{json}.",
 )
-@click.option(
-    "--out", "-o", type=click.Path(path_type=Path), help="Folder; default: <structure>-distilled."
-)
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder; default: <structure>-distilled.")
 @click.option("--device", default="cpu", show_default=True, help="Of the teacher: cpu, cuda or cuda:N.")
 @click.option("--config", type=click.Path(path_type=Path), help="YAML file of the settings below.")
 @click.option("--resume", is_flag=True, help="Continue the run that was interrupted in the folder.")
@@ -69,9 +67,7 @@ def command(structures, teacher, out, device, config, resume, **values) -> int:
 
     settings = read_settings(DistillSettings, config, values)
     paths = find_structures(structures)
-    cells = {
-        name: read_structure(path) for name, path in zip(result_stems(paths), paths, strict=True)
-    }
+    cells = {name: read_structure(path) for name, path in zip(result_stems(paths), paths, strict=True)}
     out = out or Path(f"{next(iter(cells))}-distilled")
     if (out / RESULT).exists():
         raise ConfigError(f"{out / RESULT}: exists, this distillation is done; use another --out")
@@ -119,8 +115,8 @@ def summary(record: dict) -> str:
     for name in [n for n in suite if n.endswith("frequency_max")]:
         mean = suite[name.replace("_max", "_mae")]
         lines.append(
-            f"{name.split('/')[0]}: mean difference {mean:.3g}, largest {suite[name]:.3g} THz "
-            f"(limit {settings['phonon_limit']:g})"
+            f"{name.split('/')[0]}: mean difference {mean:.3g} (limit {settings['phonon_limit']:g}), "
+            f"largest {suite[name]:.3g} THz"
         )
     if speed["teacher_ms"]:
         lines.append(

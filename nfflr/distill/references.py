@@ -90,7 +90,9 @@ def make_suite(
                 else:
                     entries.append(entry)
         if entries:
-            text = yaml.safe_dump({"description": "What the teacher says.", "tasks": entries}, sort_keys=False)
+            text = yaml.safe_dump(
+                {"description": "What the teacher says.", "tasks": entries}, sort_keys=False
+            )
             write_atomically(folder / FILE, text.encode())
         write_json(folder / LEFT_OUT, notes)
     notes = json.loads((folder / LEFT_OUT).read_text(encoding="utf-8"))
@@ -104,7 +106,7 @@ def _entries(atoms: ase.Atoms, teacher: Teacher, settings: DistillSettings) -> l
     if atoms.pbc.all():
         lattice = {"supercell": repeats, "relax": "cell" if stress else "positions", "fmax": FMAX}
         lattice |= {"band_points": 21, "t_step": 100.0, "displacement": settings.displacement}
-        limits = {"frequency_max": settings.phonon_limit}
+        limits = {"frequency_mae": settings.phonon_limit}
         entries.append(({"name": "phonons", "settings": lattice, "limits": limits}, atoms))
         entries.append(({"name": "eos", "settings": {"points": 7}}, atoms))
     if atoms.pbc.all() and stress:

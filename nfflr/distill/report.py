@@ -123,9 +123,7 @@ def card(run: Distillation, record: dict) -> dict:
     }
 
 
-def draw(
-    history: Sequence[Judgement], settings: DistillSettings, teacher: str
-) -> matplotlib.figure.Figure:
+def draw(history: Sequence[Judgement], settings: DistillSettings, teacher: str) -> matplotlib.figure.Figure:
     """Errors against calls, and the last potential's forces against the teacher's."""
     figure = matplotlib.figure.Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -133,12 +131,12 @@ def draw(
     left.plot(calls, [judged.force_error for judged in history], "o-", color="C0", label="forces")
     left.axhline(settings.force_limit, color="C0", ls=":", lw=1)
     left.set(xlabel=f"calls of {teacher}", ylabel="force error (% of rms force)", ylim=(0, None))
-    phonons = [judged.row()["suite"].get("phonons/frequency_max", np.nan) for judged in history]
+    phonons = [judged.row()["suite"].get("phonons/frequency_mae", np.nan) for judged in history]
     if np.isfinite(phonons).any():
         other = left.twinx()
         other.plot(calls, phonons, "s--", color="C1")
         other.axhline(settings.phonon_limit, color="C1", ls=":", lw=1)
-        other.set(ylabel="largest phonon difference (THz)", ylim=(0, None))
+        other.set(ylabel="mean phonon difference (THz)", ylim=(0, None))
         left.plot([], [], "s--", color="C1", label="phonons")
     left.plot([], [], ":", color="grey", label="limit")
     left.legend()

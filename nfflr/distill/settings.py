@@ -15,7 +15,9 @@ Three = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotate
 class DistillSettings(Settings):
     """How much the teacher is asked, where structures are looked for, and what is good enough."""
 
-    budget: int = Field(200, ge=20, description="calls of the teacher, those of references and tests included")
+    budget: int = Field(
+        200, ge=20, description="calls of the teacher, those of references and tests included"
+    )
     temperature: Annotated[float, Unit("K")] = Field(
         1000.0, gt=0, description="highest temperature the potential is made for"
     )
@@ -27,19 +29,23 @@ class DistillSettings(Settings):
         5.0, gt=0, description="force error that is good enough, of the teacher's rms force"
     )
     phonon_limit: Annotated[float, Unit("THz")] = Field(
-        0.3, gt=0, description="largest difference of phonon frequencies that is good enough"
+        0.3, gt=0, description="mean difference of phonon frequencies that is good enough"
     )
     relax: bool = Field(True, description="relax the structures with the teacher first")
     md_reference: int = Field(
         30, ge=0, description="steps of the teacher's MD for a radial distribution, a call each; 0: none"
     )
     members: int = Field(2, ge=2, description="potentials in the committee whose disagreement chooses")
-    committee_length: float = Field(0.25, gt=0, le=1, description="their training's length over the final one's")
+    committee_length: float = Field(
+        0.25, gt=0, le=1, description="their training's length over the final one's"
+    )
     length: float = Field(1.0, gt=0, description="length of the final training over the default recipe's")
     walk_steps: int = Field(300, ge=20, description="steps of each MD in which the committee explores")
     compile: bool = Field(False, description="compile training and MD, which needs a C++ compiler")
     displacement: Annotated[float, Unit("Å")] = Field(
-        0.03, gt=0, description="of the phonons that are compared; learned teachers are rough on a finer scale"
+        0.03,
+        gt=0,
+        description="of the phonons that are compared; learned teachers are rough on a finer scale",
     )
     seed: int = Field(0, ge=0, description="of everything random")
 
