@@ -55,8 +55,8 @@ def command(structures, teacher, out, device, config, resume, **values) -> int:
     """Make a fast potential for a material from a few structures and a slow calculator.
 
     Strained, rattled, MD and relaxation frames are labelled by the teacher; a committee of potentials chooses
-    them by what it does not know. Writes to the folder model.safetensors, config.py, card.yaml, data.xyz (every
-    label), test.xyz, suite/ (for nff validate), distill.png and distill.json. Exits with 5 if the budget is
+    them by what it does not know. Writes to the folder model.safetensors, config.py, card.yaml, data.xyz (all
+    labels), test.xyz, suite/ (for nff validate), distill.png and distill.json. Exits with 5 if the budget is
     spent before the limits hold; the files are written all the same.
 
     Example: nff distill MgO.cif --teacher chgnet --budget 200
@@ -66,6 +66,7 @@ def command(structures, teacher, out, device, config, resume, **values) -> int:
     from ..lock import locked
 
     settings = read_settings(DistillSettings, config, values)
+    assert isinstance(settings, DistillSettings)
     paths = find_structures(structures)
     cells = {name: read_structure(path) for name, path in zip(result_stems(paths), paths, strict=True)}
     out = out or Path(f"{next(iter(cells))}-distilled")
@@ -120,9 +121,9 @@ def summary(record: dict) -> str:
         )
     if speed["teacher_ms"]:
         lines.append(
-            f"{speed['atoms']} atoms: teacher {speed['teacher_ms']:.4g} ms, potential {speed['student_ms']:.3g} ms "
-            f"({speed['student_speed_up']:.0f} ×), compiled {speed['student_compiled_ms']:.3g} ms "
-            f"({speed['student_compiled_speed_up']:.0f} ×)"
+            f"{speed['atoms']} atoms: teacher {speed['teacher_ms']:.4g} ms, potential "
+            f"{speed['student_ms']:.3g} ms ({speed['student_speed_up']:.0f} ×), compiled "
+            f"{speed['student_compiled_ms']:.3g} ms ({speed['student_compiled_speed_up']:.0f} ×)"
         )
     return "\n".join(lines if record["good"] else [*lines, "the limits do not hold; raise --budget"])
 

@@ -1,8 +1,8 @@
 """The loop: label, train a committee, judge it, let it look for what it does not know, label that.
 
-Everything follows from structures, settings and seed; what is expensive is kept in the output folder (labels,
-trained potentials, the frames that a round chose), so that a killed run does again what is cheap and finds the
-rest.
+Everything follows from structures, settings and seed; what is expensive is kept in the output folder
+(labels, trained potentials, the frames that a round chose), so that a killed run does again what is cheap and
+finds the rest.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import ase
 import numpy as np
@@ -21,6 +22,7 @@ from ..checkpoint import load_checkpoint
 from ..data.dataset import AtomsDataset
 from ..errors import NumericsError
 from ..files import claim_folder
+from ..models.moment import MomentNetwork
 from ..train.evaluation import Predictions, predict
 from ..trajectories import StoredFrames, write_trajectory
 from ..validation.suite import Report, Suite
@@ -217,7 +219,7 @@ class Distillation:
         for supercell in self.supercells.values():
             frames += rattled(supercell, FRESH // len(self.supercells), settings.temperature, rng)
         doubt = np.array([np.max(found["forces_std"]) for found in committee.evaluate(frames)])
-        model = load_checkpoint(self._best(k))[0]
+        model = cast(MomentNetwork, load_checkpoint(self._best(k))[0])
         known = describe(model, self._trainable(k))
         chosen = choose(doubt, describe(model, frames), known, settings.batch)
         self.tell(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import ase
-import ase.io
 import numpy as np
 import yaml
 
+from ..data.readers import read_structure
 from ..errors import NFFLrError
 from ..files import claim_folder, write_atomically, write_json
 from ..validation.reading import FILE, read_suite
@@ -57,14 +58,14 @@ def relaxed(
         options = RelaxSettings(fmax=FMAX, steps=100, optimizer="bfgs", cell=crystal, symmetry=crystal)
         last: list[ase.Atoms] = []
 
-        def note(step: int, total: int, numbers: dict, frame: ase.Atoms, last: list = last) -> None:
-            last[:] = [frame.copy()]
+        def note(
+            step: int, total: int, numbers: dict[str, float], atoms: ase.Atoms, last: list[ase.Atoms] = last
+        ) -> None:
+            last[:] = [atoms.copy()]
 
-        with teacher.asked_for("reference", "relaxation", settings.references // 2):
-            try:
-                relax(atoms, teacher, options, note)
-            except BudgetSpentError:
-                pass
+        asking = teacher.asked_for("reference", "relaxation", settings.references // 2)
+        with asking, suppress(BudgetSpentError):
+            relax(atoms, teacher, options, note)
         found[name] = last[0] if last else found[name]
         found[name].set_constraint()
     return found
@@ -128,7 +129,7 @@ def _compute(
     options = workflow.settings.model_validate(entry["settings"])
     entry |= {"structure": f"{entry['name']}.xyz", "reference": f"{entry['name']}.json"}
     write_frames(folder / entry["structure"], [structure])
-    atoms = ase.io.read(folder / entry["structure"])  # what others will read, to the last digit
+    atoms = read_structure(folder / entry["structure"])  # what others will read, to the last digit
     cost, left = _cost(entry["workflow"], atoms, options), settings.references - len(teacher.labels)
     if cost > left:
         return f"needs {cost} calls, {left} were left for references"

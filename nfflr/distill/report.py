@@ -106,8 +106,8 @@ def card(run: Distillation, record: dict) -> dict:
         "description": f"Distilled from {record['teacher']} for {names}: moment-tensor network, cutoff "
         f"{model.cutoff:g} Å.",
         "elements": sorted(model.elements),
-        "data": f"data.xyz: {record['calls']} calls of {record['teacher']}, {trained} structures trained on or "
-        f"selecting the weights, {chosen['test']} for the test, {chosen['reference']} for references.",
+        "data": f"data.xyz: {record['calls']} calls of {record['teacher']}, {trained} structures trained on "
+        f"or selecting the weights, {chosen['test']} for the test, {chosen['reference']} for references.",
         "licence": f"that of {record['teacher']}, whose labels the potential repeats",
         "citation": f"cite {record['teacher']}",
         "units": UNITS,
@@ -117,8 +117,8 @@ def card(run: Distillation, record: dict) -> dict:
             "command": f"nff validate {run.out} {run.out / 'suite'}",
             **{k: f"{v:.4g}" for k, v in record["final"]["suite"].items()},
         },
-        "limits": f"Made for {names} and what lies within {settings.temperature:g} K and strains of 3 % of it; "
-        f"the teacher's own errors come on top.",
+        "limits": f"Made for {names} and what lies within {settings.temperature:g} K and strains of 3 %; "
+        "the teacher's own errors come on top.",
         "sha256": metadata["sha256"],
     }
 

@@ -15,9 +15,7 @@ Three = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotate
 class DistillSettings(Settings):
     """How much the teacher is asked, where structures are looked for, and what is good enough."""
 
-    budget: int = Field(
-        200, ge=20, description="calls of the teacher, those of references and tests included"
-    )
+    budget: int = Field(200, ge=20, description="calls of the teacher, with those of references and tests")
     temperature: Annotated[float, Unit("K")] = Field(
         1000.0, gt=0, description="highest temperature the potential is made for"
     )
@@ -37,7 +35,7 @@ class DistillSettings(Settings):
     )
     members: int = Field(2, ge=2, description="potentials in the committee whose disagreement chooses")
     committee_length: float = Field(
-        0.25, gt=0, le=1, description="their training's length over the final one's"
+        0.25, gt=0, le=1, description="length of their training over the final one's"
     )
     length: float = Field(1.0, gt=0, description="length of the final training over the default recipe's")
     walk_steps: int = Field(300, ge=20, description="steps of each MD in which the committee explores")
@@ -45,7 +43,7 @@ class DistillSettings(Settings):
     displacement: Annotated[float, Unit("Å")] = Field(
         0.03,
         gt=0,
-        description="of the phonons that are compared; learned teachers are rough on a finer scale",
+        description="of the phonons that are compared; on a finer scale learned teachers are rough",
     )
     seed: int = Field(0, ge=0, description="of everything random")
 

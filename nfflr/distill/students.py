@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ase
 import ase.io
@@ -73,7 +74,8 @@ def _config(folder: Path, seed: int, length: float, compile: bool) -> TrainingCo
     # An average over more than the run's last tenth would still hold weights of its beginning.
     changed["ema_decay"] = min(config.ema_decay, 1 - 1 / max(2, steps / 20))
     if config.dataset.origin["source"] is not None:
-        changed["dataset"] = AtomsDataset(**{**config.dataset.origin, "seed": seed})
+        arguments: dict[str, Any] = {**config.dataset.origin, "seed": seed}
+        changed["dataset"] = AtomsDataset(**arguments)
     return config.model_copy(update=changed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import ase
 import numpy as np
@@ -35,16 +36,14 @@ def walk(atoms: ase.Atoms, calculator: Calculator, settings: MdSettings, limit: 
     """
     archive, agreed = Archive(), 0
 
-    def watch(step: int, total: int, numbers: dict[str, float], frame: ase.Atoms) -> None:
+    def watch(step: int, total: int, numbers: dict[str, float], atoms: ase.Atoms) -> None:
         nonlocal agreed
         if np.max(calculator.results.get("forces_std", 0.0)) > limit:  # of this frame, evaluated just now
             raise _DoubtfulError
         agreed += 1
 
-    try:
+    with suppress(_DoubtfulError, NumericsError, StructureError):
         md(atoms, calculator, settings, watch, archive)
-    except (_DoubtfulError, NumericsError, StructureError):
-        pass
     frames = [frame.copy() for frame in archive.frames()[1 : 1 + agreed]]
     for frame in frames:
         frame.info = {"config_type": "md"}

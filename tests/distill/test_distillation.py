@@ -22,8 +22,9 @@ from nfflr.workflows.md import MdSettings, md
 from nfflr.workflows.phonons import PhononsSettings, phonons
 
 EMT_NAME = "ase:ase.calculators.emt:EMT"
-QUICK = "--temperature 600 --md-reference 6 --walk-steps 20 --length 0.06 --committee-length 0.4".split()
-TINY = [*QUICK, *"--length 0.003 --budget 40 --supercell 1 1 1 --no-relax".split()]
+QUICK = ["--temperature", "600", "--md-reference", "6", "--walk-steps", "20"]
+QUICK += ["--length", "0.06", "--committee-length", "0.4"]
+TINY = [*QUICK, "--length", "0.003", "--budget", "40", "--supercell", "1", "1", "1", "--no-relax"]
 
 
 def nff(*arguments):
