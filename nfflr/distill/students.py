@@ -81,6 +81,10 @@ def _config(folder: Path, seed: int, length: float, compile: bool) -> TrainingCo
 
 def write_frames(path: Path, frames: Sequence[ase.Atoms]) -> None:
     """Labelled frames as extended XYZ, whole or not at all."""
-    text = io.StringIO()
-    ase.io.write(text, list(frames), format="extxyz")
+    text, told = io.StringIO(), []
+    for frame in frames:
+        told.append(frame.copy())
+        told[-1].calc = frame.calc
+        told[-1].info.pop("seconds", None)  # equal runs give equal bytes
+    ase.io.write(text, told, format="extxyz")
     write_atomically(path, text.getvalue().encode())
