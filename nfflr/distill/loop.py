@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -19,13 +19,12 @@ from ase.calculators.calculator import Calculator
 
 from ..calculator import NFFLrCalculator
 from ..checkpoint import load_checkpoint
-from ..data.dataset import AtomsDataset
 from ..errors import NumericsError
 from ..files import claim_folder
 from ..models.moment import MomentNetwork
-from ..train.evaluation import Predictions, predict
 from ..trajectories import StoredFrames, write_trajectory
-from ..validation.suite import Report, Suite
+from ..validation.suite import Suite
+from .judging import Judgement, judge
 from .labels import FILE as LABELS
 from .labels import Labels, Teacher, label
 from .references import make_suite, relaxed, supercells_of
@@ -41,47 +40,6 @@ FRESH = 24  # rattled supercells among the candidates
 
 Tell = Callable[[str], None]
 Update = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What a potential is worth against the teacher.
-
-    Attributes:
-        checkpoint: of the potential.
-        calls: of the teacher so far.
-        trained: structures it was made from, those that chose its weights included.
-        rms_force: eV/Å, root mean square of the teacher's force components on the test frames.
-        errors: as ``Predictions.errors``, on the test frames.
-        report: on the suite, or None where there is none.
-    """
-
-    checkpoint: Path
-    calls: int
-    trained: int
-    rms_force: float
-    errors: dict[str, float]
-    predictions: Predictions
-    report: Report | None
-    seconds: float
-
-    @property
-    def force_error(self) -> float:
-        """RMSE of force components in per cent of the teacher's rms force."""
-        return 100 * self.errors["forces_rmse"] / self.rms_force
-
-    def good(self, settings: DistillSettings, slack: float = 1.0) -> bool:
-        """Whether all limits hold, or would if they were ``slack`` times as wide."""
-        outcomes = self.report.outcomes if self.report else ()
-        within = all(o.scores[n] <= slack * limit for o in outcomes for n, limit in o.task.limits.items())
-        return within and self.force_error <= slack * settings.force_limit
-
-    def row(self) -> dict:
-        """JSON for the history."""
-        scores = {k: v for k, v in (self.report.scores() if self.report else {}).items() if np.isfinite(v)}
-        errors = {k: v for k, v in self.errors.items() if np.isfinite(v)}
-        row = {"calls": self.calls, "structures": self.trained, "force_error_percent": self.force_error}
-        return {**row, "rms_force": self.rms_force, "test": errors, "suite": scores, "seconds": self.seconds}
 
 
 @dataclass
@@ -142,7 +100,8 @@ class Distillation:
         self.suite, self.notes = make_suite(self.out / "suite", cells, self.teacher, settings)
         for name, reason in self.notes.items():
             self.tell(f"no reference {name}: {reason}")
-        self.tell(f"{len(self.labels)} calls for relaxation and references")
+        references = sum(frame.info["use"] == "reference" for frame in self.labels.frames)
+        self.tell(f"{references} calls for relaxation and references")
         frames = self._kept(
             "seeds",
             lambda: seed_structures(
@@ -228,22 +187,10 @@ class Distillation:
         return [frames[i] for i in chosen]
 
     def _judge(self, k: int, folder: Path) -> Judgement:
-        tests = self.labels.used_for("test")
-        model, _ = load_checkpoint(folder)
-        dataset = AtomsDataset(tests, n_train=1.0, n_val=0.0, allow_duplicates=True)
-        pairs = predict(model, dataset, range(len(tests)))
-        calculator = NFFLrCalculator.load(folder, compile=self.settings.compile)
         self._say("phonons and other tasks")
-        judged = Judgement(
-            checkpoint=folder,
-            calls=len(self.labels),
-            trained=len(self._trainable(k)),
-            rms_force=float(np.sqrt(np.mean(pairs.forces[..., 1] ** 2))),
-            errors=pairs.errors(),
-            predictions=pairs,
-            report=None if self.suite is None else self.suite.run(calculator),
-            seconds=time.perf_counter() - self.started,
-        )
+        judged = judge(folder, self.labels.used_for("test"), self.suite, self.settings.compile)
+        seconds = time.perf_counter() - self.started
+        judged = replace(judged, calls=len(self.labels), trained=len(self._trainable(k)), seconds=seconds)
         self.history.append(judged)
         phonons = [f"{n} {v:.3g} THz" for n, v in judged.row()["suite"].items() if "frequency" in n]
         parts = [f"{judged.calls} calls", f"force error {judged.force_error:.2f} %", *phonons]

@@ -16,7 +16,8 @@ from ..checkpoint import FILE, load_checkpoint
 from ..files import write_atomically, write_figure, write_json
 from ..units import GPA
 from ..validation.speed import Contestant, measure_speed
-from .loop import Distillation, Judgement
+from .judging import Judgement
+from .loop import Distillation
 from .settings import DistillSettings
 from .students import write_frames
 
