@@ -119,7 +119,7 @@ def summary(record: dict) -> str:
             f"{name.split('/')[0]}: mean difference {mean:.3g} (limit {settings['phonon_limit']:g}), "
             f"largest {suite[name]:.3g} THz"
         )
-    if speed["teacher_ms"]:
+    if speed["teacher_ms"] and speed["student_ms"]:
         lines.append(
             f"{speed['atoms']} atoms: teacher {speed['teacher_ms']:.4g} ms, potential "
             f"{speed['student_ms']:.3g} ms ({speed['student_speed_up']:.0f} ×), compiled "

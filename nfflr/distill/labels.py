@@ -58,9 +58,9 @@ class Labels:
         return [f for f in self.frames if f.info["use"] == use and f.calc is not None]
 
     def seconds(self, n_atoms: int) -> float | None:
-        """Median time of the teacher for a structure of this size; None if there was none."""
-        known = [f.info["seconds"] for f in self.frames if len(f) == n_atoms]
-        return float(np.median(known)) if known else None
+        """Shortest time of the teacher for a structure of this size, when the machine did nothing else; None
+        if there was none."""
+        return min((f.info["seconds"] for f in self.frames if len(f) == n_atoms), default=None)
 
     def close(self) -> None:
         self._writer.close()
