@@ -143,7 +143,7 @@ def draw(history: Sequence[Judgement], settings: DistillSettings, teacher: str) 
         other.set(ylabel="mean phonon difference (THz)", ylim=(0, None))
         left.plot([], [], "s--", color="C1", label="phonons")
     left.plot([], [], ":", color="grey", label="limit")
-    left.legend()
+    left.legend(loc="lower left")
     pairs = history[-1].predictions.forces.reshape(-1, 2)
     right.plot(pairs[:, 1], pairs[:, 0], ".", ms=2, color="C0")
     ends = [pairs.min(), pairs.max()]
