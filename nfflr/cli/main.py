@@ -30,6 +30,7 @@ COMMANDS = {
     "info": "info",
     "models": "catalogue",
     "report": "report",
+    "distill": "distill",
 }  # command → file beside this
 
 

@@ -14,6 +14,8 @@ import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
 
+from ..workflows.base import has_stress
+
 STEP = 0.002  # Å, what an atom moves between two calls, as in molecular dynamics
 PROCESS = Path("/proc/self")
 
@@ -121,7 +123,7 @@ class _Run:
         self.contestant, self.atoms = contestant, atoms.copy()
         self.timing = Timing(contestant.name, len(atoms))
         self.rng = np.random.default_rng(0)
-        wanted = ("energy", "forces", "stress")
+        wanted = ("energy", "forces", "stress")[: 2 + has_stress(atoms)]
         self.properties = [p for p in wanted if p in contestant.calculator.implemented_properties]
 
     def step(self, counted: bool) -> None:

@@ -1,0 +1,176 @@
+"""Make a fast potential for a material from a few structures and a slow calculator."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import ConfigError, NFFLrError, StoppedError
+from ..files import claim_folder, write_json
+from .options import read_settings
+from .output import provenance
+from .progress import training_bar
+from .sources import construct_calculator, is_imported
+from .structures import find_structures, result_stems
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator
+
+    from ..distill.settings import DistillSettings
+
+RESULT, PLAN = "distill.json", "plan.json"
+
+
+class _Options(click.Command):
+    """Adds an option for each field of the settings, when they are asked for."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        from ..distill.settings import DistillSettings
+        from .options import settings_options
+
+        if not any(p.name == "budget" for p in self.params):
+            self.params += settings_options(DistillSettings)
+        return super().get_params(ctx)
+
+
+@click.command("distill", cls=_Options)
+@click.argument("structures", nargs=-1, required=True)
+@click.option(
+    "--teacher",
+    "-t",
+    required=True,
+    help="chgnet, a checkpoint, or any ASE calculator: ase:module:Class:{json}.",
+)
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder; default: <structure>-distilled.")
+@click.option("--device", default="cpu", show_default=True, help="Of the teacher: cpu, cuda or cuda:N.")
+@click.option("--config", type=click.Path(path_type=Path), help="YAML file of the settings below.")
+@click.option("--resume", is_flag=True, help="Continue the run that was interrupted in the folder.")
+def command(structures, teacher, out, device, config, resume, **values) -> int:
+    """Make a fast potential for a material from a few structures and a slow calculator.
+
+    Strained, rattled, MD and relaxation frames are labelled by the teacher; a committee of potentials chooses
+    them by what it does not know. Writes to the folder model.safetensors, config.py, card.yaml, data.xyz (all
+    labels), test.xyz, suite/ (for nff validate), distill.png and distill.json. Exits with 5 if the budget is
+    spent before the limits hold; the files are written all the same.
+
+    Example: nff distill MgO.cif --teacher chgnet --budget 200
+    """
+    from ..data.readers import read_structure
+    from ..distill.settings import DistillSettings
+    from ..lock import locked
+
+    settings = read_settings(DistillSettings, config, values)
+    assert isinstance(settings, DistillSettings)
+    paths = find_structures(structures)
+    cells = {name: read_structure(path) for name, path in zip(result_stems(paths), paths, strict=True)}
+    out = out or Path(f"{next(iter(cells))}-distilled")
+    if (out / RESULT).exists():
+        raise ConfigError(f"{out / RESULT}: exists, this distillation is done; use another --out")
+    calculator = open_teacher(teacher, device)
+    claim_folder(out)
+    with locked(out):
+        _same_plan(out / PLAN, teacher, cells, settings, resume)
+        return run(out, cells, calculator, settings, teacher)
+
+
+def run(
+    out: Path, cells: dict[str, Atoms], calculator: Calculator, settings: DistillSettings, teacher: str
+) -> int:
+    """Distil in a folder that is held, tell, and return the exit code."""
+    from ..distill.loop import Distillation
+    from ..distill.report import write_data, write_results
+
+    say = partial(print, flush=True)  # not click.echo, which writes past the bar instead of above it
+    with training_bar("calls") as update:
+        work = Distillation(out, cells, calculator, settings, say, update)
+        try:
+            final = work.run()
+            more = provenance()
+            record = write_results(work, final, teacher, more.pop("command"), more)
+        except (KeyboardInterrupt, NFFLrError) as error:
+            write_data(work)
+            if not isinstance(error, KeyboardInterrupt):
+                raise
+            text = f"{out}: interrupted after {len(work.labels)} calls; continue with --resume"
+            raise StoppedError(text, getattr(error, "signum", signal.SIGINT)) from error
+        finally:
+            work.labels.close()
+    say(summary(record))
+    say(f"wrote {out}: NFFLrCalculator.load({str(out)!r})")
+    return 0 if record["good"] else 5
+
+
+def summary(record: dict) -> str:
+    """What came out, in three lines."""
+    settings, suite, speed = record["settings"], record["final"]["suite"], record["speed"]
+    lines = [
+        f"{record['calls']} calls of {record['teacher']} in {record['wall_time_s']:.0f} s; force error "
+        f"{record['force_error_percent']:.2f} % (limit {settings['force_limit']:g} %)"
+    ]
+    for name in [n for n in suite if n.endswith("frequency_max")]:
+        mean = suite[name.replace("_max", "_mae")]
+        lines.append(
+            f"{name.split('/')[0]}: mean difference {mean:.3g} (limit {settings['phonon_limit']:g}), "
+            f"largest {suite[name]:.3g} THz"
+        )
+    if speed["teacher_ms"] and speed["student_ms"]:
+        lines.append(
+            f"{speed['atoms']} atoms: teacher {speed['teacher_ms']:.4g} ms, potential "
+            f"{speed['student_ms']:.3g} ms ({speed['student_speed_up']:.0f} ×), compiled "
+            f"{speed['student_compiled_ms']:.3g} ms ({speed['student_compiled_speed_up']:.0f} ×)"
+        )
+    return "\n".join(lines if record["good"] else [*lines, "the limits do not hold; raise --budget"])
+
+
+def open_teacher(source: str, device: str) -> Calculator:
+    """The calculator that ``--teacher`` names.
+
+    Raises:
+        ConfigError: there is no such calculator, or its package is missing.
+    """
+    if source == "chgnet":
+        try:
+            module = importlib.import_module("chgnet.model.dynamics")
+        except ImportError as error:
+            raise ConfigError(f"--teacher: chgnet: {error}; pip install chgnet") from error
+        return module.CHGNetCalculator(use_device=device)
+    if is_imported(source):
+        return construct_calculator(source, "--teacher")
+    from ..calculator import NFFLrCalculator
+
+    return NFFLrCalculator.load(source, device=device)
+
+
+def _same_plan(
+    path: Path, teacher: str, cells: dict[str, Atoms], settings: DistillSettings, resume: bool
+) -> None:
+    """Note what the run of a folder is, or see that this one continues it.
+
+    Raises:
+        ConfigError: another run was begun here, or one that is not to be resumed.
+    """
+    import json
+
+    from ase.io.jsonio import encode
+
+    structures = {name: json.loads(encode(atoms.todict())) for name, atoms in cells.items()}
+    now = {"teacher": teacher, "structures": structures, **settings.model_dump(mode="json")}
+    if path.exists():
+        if not resume:
+            raise ConfigError(f"{path.parent}: a distillation was begun here; use --resume, or another --out")
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for name in now:
+            if before.get(name) != now[name]:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')}: is not what the run to resume had ({before.get(name)!r}); "
+                    "give what it began with, or use another --out"
+                    if name != "structures"
+                    else "structures: are not those of the run to resume; use another --out"
+                )
+    write_json(path, now)
