@@ -13,5 +13,6 @@ epochs, batch_size, compile = 140, 16, True
 stress_weight = 0.0  # molecules have none
 notes = {
     "data": "ethanol, PBE/def2-SVP, as in rMD17 (MIT)",
-    "citation": "D. P. Kovács et al., arXiv:2205.06643; A. S. Christensen and O. A. von Lilienfeld, Mach. Learn.: Sci. Technol. 1, 045018 (2020)",
+    "citation": "D. P. Kovács et al., arXiv:2205.06643; "
+    "A. S. Christensen and O. A. von Lilienfeld, Mach. Learn.: Sci. Technol. 1, 045018 (2020)",
 }

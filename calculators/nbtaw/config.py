@@ -1,4 +1,4 @@
-"""Recipe of the bundled ``nbtaw`` potential: niobium, tantalum, tungsten and their binary alloys (Li et al. 2020)."""
+"""Recipe of the bundled ``nbtaw`` potential: Nb, Ta, W and their binary alloys (Li et al. 2020)."""
 
 from pathlib import Path
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import signal
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,6 @@ from ..files import claim_folder, write_json
 from .options import read_settings
 from .output import provenance
 from .progress import training_bar
-from .sources import construct_calculator, is_imported
 from .structures import find_structures, result_stems
 
 if TYPE_CHECKING:
@@ -50,8 +48,9 @@ class _Options(click.Command):
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder; default: <structure>-distilled.")
 @click.option("--device", default="cpu", show_default=True, help="Of the teacher: cpu, cuda or cuda:N.")
 @click.option("--config", type=click.Path(path_type=Path), help="YAML file of the settings below.")
+@click.option("--trust", is_flag=True, help="Read the teacher's file though it may run code.")
 @click.option("--resume", is_flag=True, help="Continue the run that was interrupted in the folder.")
-def command(structures, teacher, out, device, config, resume, **values) -> int:
+def command(structures, teacher, out, device, config, trust, resume, **values) -> int:
     """Make a fast potential for a material from a few structures and a slow calculator.
 
     Strained, rattled, MD and relaxation frames are labelled by the teacher; a committee of potentials chooses
@@ -64,6 +63,7 @@ def command(structures, teacher, out, device, config, resume, **values) -> int:
     from ..data.readers import read_structure
     from ..distill.settings import DistillSettings
     from ..lock import locked
+    from ..potentials import open_calculator
 
     settings = read_settings(DistillSettings, config, values)
     assert isinstance(settings, DistillSettings)
@@ -72,7 +72,7 @@ def command(structures, teacher, out, device, config, resume, **values) -> int:
     out = out or Path(f"{next(iter(cells))}-distilled")
     if (out / RESULT).exists():
         raise ConfigError(f"{out / RESULT}: exists, this distillation is done; use another --out")
-    calculator = open_teacher(teacher, device)
+    calculator = open_calculator(teacher, device=device, trust=trust)
     claim_folder(out)
     with locked(out):
         _same_plan(out / PLAN, teacher, cells, settings, resume)
@@ -126,25 +126,6 @@ def summary(record: dict) -> str:
             f"{speed['student_compiled_ms']:.3g} ms ({speed['student_compiled_speed_up']:.0f} ×)"
         )
     return "\n".join(lines if record["good"] else [*lines, "the limits do not hold; raise --budget"])
-
-
-def open_teacher(source: str, device: str) -> Calculator:
-    """The calculator that ``--teacher`` names.
-
-    Raises:
-        ConfigError: there is no such calculator, or its package is missing.
-    """
-    if source == "chgnet":
-        try:
-            module = importlib.import_module("chgnet.model.dynamics")
-        except ImportError as error:
-            raise ConfigError(f"--teacher: chgnet: {error}; pip install chgnet") from error
-        return module.CHGNetCalculator(use_device=device)
-    if is_imported(source):
-        return construct_calculator(source, "--teacher")
-    from ..calculator import NFFLrCalculator
-
-    return NFFLrCalculator.load(source, device=device)
 
 
 def _same_plan(

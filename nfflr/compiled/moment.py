@@ -26,7 +26,9 @@ UNKNOWN_ELEMENT, COINCIDENT, NO_MEMORY = 1, 2, 3
 
 
 class _Model(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("n_elements", "n_own", "envelope", "repulsion", "n_numbers")]
+    _fields_ = [
+        (name, ctypes.c_int64) for name in ("n_elements", "n_own", "envelope", "repulsion", "n_numbers")
+    ]
     _fields_ += [(name, ctypes.c_double) for name in ("cutoff", "scale")]
     _fields_ += [
         (name, ctypes.c_void_p)

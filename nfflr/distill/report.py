@@ -97,12 +97,10 @@ def card(run: Distillation, record: dict) -> dict:
     """What ``calculators/*/card.yaml`` holds, as far as it is known here."""
     model, metadata = load_checkpoint(run.out)
     errors, settings = record["final"]["test"], run.settings
-    scores = {
-        "energy_mae_meV_per_atom": 1e3 * errors["energy_mae"],
-        "force_mae_meV_per_A": 1e3 * errors["forces_mae"],
-    }
+    names_of = {"energy": "energy", "force": "forces"}
+    scores = {f"{k}_{e}": 1e3 * errors[f"{v}_{e}"] for k, v in names_of.items() for e in ("mae", "rmse")}
     if "stress_mae" in errors:
-        scores["stress_mae_GPa"] = errors["stress_mae"] / GPA
+        scores["stress_mae"] = errors["stress_mae"] / GPA
     names = ", ".join(run.cells)
     trained, chosen = record["structures_trained_on"], record["calls_by_use"]
     return {
@@ -110,16 +108,21 @@ def card(run: Distillation, record: dict) -> dict:
         "description": f"Distilled from {record['teacher']} for {names}: moment-tensor network, cutoff "
         f"{model.cutoff:g} Å.",
         "elements": sorted(model.elements),
+        "cutoff": model.cutoff,
         "data": f"data.xyz: {record['calls']} calls of {record['teacher']}, {trained} structures trained on "
         f"or selecting the weights, {chosen['test']} for the test, {chosen['reference']} for references.",
         "licence": f"that of {record['teacher']}, whose labels the potential repeats",
         "citation": f"cite {record['teacher']}",
         "units": UNITS,
-        "test": {"command": f"nff evaluate {run.out} {run.out / 'test.xyz'}", **_rounded(scores)},
-        "training": {"command": record["command"]},
-        "physics": {
+        "test": {
+            "command": f"nff evaluate {run.out} {run.out / 'test.xyz'}",
+            "structures": chosen["test"],
+            **_rounded(scores),
+        },
+        "training": {"command": record["command"], "results": {"teacher_calls": record["calls"]}},
+        "suite": {
             "command": f"nff validate {run.out} {run.out / 'suite'}",
-            **{k: f"{v:.4g}" for k, v in record["final"]["suite"].items()},
+            "results": _rounded({k: v for k, v in record["final"]["suite"].items() if np.isfinite(v)}),
         },
         "limits": f"Made for {names} and what lies within {settings.temperature:g} K and strains of 3 %; "
         "the teacher's own errors come on top.",

@@ -39,7 +39,7 @@ class DistillSettings(Settings):
     )
     length: float = Field(1.0, gt=0, description="length of the final training over the default recipe's")
     walk_steps: int = Field(300, ge=20, description="steps of each MD in which the committee explores")
-    compile: bool = Field(False, description="compile training and MD, which needs a C++ compiler")
+    compile: bool = Field(True, description="compile training and MD, where there is a C++ compiler")
     displacement: Annotated[float, Unit("Å")] = Field(
         0.03,
         gt=0,
