@@ -27,7 +27,7 @@ def open_calculator(
         device: ``"cpu"``, ``"cuda"``, …
         dtype: ``"float32"`` or ``"float64"``; default: the model's.
         compile: evaluate a compiled form, which only NFFLr's own models have.
-        trust: agree that reading a program, or another package's file, may run code that it holds. NFFLr's own
+        trust: agree that reading a program, or another package's file, may run code that it holds. Our own
             checkpoints never do.
 
     Raises:
