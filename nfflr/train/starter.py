@@ -229,9 +229,9 @@ def _schedule(seen: Survey, chosen: Choices) -> str:
     return "\n".join(
         [
             *_comment(
-                "Everything that is not set here has a default, listed in nfflr/train/config.py: the optimiser, "
-                "the learning rate (2e-3; nff lr config.py looks for a better one), how energies, forces and "
-                "stresses count."
+                "Everything that is not set here has a default, listed in nfflr/train/config.py: the "
+                "optimiser, the learning rate (2e-3; nff lr config.py looks for a better one), how energies, "
+                "forces and stresses count."
             ),
             f"batch_size = {chosen.batch_size}  # about {atoms:.0f} atoms per step",
             f"epochs = {chosen.epochs}  # {steps * chosen.epochs:,} steps; fewer to try, more if the "
