@@ -31,6 +31,7 @@ from .base import Potential, PotentialConfig, register
 RANK = 3
 BODY_ORDER = (2, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 5, 5)  # of the invariants, centre included
 N_INVARIANTS = len(BODY_ORDER)
+REACH = 0.9  # of the shortest distance in the data: the network is trusted so far, and fades out below
 LEAST = 1e-2  # variation, relative to what is typical, that calibration blows up to one; below is noise
 
 
@@ -139,7 +140,7 @@ class MomentNetwork(Potential):
 
     @property
     def shortest_distances(self) -> torch.Tensor | None:
-        return self.zbl_outer if self.config.zbl else None
+        return self.zbl_outer / REACH if self.config.zbl else None
 
     @torch.no_grad()
     def fixed_energy(self, graph: Graph) -> torch.Tensor:
@@ -150,7 +151,7 @@ class MomentNetwork(Potential):
 
     @torch.no_grad()
     def calibrate(self, graph: Graph, shortest: torch.Tensor | None = None) -> None:
-        """Fade the network out below the shortest distances, and give every feature unit variance."""
+        """Fade the network out well below the shortest distances, and give every feature unit variance."""
         vectors = graph.vectors()
         species = self.species(graph.atoms.numbers)
         if shortest is None:
@@ -160,7 +161,7 @@ class MomentNetwork(Potential):
             shortest = shortest.scatter_reduce(0, pair, vectors.norm(dim=1), "amin").view(n, n)
         # A pair that the data lack, or hold only far apart, meets its repulsion where its atoms would touch.
         radii = vectors.new_tensor(covalent_radii[self.numbers.cpu().numpy()])
-        outer = torch.minimum(shortest, radii[:, None] + radii)
+        outer = REACH * torch.minimum(shortest, radii[:, None] + radii)
         self.zbl_outer.copy_(outer)
         self.zbl_inner.copy_(0.75 * outer)
         for layer in self.layers:

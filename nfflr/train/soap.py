@@ -64,9 +64,9 @@ class SOAP(torch.optim.Optimizer):
 
     def _update(self, parameter: torch.Tensor, group: dict) -> None:
         grad, state = parameter.grad, self.state[parameter]
+        assert grad is not None
         beta1, beta2 = group["betas"]
-        axes = range(grad.dim()) if grad.dim() > 1 else ()
-        axes = [k for k in axes if 1 < grad.shape[k] <= group["largest"]]
+        axes = [k for k, n in enumerate(grad.shape) if grad.dim() > 1 and 1 < n <= group["largest"]]
         if not state:
             self._start(state, grad, axes)
         step = int(state["step"].add_(1))
