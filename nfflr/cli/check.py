@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -101,11 +102,21 @@ def _load(
     source: str, device: str, dtype: str | None, trust: bool
 ) -> tuple[dict, tuple[str, ...], float | None]:
     """Calculators by precision, the elements that are covered (none: not known) and the cutoff."""
-    from ..foreign import precisions
+    from ..foreign import is_foreign, precisions
     from ..potentials import open_calculator
 
-    wanted = (dtype,) if dtype else precisions(source) or DTYPES
-    loaded = {d: open_calculator(source, device=device, dtype=d, trust=trust) for d in wanted}
+    def load(d: str | None):
+        return open_calculator(source, device=device, dtype=d, trust=trust)
+
+    if dtype is None and is_foreign(source):
+        first = load(None)
+        loaded = {first.dtype: first}
+        for other in set(precisions(source)) - {first.dtype}:
+            with suppress(ConfigError):  # of some packages every model has one precision
+                loaded[other] = load(other)
+        loaded = dict(sorted(loaded.items(), reverse=True))
+    else:
+        loaded = {d: load(d) for d in ((dtype,) if dtype else DTYPES)}
     first = next(iter(loaded.values()))
     model: Any = getattr(first, "model", first)
     return loaded, tuple(model.elements or ()), None if model.cutoff is None else float(model.cutoff)
