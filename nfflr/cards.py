@@ -50,6 +50,7 @@ class Card(Part):
     name: str
     description: str
     elements: list[str] = Field(min_length=1)
+    formula: str | None = Field(None, description="of the only compound it is for, if it is one molecule")
     cutoff: float = Field(gt=0, description="Å")
     data: str = Field(description="what it was trained on, and by what it was chosen")
     licence: str

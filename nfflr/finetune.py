@@ -51,7 +51,8 @@ def load_weights(model: Potential, source: str | Path) -> dict:
         raise CheckpointError(f"{source}: tensor {name!r} is not on both sides; give the model its elements")
     picked = {}
     for name, value in own.items():
-        picked[name] = _by_element(theirs[name], value.shape, len(trained.elements), chosen)
+        in_blocks = any(fnmatchcase(name, pattern) for pattern in model.element_blocks)
+        picked[name] = _by_element(theirs[name], value.shape, len(trained.elements), chosen, in_blocks)
         if picked[name].shape != value.shape:
             raise CheckpointError(
                 f"{source}: tensor {name!r} cannot be divided by element; give the model its elements"
@@ -60,16 +61,20 @@ def load_weights(model: Potential, source: str | Path) -> dict:
     return metadata
 
 
-def _by_element(tensor: torch.Tensor, shape: torch.Size, n: int, chosen: torch.Tensor) -> torch.Tensor:
+def _by_element(
+    tensor: torch.Tensor, shape: torch.Size, n: int, chosen: torch.Tensor, in_blocks: bool
+) -> torch.Tensor:
     """What belongs to the elements ``chosen`` of n, along every axis whose length is not that in ``shape``.
 
-    All hyper-parameters but the elements are equal, so an axis that differs is one of elements, or its
-    length is some other function of their number; then the shape that comes out is not ``shape``.
+    All hyper-parameters but the elements are equal, so an axis that differs is one of elements, or of a block
+    for each where the model says so, or its length is some other function of their number; then the shape
+    that comes out is not ``shape``.
     """
     if tensor.dim() == len(shape):
         for axis, (theirs, own) in enumerate(zip(tensor.shape, shape, strict=True)):
-            if theirs != own and theirs == n:
-                tensor = tensor.index_select(axis, chosen)
+            if theirs != own and (theirs == n or in_blocks and theirs % n == 0):
+                blocks = tensor.unflatten(axis, (n, theirs // n)).index_select(axis, chosen)
+                tensor = blocks.flatten(axis, axis + 1)
     return tensor
 
 

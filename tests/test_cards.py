@@ -100,3 +100,15 @@ def test_a_wrong_card_is_told_in_a_line(tmp_path):
     (tmp_path / "card.yaml").write_text("name: x\n")
     with pytest.raises(CheckpointError, match="card.yaml: description: "):
         read_card(tmp_path)
+
+
+def test_a_potential_of_one_molecule_is_chosen_for_that_alone():
+    from ase.build import molecule
+
+    from nfflr.cli.select import choose_calculator
+    from nfflr.errors import StructureError
+
+    assert choose_calculator(molecule("CH3CH2OH")) == "ethanol"
+    for name in ("H2O", "CH3OH"):  # of elements that it covers
+        with pytest.raises(StructureError, match="no bundled calculator covers"):
+            choose_calculator(molecule(name))

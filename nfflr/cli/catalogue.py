@@ -57,6 +57,6 @@ def _print(cards: list) -> None:
         test, speed = card.test, card.speed
         errors = ("–", "–") if test is None else (f"{test.energy_mae:.2f}", f"{test.force_mae:.1f}")
         taken = "–" if speed is None else f"{speed.results['us_per_atom']:g}"
-        view.add_row(card.name, ", ".join(card.elements), *errors, taken, card.citation)
+        view.add_row(card.name, card.formula or ", ".join(card.elements), *errors, taken, card.citation)
     console = Console()
     Console(width=None if console.is_terminal else 120).print(view)

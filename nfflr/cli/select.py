@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ase
+from ase.formula import Formula
 
 from ..cards import read_card
 from ..checkpoint import FILE, bundled_calculators
@@ -16,11 +17,13 @@ def choose_calculator(atoms: ase.Atoms) -> str:
         StructureError: none does; names the elements that are missing and what to do.
     """
     needed = set(atoms.symbols)
-    covered = {
-        name: set(read_card(folder).elements)
-        for name, folder in bundled_calculators().items()
-        if (folder / FILE).is_file()
-    }
+    own = atoms.symbols.formula.count()
+    covered = {}
+    for name, folder in bundled_calculators().items():
+        card = read_card(folder)
+        of_another = card.formula is not None and Formula(card.formula).count() != own
+        if (folder / FILE).is_file() and not of_another:
+            covered[name] = set(card.elements)
     fitting = {name: elements for name, elements in covered.items() if needed <= elements}
     if fitting:
         return min(fitting, key=lambda name: (len(fitting[name]), name))

@@ -81,6 +81,6 @@ def _own_suite(checkpoint: str) -> Path:
 
     having = {n: f / "suite" for n, f in bundled_calculators().items() if (f / "suite" / FILE).is_file()}
     if checkpoint not in having:
-        bundled = ", ".join(having) or "none"
+        bundled = ", ".join(sorted(having)) or "none"
         raise ConfigError(f"{checkpoint}: brings no suite; give the folder of one (bundled: {bundled})")
     return having[checkpoint]

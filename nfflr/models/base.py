@@ -55,6 +55,7 @@ class Potential(ExactBuffers):
     is_potential = True  # False for a property model, which returns no energy
     compute_forces = True  # a model set to False returns energies alone
     fits_references = True  # False for a complete potential, whose energies need no reference
+    element_blocks: tuple[str, ...] = ()  # patterns of tensors with an axis of equal blocks, one an element
     tables_need_vectors = False  # True where ``tables`` depends on how long the bonds are
     key: str  # in the registry
     element_index: torch.Tensor

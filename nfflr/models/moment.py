@@ -64,6 +64,7 @@ class MomentNetwork(Potential):
     """See the module's text. ``energies`` maps bond vectors (E, 3) to atomic energies (N,)."""
 
     Config = MomentConfig
+    element_blocks = ("layers.*.mix", "layers.*.hidden.*", "layers.*.readout.*", "layers.*.linear.*")
     config: MomentConfig
     zbl_inner: torch.Tensor
     zbl_outer: torch.Tensor

@@ -150,7 +150,7 @@ def test_a_bundled_calculator_brings_its_suite(tmp_path, capsys, monkeypatch):
     assert nff("validate", "mlearn-si", "--task", "lattice", "-o", tmp_path) == 0
     assert "length_mae" in capsys.readouterr().out
     code, error = fails(capsys, "mlearn-si-alignn", "-o", tmp_path)
-    assert code == 2 and "brings no suite; give the folder of one (bundled: mlearn-si)" in error
+    assert code == 2 and "brings no suite; give the folder of one (bundled: acac, " in error
 
 
 def test_results_are_not_replaced_unasked(folder, tmp_path, capsys):

@@ -328,7 +328,7 @@ def test_a_kernel_that_disagrees_is_not_used(built, monkeypatch, caplog):
 
     def wrong(model):
         weights = fold(model)
-        weights.mix[0, 3, 2, 1] += 1e-3
+        weights.mix[0, 0, 3, 2, 1] += 1e-3
         return weights
 
     monkeypatch.setattr(moment, "_fold", wrong)

@@ -175,7 +175,16 @@ def test_training_lowers_the_loss(tmp_path, structures, compute_forces):
     model = build(torch.float32, elements=("Si",), compute_forces=compute_forces)
     rows = []
     config = TrainingConfig(
-        dataset=dataset, model=model, output_dir=tmp_path / "run", epochs=4, warmup_steps=1, validate_every=2
+        dataset=dataset,
+        model=model,
+        output_dir=tmp_path / "run",
+        epochs=4,
+        warmup_steps=1,
+        validate_every=2,
+        learning_rate=5e-3,
+        optimizer="adamw",
+        energy_weight=1.0,  # without a ramp, so that losses can be compared
+        force_weight=1.0,
     )
     path = train(config, on_validation=rows.append)
     assert rows[-1]["train/loss"] < rows[0]["train/loss"]

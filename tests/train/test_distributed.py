@@ -105,7 +105,7 @@ def test_the_batch_size_of_the_config_grows_with_the_processes(curves):
 @pytest.mark.parametrize("parts", [2, 3, 9])
 def test_a_batch_in_parts_is_the_same_update(config, curves, tmp_path, parts):
     path = config(f"in {parts}", epochs=7, more=f"accumulate = {parts}")
-    assert_same_curve(curves[1]["tail of three"], run([path], tmp_path / "cut.json")[0], 1e-9)
+    assert_same_curve(curves[1]["tail of three"], run([path], tmp_path / "cut.json")[0], 1e-7)
 
 
 def fail_on_the_second(config: Path) -> int:

@@ -88,7 +88,8 @@ def stripped(*keys, only=None):
 
 
 def test_the_loss_falls_fivefold_and_errors_with_it(tmp_path, dataset):
-    config = configure(tmp_path, dataset, epochs=60, validate_every=10, learning_rate=0.01)
+    settings = {"epochs": 60, "validate_every": 10, "learning_rate": 0.01, "optimizer": "adamw"}
+    config = configure(tmp_path, dataset, **settings)
     losses = []
     path = train(config, on_step=lambda step: losses.append(step["loss"]))
     assert np.mean(losses[-6:]) < np.mean(losses[:6]) / 5
@@ -412,7 +413,13 @@ def test_the_checkpoint_is_that_of_the_lowest_value(tmp_path, dataset, metric):
         kept[row["epoch"]] = row[metric]
 
     config = configure(
-        tmp_path, dataset, learning_rate=0.5, schedule="constant", ema_decay=0.0, select_by=metric
+        tmp_path,
+        dataset,
+        optimizer="adamw",
+        learning_rate=0.5,
+        schedule="constant",
+        ema_decay=0.0,
+        select_by=metric,
     )
     path = train(config, on_validation=keep)
     best = min(kept, key=kept.get)
