@@ -72,7 +72,7 @@ def _by_element(
     """
     if tensor.dim() == len(shape):
         for axis, (theirs, own) in enumerate(zip(tensor.shape, shape, strict=True)):
-            if theirs != own and (theirs == n or in_blocks and theirs % n == 0):
+            if theirs != own and (theirs == n or (in_blocks and theirs % n == 0)):
                 blocks = tensor.unflatten(axis, (n, theirs // n)).index_select(axis, chosen)
                 tensor = blocks.flatten(axis, axis + 1)
     return tensor
