@@ -165,7 +165,7 @@ def test_check_runs(peer, tmp_path):
     status = {row["name"]: row["status"] for row in record["checks"]}
     print(kind, [row for row in record["checks"] if row["status"] in ("fail", "warn")])
     assert record["calculator"]["package"]
-    if kind == "mace":  # others compute in float32, also behind a float64 interface: too rough for differences
+    if kind == "mace":  # others compute in float32, too rough for differences
         assert status["forces = -dE/dx"] == "pass"
 
 
