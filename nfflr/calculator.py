@@ -11,7 +11,7 @@ from typing import Any
 import ase
 import numpy as np
 import torch
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import Calculator, all_changes
 from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
 
@@ -25,6 +25,7 @@ from .models.base import Potential
 from .models.ensemble import Ensemble
 from .models.programs import is_program, load_program
 from .models.wrapped import NO_CUTOFF, OPTIONS, Wrapped
+from .workflows.base import has_stress, require_stress
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -164,12 +165,12 @@ class NFFLrCalculator(Calculator):
         assert self.atoms is not None  # ASE keeps a copy of what it is given
         if not self._neighbours.reusable(self.atoms):  # what was searched had been checked
             check_structure(self.atoms)
-        has_stress = _has_volume(self.atoms)
+        with_stress = has_stress(self.atoms)
         model = self.compiled or self.model
         with torch.inference_mode(False):  # the list is kept, and may meet gradients later
             graph = self._graph(self._neighbours, self.atoms)
-            output = model(graph, stress=has_stress)
-        self.results = _results(output, graph, has_stress)
+            output = model(graph, stress=with_stress)
+        self.results = _results(output, graph, with_stress)
 
     def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
         """What has changed of what the model sees, to the last bit (ASE's costs more than a small cell)."""
@@ -205,10 +206,8 @@ class NFFLrCalculator(Calculator):
     ) -> Any:  # a float or an array, by its name
         """As ASE's; a stress that does not exist is refused before anything is computed."""
         target = self.atoms if atoms is None else atoms
-        if name == "stress" and target is not None and not _has_volume(target):
-            raise PropertyNotImplementedError(
-                "stress needs a periodic structure whose cell has a volume; this one has none"
-            )
+        if name == "stress" and target is not None:
+            require_stress(target)
         return super().get_property(name, atoms, allow_calculation)
 
     def export_properties(self) -> Properties:
@@ -232,7 +231,7 @@ class NFFLrCalculator(Calculator):
         with torch.inference_mode(False):
             for chunk in self._chunks(structures, max_edges):
                 for (atoms, graph), output in zip(chunk, self._outputs(chunk, len(results)), strict=True):
-                    results.append(_results(output, graph, _has_volume(atoms), f"structure {len(results)}"))
+                    results.append(_results(output, graph, has_stress(atoms), f"structure {len(results)}"))
         return results
 
     def _outputs(self, chunk: list[tuple[ase.Atoms, Graph]], first: int) -> list[dict[str, torch.Tensor]]:
@@ -338,12 +337,8 @@ def _naming(item: str) -> Iterator[None]:
         raise StructureError(str(error).replace("structure", item, 1)) from error
 
 
-def _has_volume(atoms: ase.Atoms) -> bool:
-    return bool(atoms.pbc.any()) and atoms.cell.rank == 3
-
-
 def _results(
-    output: dict[str, torch.Tensor], graph: Graph, has_stress: bool, item: str = "structure"
+    output: dict[str, torch.Tensor], graph: Graph, with_stress: bool, item: str = "structure"
 ) -> dict:
     """The model's dict as ASE wants it: Python floats and contiguous float64 arrays.
 
@@ -360,7 +355,7 @@ def _results(
     for name in ("energies", "forces", "forces_std"):
         if name in output:
             results[name] = _array(output[name])
-    if has_stress and "stress" in output:
+    if with_stress and "stress" in output:
         results["stress"] = _array(output["stress"])[
             [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
         ]  # xx yy zz yz xz xy

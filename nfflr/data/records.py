@@ -10,11 +10,10 @@ from types import ModuleType
 from typing import Any
 
 import ase
-import ase.units
 import numpy as np
 
 from ..errors import ConfigError, StructureError
-from ..units import GPA
+from ..units import GPA, factor
 from . import sources
 from .sources import Entry
 
@@ -24,10 +23,9 @@ FORCE_FIELD_LABELS = ("total_energy", "forces", "stress")
 ENERGY_UNITS = {
     "eV": 1.0,
     "eV/atom": 1.0,
-    "Ha": ase.units.Hartree,
-    "kcal/mol": ase.units.kcal / ase.units.mol,
+    **{symbol: factor(symbol, "energy") for symbol in ("Ha", "kcal/mol")},
 }
-STRESS_UNITS = {"eV/Å^3": 1.0, "GPa": GPA, "kbar": 0.1 * GPA}
+STRESS_UNITS = {"eV/Å^3": 1.0, "GPa": GPA, "kbar": factor("kbar", "stress")}
 # Where each element of the 3×3 stands among the six numbers.
 STRESS_ORDERS = {
     "voigt": [[0, 5, 4], [5, 1, 3], [4, 3, 2]],  # ASE: xx, yy, zz, yz, xz, xy

@@ -17,10 +17,11 @@ from ase.calculators.calculator import (
     all_properties,
 )
 from ase.geometry import complete_cell
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from ..atoms import check_structure
 from ..errors import NFFLrError, NumericsError, StructureError
-from ..workflows.base import has_stress
+from ..workflows.base import has_stress, require_stress
 from .guard import undisturbed
 
 
@@ -174,10 +175,8 @@ class ForeignCalculator(Calculator):
     ) -> Any:  # a float or an array, by its name
         """As ASE's; a stress that does not exist is refused before anything is computed."""
         target = self.atoms if atoms is None else atoms
-        if name == "stress" and target is not None and not has_stress(target):
-            raise PropertyNotImplementedError(
-                "stress needs a periodic structure whose cell has a volume; this one has none"
-            )
+        if name == "stress" and target is not None:
+            require_stress(target)
         return super().get_property(name, atoms, allow_calculation)
 
     def todict(self, skip_default: bool = True) -> dict:
@@ -201,4 +200,4 @@ def close(atoms: ase.Atoms, gap: float) -> None:
 def _voigt(stress: Any) -> np.ndarray:
     """(6,) of ASE's order, from that or from (3, 3)."""
     array = np.asarray(stress, dtype=np.float64)
-    return array if array.shape == (6,) else array.reshape(3, 3)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+    return array if array.shape == (6,) else full_3x3_to_voigt_6_stress(array.reshape(3, 3))

@@ -9,6 +9,7 @@ from typing import Annotated, Protocol, TypeVar
 
 import ase
 import numpy as np
+from ase.calculators.calculator import PropertyNotImplementedError
 from ase.spacegroup.symmetrize import check_symmetry
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 from spglib import SpglibDataset
@@ -82,6 +83,18 @@ def silent(step: int, total: int, numbers: dict[str, float], atoms: ase.Atoms) -
 def has_stress(atoms: ase.Atoms) -> bool:
     """Whether a stress is defined: an axis is periodic and the cell has a volume."""
     return bool(atoms.pbc.any()) and atoms.cell.rank == 3
+
+
+def require_stress(atoms: ase.Atoms) -> None:
+    """Refuse to give the stress of a structure that has none, as ASE's calculators do.
+
+    Raises:
+        PropertyNotImplementedError: no axis is periodic, or the cell has no volume.
+    """
+    if not has_stress(atoms):
+        raise PropertyNotImplementedError(
+            "stress needs a periodic structure whose cell has a volume; this one has none"
+        )
 
 
 def check_crystal(atoms: ase.Atoms, what: str, instead: str = "give a crystal") -> None:

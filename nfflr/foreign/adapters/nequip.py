@@ -35,10 +35,10 @@ def load(argument: str, device: str, dtype: str | None) -> Peer:
 
 
 def _dtype(model) -> str:
-    """Of its weights, or as ahead-of-time compiled code says."""
-    weights = next(model.parameters(), None)
-    if weights is not None:
-        return str(weights.dtype).removeprefix("torch.")
+    """The coarsest of its weights' (scales and shifts are kept in float64), or as compiled code says."""
+    weights = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
+    if weights:
+        return str(min(weights, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
     return next(part for part in vars(model).values() if hasattr(part, "get_metadata")).get_metadata()[
         "model_dtype"
     ]
