@@ -48,7 +48,7 @@ class CompiledGraph:
         graph = self.model.graph(graph)
         self._check_elements(graph.atoms.numbers)
         inputs = arguments(self.model, graph)
-        if min(tensor.shape[0] for tensor in inputs) < 2:
+        if graph.n_local is not None or min(tensor.shape[0] for tensor in inputs) < 2:
             return self.model(graph, stress=stress)
         return results(graph, self._loader.boxed_run(inputs), stress)
 

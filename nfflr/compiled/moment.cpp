@@ -18,7 +18,7 @@
 
 struct Results {
   double* total;      // (B,) eV
-  double* energies;   // (N,) eV
+  double* energies;   // (n_local,) eV
   double* forces;     // (N, 3) eV/Å
   double* stress;     // (B, 3, 3) eV/Å³, or null: not wanted
   int64_t* culprits;  // (2,) atoms that an error names
@@ -28,25 +28,25 @@ struct Results {
 struct Plan {
   std::vector<int> elements;      // (N,)
   std::vector<int64_t> edges;     // (N + 1,) where the candidates of each atom begin
-  std::vector<int64_t> order;     // (N,) atoms, those of one element together
+  std::vector<int64_t> order;     // (n_local,) atoms, those of one element together
   std::vector<int64_t> blocks;    // where blocks begin in `order`, and its end
 
   // False: an element is not covered.
   bool make(const Model& m, const Structures& s) {
-    elements.resize(s.n_atoms), order.resize(s.n_atoms), edges.assign(s.n_atoms + 1, 0);
+    elements.resize(s.n_atoms), order.resize(s.n_local), edges.assign(s.n_atoms + 1, 0);
     std::vector<int64_t> first(m.n_elements + 1, 0);
     for (int64_t i = 0; i < s.n_atoms; i++) {
       const int64_t z = s.numbers[i];
       elements[i] = z >= 0 && z < m.n_numbers ? m.element_index[z] : -1;
       if (elements[i] < 0) return false;
-      first[elements[i] + 1]++;
+      if (i < s.n_local) first[elements[i] + 1]++;
     }
     for (int64_t z = 0; z < m.n_elements; z++) {
       first[z + 1] += first[z];
       for (int64_t k = first[z]; k < first[z + 1]; k += BLOCK) blocks.push_back(k);
     }
-    blocks.push_back(s.n_atoms);
-    for (int64_t i = 0; i < s.n_atoms; i++) order[first[elements[i]]++] = i;
+    blocks.push_back(s.n_local);
+    for (int64_t i = 0; i < s.n_local; i++) order[first[elements[i]]++] = i;
     for (int64_t e = 0; e < s.n_edges; e++) edges[s.dst[e] + 1]++;
     for (int64_t i = 0; i < s.n_atoms; i++) edges[i + 1] += edges[i];
     return true;
@@ -127,7 +127,7 @@ static Status evaluate(const Model& model, const Structures& s, const Results& o
   for (int64_t t = 1; t < n; t++)
     for (int64_t k = 0; k < n_virial; k++) virials[0][k] += virials[t][k];
   std::fill(out.total, out.total + s.n_structures, 0.0);
-  for (int64_t i = 0; i < s.n_atoms; i++) out.total[s.structure ? s.structure[i] : 0] += out.energies[i];
+  for (int64_t i = 0; i < s.n_local; i++) out.total[s.structure ? s.structure[i] : 0] += out.energies[i];
   if (out.stress) fill_stress(s, virials[0].data(), out.stress);
   return DONE;
 }

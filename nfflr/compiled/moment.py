@@ -41,7 +41,7 @@ class _Model(ctypes.Structure):
 
 
 class _Structures(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("n_atoms", "n_edges", "n_structures")]
+    _fields_ = [(name, ctypes.c_int64) for name in ("n_atoms", "n_local", "n_edges", "n_structures")]
     _fields_ += [
         (name, ctypes.c_void_p)
         for name in ("positions", "numbers", "structure", "src", "dst", "translation", "cell")
@@ -118,9 +118,10 @@ class MomentKernel:
         graph = self.model.graph(graph)
         atoms = graph.atoms
         n, several = len(atoms), atoms.cell.shape[:-2]  # () or (B,)
+        local = n if graph.n_local is None else graph.n_local
         result = {
             "total_energy": torch.empty(several, dtype=torch.float64),
-            "energies": torch.empty(n, dtype=torch.float64),
+            "energies": torch.empty(local, dtype=torch.float64),
             "forces": torch.empty(n, 3, dtype=torch.float64),
         }
         if stress:
@@ -136,7 +137,7 @@ class MomentKernel:
         )
         kept = [None if t is None else t.contiguous() for t in inputs]  # kept until the kernel is done
         culprits = (ctypes.c_int64 * 2)()
-        structures = _Structures(n, len(graph.src), atoms.n_structures, *map(_address, kept))
+        structures = _Structures(n, local, len(graph.src), atoms.n_structures, *map(_address, kept))
         outputs = [_address(result.get(name)) for name in ("total_energy", "energies", "forces", "stress")]
         results = _Results(*outputs, ctypes.addressof(culprits))
         status = self._evaluate(

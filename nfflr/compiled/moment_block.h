@@ -8,7 +8,7 @@
 #include "moment_invariants.h"
 
 struct Structures {
-  int64_t n_atoms, n_edges, n_structures;
+  int64_t n_atoms, n_local, n_edges, n_structures;  // the first n_local atoms are centres
   const double* positions;    // (N, 3) Å
   const int64_t* numbers;     // (N,)
   const int64_t* structure;   // (N,) or null

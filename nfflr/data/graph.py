@@ -29,6 +29,8 @@ class Graph:
         dst: (E,) int64, centre i of each edge, ascending.
         shift: (E, 3) float64, Å: the lattice translation added to x_j.
         cutoff: Å; no bond up to this length is missing. Infinite where that is not known.
+        n_local: energies of the first ``n_local`` atoms count, of a single structure; the others are there
+            for these, as in a part of space that one of several processes has. None: all.
     """
 
     atoms: Atoms
@@ -36,6 +38,7 @@ class Graph:
     dst: torch.Tensor
     shift: torch.Tensor
     cutoff: float = math.inf
+    n_local: int | None = None
 
     def vectors(self) -> torch.Tensor:
         """Bond vectors r_ij = x_j + S·cell − x_i, (E, 3) float64, Å."""
@@ -45,6 +48,18 @@ class Graph:
     def degree(self) -> torch.Tensor:
         """Number of neighbours of each atom, (N,)."""
         return torch.bincount(self.dst, minlength=len(self.atoms))
+
+    def shorter_than(self, cutoff: float) -> Graph:
+        """Without the bonds that are not.
+
+        Raises:
+            StructureError: two atoms coincide.
+        """
+        square = self.vectors().square().sum(1)  # (E,)
+        refuse_coincident(self, square)
+        keep = (square < cutoff**2).nonzero().squeeze(1)
+        src, dst, shift = (edge.index_select(0, keep) for edge in (self.src, self.dst, self.shift))
+        return replace(self, src=src, dst=dst, shift=shift, cutoff=cutoff)
 
     def to(self, device: torch.device | str) -> Graph:
         moved = {name: getattr(self, name).to(device) for name in ("atoms", "src", "dst", "shift")}

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ..atoms import Atoms
-from .graph import Graph, check_distances, complete_box, neighbor_list, refuse_coincident
+from .graph import Graph, check_distances, complete_box, neighbor_list
 
 
 @dataclass
@@ -60,11 +60,7 @@ class VerletList:
         if self.skin == 0:
             check_distances(graph)
             return graph
-        square = graph.vectors().square().sum(1)  # (E,)
-        refuse_coincident(graph, square)
-        keep = (square < self.cutoff**2).nonzero().squeeze(1)
-        src, dst, shift = (edge.index_select(0, keep) for edge in (graph.src, graph.dst, graph.shift))
-        return Graph(graph.atoms, src, dst, shift, self.cutoff)
+        return graph.shorter_than(self.cutoff)
 
     def candidates(self, atoms: ase.Atoms) -> Graph:
         """As ``graph``, with pairs up to a skin beyond the cutoff, for what leaves them out by itself.

@@ -167,6 +167,9 @@ class Potential(ExactBuffers):
             ``stress`` (3, 3) or (B, 3, 3), eV/Å³, zero for a structure whose cell has no volume. The last two
             are left out by a model whose ``compute_forces`` is False.
 
+        Of a graph with ``n_local`` the results are those of the energies that count, (n_local,), with their
+        share of the forces on all N atoms.
+
         In training mode the outputs can be differentiated with respect to the weights.
         """
         # Forces are gradients, whatever mode the caller is in.
@@ -174,10 +177,12 @@ class Potential(ExactBuffers):
             graph = self.graph(x)
             species = self.species(graph.atoms.numbers)
             vectors = graph.vectors().detach().to(self.dtype).requires_grad_()  # (E, 3)
-            raw = self.energies(graph, vectors)  # (N,)
+            raw = self.energies(graph, vectors)[: graph.n_local]  # (N,), or those that count
             if self.compute_forces:
                 slopes = bond_gradient(raw, vectors, create_graph=self.training) * self.scale.to(raw.dtype)
-            energies = raw.double() * self.scale + self.reference_energies.index_select(0, species)
+            energies = raw.double() * self.scale + self.reference_energies.index_select(
+                0, species[: graph.n_local]
+            )
         energies = energies if self.training else energies.detach()
         result = {"total_energy": sum_structures(energies, graph.atoms), "energies": energies}
         if not self.compute_forces:
