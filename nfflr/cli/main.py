@@ -31,6 +31,7 @@ COMMANDS = {
     "models": "catalogue",
     "report": "report",
     "distill": "distill",
+    "lammps": "lammps",
 }  # command → file beside this
 
 

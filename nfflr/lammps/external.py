@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from ase.data import atomic_numbers
 
 from ..calculator import NFFLrCalculator
@@ -26,10 +25,10 @@ def attach(
 ) -> External:
     """Let a potential act on all atoms of a LAMMPS instance from the next ``run`` or ``minimize`` on.
 
-    Every rank calls it, when the box exists. It defines ``fix <fix> all external`` (one that exists is taken),
-    adds its energy and virial to LAMMPS's own, and sets the ghost cutoff, the skin and the rule for new
-    neighbour lists that the potential needs; later ``neighbor``, ``neigh_modify`` and ``comm_modify`` commands
-    must not take that back. An error in a force call ends all ranks, with the error's exit code.
+    Every rank calls it, when the box exists. It defines ``fix <fix> all external`` (one that exists is
+    taken), adds its energy and virial to LAMMPS's own, and sets the ghost cutoff, the skin and the rule for
+    new neighbour lists that the potential needs; later ``neighbor``, ``neigh_modify`` and ``comm_modify``
+    commands must not take that back. An error in a force call ends all ranks, with the error's exit code.
 
     Args:
         lmp: a ``lammps.lammps`` in ``metal`` units.
@@ -47,7 +46,9 @@ def attach(
     check_species(model, species)
     n_types = lmp.extract_global("ntypes")
     if n_types != len(species):
-        raise ConfigError(f"species: got {len(species)} ({', '.join(species)}) for {n_types} atom types; name each")
+        raise ConfigError(
+            f"species: got {len(species)} ({', '.join(species)}) for {n_types} atom types; name each"
+        )
     if lmp.extract_global("units") != "metal":
         raise ConfigError(f"units {lmp.extract_global('units')}: expected units metal (eV, Å, ps, bar)")
     external = External(lmp, calculator, species, fix, skin)
@@ -64,7 +65,7 @@ def potential_of(calculator: Any) -> Potential:
     model = getattr(calculator, "model", None)
     if not isinstance(model, Potential) or not model.compute_forces:
         raise ConfigError(
-            f"{type(model or calculator).__name__}: LAMMPS ranks need atomic energies of a part of the system; "
+            f"{type(model or calculator).__name__}: ranks need atomic energies of a part of the system; "
             "expected one of NFFLr's own potentials, not an ensemble or a model from elsewhere"
         )
     return model
@@ -78,7 +79,8 @@ def check_species(model: Potential, species: Sequence[str]) -> None:
     missing = sorted(set(species) - set(model.elements))
     if missing:
         raise StructureError(
-            f"species: {', '.join(missing)} is not covered by this model; it knows {', '.join(model.elements)}"
+            f"species: {', '.join(missing)} is not covered by this model; "
+            f"it knows {', '.join(model.elements)}"
         )
 
 
@@ -92,7 +94,7 @@ class External:
         self.lmp, self.fix, self.skin = lmp, fix, skin
         self.model = potential_of(calculator)
         self.layers = hops(self.model)
-        # A graph that was compiled computes all atoms; a kernel leaves out ghosts and what is beyond the cutoff.
+        # A compiled graph computes all atoms; a kernel leaves out ghosts and what is beyond the cutoff.
         kernel = calculator.compiled
         self.takes_all = getattr(kernel, "takes_candidates", False)
         self.evaluate: Callable = kernel if kernel is not None and self.takes_all else self.model
@@ -109,10 +111,10 @@ class External:
             f"fix_modify {self.fix} energy yes virial yes",
         ]
 
-    def __call__(self, lmp: Any, step: int, n_local: int, tags: np.ndarray, x: np.ndarray, f: np.ndarray) -> None:
-        """LAMMPS's callback: fills ``f`` (n_local, 3), and says energy and virial."""
+    def __call__(self, lmp: Any, step: int, n_local: int, *arrays: np.ndarray) -> None:
+        """LAMMPS's callback with tags, positions and forces (n_local, 3): fills in the last."""
         try:
-            self._act(n_local, f)
+            self._act(n_local, arrays[-1])
         except BaseException as error:  # an exception cannot pass through LAMMPS
             print(f"error: LAMMPS step {step}: {error}", file=sys.stderr, flush=True)
             self.comm.Abort(getattr(error, "exit_code", 1))

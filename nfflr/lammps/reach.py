@@ -34,7 +34,9 @@ def _chain(model: Potential, spacing: float) -> Graph:
     along = torch.arange(n, dtype=torch.float64)[:, None]
     positions = spacing * model.cutoff * torch.cat([along, side], dim=1)  # (n, 3)
     numbers = model.numbers.cpu().repeat(n)[:n]
-    atoms = Atoms(positions, numbers, torch.zeros(3, 3, dtype=torch.float64), torch.zeros(3, dtype=torch.bool))
+    atoms = Atoms(
+        positions, numbers, torch.zeros(3, 3, dtype=torch.float64), torch.zeros(3, dtype=torch.bool)
+    )
     return periodic_radius_graph(atoms, model.cutoff).to(model.device)
 
 

