@@ -87,6 +87,7 @@ def command(
               nff lammps mlearn-si --mliap si.pt
     """
     from ..calculator import NFFLrCalculator
+    from ..compiled import kernel
     from ..lammps.external import check_species, potential_of
     from ..lammps.script import LammpsSettings
 
@@ -95,8 +96,8 @@ def command(
     if sum(x is not None for x in (data, script, mliap)) != 1:
         raise ConfigError("nff lammps: give one of --data, --in and --mliap; see nff lammps --help")
     # Loaded here first: what is wrong is said once, and ranks find the kernel in the cache.
-    calculator = NFFLrCalculator.load(checkpoint, device=device, dtype=dtype, compile=compile)
-    potential_of(calculator)
+    calculator = NFFLrCalculator.load(checkpoint, device=device, dtype=dtype)
+    model = potential_of(calculator)
     if mliap is not None:
         return _write_unified(mliap, calculator, overwrite)
     options = ["--model", _absolute(checkpoint), "--device", device, "--skin", str(skin)]
@@ -108,7 +109,7 @@ def command(
         if not species:
             raise ConfigError("--species: name the element of each atom type of your input, as --species Si")
         parts(script)
-        check_species(potential_of(calculator), species)
+        check_species(model, species)
         folder, name = Path("."), str(script)
     else:
         folder, species, name = _prepare(data, calculator, settings, out, overwrite)
@@ -117,6 +118,8 @@ def command(
     start = shlex.split(launcher) if launcher else [_mpiexec(write_only), "-n", str(processes)]
     if script is None:
         _write(folder, Path(name).stem, data, species, settings, shlex.join([*start, *ranks]))
+    if compile:
+        kernel(model)
     if write_only:
         click.echo(f"run it in {folder}: {shlex.join([*start, *ranks])}")
         return 0

