@@ -11,7 +11,7 @@ import click
 
 from ..errors import ConfigError, NFFLrError, StoppedError
 from ..files import claim_folder, write_json
-from .options import read_settings
+from .options import read_settings, with_settings
 from .output import provenance
 from .progress import training_bar
 from .structures import find_structures, result_stems
@@ -25,19 +25,7 @@ if TYPE_CHECKING:
 RESULT, PLAN = "distill.json", "plan.json"
 
 
-class _Options(click.Command):
-    """Adds an option for each field of the settings, when they are asked for."""
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        from ..distill.settings import DistillSettings
-        from .options import settings_options
-
-        if not any(p.name == "budget" for p in self.params):
-            self.params += settings_options(DistillSettings)
-        return super().get_params(ctx)
-
-
-@click.command("distill", cls=_Options)
+@click.command("distill", cls=with_settings("..distill.settings", "DistillSettings"))
 @click.argument("structures", nargs=-1, required=True)
 @click.option(
     "--teacher",

@@ -14,26 +14,14 @@ import click
 
 from ..errors import ConfigError, ResourceError
 from ..files import claim_folder, stem, write_atomically
-from .options import read_settings
+from .options import read_settings, with_settings
 from .output import refuse_existing
 
 if TYPE_CHECKING:
     from ..lammps.script import LammpsSettings
 
 
-class _Options(click.Command):
-    """Adds an option for each field of the settings, when they are asked for."""
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        from ..lammps.script import LammpsSettings
-        from .options import settings_options
-
-        if not any(p.name == "ensemble" for p in self.params):
-            self.params += settings_options(LammpsSettings)
-        return super().get_params(ctx)
-
-
-@click.command("lammps", cls=_Options)
+@click.command("lammps", cls=with_settings("..lammps.script", "LammpsSettings"))
 @click.argument("checkpoint")
 @click.option("--data", type=click.Path(path_type=Path), help="Structure file, in any format that ASE reads.")
 @click.option("--in", "script", type=click.Path(path_type=Path), help="Your own LAMMPS input; see below.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import types
 import typing
 from collections.abc import Sequence
@@ -21,6 +22,21 @@ TRUST: dict[str, Any] = {
     "is_flag": True,
     "help": "Read a model file of another package, which may run code that it holds.",
 }
+
+
+def with_settings(module: str, name: str) -> type[click.Command]:
+    """A class of commands with an option for each field of some settings, imported when asked for."""
+
+    class Command(click.Command):
+        def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+            if not self.added:
+                self.params += settings_options(getattr(importlib.import_module(module, __package__), name))
+                self.added = True
+            return super().get_params(ctx)
+
+        added = False
+
+    return Command
 
 
 def settings_options(settings: type[BaseModel]) -> list[click.Option]:
