@@ -32,6 +32,7 @@ COMMANDS = {
     "report": "report",
     "distill": "distill",
     "lammps": "lammps",
+    "serve": "serve",
 }  # command → file beside this
 
 

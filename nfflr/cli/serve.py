@@ -1,0 +1,122 @@
+"""Serve energies and forces to i-PI, or any program that speaks its protocol."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import ConfigError, ResourceError, StructureError
+from .models import Models
+from .options import TRUST
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.socketio import SocketClient
+
+PAUSE = 0.2  # s between attempts to reach a server that is not there yet
+
+
+@click.command("serve")
+@click.argument("checkpoint")
+@click.argument("structure", type=click.Path(path_type=Path))
+@click.option("--unix", metavar="NAME", help="UNIX socket /tmp/ipi_NAME, the <address> of i-PI's input.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Or a port on this machine.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Of the port; this machine alone.")
+@click.option("--wait", type=float, default=60.0, show_default=True, help="For the server to be there (s).")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the model's.")
+@click.option("--compile", is_flag=True, help="Evaluate a compiled form of the model.")
+@click.option("--trust", **TRUST)
+def command(checkpoint, structure, unix, port, host, wait, device, dtype, compile, trust) -> int:
+    """Serve energies and forces to i-PI, or any program that speaks its protocol.
+
+    STRUCTURE says which elements the atoms are, in the server's order, and which axes are periodic; positions
+    and cell come from the server. Several may serve one server, which shares beads or replicas between them.
+    Ends when the server closes the connection. Messages are not encrypted, so only this machine is spoken to.
+
+    \b
+    Examples: nff serve mlearn-si si.xyz --unix silicon
+              nff serve chgnet MgO.cif --port 31415
+    """
+    from ..data.readers import read_structure
+
+    if (unix is None) == (port is None):
+        raise ConfigError("nff serve: give one of --unix and --port; see nff serve --help")
+    if port is not None and not _is_loopback(host):
+        raise ConfigError(
+            f"--host: {host} is not this machine; expected 127.0.0.1, or tunnel the port (ssh -L)"
+        )
+    atoms = read_structure(structure)
+    atoms.calc = Models((checkpoint,), device, dtype, compile, trust).calculator(checkpoint)
+    where = f"/tmp/ipi_{unix}" if unix else f"{host}:{port}"
+    client = _connect(where, wait, {"unixsocket": unix} if unix else {"host": host, "port": port})
+    click.echo(f"serving {where}")
+    served = _serve(client, atoms, str(structure))
+    click.echo(f"{where}: the server has closed the connection after {served} evaluations")
+    return 0
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
+    except (OSError, ValueError):
+        return False
+
+
+def _connect(where: str, wait: float, address: dict[str, Any]) -> SocketClient:
+    """A connection, tried until the server is there.
+
+    Raises:
+        ResourceError: it is not there in time.
+    """
+    from ase.calculators.socketio import SocketClient
+
+    deadline = time.monotonic() + wait
+    while True:
+        reason = "no answer"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # ASE forgets a socket that does not connect
+            try:
+                return SocketClient(**address)
+            except OSError as error:
+                reason = error.strerror or str(error)
+        if time.monotonic() > deadline:
+            raise ResourceError(
+                f"{where}: nobody listens ({reason}); start the server, and check the address in its input"
+            )
+        time.sleep(PAUSE)
+
+
+def _serve(client: SocketClient, atoms: Atoms, name: str) -> int:
+    """Evaluations until the server closes the connection.
+
+    Raises:
+        StructureError: the server has another number of atoms, or a structure that cannot be computed.
+        NumericsError: an energy is not finite.
+    """
+    from ..workflows.base import has_stress
+
+    protocol, receive = client.protocol, client.protocol.recvposdata
+
+    def checked():
+        cell, inverse, positions = receive()
+        if len(positions) != len(atoms):
+            raise StructureError(
+                f"{name}: has {len(atoms)} atoms, the server's structure {len(positions)}; give the same one"
+            )
+        return cell, inverse, positions
+
+    protocol.recvposdata = checked
+    served = 0
+    try:
+        for _ in client.irun(atoms, use_stress=has_stress(atoms)):
+            served += 1
+    except ConnectionError:  # killed while an answer was on its way
+        pass
+    return served
