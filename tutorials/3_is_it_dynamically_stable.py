@@ -37,7 +37,9 @@ suite = read_suite(root / "calculators/mlearn-si/suite").only(("phonons",))
 outcome = suite.run(NFFLrCalculator.load("mlearn-si")).outcomes[0]
 silicon, vasp = outcome.result, outcome.task.reference
 print("silicon:", silicon.message)
-print(f"mean difference to VASP {outcome.scores['frequency_mae']:.2f} THz of {vasp.band_frequencies.max():.1f}")
+print(
+    f"mean difference to VASP {outcome.scores['frequency_mae']:.2f} THz of {vasp.band_frequencies.max():.1f}"
+)
 
 assert silicon.stable and outcome.scores["frequency_mae"] < 0.3
 
@@ -103,7 +105,9 @@ def draw_bands(axes, result, title):
 
 
 figure, panels = plt.subplots(1, 3, figsize=(9, 3.4), width_ratios=(3, 2, 2), layout="constrained")
-for axes, result, title in zip(panels, (silicon, bcc, hcp), ("silicon", "bcc copper", "hcp copper"), strict=True):
+for axes, result, title in zip(
+    panels, (silicon, bcc, hcp), ("silicon", "bcc copper", "hcp copper"), strict=True
+):
     draw_bands(axes, result, title)
 left, middle, right = panels
 for label, frequencies in zip(("Γ", "X", "L", "W"), vasp.band_frequencies, strict=True):
@@ -113,7 +117,7 @@ for label, frequencies in zip(("Γ", "X", "L", "W"), vasp.band_frequencies, stri
 left.set(ylabel="frequency (THz)", ylim=(0, None), title="silicon, dots: VASP")
 for axes in (middle, right):
     axes.set_ylim(-1.2, 8)
-figure.savefig("3_is_it_dynamically_stable.png", dpi=80)
+figure.savefig("3_is_it_dynamically_stable.png", dpi=64)
 
 # %% [markdown]
 # ## What to do about an imaginary mode

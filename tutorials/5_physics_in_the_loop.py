@@ -55,9 +55,8 @@ columns = ("val/forces_mae", "val/phonons/frequency_mae", "val/elastic/clamped_m
 forces, phonons, elastic = (np.array([float(row[name]) for row in rows]) for name in columns)
 by_phonons, by_forces = np.argmin(phonons), np.argmin(forces)
 for name, k in (("phonons", by_phonons), ("forces", by_forces)):
-    print(
-        f"best {name}: epoch {epochs[k]}, {1000 * forces[k]:.1f} meV/Å, {phonons[k]:.2f} THz, {elastic[k]:.1f} GPa"
-    )
+    numbers = f"{1000 * forces[k]:.1f} meV/Å, {phonons[k]:.2f} THz, {elastic[k]:.1f} GPa"
+    print(f"best {name}: epoch {epochs[k]}, {numbers}")
 
 # %% [markdown]
 # The checkpoint that was kept gives the phonons that were measured at its epoch. That is worth a check, as what was
@@ -71,23 +70,24 @@ assert np.isclose(again, phonons.min(), rtol=1e-3)
 assert again < 0.8
 
 # %% [markdown]
-# **The figure:** each curve over its own best value. The force error falls and then stays; phonons and elastic constants go
-# up and down by more, at epochs where the force error shows nothing of it.
+# **The figure:** each curve over its own least value. After eight epochs the force error has nearly
+# settled, and a training that is watched by it alone would be stopped; the elastic constants still have a factor of
+# three to go, and the phonons get worse for a while before they come back.
 
 # %%
 figure, axes = plt.subplots(figsize=(6, 3.4), layout="constrained")
 curves = {"force error": forces, "phonons": phonons, "elastic constants": elastic}
 for (name, values), marker in zip(curves.items(), "os^", strict=True):
     axes.plot(epochs, values / values.min(), marker + "-", ms=4, lw=1.2, label=name)
-axes.axvline(epochs[by_phonons], color="C1", ls="--", lw=1, label="kept: best phonons")
-axes.axvline(epochs[by_forces], color="C0", ls=":", lw=1.2, label="best forces")
+axes.axvline(epochs[by_phonons], color="0.5", ls="--", lw=1, label="kept: best phonons")
 axes.set(xlabel="epoch", ylabel="error on validation, over its least", yscale="log")
 axes.legend(frameon=False, fontsize="small")
 figure.savefig("5_physics_in_the_loop.png", dpi=100)
 
 # %% [markdown]
-# One run of a few epochs is an illustration. The README has three seeds of full length: choosing by physics took
-# elastic constants from 1.3–3.4 GPa of error to 1.0–2.0, at the same force error, for 17 % more time.
+# Here the best phonons come late, at or near the epoch of the best forces. It need not be so: of three
+# seeds of full length that the README tells of, two chose another epoch by physics than by force error.
 
 # %%
-assert np.ptp(np.log(phonons[3:])) > np.ptp(np.log(forces[3:]))  # physics moves when forces do not
+eighth = int(np.flatnonzero(epochs == 8)[0])
+assert forces[eighth] < 1.25 * forces.min() and elastic[eighth] > 1.8 * elastic.min()

@@ -82,7 +82,9 @@ for result in untrained.results:
         print(f"{result.status:5}{result.name:32}{result.value:10.2g} {result.unit}")
 
 structural = ("forces", "stress", "rotation", "translation", "permutation", "smoothness")
-checked = [r for r in untrained.results if any(word in r.name for word in structural) and "wall" not in r.name]
+checked = [
+    r for r in untrained.results if any(word in r.name for word in structural) and "wall" not in r.name
+]
 assert len(checked) >= 6 and all(r.status == "pass" for r in checked)
 
 # %% [markdown]
