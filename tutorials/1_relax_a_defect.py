@@ -55,9 +55,9 @@ print(f"vacancy: {hole.formation_energy_unrelaxed:.2f} eV unrelaxed, {hole.forma
 
 # %% [markdown]
 # **Left:** the energy on the way down; nearly all is gained in the first five steps. **Right:** how far atoms
-# have moved, against how far from the interstitial they started. The four neighbours at 2.4 Å move most,
-# and with them the atoms right behind them along a chain of bonds (4.7 Å); other atoms stay nearly where they were. What is
-# left near the edge of the supercell is the defect meeting its own images.
+# have moved, against how far from the interstitial they started. The four neighbours at 2.4 Å move most, and
+# with them the atoms right behind them along a chain of bonds (4.7 Å); other atoms stay nearly where they
+# were. What is left near the edge of the supercell is the defect meeting its own images.
 
 # %%
 centre = len(start) - 1
@@ -77,14 +77,15 @@ figure.savefig("1_relax_a_defect.png", dpi=100)
 # %% [markdown]
 # ## Can it be trusted?
 #
-# Not the interstitial. Density-functional theory puts the most stable interstitials of silicon at about 3.8 eV
-# (PW91; 3.3 eV with LDA, and quantum Monte Carlo at 4.9 eV: W.-K. Leung et al., Phys. Rev. Lett. 83, 2351
-# (1999)), and this potential is more than an eV below. The relaxation converged, forces are small, and nothing
-# looks wrong: a potential says nothing about what it was not shown. `nff models --json` prints what the card of
-# `mlearn-si` says of its limits: "No interstitials". Vacancies are in its data, 57 of 214 structures.
+# Not the interstitial. Density-functional theory puts the most stable interstitials of silicon at about 3.8
+# eV (PW91; 3.3 eV with LDA, and quantum Monte Carlo at 4.9 eV: W.-K. Leung et al., Phys. Rev. Lett. 83, 2351
+# (1999)), and this potential is more than an eV below. The relaxation converged, forces are small, and
+# nothing looks wrong: a potential says nothing about what it was not shown. `nff models --json` prints what
+# the card of `mlearn-si` says of its limits: "No interstitials". Vacancies are in its data, 57 of 214
+# structures.
 #
-# So look at a potential's data before its answers, and where they do not hold your defect, add some
-# (tutorial 8 shows how structures are chosen) or ask an ensemble how much it disagrees.
+# So look at a potential's data before its answers, and where they do not hold your defect, add some (tutorial
+# 8 shows how structures are chosen) or ask an ensemble how much it disagrees.
 
 # %%
 assert defect.converged and 2.0 < formation < 2.7  # 2.32 eV: far from 3.8

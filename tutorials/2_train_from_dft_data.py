@@ -1,9 +1,9 @@
 # %% [markdown]
 # # From DFT data to a potential
 #
-# 214 structures of silicon with PBE energies, forces and stresses (mlearn: Y. Zuo et al., J. Phys. Chem. A 124, 731
-# (2020)): what do they hold, how is a potential trained on them, and how good is it beside published ones? The
-# commands are those of a terminal.
+# 214 structures of silicon with PBE energies, forces and stresses (mlearn: Y. Zuo et al., J. Phys. Chem. A
+# 124, 731 (2020)): what do they hold, how is a potential trained on them, and how good is it beside published
+# ones? The commands are those of a terminal.
 
 # %%
 import json
@@ -82,8 +82,8 @@ print(f"eight epochs: {energy:.2f} meV/atom, {force:.1f} meV/Å")
 assert energy < 4.5 and 50 < force < 70
 
 # %% [markdown]
-# **Left:** the learning-rate test. **Right:** forces of the test set against the labels, one dot a component, by group.
-# Look for dots away from the line, and for groups that lie further from it: those structures need
+# **Left:** the learning-rate test. **Right:** forces of the test set against the labels, one dot a component,
+# by group. Look for dots away from the line, and for groups that lie further from it: those structures need
 # company in the training data.
 
 # %%

@@ -29,8 +29,8 @@ root = Path(nfflr.__file__).parents[1]  # the clone of the repository
 # %% [markdown]
 # ## Silicon against VASP
 #
-# The suite of `mlearn-si` holds phonons of silicon from PBE forces (VASP, phonopy's example) at Γ, X, L and W. Its task
-# knows supercell, reference and score; its outcome holds the full result.
+# The suite of `mlearn-si` holds phonons of silicon from PBE forces (VASP, phonopy's example) at Γ, X, L and
+# W. Its task knows supercell, reference and score; its outcome holds the full result.
 
 # %%
 suite = read_suite(root / "calculators/mlearn-si/suite").only(("phonons",))
@@ -45,8 +45,8 @@ assert silicon.stable and outcome.scores["frequency_mae"] < 0.3
 
 # %% [markdown]
 # Thermal properties follow from the same frequencies. The same VASP forces give S = 20.3 J/(mol K) at 300 K
-# (phonopy; `tests/workflows/phonon-data/Si`), and experiment 18.8 at 298 K (CODATA): the potential reproduces what
-# it learned from, and what is left to experiment is PBE's and the small supercell's.
+# (phonopy; `tests/workflows/phonon-data/Si`), and experiment 18.8 at 298 K (CODATA): the potential reproduces
+# what it learned from, and what is left to experiment is PBE's and the small supercell's.
 
 # %%
 room = int(np.flatnonzero(silicon.temperatures == 300)[0])
@@ -58,8 +58,8 @@ assert abs(entropy - 20.3) < 0.6
 # %% [markdown]
 # ## Copper in the wrong structure
 #
-# bcc copper has vanishing forces by symmetry, and an imaginary mode. `modulated` is a supercell displaced along it: an
-# ordinary relaxation from there, with the cell free, finds the structure it falls into.
+# bcc copper has vanishing forces by symmetry, and an imaginary mode. `modulated` is a supercell displaced
+# along it: an ordinary relaxation from there, with the cell free, finds the structure it falls into.
 
 # %%
 copper = NFFLrCalculator.load("mlearn-cu")
@@ -77,8 +77,8 @@ print(f"it falls to {name}, {1000 * gain:.0f} meV/atom lower")
 assert not bcc.stable and name == "P6_3/mmc"  # hexagonal close packing
 
 # %% [markdown]
-# Hexagonal close packing, with real frequencies throughout? That has to be asked anew of the new structure, here in
-# its standard cell.
+# Hexagonal close packing, with real frequencies throughout? That has to be asked anew of the new structure,
+# here in its standard cell.
 
 # %%
 standard = ase.Atoms(found.std_types, scaled_positions=found.std_positions, cell=found.std_lattice, pbc=True)
@@ -88,9 +88,10 @@ print("hcp copper:", hcp.message)
 assert hcp.stable
 
 # %% [markdown]
-# **Left:** the bands of silicon, with VASP's frequencies as dots. Look at the optical modes at Γ, which are too soft, and
-# at the flat transverse acoustic ones at X and L, where potentials err easily. **Middle and right:** copper. Imaginary
-# frequencies are drawn as negative: the lowest branch of bcc dips below zero at N, and hcp has none that does.
+# **Left:** the bands of silicon, with VASP's frequencies as dots. Look at the optical modes at Γ, which are
+# too soft, and at the flat transverse acoustic ones at X and L, where potentials err easily. **Middle and
+# right:** copper. Imaginary frequencies are drawn as negative: the lowest branch of bcc dips below zero at N,
+# and hcp has none that does.
 
 
 # %%
@@ -98,7 +99,7 @@ def draw_bands(axes, result, title):
     edges = [*result.band_pieces, len(result.band_distances)]
     for start, end in pairwise(edges):
         axes.plot(result.band_distances[start:end], result.band_frequencies[start:end], color="0.2", lw=1)
-    axes.set_xticks(result.band_label_distances, result.band_labels, fontsize="small")
+    axes.set_xticks(result.band_label_distances, result.band_labels, fontsize=6.5)
     axes.grid(axis="x", alpha=0.4)
     axes.axhline(0, color="0.5", lw=0.8)
     axes.set(xlim=(0, result.band_distances[-1]), title=title)
@@ -122,9 +123,9 @@ figure.savefig("3_is_it_dynamically_stable.png", dpi=64)
 # %% [markdown]
 # ## What to do about an imaginary mode
 #
-# First ask whether it is real: a larger supercell, a smaller `displacement` (0.01 Å here) or a tighter relaxation may make it
-# go away, and so may another potential: bcc lies outside the training data of `mlearn-cu`, so this needs a check
-# by first principles. If it stays, follow `modulated`, as here. And some structures are stable only
-# when hot, which harmonic phonons cannot tell.
+# First ask whether it is real: a larger supercell, a smaller `displacement` (0.01 Å here) or a tighter
+# relaxation may make it go away, and so may another potential: bcc lies outside the training data of
+# `mlearn-cu`, so this needs a check by first principles. If it stays, follow `modulated`, as here. And some
+# structures are stable only when hot, which harmonic phonons cannot tell.
 #
 # Copper is fcc, of course: hcp is the nearest valley, and not the lowest one. A relaxation finds the former.

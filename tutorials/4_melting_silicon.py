@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Does it survive, and what is it after it has not?
 #
-# A potential that relaxes a crystal well may still blow up when it is hot. We heat silicon with `mlearn-si`: as a
-# crystal at 300 and 1500 K, far above melting at 2500 K, and then as a liquid at 1800 K, free to choose its
-# density. `nff md si.cif --temperature 1500` does one of these runs from the command line.
+# A potential that relaxes a crystal well may still blow up when it is hot. We heat silicon with `mlearn-si`:
+# as a crystal at 300 and 1500 K, far above melting at 2500 K, and then as a liquid at 1800 K, free to choose
+# its density. `nff md si.cif --temperature 1500` does one of these runs from the command line.
 
 # %%
 import matplotlib.pyplot as plt
@@ -18,8 +18,8 @@ calculator = NFFLrCalculator.load("mlearn-si", compile=True)
 silicon = bulk("Si", a=5.469, cubic=True).repeat(2)  # 64 atoms
 
 # %% [markdown]
-# Every run ends with a verdict: `stable`, `melted`, `exploded`, `drifting`, or `outside training range`, where
-# atoms came nearer to each other than any in the training data.
+# Every run ends with a verdict: `stable`, `melted`, `exploded`, `drifting`, or `outside training range`,
+# where atoms came nearer to each other than any in the training data.
 
 # %%
 step = {"timestep": 2.0, "thermostat_time": 50.0}
@@ -50,9 +50,9 @@ print(f"liquid at {liquid.temperature:.0f} K: {100 * contraction:.1f} % less vol
 print(f"D = {diffusion:.1f} ± {error:.1f} Å²/ps, first neighbours at {peak:.2f} Å")
 
 # %% [markdown]
-# **Left:** the radial distribution function. A crystal has sharp shells that broaden with temperature;
-# the melt keeps the first one alone. **Right:** the mean square displacement. In the crystals it
-# stays flat, as atoms vibrate about their sites; in liquids it grows as 6 D t.
+# **Left:** the radial distribution function. A crystal has sharp shells that broaden with temperature; the
+# melt keeps the first one alone. **Right:** the mean square displacement. In the crystals it stays flat, as
+# atoms vibrate about their sites; in liquids it grows as 6 D t.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
@@ -69,13 +69,13 @@ figure.savefig("4_melting_silicon.png", dpi=80)
 # ## What the numbers mean
 #
 # Silicon is one of the few elements that contract on melting, as a liquid with more than four neighbours is
-# denser than the open diamond lattice. Car–Parrinello dynamics of 64 atoms gave D = 2.3 Å²/ps
-# (2.26 · 10⁻⁴ cm²/s) and a first peak at 2.46 Å at about 1800 K (I. Štich, R. Car and M. Parrinello, Phys. Rev. Lett. 63,
+# denser than the open diamond lattice. Car–Parrinello dynamics of 64 atoms gave D = 2.3 Å²/ps (2.26 · 10⁻⁴
+# cm²/s) and a first peak at 2.46 Å at about 1800 K (I. Štich, R. Car and M. Parrinello, Phys. Rev. Lett. 63,
 # 2240 (1989)); a run of a few picoseconds cannot say much more than the size of it.
 #
-# 1500 K is below the melting point (1687 K), so the crystal must stay. That it also would for a
-# while at 1800 K says nothing: a perfect crystal without a surface superheats. A melting point needs a
-# crystal and its liquid side by side, in a larger cell.
+# 1500 K is below the melting point (1687 K), so the crystal must stay. That it also would for a while at 1800
+# K says nothing: a perfect crystal without a surface superheats. A melting point needs a crystal and its
+# liquid side by side, in a larger cell.
 
 # %%
 assert liquid.converged and 0.02 < contraction < 0.15

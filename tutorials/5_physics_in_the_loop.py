@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Which epoch has the best physics?
 #
-# Training minimises errors of forces; what is wanted are phonons, elastic constants, melts. The best epoch for
-# one need not be the best for the other. Here phonons and elastic constants are computed every other epoch while silicon
-# is trained, and the checkpoint is the one with the best phonons.
+# Training minimises errors of forces; what is wanted are phonons, elastic constants, melts. The best epoch
+# for one need not be the best for the other. Here phonons and elastic constants are computed every other
+# epoch while silicon is trained, and the checkpoint is the one with the best phonons.
 
 # %%
 import csv
@@ -23,8 +23,8 @@ from nfflr.validation.reading import read_suite
 potential = Path(nfflr.__file__).parents[1] / "calculators/mlearn-si"  # in the clone of the repository
 
 # %% [markdown]
-# A task is a workflow with a reference; a suite is a folder of them. That of `mlearn-si` compares with PBE: phonons at Γ,
-# X, L and W, clamped elastic constants, and more. In a config file it is one line, `tasks =
+# A task is a workflow with a reference; a suite is a folder of them. That of `mlearn-si` compares with PBE:
+# phonons at Γ, X, L and W, clamped elastic constants, and more. In a config file it is one line, `tasks =
 # ["calculators/mlearn-si/suite"]`; here we take two of its tasks, as they cost a second each.
 
 # %%
@@ -45,7 +45,8 @@ config = TrainingConfig(
 checkpoint = train(config, on_validation=lambda row: print(f"epoch {row['epoch']}"))
 
 # %% [markdown]
-# `metrics.csv` holds a row for each validation. `select_by` may also weigh several metrics against each other.
+# `metrics.csv` holds a row for each validation. `select_by` may also weigh several metrics against each
+# other.
 
 # %%
 with open("run/metrics.csv") as file:
@@ -59,8 +60,8 @@ for name, k in (("phonons", by_phonons), ("forces", by_forces)):
     print(f"best {name}: epoch {epochs[k]}, {numbers}")
 
 # %% [markdown]
-# The checkpoint that was kept gives the phonons that were measured at its epoch. That is worth a check, as what was
-# measured are the averaged weights, and those are what is saved.
+# The checkpoint that was kept gives the phonons that were measured at its epoch. That is worth a check, as
+# what was measured are the averaged weights, and those are what is saved.
 
 # %%
 again = suite.run(NFFLrCalculator.load(checkpoint)).scores()["phonons/frequency_mae"]
@@ -70,8 +71,8 @@ assert np.isclose(again, phonons.min(), rtol=1e-3)
 assert again < 0.8
 
 # %% [markdown]
-# **The figure:** each curve over its own least value. After eight epochs the force error has nearly
-# settled, and a training that is watched by it alone would be stopped; the elastic constants still have a factor of
+# **The figure:** each curve over its own least value. After eight epochs the force error has nearly settled,
+# and a training that is watched by it alone would be stopped; the elastic constants still have a factor of
 # three to go, and the phonons get worse for a while before they come back.
 
 # %%
@@ -85,8 +86,8 @@ axes.legend(frameon=False, fontsize="small")
 figure.savefig("5_physics_in_the_loop.png", dpi=100)
 
 # %% [markdown]
-# Here the best phonons come late, at or near the epoch of the best forces. It need not be so: of three
-# seeds of full length that the README tells of, two chose another epoch by physics than by force error.
+# Here the best phonons come late, at or near the epoch of the best forces. It need not be so: of three seeds
+# of full length that the README tells of, two chose another epoch by physics than by force error.
 
 # %%
 eighth = int(np.flatnonzero(epochs == 8)[0])

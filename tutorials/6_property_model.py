@@ -1,12 +1,12 @@
 # %% [markdown]
 # # Can a graph network tell a formation energy?
 #
-# A property model maps a crystal to a number instead of an energy with its forces. We train ALIGNN (K. Choudhary and B.
-# DeCost, npj Comput. Mater. 7, 185 (2021)) on formation energies from JARVIS-DFT, on DGL graphs that are built before
-# training.
+# A property model maps a crystal to a number instead of an energy with its forces. We train ALIGNN (K.
+# Choudhary and B. DeCost, npj Comput. Mater. 7, 185 (2021)) on formation energies from JARVIS-DFT, on DGL
+# graphs that are built before training.
 #
-# DGL is published for Python below 3.12 only. On later ones leave `to_dgl` out: the network takes NFFLr's own graphs and gives
-# the same numbers.
+# DGL is published for Python below 3.12 only. On later ones leave `to_dgl` out: the network takes NFFLr's own
+# graphs and gives the same numbers.
 
 # %%
 from pathlib import Path
@@ -33,8 +33,8 @@ def dgl_graph(atoms):
 
 
 # %% [markdown]
-# `records.json` holds 70 records of JARVIS-DFT (K. Choudhary et al., npj Comput. Mater. 6, 173 (2020); OptB88vdW), of which
-# 50 have labels. So few show how it is done, not how well it can be done.
+# `records.json` holds 70 records of JARVIS-DFT (K. Choudhary et al., npj Comput. Mater. 6, 173 (2020);
+# OptB88vdW), of which 50 have labels. So few show how it is done, not how well it can be done.
 
 # %%
 dataset = AtomsDataset(
@@ -79,8 +79,8 @@ model, _ = load_model(train(config))  # the weights that did best on the validat
 # %% [markdown]
 # ## How good is it?
 #
-# Look at the held-out records beside those that were trained on. The yardstick is the error of one who
-# always says the mean of the training labels.
+# Look at the held-out records beside those that were trained on. The yardstick is the error of one who always
+# says the mean of the training labels.
 
 # %%
 parts = {"training": dataset.split["train"], "held out": dataset.split["val"] + dataset.split["test"]}
@@ -103,10 +103,11 @@ axes.legend(frameon=False, fontsize="small")
 figure.savefig("6_property_model.png", dpi=100)
 
 # %% [markdown]
-# Hardly better than the mean, and the figure shows it: predictions lie in a band about it. With 38 crystals of nearly as
-# many elements, what fits the training records better does not help the others, and the validation split
-# stops it early. That is what the split is for. To learn formation energies takes thousands of crystals:
-# `AtomsDataset("dft_3d", "formation_energy_peratom")` reads those of JARVIS-DFT, with the extra `nfflr[jarvis]`.
+# Hardly better than the mean, and the figure shows it: predictions lie in a band about it. With 38 crystals
+# of nearly as many elements, what fits the training records better does not help the others, and the
+# validation split stops it early. That is what the split is for. To learn formation energies takes thousands
+# of crystals: `AtomsDataset("dft_3d", "formation_energy_peratom")` reads those of JARVIS-DFT, with the extra
+# `nfflr[jarvis]`.
 
 # %%
 assert 0.5 * guess["training"] < error["training"] < guess["training"]

@@ -1,15 +1,15 @@
 # %% [markdown]
 # # Bring your own model
 #
-# A potential is a rule for atomic energies, given the vectors to the neighbours. Forces, stress, batches, training,
-# checkpoints, ASE and every `nff` command follow. We write one in thirty lines, ask whether its physics is sound,
-# train it on copper and use it; then we put a potential of another package through the same checks.
+# A potential is a rule for atomic energies, given the vectors to the neighbours. Forces, stress, batches,
+# training, checkpoints, ASE and every `nff` command follow. We write one in thirty lines, ask whether its
+# physics is sound, train it on copper and use it; then we put a potential of another package through the same
+# checks.
 
 # %%
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from ase.build import bulk
 from pydantic import Field
@@ -30,9 +30,10 @@ data = Path(nfflr.__file__).parents[1] / "calculators/mlearn-cu"  # in the clone
 # %% [markdown]
 # ## The model
 #
-# Daw and Baskes' embedded atom (Phys. Rev. B 29, 6443 (1984)) with everything learned: pairs φ(r) and densities
-# ρ_k(r) are sums of radial functions that vanish at the cutoff with two derivatives, and a small network embeds the
-# densities. `Config` names its hyper-parameters, `register` the key by which checkpoints find the class.
+# Daw and Baskes' embedded atom (Phys. Rev. B 29, 6443 (1984)) with everything learned: pairs φ(r) and
+# densities ρ_k(r) are sums of radial functions that vanish at the cutoff with two derivatives, and a small
+# network embeds the densities. `Config` names its hyper-parameters, `register` the key by which checkpoints
+# find the class.
 
 
 # %%
@@ -70,8 +71,8 @@ def new_model(dtype=torch.float32):
 # %% [markdown]
 # ## Is its physics sound?
 #
-# Before any training: do forces and stress match differences of the energy, is it invariant where it should be,
-# continuous as atoms cross the cutoff, extensive? `nff check` does the same for a checkpoint, and
+# Before any training: do forces and stress match differences of the energy, is it invariant where it should
+# be, continuous as atoms cross the cutoff, extensive? `nff check` does the same for a checkpoint, and
 # `nfflr.validation.check` here for a calculator. Whether a wall keeps atoms apart is a matter of training.
 
 # %%
@@ -90,8 +91,8 @@ assert len(checked) >= 6 and all(r.status == "pass" for r in checked)
 # %% [markdown]
 # ## Training, and use
 #
-# Copper from mlearn (Y. Zuo et al., J. Phys. Chem. A 124, 731 (2020)). Stresses of these labels are offset from their own
-# energies, so they are left out.
+# Copper from mlearn (Y. Zuo et al., J. Phys. Chem. A 124, 731 (2020)). Stresses of these labels are offset
+# from their own energies, so they are left out.
 
 # %%
 config = TrainingConfig(
@@ -115,8 +116,9 @@ print(f"test set: {energy:.2f} meV/atom, {force:.1f} meV/Å")
 # %% [markdown]
 # ## A potential of another package
 #
-# `ase:<module>:<Class>` names any ASE calculator, here ASE's own EMT for copper; `chgnet`, `mace:<file>` and others are
-# there where their packages are. All workflows and checks take it, and so does `--model` on the command line.
+# `ase:<module>:<Class>` names any ASE calculator, here ASE's own EMT for copper; `chgnet`, `mace:<file>` and
+# others are there where their packages are. All workflows and checks take it, and so does `--model` on the
+# command line.
 
 # %%
 emt = open_calculator("ase:ase.calculators.emt:EMT")
@@ -129,8 +131,8 @@ for name, curve in curves.items():
     print(f"{name}: a = {a:.3f} Å, bulk modulus {curve.bulk_modulus:.0f} GPa")
 
 # %% [markdown]
-# **Left:** forces on the test set. **Right:** energy against volume for both; the minimum is the volume,
-# the curvature the bulk modulus.
+# **Left:** forces on the test set. **Right:** energy against volume for both; the minimum is the volume, the
+# curvature the bulk modulus.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
@@ -147,9 +149,10 @@ figure.savefig("7_bring_your_own_model.png", dpi=80)
 # %% [markdown]
 # ## What the numbers mean
 #
-# On this test set GAP and MTP have 0.46 and 0.41 meV/atom and 10 meV/Å (Zuo et al. 2020), SNAP 0.53 and 37 (their
-# coefficients evaluated with LAMMPS). PBE's lattice constant of copper is 3.63 Å, its bulk modulus about 140 GPa.
-# Twenty epochs of a model without angles are not the end of what can be had; they show that thirty lines are all it takes.
+# On this test set GAP and MTP have 0.46 and 0.41 meV/atom and 10 meV/Å (Zuo et al. 2020), SNAP 0.53 and 37
+# (their coefficients evaluated with LAMMPS). PBE's lattice constant of copper is 3.63 Å, its bulk modulus
+# about 140 GPa. Twenty epochs of a model without angles are not the end of what can be had; they show that
+# thirty lines are all it takes.
 
 # %%
 volume = curves["learned EAM"].volume_per_atom

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # From a slow potential to a fast one
 #
-# A teacher, a universal potential or a first-principles code, is good and slow. For one material a fast potential can learn
-# from a few of its calls. Which structures are worth a call? `nff distill` has a committee of small potentials find out:
-# where they disagree, the teacher is asked.
+# A teacher, a universal potential or a first-principles code, is good and slow. For one material a fast
+# potential can learn from a few of its calls. Which structures are worth a call? `nff distill` has a
+# committee of small potentials find out: where they disagree, the teacher is asked.
 #
 # To keep this short the teacher is ASE's EMT for copper, as fast as it is; with `--teacher chgnet` or any
 # `ase:module:Class` the command is the same.
@@ -27,9 +27,9 @@ from nfflr.workflows.eos import EosSettings, eos
 write("cu.cif", bulk("Cu", cubic=True))
 
 # %% [markdown]
-# The budget bounds all calls of the teacher: for the relaxation and the references that the result is judged by (phonons,
-# elastic constants, an equation of state), for training, and for the frames of molecular dynamics it is
-# tested on. `--length` and `--walk-steps` make this a short run.
+# The budget bounds all calls of the teacher: for the relaxation and the references that the result is judged
+# by (phonons, elastic constants, an equation of state), for training, and for the frames of molecular
+# dynamics it is tested on. `--length` and `--walk-steps` make this a short run.
 
 # %%
 command = (
@@ -45,8 +45,8 @@ print(f"{record['calls']} calls, force error {record['force_error_percent']:.1f}
 # %% [markdown]
 # ## What was made
 #
-# The folder is a run like any other, with its data, a card, and a suite of the teacher's references. `nff evaluate student
-# student/test.xyz` and `nff validate student student/suite` repeat the numbers.
+# The folder is a run like any other, with its data, a card, and a suite of the teacher's references. `nff
+# evaluate student student/test.xyz` and `nff validate student student/suite` repeat the numbers.
 
 # %%
 student = NFFLrCalculator.load("student")
@@ -62,9 +62,9 @@ assert record["calls"] <= 60 and record["force_error_percent"] < 8
 assert scores["phonons/frequency_mae"] < 0.3 and scores["eos/volume_error"] < 1
 
 # %% [markdown]
-# **Left:** forces on the test frames, drawn from molecular dynamics of the students at 1000 K; none was trained on.
-# **Right:** the equation of state, further from equilibrium than the strains of 3 % that were labelled; look at where the two
-# begin to part.
+# **Left:** forces on the test frames, drawn from molecular dynamics of the students at 1000 K; none was
+# trained on. **Right:** the equation of state, further from equilibrium than the strains of 3 % that were
+# labelled; look at where the two begin to part.
 
 # %%
 frames = read("student/test.xyz", ":")
@@ -85,6 +85,6 @@ right.legend(frameon=False)
 figure.savefig("8_distil_a_teacher.png", dpi=80)
 
 # %% [markdown]
-# EMT gains nothing by this. With CHGNet as teacher for MgO the student was 24 times as fast, and 390 times when compiled
-# (README, with the commands). A student knows one material in the range of temperature and strain that it was made
-# for, and has its teacher's errors on top of its own.
+# EMT gains nothing by this. With CHGNet as teacher for MgO the student was 24 times as fast, and 390 times
+# when compiled (README, with the commands). A student knows one material in the range of temperature and
+# strain that it was made for, and has its teacher's errors on top of its own.

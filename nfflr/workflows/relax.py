@@ -132,7 +132,9 @@ def relax(
 
     frames, converged, failure = _descend(atoms, moving, optimizer, settings, progress, archive)
     for frame in frames:
-        frame.set_constraint(given)  # not the symmetry, which belongs to this cell: no supercell could be made
+        frame.set_constraint(
+            given
+        )  # not the symmetry, which belongs to this cell: no supercell could be made
     message = _message(settings, frames, converged, failure)
     stopped = isinstance(failure, Excess)
     uncertain = labelled(frames[-1], atoms.calc.results, len(frames) - 1) if stopped else None
