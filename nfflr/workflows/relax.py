@@ -118,6 +118,7 @@ def relax(
     check_spread(calculator, settings)
     same_run(archive, atoms, calculator, settings, ("steps",))
     atoms = atoms.copy()
+    given = list(atoms.constraints)
     if settings.cell:
         check_crystal(atoms, "a cell relaxation", "use --no-cell")
     if settings.symmetry:
@@ -130,6 +131,10 @@ def relax(
     optimizer = OPTIMIZERS[settings.optimizer](moving, logfile=None)
 
     frames, converged, failure = _descend(atoms, moving, optimizer, settings, progress, archive)
+    for frame in frames:
+        frame.set_constraint(
+            given
+        )  # not the symmetry, which belongs to this cell: no supercell could be made
     message = _message(settings, frames, converged, failure)
     stopped = isinstance(failure, Excess)
     uncertain = labelled(frames[-1], atoms.calc.results, len(frames) - 1) if stopped else None

@@ -334,3 +334,12 @@ def test_the_plot_labels_both_axes_and_shows_every_step():
     assert lower.lines[0].get_ydata() == pytest.approx(result.fmax_trace, abs=0)
     assert upper.lines[0].get_ydata() == pytest.approx(result.energy_trace - result.energy, abs=0)
     figure.savefig(io.BytesIO())
+
+
+def test_a_structure_relaxed_with_its_symmetry_can_be_repeated():
+    # The constraint that keeps a symmetry belongs to the cell it was made for; the caller's own stay.
+    atoms = bulk("Cu", cubic=True)
+    atoms.set_constraint(FixAtoms([0]))
+    found = relax(atoms, EMT(), RelaxSettings(symmetry=True, cell=True, steps=3))
+    assert [type(one) for one in found.relaxed.constraints] == [FixAtoms]
+    assert len(found.relaxed.repeat(2)) == 32
