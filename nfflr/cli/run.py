@@ -18,7 +18,7 @@ from ..workflows.base import Result
 from ..workflows.contract import Workflow, read_result, result_record
 from .failure import fail
 from .models import Models
-from .output import Outputs, provenance, refuse_existing
+from .output import Outputs, provenance
 from .progress import step_bar
 from .resume import archive_folder, drop_archive
 from .summary import SummaryTable, describe
@@ -86,7 +86,6 @@ class Run:
         self.table = None
         if len(jobs) * max(1, len(model)) > 1:
             self.table = SummaryTable(out / f"{workflow.name}-summary.csv", workflow.result)
-            refuse_existing([self.table.path], overwrite or self.resume)
 
     def do(self, job: Job) -> int:
         """Read, compute, write, say; returns the exit code.
@@ -123,7 +122,8 @@ class Run:
                 drop_archive(self._archive(job, source))
             return [done], outputs
         # Killed while it wrote its results, of which the JSON is the last: they are written again.
-        half = self.resume and self._archive(job).is_dir() and not outputs.paths["json"].exists()
+        begun = self._archive(job).is_dir() or not self.workflow.archives
+        half = self.resume and begun and not outputs.paths["json"].exists()
         outputs.claim(self.overwrite or half, {path.resolve() for one in self.jobs for path in one.paths})
         compared, others = self._earlier(job, (subject, *rivals))
         started = time.perf_counter()
@@ -226,10 +226,12 @@ class Run:
     ) -> None:
         """A row of the table, if there is one."""
         if self.table is not None:
-            self.table.add(job.name, model, exit_code, message, result)
-            if self.out.is_dir():  # made by the first result; where all fail, nothing is left behind
-                self.table.write()
+            self.table.add(self.jobs.index(job), job.name, model, exit_code, message, result)
 
+    def save_table(self) -> None:
+        """Write the table, if there is one: whole at any time, so after each job."""
+        if self.table is not None and self.out.is_dir():
+            self.table.write()  # the folder is made by the first result; where all fail, nothing is left
 
 def _with_file(error: NFFLrError, job: Job) -> str:
     """The message, which says "structure", with the name of the file."""
