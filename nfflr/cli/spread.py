@@ -13,7 +13,7 @@ from ..errors import StoppedError
 from .failure import fail
 from .progress import training_bar
 from .run import Run
-from .worker import Assignment, Report, attempt, pack, work
+from .worker import Assignment, Report, pack, work
 
 LOST = "worker: died (killed, or out of memory)"
 
@@ -22,7 +22,7 @@ def one_by_one(run: Run, debug: bool) -> int:
     """Do every job here; returns the largest exit code."""
     codes = []
     for job in run.jobs:
-        codes.append(attempt(run, job, debug))
+        codes.append(run.attempt(job, debug))
         run.save_table()
     return max(codes)
 
@@ -36,7 +36,7 @@ def side_by_side(run: Run, assignment: Assignment, workers: Executor) -> int:
         StoppedError: an interrupt came; the workers are stopped.
     """
     packed, codes, total = pack(assignment), [], len(run.jobs)
-    with _stopping(workers, run, codes), training_bar(run.workflow.name) as update:
+    with resumable(run, codes), _ending(workers), training_bar(run.workflow.name) as update:
         futures = {workers.submit(work, packed, number): number for number in range(total)}
         update(0, total, "")
         for future in as_completed(futures):
@@ -49,16 +49,27 @@ def side_by_side(run: Run, assignment: Assignment, workers: Executor) -> int:
 
 
 @contextmanager
-def _stopping(workers: Executor, run: Run, codes: list[int]) -> Iterator[None]:
-    """End the workers, at once if an interrupt comes."""
+def resumable(run: Run, codes: list[int]) -> Iterator[None]:
+    """Say how to go on if an interrupt comes.
+
+    Raises:
+        StoppedError: it came.
+    """
     try:
         yield
-    except BaseException as error:
-        workers.shutdown(cancel_futures=True)
-        if not isinstance(error, KeyboardInterrupt):
-            raise
+    except KeyboardInterrupt as error:
         text = f"interrupted, {len(codes)} of {len(run.jobs)} are done; continue with --resume"
         raise StoppedError(text, getattr(error, "signum", signal.SIGINT)) from error
+
+
+@contextmanager
+def _ending(workers: Executor) -> Iterator[None]:
+    """End the workers; at once if something comes between."""
+    try:
+        yield
+    except BaseException:
+        workers.shutdown(cancel_futures=True)
+        raise
     workers.shutdown()
 
 

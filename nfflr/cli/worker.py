@@ -14,7 +14,6 @@ import click
 from pydantic import BaseModel
 
 from ..workflows.contract import find_workflow
-from .failure import explain, fail
 from .run import Job, Run
 
 
@@ -52,7 +51,7 @@ def work(packed: bytes, number: int) -> Report:
     with redirect_stdout(out), redirect_stderr(err):
         assignment, run = _begin(packed)
         with click.Context(click.Command("nff"), obj=assignment.command):
-            code = attempt(run, run.jobs[number], assignment.debug)
+            code = run.attempt(run.jobs[number], assignment.debug)
     return Report(code, run.table.rows.pop(number), out.getvalue(), err.getvalue())
 
 
@@ -71,15 +70,3 @@ def _begin(packed: bytes) -> tuple[Assignment, Run]:
             **assignment.options,
         )
     return assignment, run
-
-
-def attempt(run: Run, job: Job, debug: bool) -> int:
-    """Do one job; whatever goes wrong is a line, a row and an exit code."""
-    try:
-        return run.do(job)
-    except BrokenPipeError:
-        raise
-    except Exception as error:
-        message, code = explain(error)
-        run.record(job, code, message)
-        return fail(message, code, debug)

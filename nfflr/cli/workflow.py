@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
+from ..errors import ConfigError
 from ..workflows.contract import Workflow, find_workflow
+from .batch import all_together
 from .options import TRUST, read_settings, settings_options
 from .output import refuse_existing
 from .resume import OPTION as RESUME
@@ -31,6 +33,7 @@ SPREAD = [
         help="Python file that makes a parsl.Config, 'config': do the structures in its workers.",
     ),
 ]
+BATCHED = {"relax": "Relax together on one device through torch-sim; of the trajectory the ends are kept."}
 
 
 def workflow_command(name: str) -> click.Command:
@@ -60,7 +63,7 @@ def workflow_command(name: str) -> click.Command:
 
 
 def _shared_options(workflow: Workflow, several: bool) -> list[click.Parameter]:
-    path = click.Path(path_type=Path)
+    path, name = click.Path(path_type=Path), workflow.name
     compare = click.Option(
         ["--compare"],
         type=path,
@@ -91,19 +94,24 @@ def _shared_options(workflow: Workflow, several: bool) -> list[click.Parameter]:
         click.Option(["--overwrite"], is_flag=True, help="Replace results that exist."),
         *([RESUME] if workflow.archives or several else []),
         *(SPREAD if several else []),
+        *([click.Option(["--batch"], is_flag=True, help=BATCHED[name])] if name in BATCHED else []),
     ]
 
 
 def run_workflow(workflow: Workflow, values: dict) -> int:
     """Run a workflow on every structure named; returns the largest exit code (5: not converged)."""
     shared = {key: values.pop(key, ()) for key in SHARED}
-    cluster, number = values.pop("cluster", None), values.pop("jobs", 1)
+    cluster, number, batch = values.pop("cluster", None), values.pop("jobs", 1), values.pop("batch", False)
     config, jobs = values.pop("config"), _jobs(workflow, values)
     run = Run(workflow, read_settings(workflow.settings, config, values), jobs, **shared)
     if run.table is not None:
         refuse_existing([run.table.path], run.overwrite or run.resume)
     context = click.get_current_context()
     debug = context.find_root().params["debug"]
+    if batch:
+        if cluster is not None or number > 1:
+            raise ConfigError("--batch: is done by one process; leave --jobs and --cluster out")
+        return all_together(run, debug)
     if len(jobs) == 1 or (cluster is None and number == 1):
         return one_by_one(run, debug)
     assignment = Assignment(
