@@ -75,7 +75,7 @@ def relax_together(
     Args:
         structures: periodic along all axes or none, without constraints.
         calculator: of one of NFFLr's own models.
-        settings: ``optimizer`` is ``"fire"``; ``symmetry`` and limits of an ensemble's spread are not offered.
+        settings: with ``optimizer="fire"``, without ``symmetry`` and limits of an ensemble's spread.
         max_atoms: that are in a batch; a larger structure is one by itself.
 
     Yields:
@@ -101,7 +101,9 @@ def check_batch(calculator: Any, settings: RelaxSettings) -> None:
         raise ConfigError(f"--optimizer: a batch is relaxed by fire, not {settings.optimizer}; leave it out")
     for name in ("symmetry", "max_forces_std", "max_energy_std"):
         if getattr(settings, name):
-            raise ConfigError(f"--{name.replace('_', '-')}: not for a batch; relax one by one, without --batch")
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: not for a batch; relax one by one, without --batch"
+            )
     model = getattr(calculator, "model", None)
     if not isinstance(model, Potential | Ensemble) or not model.compute_forces:
         raise ConfigError("--batch: needs one of NFFLr's own models, with forces; leave --batch out")
@@ -114,7 +116,7 @@ class _Run:
         self.index, self.atoms, self.settings = index, atoms, settings
         self.energies: list[float] = []
         self.fmax: list[float] = []
-        self.failure = ""
+        self.failed = False
         self.error: NFFLrError | None = None
         self.state: torch_sim.SimState | None = None
 
@@ -136,25 +138,29 @@ class _Run:
         Raises:
             NumericsError: not even the start has finite forces.
         """
-        if not np.isfinite([energy, fmax]).all() or (fmax > EXPLODED and self.fmax):
-            self.failure = f"a force exceeds {EXPLODED:g} eV/Å" if fmax > EXPLODED else "forces are not finite"
-            if not self.fmax:
-                raise NumericsError("structure: forces are not finite; check the geometry")
-            return True
-        self.energies.append(energy)
-        self.fmax.append(fmax)
-        return self.converged or len(self.fmax) > self.settings.steps
+        finite = bool(np.isfinite([energy, fmax]).all())
+        if not (finite or self.fmax):
+            raise NumericsError("structure: forces are not finite; check the geometry")
+        self.failed = not finite or (fmax > EXPLODED and bool(self.fmax))
+        if not self.failed:
+            self.energies.append(energy)
+            self.fmax.append(fmax)
+        return self.failed or self.converged or len(self.fmax) > self.settings.steps
 
     @property
     def converged(self) -> bool:
-        return not self.failure and self.fmax[-1] < MARGIN * self.settings.fmax
+        return not self.failed and self.fmax[-1] < MARGIN * self.settings.fmax
 
-    def result(self, calculator: NFFLrCalculator) -> RelaxResult | NFFLrError:
-        """The result, its two ends evaluated by the calculator; or why there is none."""
+    def result(self, calculator: NFFLrCalculator) -> RelaxResult:
+        """The result, its two ends evaluated by the calculator; where a batch led astray, that of no batch.
+
+        Raises:
+            NFFLrError: there is none.
+        """
         if self.error is not None:
-            return self.error
-        if self.failure or self.state is None:  # there is no last sound structure to show
-            return NumericsError(f"structure: stopped at step {len(self.fmax)}: {self.failure}; leave --batch out")
+            raise self.error
+        if self.failed or self.state is None:
+            return relax(self.atoms, calculator, self.settings)
         atoms = self.atoms.copy()
         atoms.calc = calculator
         moving = atoms
@@ -166,7 +172,9 @@ class _Run:
         frames.append(frame_of(atoms, _largest(moving.get_forces())))
         converged = frames[-1].info["fmax"] < self.settings.fmax
         steps = len(self.fmax) - 1
-        result = result_of(frames, self.settings, converged, describe_end(self.settings, steps, converged), {})
+        result = result_of(
+            frames, self.settings, converged, describe_end(self.settings, steps, converged), {}
+        )
         energies, fmax = np.array(self.energies), np.array(self.fmax)
         return result.model_copy(update={"steps": steps, "energy_trace": energies, "fmax_trace": fmax})
 
@@ -197,7 +205,9 @@ class _Together:
         for run in runs:
             try:
                 run.check()
-                state = self.start(torch_sim.io.atoms_to_state([run.atoms], self.model.device, self.model.dtype))
+                state = self.start(
+                    torch_sim.io.atoms_to_state([run.atoms], self.model.device, self.model.dtype)
+                )
                 done = run.observe(*self._measure(state)[0])
             except NFFLrError as error:
                 run.error, done = error, True
@@ -221,9 +231,12 @@ class _Together:
             current = [self.entered[k] for k in batcher.current_idx]
             try:
                 batch = self.step(batch)
-            except NFFLrError:  # of one of them, but of which is not said
-                for run in current:
-                    yield run.index, self._alone(run)
+            except NFFLrError:  # of one of them, but of which is not said; each is relaxed alone
+                left = set(batcher.completed_idx_og_order)
+                unfinished = [run for k, run in enumerate(self.entered) if k not in left]
+                for run in unfinished:
+                    run.state = None
+                self.ended += unfinished
                 return
             found = self._measure(batch)
             done = [run.observe(*values) for run, values in zip(current, found, strict=True)]
@@ -237,14 +250,10 @@ class _Together:
         while self.ended:
             run = self.ended.pop(0)
             self.calculator.reset()
-            yield run.index, run.result(self.calculator)
-
-    def _alone(self, run: _Run) -> RelaxResult | NFFLrError:
-        self.calculator.reset()
-        try:
-            return relax(run.atoms, self.calculator, self.settings)
-        except NFFLrError as error:
-            return error
+            try:
+                yield run.index, run.result(self.calculator)
+            except NFFLrError as error:
+                yield run.index, error
 
     def _measure(self, state: Any) -> list[tuple[float, float]]:
         """Energy (eV) and largest force (eV/Å) of each system, the latter as ``workflows.relax`` has it."""
@@ -256,6 +265,19 @@ class _Together:
         if self.settings.cell:
             fmax = torch.maximum(fmax, state.cell_forces.norm(dim=2).amax(dim=1))
         return list(zip(state.energy.tolist(), fmax.tolist(), strict=True))
+
+
+def _at_rest(state: Any) -> Any:
+    """A state that is about to take its first step, made so that others in a batch do not notice.
+
+    torch-sim marks it by velocities that are not numbers, and then no system of the batch mixes velocities or
+    changes its time step. At rest with twice the time step, which the first step halves, it starts as ASE's.
+    """
+    for name in ("velocities", "cell_velocities"):
+        if hasattr(state, name):
+            setattr(state, name, torch.zeros_like(getattr(state, name)))
+    state.dt = 2 * state.dt
+    return state
 
 
 def _largest(forces: np.ndarray) -> float:

@@ -69,7 +69,9 @@ def _check(run: Run) -> None:
     except ImportError as error:
         raise ConfigError("--batch: torch-sim is not installed; pip install 'nfflr[torch-sim]'") from error
     if run.compare or len(run.models.sources) > 1 or run.models.compile:
-        raise ConfigError("--batch: takes one model, not compiled, and compares nothing; leave the others out")
+        raise ConfigError(
+            "--batch: takes one model, not compiled, to compare with nothing; leave the rest out"
+        )
     for source in run.models.sources:
         check_batch(run.models.calculator(source), run.settings)
 

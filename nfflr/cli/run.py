@@ -276,6 +276,7 @@ class Run:
         if self.table is not None and self.out.is_dir():
             self.table.write()  # the folder is made by the first result; where all fail, nothing is left
 
+
 def with_file(error: NFFLrError, job: Job) -> str:
     """The message, which says "structure", with the name of the file."""
     return re.sub(r"^structure( \d+)?:", lambda m: f"{job.name}{m[1] or ''}:", str(error))

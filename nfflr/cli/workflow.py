@@ -11,12 +11,12 @@ from ..workflows.contract import Workflow, find_workflow
 from .batch import all_together
 from .options import TRUST, read_settings, settings_options
 from .output import refuse_existing
-from .resume import OPTION as RESUME
 from .pool import open_workers
+from .resume import OPTION as RESUME
 from .run import Job, Run
 from .spread import one_by_one, side_by_side
-from .worker import Assignment
 from .structures import find_structures, result_stems
+from .worker import Assignment
 
 SHARED = ("model", "compare", "device", "dtype", "compile", "trust", "out", "overwrite", "resume")
 SPREAD = [

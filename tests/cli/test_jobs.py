@@ -1,4 +1,4 @@
-"""Structures spread over processes: the results of one process, and a dead worker costs only its structure."""
+"""Structures spread over processes: results of one process; a dead worker costs only its structure."""
 
 import csv
 import json
@@ -133,7 +133,9 @@ def test_output_comes_in_one_block_per_structure(capsys, folder):
         assert wrote and all(name.startswith(f"{stem}-") for name in wrote)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_stops_the_workers(folder, signum, code):
     start = "import sys; from nfflr.cli.main import run; sys.exit(run(sys.argv[1:]))"
     line = command(folder, "many", "--jobs", "2", slow=0.05)
@@ -148,6 +150,7 @@ def test_a_signal_stops_the_workers(folder, signum, code):
     assert [r["converged"] for r in rows(folder.parent / "many")] == ["true"] * len(LENGTHS)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(folder):
     start = "import sys; from nfflr.cli.main import run; sys.exit(run(sys.argv[1:]))"
     line = command(folder, "many", "--jobs", "2", slow=5.0)
