@@ -9,6 +9,7 @@ import ase
 
 from ..errors import ConfigError, NFFLrError
 from ..workflows.base import Result
+from ..workflows.relax import RelaxSettings
 from .progress import training_bar
 from .run import Begun, Finding, Job, Run, with_file
 from .spread import resumable
@@ -72,6 +73,7 @@ def _check(run: Run) -> None:
         raise ConfigError(
             "--batch: takes one model, not compiled, to compare with nothing; leave the rest out"
         )
+    assert isinstance(run.settings, RelaxSettings)
     for source in run.models.sources:
         check_batch(run.models.calculator(source), run.settings)
 
@@ -79,6 +81,7 @@ def _check(run: Run) -> None:
 def _relax(run: Run, source: str, members: list[_Ready], debug: bool) -> Iterator[int]:
     from ..torchsim import relax_together
 
+    assert isinstance(run.settings, RelaxSettings)
     calculator = run.models.calculator(source)
     for k, found in relax_together([one.atoms for one in members], calculator, run.settings):
         one = members[k]

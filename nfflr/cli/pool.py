@@ -62,21 +62,20 @@ class _Worker:
         self._ended = False
 
     def call(self, function: Callable, args: tuple, kwargs: dict):
-        if self._pool is None:
-            self._start()
+        pool = self._pool = self._pool or self._start()
         try:
-            return self._pool.submit(function, *args, **kwargs).result()
+            return pool.submit(function, *args, **kwargs).result()
         except BrokenProcessPool:
-            self._pool.shutdown()
+            pool.shutdown()
             self._pool = None
             raise
 
-    def _start(self) -> None:
+    def _start(self) -> ProcessPoolExecutor:
         if self._ended:
             raise BrokenProcessPool("the worker was stopped")
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         theirs, self._line = context.Pipe(duplex=False)
-        self._pool = ProcessPoolExecutor(1, context, _prepare, (theirs,))
+        return ProcessPoolExecutor(1, context, _prepare, (theirs,))
 
     def end(self) -> None:
         self._ended = True

@@ -96,9 +96,8 @@ class Run:
             if not path.is_dir():
                 read_result(path, workflow)  # a wrong one is found out before anything is computed
         self.models = Models(model, device, dtype, bool(compile), bool(trust))
-        self.table = None
-        if len(jobs) * max(1, len(model)) > 1:
-            self.table = SummaryTable(out / f"{workflow.name}-summary.csv", workflow.result)
+        self.table = SummaryTable(out / f"{workflow.name}-summary.csv", workflow.result)
+        self.several = len(jobs) * max(1, len(model)) > 1  # so that there is something to tabulate
 
     def do(self, job: Job) -> int:
         """Read, compute, write, say; returns the exit code.
@@ -249,14 +248,14 @@ class Run:
             others[label], compared[label] = result, {"file": str(file)}
         return compared, others
 
-    def _figure(self, finding: Finding, others: dict[str, Result]):
+    def _figure(self, finding: Finding, others: Mapping[str, Result]):
         plot = self.workflow.plot
         if plot is None:
             return None
         return lambda: plot(finding.result, others, finding.model) if others else plot(finding.result)
 
     def _say(self, job: Job, finding: Finding) -> None:
-        if self.table is not None:
+        if self.several:
             click.echo(f"{job.name} with {finding.model}:")
         if finding.result is not None:
             click.echo(describe(finding.result))
@@ -267,13 +266,12 @@ class Run:
     def record(
         self, job: Job, exit_code: int, message: str, model: str = "", result: Result | None = None
     ) -> None:
-        """A row of the table, if there is one."""
-        if self.table is not None:
-            self.table.add(self.jobs.index(job), job.name, model, exit_code, message, result)
+        """A row of the table."""
+        self.table.add(self.jobs.index(job), job.name, model, exit_code, message, result)
 
     def save_table(self) -> None:
-        """Write the table, if there is one: whole at any time, so after each job."""
-        if self.table is not None and self.out.is_dir():
+        """Write the table if there are several results: whole at any time, so after each job."""
+        if self.several and self.out.is_dir():
             self.table.write()  # the folder is made by the first result; where all fail, nothing is left
 
 

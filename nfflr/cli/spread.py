@@ -35,7 +35,8 @@ def side_by_side(run: Run, assignment: Assignment, workers: Executor) -> int:
     Raises:
         StoppedError: an interrupt came; the workers are stopped.
     """
-    packed, codes, total = pack(assignment), [], len(run.jobs)
+    packed, total = pack(assignment), len(run.jobs)
+    codes: list[int] = []
     with resumable(run, codes), _ending(workers), training_bar(run.workflow.name) as update:
         futures = {workers.submit(work, packed, number): number for number in range(total)}
         update(0, total, "")

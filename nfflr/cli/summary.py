@@ -46,7 +46,7 @@ class SummaryTable:
         """A row of a job; without a result, all that is known is why."""
         values = ["" if result is None else _text(getattr(result, name)) for name in self.fields]
         converged = result is not None and result.converged
-        row = [structure, model, _text(converged), exit_code, message, *values]
+        row: list[str | int] = [structure, model, _text(converged), exit_code, message, *values]
         self.rows.setdefault(number, []).append(row)
 
     def write(self) -> None:

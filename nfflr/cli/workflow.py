@@ -104,7 +104,7 @@ def run_workflow(workflow: Workflow, values: dict) -> int:
     cluster, number, batch = values.pop("cluster", None), values.pop("jobs", 1), values.pop("batch", False)
     config, jobs = values.pop("config"), _jobs(workflow, values)
     run = Run(workflow, read_settings(workflow.settings, config, values), jobs, **shared)
-    if run.table is not None:
+    if run.several:
         refuse_existing([run.table.path], run.overwrite or run.resume)
     context = click.get_current_context()
     debug = context.find_root().params["debug"]
