@@ -18,6 +18,7 @@ def _bar(console: Console) -> Progress:
         TextColumn("{task.fields[numbers]}"),
         TimeElapsedColumn(),
         console=console,
+        redirect_stdout=sys.stdout.isatty(),  # a pipe gets what is printed for it
     )
 
 

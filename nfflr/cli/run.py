@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import ase
 import click
@@ -16,9 +18,9 @@ from pydantic import BaseModel
 from ..errors import ConfigError, NFFLrError
 from ..workflows.base import Result
 from ..workflows.contract import Workflow, read_result, result_record
-from .failure import fail
+from .failure import explain, fail
 from .models import Models
-from .output import Outputs, provenance, refuse_existing
+from .output import Outputs, provenance
 from .progress import step_bar
 from .resume import archive_folder, drop_archive
 from .summary import SummaryTable, describe
@@ -49,6 +51,17 @@ class Finding:
     exit_code: int
     result: Result | None = None
     calculator: dict | None = None
+
+
+@dataclass
+class Begun:
+    """A job that is about to be done: its files, what was asked for, since when; or what is done already."""
+
+    outputs: Outputs
+    asked: dict
+    started: float  # s, of a clock that starts anywhere
+    done: Finding | None = None
+    seconds: float | None = None  # taken, if what followed is not to count
 
 
 class Run:
@@ -83,10 +96,8 @@ class Run:
             if not path.is_dir():
                 read_result(path, workflow)  # a wrong one is found out before anything is computed
         self.models = Models(model, device, dtype, bool(compile), bool(trust))
-        self.table = None
-        if len(jobs) * max(1, len(model)) > 1:
-            self.table = SummaryTable(out / f"{workflow.name}-summary.csv", workflow.result)
-            refuse_existing([self.table.path], overwrite or self.resume)
+        self.table = SummaryTable(out / f"{workflow.name}-summary.csv", workflow.result)
+        self.several = len(jobs) * max(1, len(model)) > 1  # so that there is something to tabulate
 
     def do(self, job: Job) -> int:
         """Read, compute, write, say; returns the exit code.
@@ -100,7 +111,22 @@ class Run:
         try:
             findings, outputs = self._compute(job, structures)
         except NFFLrError as error:
-            raise type(error)(_with_file(error, job)) from error
+            raise type(error)(with_file(error, job)) from error
+        return self.tell(job, findings, outputs)
+
+    def attempt(self, job: Job, debug: bool, action: Callable[[Job], int] | None = None) -> int:
+        """Do a job, or something else with it; whatever goes wrong is a line, a row and an exit code."""
+        try:
+            return (action or self.do)(job)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            message, code = explain(error)
+            self.record(job, code, message)
+            return fail(message, code, debug)
+
+    def tell(self, job: Job, findings: list[Finding], outputs: Outputs) -> int:
+        """Print what was found and add it to the table; returns the exit code."""
         for finding in findings:
             self._say(job, finding)
             self.record(job, finding.exit_code, finding.message, finding.model, finding.result)
@@ -108,44 +134,60 @@ class Run:
             click.echo(f"  wrote {file}")
         return max(finding.exit_code for finding in findings)
 
-    def _compute(self, job: Job, structures: list[ase.Atoms]) -> tuple[list[Finding], Outputs]:
-        """The findings, the subject's first, and the files they were written to."""
-        subject, *rivals = self.models.sources_for(structures[0])
-        calculator = self._attach(subject, structures)
+    def begin(self, job: Job, structures: list[ase.Atoms], sources: Sequence[str]) -> Begun:
+        """Claim the files of a job, or find what a run that is being resumed has made of it already."""
+        calculator = self.attach(sources[0], structures)
         outputs = Outputs(self.out, job.stem, self.workflow, structures[0])
         asked = {
             "structure": job.name,
             "structure_sha256": job.digests(),  # now, since a file may change during a long run
             "settings": self.settings.model_dump(mode="json"),
         }
-        if self.resume and (done := self._finished(asked, subject, calculator.todict(), outputs)):
-            for source in (subject, *rivals):
-                drop_archive(self._archive(job, source))
-            return [done], outputs
+        if self.resume and (done := self._finished(asked, sources[0], calculator.todict(), outputs)):
+            for source in sources:
+                drop_archive(self.archive(job, source))
+            return Begun(outputs, asked, time.perf_counter(), done)
         # Killed while it wrote its results, of which the JSON is the last: they are written again.
-        half = self.resume and self._archive(job).is_dir() and not outputs.paths["json"].exists()
+        half = self.resume and not outputs.paths["json"].exists()
         outputs.claim(self.overwrite or half, {path.resolve() for one in self.jobs for path in one.paths})
+        return Begun(outputs, asked, time.perf_counter())
+
+    def write(
+        self,
+        begun: Begun,
+        finding: Finding,
+        others: Mapping[str, Result] = MappingProxyType({}),
+        compared: dict | None = None,
+    ) -> None:
+        """Write the files of a result, drawn beside ``others``."""
+        assert finding.result is not None  # else it was raised
+        record = {
+            "workflow": self.workflow.name,
+            **begun.asked,
+            "calculator": finding.calculator,
+            "wall_time_s": begun.seconds or time.perf_counter() - begun.started,
+            **provenance(),
+            **({"compared": compared} if compared else {}),
+        }
+        begun.outputs.write(finding.result, record, self._figure(finding, others))
+
+    def _compute(self, job: Job, structures: list[ase.Atoms]) -> tuple[list[Finding], Outputs]:
+        """The findings, the subject's first, and the files they were written to."""
+        subject, *rivals = self.models.sources_for(structures[0])
+        begun = self.begin(job, structures, (subject, *rivals))
+        if begun.done is not None:
+            return [begun.done], begun.outputs
         compared, others = self._earlier(job, (subject, *rivals))
-        started = time.perf_counter()
         with ExitStack() as stack:  # archives go when the results are written
             first = self._find(job, structures, subject, stack)
-            record = {
-                "workflow": self.workflow.name,
-                **asked,
-                "calculator": first.calculator,
-                "wall_time_s": time.perf_counter() - started,
-                **provenance(),
-            }
+            begun.seconds = time.perf_counter() - begun.started
             findings = [first, *(self._rival(job, structures, source, stack) for source in rivals)]
             for rival in findings[1:]:
                 if rival.result is not None:
                     others[rival.model] = rival.result
                     compared[rival.model] = {"calculator": rival.calculator, **result_record(rival.result)}
-            if compared:
-                record["compared"] = compared
-            assert first.result is not None  # else it was raised
-            outputs.write(first.result, record, self._figure(first, others))
-        return findings, outputs
+            self.write(begun, first, others, compared)
+        return findings, begun.outputs
 
     def _finished(self, asked: dict, source: str, calculator: dict, outputs: Outputs) -> Finding | None:
         """What a run that is being resumed has written already, if it was asked for the same thing."""
@@ -163,7 +205,7 @@ class Run:
         outputs.paths = {name: path.with_name(file) for name, file in record["files"].items()}
         return Finding(source, result.message, 0 if result.converged else 5, result)
 
-    def _attach(self, source: str, structures: list[ase.Atoms]):
+    def attach(self, source: str, structures: list[ase.Atoms]):
         """A calculator, which refuses unknown elements before the first step."""
         calculator = self.models.calculator(source)
         for atoms in structures:
@@ -171,18 +213,18 @@ class Run:
         return calculator
 
     def _find(self, job: Job, structures: list[ase.Atoms], source: str, stack: ExitStack) -> Finding:
-        calculator = self._attach(source, structures)
+        calculator = self.attach(source, structures)
         title, extra = f"{self.workflow.name} {job.stem}", {}
         if len(self.jobs) > 1:
             title += f" ({self.jobs.index(job) + 1}/{len(self.jobs)})"
         if self.workflow.archives:
-            folder = self._archive(job, source)
+            folder = self.archive(job, source)
             extra["archive"] = stack.enter_context(archive_folder(folder, self.resume, self.overwrite))
         with step_bar(title) as progress:
             result = self.workflow.function(*structures, calculator, self.settings, progress, **extra)
         return Finding(source, result.message, 0 if result.converged else 5, result, calculator.todict())
 
-    def _archive(self, job: Job, source: str | None = None) -> Path:
+    def archive(self, job: Job, source: str | None = None) -> Path:
         """Folder of the archive; each model to compare with has its own."""
         number = self.models.sources.index(source) if source in self.models.sources else 0
         return self.out / f"{job.stem}-{self.workflow.name}{f'.{number}' if number else ''}.state"
@@ -192,7 +234,7 @@ class Run:
         try:
             return self._find(job, structures, source, stack)
         except NFFLrError as error:
-            return Finding(source, f"{_with_file(error, job)} (model {source})", error.exit_code)
+            return Finding(source, f"{with_file(error, job)} (model {source})", error.exit_code)
 
     def _earlier(self, job: Job, taken: tuple[str, ...]) -> tuple[dict[str, dict], dict[str, Result]]:
         """Earlier results by the name of what made them: where they are from, and what they hold."""
@@ -206,14 +248,14 @@ class Run:
             others[label], compared[label] = result, {"file": str(file)}
         return compared, others
 
-    def _figure(self, finding: Finding, others: dict[str, Result]):
+    def _figure(self, finding: Finding, others: Mapping[str, Result]):
         plot = self.workflow.plot
         if plot is None:
             return None
         return lambda: plot(finding.result, others, finding.model) if others else plot(finding.result)
 
     def _say(self, job: Job, finding: Finding) -> None:
-        if self.table is not None:
+        if self.several:
             click.echo(f"{job.name} with {finding.model}:")
         if finding.result is not None:
             click.echo(describe(finding.result))
@@ -224,13 +266,15 @@ class Run:
     def record(
         self, job: Job, exit_code: int, message: str, model: str = "", result: Result | None = None
     ) -> None:
-        """A row of the table, if there is one."""
-        if self.table is not None:
-            self.table.add(job.name, model, exit_code, message, result)
-            if self.out.is_dir():  # made by the first result; where all fail, nothing is left behind
-                self.table.write()
+        """A row of the table."""
+        self.table.add(self.jobs.index(job), job.name, model, exit_code, message, result)
+
+    def save_table(self) -> None:
+        """Write the table if there are several results: whole at any time, so after each job."""
+        if self.several and self.out.is_dir():
+            self.table.write()  # the folder is made by the first result; where all fail, nothing is left
 
 
-def _with_file(error: NFFLrError, job: Job) -> str:
+def with_file(error: NFFLrError, job: Job) -> str:
     """The message, which says "structure", with the name of the file."""
     return re.sub(r"^structure( \d+)?:", lambda m: f"{job.name}{m[1] or ''}:", str(error))

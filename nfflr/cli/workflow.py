@@ -6,14 +6,34 @@ from pathlib import Path
 
 import click
 
+from ..errors import ConfigError
 from ..workflows.contract import Workflow, find_workflow
-from .failure import explain, fail
+from .batch import all_together
 from .options import TRUST, read_settings, settings_options
+from .output import refuse_existing
+from .pool import open_workers
 from .resume import OPTION as RESUME
 from .run import Job, Run
+from .spread import one_by_one, side_by_side
 from .structures import find_structures, result_stems
+from .worker import Assignment
 
-SHARED = ("model", "compare", "device", "dtype", "compile", "trust", "out", "config", "overwrite", "resume")
+SHARED = ("model", "compare", "device", "dtype", "compile", "trust", "out", "overwrite", "resume")
+SPREAD = [
+    click.Option(
+        ["--jobs", "-j"],
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Structures done at a time, each by a process of its own with one thread.",
+    ),
+    click.Option(
+        ["--cluster"],
+        type=click.Path(path_type=Path),
+        help="Python file that makes a parsl.Config, 'config': do the structures in its workers.",
+    ),
+]
+BATCHED = {"relax": "Relax together on one device through torch-sim; of the trajectory the ends are kept."}
 
 
 def workflow_command(name: str) -> click.Command:
@@ -34,7 +54,7 @@ def workflow_command(name: str) -> click.Command:
         callback=lambda **values: run_workflow(workflow, values),
         params=[
             *(click.Argument([a], nargs=-1 if several else 1, required=True) for a in arguments),
-            *_shared_options(workflow),
+            *_shared_options(workflow, several),
             *settings_options(workflow.settings),
         ],
         help=text,
@@ -42,8 +62,8 @@ def workflow_command(name: str) -> click.Command:
     )
 
 
-def _shared_options(workflow: Workflow) -> list[click.Parameter]:
-    path = click.Path(path_type=Path)
+def _shared_options(workflow: Workflow, several: bool) -> list[click.Parameter]:
+    path, name = click.Path(path_type=Path), workflow.name
     compare = click.Option(
         ["--compare"],
         type=path,
@@ -72,27 +92,32 @@ def _shared_options(workflow: Workflow) -> list[click.Parameter]:
         ),
         click.Option(["--config"], type=path, help="YAML file of settings; options given here win."),
         click.Option(["--overwrite"], is_flag=True, help="Replace results that exist."),
-        *([RESUME] if workflow.archives else []),
+        *([RESUME] if workflow.archives or several else []),
+        *(SPREAD if several else []),
+        *([click.Option(["--batch"], is_flag=True, help=BATCHED[name])] if name in BATCHED else []),
     ]
 
 
 def run_workflow(workflow: Workflow, values: dict) -> int:
     """Run a workflow on every structure named; returns the largest exit code (5: not converged)."""
     shared = {key: values.pop(key, ()) for key in SHARED}
-    jobs = _jobs(workflow, values)
-    run = Run(workflow, read_settings(workflow.settings, shared.pop("config"), values), jobs, **shared)
-    debug = click.get_current_context().find_root().params["debug"]
-    codes = []
-    for job in jobs:
-        try:
-            codes.append(run.do(job))
-        except BrokenPipeError:
-            raise
-        except Exception as error:
-            message, code = explain(error)
-            codes.append(fail(message, code, debug))
-            run.record(job, code, message)
-    return max(codes)
+    cluster, number, batch = values.pop("cluster", None), values.pop("jobs", 1), values.pop("batch", False)
+    config, jobs = values.pop("config"), _jobs(workflow, values)
+    run = Run(workflow, read_settings(workflow.settings, config, values), jobs, **shared)
+    if run.several:
+        refuse_existing([run.table.path], run.overwrite or run.resume)
+    context = click.get_current_context()
+    debug = context.find_root().params["debug"]
+    if batch:
+        if cluster is not None or number > 1:
+            raise ConfigError("--batch: is done by one process; leave --jobs and --cluster out")
+        return all_together(run, debug)
+    if len(jobs) == 1 or (cluster is None and number == 1):
+        return one_by_one(run, debug)
+    assignment = Assignment(
+        workflow.name, run.settings, tuple(jobs), shared, tuple(context.obj), Path.cwd(), debug
+    )
+    return side_by_side(run, assignment, open_workers(cluster, min(number, len(jobs))))
 
 
 def _jobs(workflow: Workflow, values: dict) -> list[Job]:

@@ -138,7 +138,7 @@ def relax(
     message = _message(settings, frames, converged, failure)
     stopped = isinstance(failure, Excess)
     uncertain = labelled(frames[-1], atoms.calc.results, len(frames) - 1) if stopped else None
-    return _result(frames, settings, converged, message, describe_spread(uncertain))
+    return result_of(frames, settings, converged, message, describe_spread(uncertain))
 
 
 def _descend(
@@ -165,7 +165,7 @@ def _descend(
                 raise NumericsError("structure: forces are not finite; check the geometry")
             if fmax > EXPLODED and frames:
                 return frames, False, f"a force exceeds {EXPLODED:g} eV/Å"
-            frames.append(_frame(atoms, fmax))
+            frames.append(frame_of(atoms, fmax))
             excess = find_excess(atoms.calc.results, len(atoms), settings)
             if excess is not None:  # not kept: a run that is continued finds it again
                 return frames, False, excess
@@ -186,7 +186,8 @@ def _keep(archive: Archive, frames: list[ase.Atoms]) -> None:
         archive.save("state", {"frames": np.array(len(frames))})
 
 
-def _frame(atoms: ase.Atoms, fmax: float) -> ase.Atoms:
+def frame_of(atoms: ase.Atoms, fmax: float) -> ase.Atoms:
+    """A step to keep: the structure with what the calculator found, and its largest force (eV/Å)."""
     if has_stress(atoms) and "stress" in atoms.calc.implemented_properties:
         atoms.get_stress()
     frame = snapshot(atoms)
@@ -200,14 +201,20 @@ def _message(settings: RelaxSettings, frames: list[ase.Atoms], converged: bool, 
         return f"uncertain, stopped at step {steps}: {failure.text(frames[-1])}"
     if failure:
         return f"stopped at step {steps + 1}: {failure}"
+    return describe_end(settings, steps, converged)
+
+
+def describe_end(settings: RelaxSettings, steps: int, converged: bool) -> str:
+    """Why a relaxation that nothing stopped has ended."""
     if not converged:
         return f"fmax is still above {settings.fmax:g} eV/Å after {steps} steps; raise --steps"
     return f"converged after {steps} steps"
 
 
-def _result(
+def result_of(
     frames: list[ase.Atoms], settings: RelaxSettings, converged: bool, message: str, spread: dict
 ) -> RelaxResult:
+    """The result of a relaxation from its steps, the start among them."""
     last = frames[-1]
     work = settings.pressure * GPA * last.get_volume() if settings.pressure else None
     energies = np.array([f.get_potential_energy() for f in frames])

@@ -195,7 +195,10 @@ def test_a_workflow_keeps_the_contract(capsys, name):
     assert run([name, "--help"]) == 0
     text = capsys.readouterr().out
     assert f"Example: nff {name} " in text and "--model" in text
-    assert ("--compare" in text) == workflow.overlays and ("--resume" in text) == workflow.archives
+    assert ("--compare" in text) == workflow.overlays
+    several = len(workflow.structures) == 1
+    assert ("--jobs" in text) == several
+    assert ("--resume" in text) == (workflow.archives or several)
     for field in workflow.settings.model_fields:
         assert f"--{field.replace('_', '-')}" in text
 

@@ -1,0 +1,132 @@
+"""Processes that jobs are spread over: here, or wherever a Parsl configuration says."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import runpy
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+
+
+class Workers(Executor):
+    """Worker processes on this machine, each replaced when it dies, at the cost of the call it was in.
+
+    A pool of the standard library is lost as a whole with any of its processes, and does not tell which call
+    was to blame; so each worker is a pool of its own. Workers end with this process, however it ends.
+
+    Args:
+        number: of processes.
+    """
+
+    def __init__(self, number: int):
+        self._threads = ThreadPoolExecutor(number)  # each waits for one worker
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._all = [_Worker() for _ in range(number)]
+        for worker in self._all:
+            self._idle.put(worker)
+
+    def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:
+        return self._threads.submit(self._call, function, args, kwargs)
+
+    def _call(self, function: Callable, args: tuple, kwargs: dict):
+        worker = self._idle.get()
+        try:
+            return worker.call(function, args, kwargs)
+        finally:
+            self._idle.put(worker)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the workers; with ``cancel_futures`` at once, in the middle of a call."""
+        self._threads.shutdown(wait=not cancel_futures, cancel_futures=cancel_futures)
+        for worker in self._all:
+            worker.end()
+        self._threads.shutdown(wait=wait)
+
+
+class _Worker:
+    """One process, started at its first call and anew after it died."""
+
+    def __init__(self):
+        self._pool: ProcessPoolExecutor | None = None
+        self._line: Connection | None = None
+        self._ended = False
+
+    def call(self, function: Callable, args: tuple, kwargs: dict):
+        pool = self._pool = self._pool or self._start()
+        try:
+            return pool.submit(function, *args, **kwargs).result()
+        except BrokenProcessPool:
+            pool.shutdown()
+            self._pool = None
+            raise
+
+    def _start(self) -> ProcessPoolExecutor:
+        if self._ended:
+            raise BrokenProcessPool("the worker was stopped")
+        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+        theirs, self._line = context.Pipe(duplex=False)
+        return ProcessPoolExecutor(1, context, _prepare, (theirs,))
+
+    def end(self) -> None:
+        self._ended = True
+        if self._line is not None:
+            self._line.close()
+
+
+def _prepare(line: Connection) -> None:
+    """Make a new process end when the parent closes its end of the line, or is no more."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # for libraries that are not loaded yet
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
+
+    def watch() -> None:
+        try:
+            line.recv()
+        except (EOFError, OSError):
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def open_workers(cluster: Path | None, number: int) -> Executor:
+    """This many processes here, or the workers of a Parsl configuration.
+
+    Raises:
+        ConfigError: both are asked for, Parsl is not installed, or its configuration is wrong.
+    """
+    if cluster is None:
+        return Workers(number)
+    if number > 1:
+        raise ConfigError("--jobs: the file of --cluster says how many; leave --jobs out")
+    return parsl_workers(cluster)
+
+
+def parsl_workers(file: Path) -> Executor:
+    """Workers of the ``parsl.Config`` that a Python file calls ``config``: on a cluster, by its queue.
+
+    Raises:
+        ConfigError: Parsl is not installed, or the file is missing or has no such name.
+    """
+    try:
+        from parsl import Config
+        from parsl.concurrent import ParslPoolExecutor
+    except ImportError as error:
+        raise ConfigError("--cluster: Parsl is not installed; pip install 'nfflr[cluster]'") from error
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file; give a Python file that makes a parsl.Config")
+    try:
+        config = runpy.run_path(str(file)).get("config")
+    except Exception as error:
+        raise ConfigError(f"{file}: {type(error).__name__}: {error}; correct the file") from error
+    if not isinstance(config, Config):
+        raise ConfigError(f"{file}: no parsl.Config named 'config'; see the Parsl user guide")
+    return ParslPoolExecutor(config)

@@ -1,0 +1,72 @@
+"""What a worker process does for a command: jobs one at a time, with models that it keeps."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import pickle
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from pydantic import BaseModel
+
+from ..workflows.contract import find_workflow
+from .run import Job, Run
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A command as a worker needs it, which may be another machine that shares the file system."""
+
+    workflow: str
+    settings: BaseModel
+    jobs: tuple[Job, ...]
+    options: dict  # what else ``Run`` takes
+    command: tuple[str, ...]
+    folder: Path  # to which paths are relative
+    debug: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a job: its exit code, its rows of the table, and all that it printed."""
+
+    exit_code: int
+    rows: list
+    stdout: str
+    stderr: str
+
+
+def pack(assignment: Assignment) -> bytes:
+    """As bytes, by which a worker knows that it has met the assignment before."""
+    return pickle.dumps(assignment)
+
+
+def work(packed: bytes, number: int) -> Report:
+    """Do the job of this number in this process, with one thread of torch."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        assignment, run = _begin(packed)
+        with click.Context(click.Command("nff"), obj=assignment.command):
+            code = run.attempt(run.jobs[number], assignment.debug)
+    return Report(code, run.table.rows.pop(number), out.getvalue(), err.getvalue())
+
+
+@functools.lru_cache(maxsize=1)
+def _begin(packed: bytes) -> tuple[Assignment, Run]:
+    import torch
+
+    torch.set_num_threads(1)  # the process is ours alone, and one of many
+    assignment: Assignment = pickle.loads(packed)
+    os.chdir(assignment.folder)
+    with redirect_stdout(io.StringIO()):  # the parent has said which models
+        run = Run(
+            find_workflow(assignment.workflow),
+            assignment.settings,
+            list(assignment.jobs),
+            **assignment.options,
+        )
+    return assignment, run
