@@ -2,14 +2,18 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
+import torch
 from builders import copper
+from safetensors.torch import load_file
 
 from nfflr.checkpoint import FILE
 from nfflr.cli.evaluate import _print_targets
@@ -51,19 +55,57 @@ def test_a_mistake_is_told_once_whatever_the_number_of_processes(config, capfd):
     assert not (config.parent / "run").exists()
 
 
+NFF = "import sys; from nfflr.cli.main import run; sys.exit(run(sys.argv[1:]))"
+
+
+def environment(**more):
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), **more}
+
+
+def trained(config: Path, out: str):
+    return load_file(config.parent / out / FILE)
+
+
 @pytest.mark.slow
 def test_torchrun_starts_the_same_command(config):
     """As on a cluster: torchrun's variables are all that tells the processes of each other."""
-    code = "import sys; from nfflr.cli.main import run; sys.exit(run(sys.argv[1:]))"
     script = config.parent / "nff.py"
-    script.write_text(code)
+    script.write_text(NFF)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [*launcher, str(script), "train", str(config)], env=environment, capture_output=True, text=True
+        [*launcher, str(script), "train", str(config)], env=environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("wrote") == 1 and (config.parent / "run" / FILE).is_file()
+    assert done.stdout.count("wrote") == 1
+    assert run(["train", str(config), "--nproc", "2", "--out", str(config.parent / "here")]) == 0
+    for name, value in trained(config, "run").items():
+        torch.testing.assert_close(value, trained(config, "here")[name], rtol=0, atol=0)
+
+
+def _job_of_a_free_port() -> int:
+    for job in range(1000, 10_000):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", 15_000 + job))
+            return job
+    raise AssertionError("no port is free")
+
+
+def test_tasks_of_slurm_train_together(config):
+    """As srun starts them on one node: tasks meet at a port that follows from the job's number."""
+    job = {"SLURM_JOB_ID": str(_job_of_a_free_port()), "SLURM_JOB_NUM_NODES": "1"}
+    job |= {"SLURM_JOB_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}
+    tasks = []
+    for rank in ("0", "1"):
+        own = {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
+        command = [sys.executable, "-c", NFF, "train", str(config)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        tasks.append(subprocess.Popen(command, env=environment(**job, **own), **pipes))
+    told = [task.communicate(timeout=120) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], told
+    assert [out.count("wrote") for out, _ in told] == [1, 0]  # the first task alone writes
+    assert run(["train", str(config), "--nproc", "2", "--out", str(config.parent / "here")]) == 0
+    for name, value in trained(config, "run").items():
+        torch.testing.assert_close(value, trained(config, "here")[name], rtol=0, atol=0)
 
 
 def test_lr_writes_a_config_that_trains(config, capsys):
