@@ -13,6 +13,7 @@ from pathlib import Path
 from .. import errors
 from .failure import explain
 
+TORCHRUN = "TORCHELASTIC_RUN_ID"  # set for its processes
 PATIENCE = 30  # s; for the step that is going on and the state after it
 BY_CODE = {cls.exit_code: cls for cls in errors.NFFLrError.__subclasses__()}
 
@@ -32,16 +33,23 @@ def launch(function: Callable[..., int], arguments: dict, processes: int | None)
         return function(**arguments)
     import ignite.distributed as idist
 
-    local = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or "1"
-    idist.initialize(_backend(int(local)))
+    if TORCHRUN in os.environ:
+        os.environ.pop("SLURM_JOB_ID", None)  # tasks are launchers then, and ranks are torchrun's
+    idist.initialize(_backend(_processes_here()))
     try:
         return function(**arguments)
     finally:
         idist.finalize()
 
 
+def _processes_here() -> int:
+    """Of this machine, by torchrun or by SLURM, which writes ``4(x2),3`` for machines of 4, 4 and 3."""
+    told = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_STEP_TASKS_PER_NODE") or "1"
+    return max(int(part.partition("(")[0]) for part in told.split(","))
+
+
 def _is_one_of_several() -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+    return TORCHRUN in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
 def _backend(processes: int) -> str:

@@ -100,6 +100,8 @@ def _serve(client: SocketClient, atoms: Atoms, name: str) -> int:
         StructureError: the server has another number of atoms, or a structure that cannot be computed.
         NumericsError: an energy is not finite.
     """
+    from ase.calculators.socketio import SocketClosed
+
     from ..workflows.base import has_stress
 
     protocol, receive = client.protocol, client.protocol.recvposdata
@@ -117,6 +119,6 @@ def _serve(client: SocketClient, atoms: Atoms, name: str) -> int:
     try:
         for _ in client.irun(atoms, use_stress=has_stress(atoms)):
             served += 1
-    except ConnectionError:  # killed while an answer was on its way
+    except (ConnectionError, SocketClosed):  # killed while a message was on its way
         pass
     return served

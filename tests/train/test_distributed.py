@@ -154,6 +154,20 @@ def test_processes_can_be_started_inside_a_slurm_job(config, monkeypatch):
     assert launch(train_one, {"config": config("slurm", epochs=1)}, 2) == 0
 
 
+def test_torchrun_inside_a_slurm_job_counts_its_own_ranks(monkeypatch):
+    """Two machines of two: the launchers are tasks 0 and 1, their processes ranks 0 to 3."""
+    seen = {}
+    torchrun = {"TORCHELASTIC_RUN_ID": "1", "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
+    job = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_NTASKS": "2"}
+    job |= {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
+    for name, value in {**torchrun, **job, "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("ignite.distributed.initialize", lambda backend: seen.update(os.environ))
+    monkeypatch.setattr("ignite.distributed.finalize", lambda: None)
+    assert launch(lambda: 0, {}, None) == 0
+    assert seen["RANK"] == "3" and "SLURM_JOB_ID" not in seen  # by which ignite would take SLURM's ranks
+
+
 def interrupt_the_parent(log: Path) -> int:
     if is_first():
         write_json(log, {"process": os.getpid()})
