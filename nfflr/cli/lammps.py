@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.command("lammps", cls=with_settings("..lammps.script", "LammpsSettings"))
 @click.argument("checkpoint")
 @click.option("--data", type=click.Path(path_type=Path), help="Structure file, in any format that ASE reads.")
-@click.option("--in", "script", type=click.Path(path_type=Path), help="Your own LAMMPS input; see below.")
+@click.option("--in", "script", type=click.Path(path_type=Path), help="Your own LAMMPS input; see above.")
 @click.option("--species", multiple=True, help="Symbol of each atom type, in order, for --in; repeated.")
 @click.option(
     "--processes", "-n", type=click.IntRange(min=1), default=1, show_default=True, help="MPI ranks."

@@ -34,6 +34,7 @@ COMMANDS = {
     "lammps": "lammps",
     "serve": "serve",
 }  # command → file beside this
+ENGINES = ("lammps", "serve")  # of these, what other programs run
 
 
 class LazyGroup(click.Group):
@@ -64,7 +65,10 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections = {
             "Simulate": {name: WORKFLOWS / f"{name}.py" for name in workflow_names()},
-            "Train and judge": {name: ROOT / f"{file}.py" for name, file in COMMANDS.items()},
+            "Simulate with other programs": {name: ROOT / f"{name}.py" for name in ENGINES},
+            "Train and judge": {
+                name: ROOT / f"{COMMANDS[name]}.py" for name in COMMANDS if name not in ENGINES
+            },
         }
         for title, commands in sections.items():
             with formatter.section(title):
