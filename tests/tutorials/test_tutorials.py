@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 HOME = Path(__file__).parents[2] / "tutorials"
+LONG = "25789"  # of half a minute and more, which train
 LARGEST = 60_000  # bytes of a figure that is checked in
 
 
@@ -29,7 +30,12 @@ def test_the_tutorials_are_there_and_numbered():
     assert [script.name.partition("_")[0] for script in SCRIPTS] == list("123456789")
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def _marked(script: Path):
+    marks = [pytest.mark.slow] if script.stem[0] in LONG else []
+    return pytest.param(script, marks=marks, id=script.stem)
+
+
+@pytest.mark.parametrize("script", map(_marked, SCRIPTS))
 def test_runs_and_makes_its_figure(script, tmp_path):
     if "dgl" in script.read_text() and sys.version_info >= (3, 12):
         pytest.skip("DGL is published for Python below 3.12")
