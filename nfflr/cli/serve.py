@@ -114,7 +114,7 @@ def _serve(client: SocketClient, atoms: Atoms, name: str) -> int:
             )
         return cell, inverse, positions
 
-    protocol.recvposdata = checked
+    protocol.recvposdata = checked  # type: ignore[method-assign]  # of this one connection
     served = 0
     try:
         for _ in client.irun(atoms, use_stress=has_stress(atoms)):

@@ -113,9 +113,11 @@ def test_a_refused_run_leaves_nothing(tmp_path, capsys):
     assert "dimer.xyz" in capsys.readouterr().err and files(tmp_path / "out") == []
 
 
-def test_only_workflows_that_can_be_resumed_offer_it(capsys):
+def test_commands_that_can_be_resumed_offer_it(capsys):
     assert run(["md", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "--resume" in text and "(GPa)" in text and "nvt-nose-hoover" in text and "[default: 300.0]" in text
-    assert run(["eos", "--help"]) == 0
+    assert run(["eos", "--help"]) == 0  # of many structures, those that are done are kept
+    assert "--resume" in capsys.readouterr().out
+    assert run(["neb", "--help"]) == 0
     assert "--resume" not in capsys.readouterr().out
