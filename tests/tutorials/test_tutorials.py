@@ -35,7 +35,7 @@ def _marked(script: Path):
     return pytest.param(script, marks=marks, id=script.stem)
 
 
-@pytest.mark.parametrize("script", map(_marked, SCRIPTS))
+@pytest.mark.parametrize("script", [_marked(script) for script in SCRIPTS])
 def test_runs_and_makes_its_figure(script, tmp_path):
     if "dgl" in script.read_text() and sys.version_info >= (3, 12):
         pytest.skip("DGL is published for Python below 3.12")
