@@ -142,7 +142,7 @@ left.plot([pairs.min(), pairs.max()], [pairs.min(), pairs.max()], color="0.4", l
 left.set(xlabel="PBE force (eV/Å)", ylabel="learned EAM (eV/Å)", title=f"MAE {force:.0f} meV/Å")
 for name, curve in curves.items():
     right.plot(curve.volumes, 1000 * (curve.energies - curve.energy), "o-", ms=4, lw=1, label=name)
-right.set(xlabel="volume (Å³/atom)", ylabel="energy above the minimum (meV/atom)")
+right.set(xlabel="volume (Å³/atom)", ylabel="relative energy (meV/atom)")
 right.legend(frameon=False)
 figure.savefig("7_bring_your_own_model.png", dpi=80)
 

@@ -80,7 +80,7 @@ settings = EosSettings(range=0.15, points=15)
 for name, calculator, style in (("teacher", EMT(), "k-"), ("student", student, "C1o")):
     curve = eos(bulk("Cu", a=3.59), calculator, settings)
     right.plot(curve.volumes, 1000 * (curve.energies - curve.energies.min()), style, ms=4, lw=1, label=name)
-right.set(xlabel="volume (Å³/atom)", ylabel="energy above the least (meV/atom)")
+right.set(xlabel="volume (Å³/atom)", ylabel="relative energy (meV/atom)")
 right.legend(frameon=False)
 figure.savefig("8_distil_a_teacher.png", dpi=80)
 

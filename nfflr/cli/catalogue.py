@@ -39,6 +39,7 @@ def command(elements, as_json) -> int:
         _print(cards)
     else:
         click.echo(f"no bundled potential covers {', '.join(elements)}")
+    click.echo("Data, licence and what to cite: nff models --json")
     click.echo(f"Of other packages, with most elements: --model {', '.join(names())}; see the README.")
     return 0
 
@@ -52,7 +53,7 @@ def _print(cards: list) -> None:
         view.add_column(header)
     for header in ("E MAE\nmeV/atom", "F MAE\nmeV/Å", "µs/atom"):
         view.add_column(header, justify="right")
-    view.add_column("data")
+    view.add_column("source", no_wrap=True, overflow="ellipsis", ratio=1)  # whole with --json
     for card in cards:
         test, speed = card.test, card.speed
         errors = ("–", "–") if test is None else (f"{test.energy_mae:.2f}", f"{test.force_mae:.1f}")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import textwrap
 
 import click
 
@@ -29,14 +32,36 @@ def command(checkpoint: str, as_json: bool) -> int:
         "cutoff": f"{metadata['cutoff']} Å",
         **(_predicted(metadata["targets"]) if "targets" in metadata else _energetic(metadata)),
         "hyper-parameters": ", ".join(f"{k}={v}" for k, v in metadata["hyperparameters"].items()),
-        "validation scores": ", ".join(f"{k} {v:.4g}" for k, v in metadata["scores"].items()),
+        "validation scores": _scores(metadata["scores"]),
         **metadata["notes"],
         "versions": ", ".join(f"{k} {v}" for k, v in metadata["versions"].items()),
         "sha256": metadata["sha256"],
     }
     for name, value in lines.items():
-        click.echo(f"{name:20s} {value}")
+        click.echo(_folded(f"{name:20s} ", str(value)))
     return 0
+
+
+def _folded(name: str, value: str) -> str:
+    """On a terminal, lines after the first begin where it does; on a pipe there is one."""
+    if not sys.stdout.isatty():
+        return name + value
+    width = max(40, shutil.get_terminal_size().columns)
+    return textwrap.fill(name + value, width, subsequent_indent=" " * len(name), break_on_hyphens=False)
+
+
+def _scores(scores: dict[str, float]) -> str:
+    """In the units of the tables people publish."""
+    from ..train.force_field import COLUMNS
+
+    columns = {f"val/{column.key}": column for column in COLUMNS}
+    told = []
+    for name, value in scores.items():
+        column = columns.get(name)
+        told.append(
+            f"{column.title} {value * column.factor:.4g} {column.unit}" if column else f"{name} {value:.4g}"
+        )
+    return ", ".join(told)
 
 
 def _energetic(metadata: dict) -> dict[str, str]:

@@ -7,16 +7,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
 
 
 def _bar(console: Console) -> Progress:
     return Progress(
         TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=9)),
         TextColumn("{task.fields[numbers]}"),
-        TimeElapsedColumn(),
+        TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
+        TextColumn("left"),
+        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
         console=console,
         redirect_stdout=sys.stdout.isatty(),  # a pipe gets what is printed for it
     )
@@ -28,9 +38,14 @@ def step_bar(name: str) -> Iterator:
     with training_bar(name) as update:
 
         def progress(step: int, total: int, numbers: dict[str, float], atoms) -> None:
-            update(step, total, "  ".join(f"{key} {value:.4g}" for key, value in numbers.items()))
+            update(step, total, "  ".join(f"{key} {steady(value)}" for key, value in numbers.items()))
 
         yield progress
+
+
+def steady(value: float) -> str:
+    """Four digits, zeros at the end included, so that a line that is written again does not jump."""
+    return f"{value:#.4g}".rstrip(".")
 
 
 @contextmanager

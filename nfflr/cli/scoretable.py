@@ -11,7 +11,7 @@ from rich.table import Table
 from ..validation.suite import Report
 from ..validation.tasks import Outcome
 
-HEADERS = ("task", "", "score", "value", "limit", "unit", "s")
+HEADERS = ("task", "", "score", "value", "limit", "unit", "time (s)")
 
 
 def print_report(report: Report, title: str) -> None:
@@ -19,7 +19,7 @@ def print_report(report: Report, title: str) -> None:
     view = Table(title=title, title_justify="left")
     longest = max(len(name) for outcome in report.outcomes for name in outcome.scores)
     for header in HEADERS:
-        justify: JustifyMethod = "right" if header in ("value", "limit", "s") else "left"
+        justify: JustifyMethod = "right" if header in ("value", "limit", "time (s)") else "left"
         width = longest if header == "score" else None  # frequency_mae and frequency_max stay apart
         view.add_column(header, justify=justify, min_width=width, overflow="fold")
     for outcome in report.outcomes:

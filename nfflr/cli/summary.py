@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 
 from ..files import write_atomically
@@ -24,13 +25,27 @@ def scalar_fields(result: type[Result]) -> dict[str, str]:
 
 
 def describe(result: Result) -> str:
-    """The message, then each floating-point number with its unit on a line of its own."""
-    lines = [result.message] if result.message else []
-    for name in scalar_fields(type(result)):
-        value, unit = getattr(result, name), unit_of(type(result).model_fields[name]) or ""
-        if isinstance(value, float):
-            lines.append(f"  {name.replace('_', ' '):24s} {value:.6g} {unit}".rstrip())
-    return "\n".join(lines)
+    """The message, then each floating-point number with its error and unit on a line of its own."""
+    fields = scalar_fields(type(result))
+    numbers = {name: value for name in fields if isinstance(value := getattr(result, name), float)}
+    told = {}
+    for name, value in numbers.items():
+        if name.removesuffix("_error") == name or name.removesuffix("_error") not in numbers:
+            unit = (unit_of(type(result).model_fields[name]) or "").replace("^3", "³")
+            told[name.replace("_", " ")] = (
+                f"{_with_error(value, numbers.get(f'{name}_error'))} {unit}".rstrip()
+            )
+    width = max(map(len, told), default=0)
+    lines = [f"  {name:{width}s}  {text}" for name, text in told.items()]
+    return "\n".join([result.message, *lines] if result.message else lines)
+
+
+def _with_error(value: float, error: float | None) -> str:
+    """``-43.165 ± 0.025``: two digits of the error, and of the value those that it leaves."""
+    if not error or not math.isfinite(error):
+        return f"{value:.6g}"
+    places = max(0, 1 - math.floor(math.log10(abs(error))))
+    return f"{value:.{places}f} ± {error:.{places}f}"
 
 
 class SummaryTable:

@@ -53,7 +53,7 @@ def _table(seen: Survey, name: str) -> None:
         "structures",
         "atoms",
         "energy\neV/atom",
-        "fit rms\nmeV/atom",
+        "spread\nmeV/atom",
         "max |F|\neV/Å",
         "max |σ|\nGPa",
     ):
@@ -114,7 +114,7 @@ def _lines(seen: Survey) -> dict[str, str]:
     }
     if seen.labels.get("total_energy") and seen.spacing:
         unknown = "not unique: the compositions do not tell the elements apart"
-        lines["element energies"] = references if seen.determined else unknown
+        lines["element energies"] = f"{references}; spread: rms about them" if seen.determined else unknown
     if seen.isolated:
         lines["isolated atoms"] = f"{len(seen.isolated)}: {_some(seen, seen.isolated)}"
     if seen.repeats:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..validation.suite import Report
 
 from .launch import launch
-from .progress import training_bar
+from .progress import steady, training_bar
 
 
 @click.command("train")
@@ -75,7 +75,7 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
 
         def on_step(step: dict) -> None:
             now.update(step)
-            update(now["step"], now["total"], f"loss {now['loss']:.4g}{latest}")
+            update(now["step"], now["total"], f"loss {steady(now['loss'])}{latest}")
 
         def on_task(name: str) -> None:
             update(now["step"], now["total"], f"task {name}{latest}")
@@ -84,7 +84,7 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
             nonlocal latest
             say(line(row, columns))
             if wanted.keys() <= row.keys():
-                latest = "".join(f"  {name.removeprefix('val/')} {row[name]:.4g}" for name in wanted)
+                latest = "".join(f"  {name.replace('/', ' ', 1)} {steady(row[name])}" for name in wanted)
 
         path = train(
             settings,

@@ -25,6 +25,7 @@ from .batch import evaluate
 from .relax import RelaxSettings, relax
 from .scores import Score, field_score
 
+MOST_TOLD = 9  # constants in a message, those of an orthorhombic crystal; all are in the result
 VOIGT = ("11", "22", "33", "23", "13", "12")
 NOTABLE = 0.01  # of the bulk modulus: a residual stress that changes constants by a few per cent
 
@@ -122,6 +123,8 @@ def elastic(
     values = moduli(stiffness[0])
     notes += _warnings(start, values, settings)
     facts = f"point group {group}, {len(basis)} constants from {len(frames)} strained cells"
+    if len(basis) <= MOST_TOLD:
+        facts += f": {named_constants(stiffness[0], basis)} GPa"
     verdict = "mechanically stable" if values["stable"] else "mechanically unstable"
     return ElasticResult(
         converged=not stuck,
@@ -226,6 +229,16 @@ def _stiffness(
     variances = (residuals**2).sum(axis=1) / (len(deltas) - 1) / norm  # (J, 6)
     solve = np.einsum("pab,px->abx", basis, np.linalg.pinv(_design(basis, patterns)))  # (6, 6, 6·J)
     return solve @ slopes.ravel(), np.sqrt(solve**2 @ variances.ravel())
+
+
+def named_constants(stiffness: np.ndarray, basis: np.ndarray) -> str:
+    """``C11 152.7, C12 56.2, C44 98.9``: the first entries of (6, 6) that by symmetry determine all."""
+    chosen: list[tuple[int, int]] = []
+    for entry in zip(*np.triu_indices(6), strict=True):
+        values = basis[:, *np.transpose([*chosen, entry])]  # (P, entries)
+        if np.linalg.matrix_rank(values, tol=1e-6) == len(chosen) + 1:
+            chosen.append(entry)
+    return ", ".join(f"C{i + 1}{j + 1} {stiffness[i, j]:.4g}" for i, j in chosen)
 
 
 def moduli(stiffness: np.ndarray) -> dict:

@@ -90,7 +90,7 @@ def eos(
     per_atom = None if volume is None else volume / len(atoms)
     return EosResult(
         converged=not failure,
-        message=failure or f"minimum at {per_atom:.4f} Å^3 per atom",
+        message=failure or f"minimum at {per_atom:.4f} Å³ per atom",
         **birch,
         **{f"vinet_{name}": value for name, value in vinet.items()},
         volume_per_atom=per_atom,

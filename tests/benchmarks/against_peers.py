@@ -1,16 +1,14 @@
 """Cost of a force call beside other calculators', interleaved in one run on one core.
 
-    taskset -c 0 python tests/benchmarks/against_peers.py PEERS_FOLDER mace_128x0e_f32 ase_emt --sizes 64 1000
+    taskset -c 0 python tests/benchmarks/against_peers.py mace_128x0e emt --sizes 64 1000
 
-PEERS_FOLDER holds ``peers.py`` and ``common.py`` (factories of peers as ASE calculators). Every peer gets the
-same allocator settings as we do. A call is energy + forces + stress through ASE after a small move, in
-processor time, since machines are shared. The ratio is that of costs per atom to the first calculator's.
+Peers are those of ``rivals.py``, and get the same allocator settings as we do. A call is energy + forces +
+stress through ASE after a small move, in processor time, since machines are shared. The ratio is that of costs
+per atom to the first calculator's.
 """
 
 import argparse
-import sys
 import time
-from pathlib import Path
 
 from fair import in_turn  # sets the process up, so it precedes numpy and torch
 
@@ -18,13 +16,14 @@ from fair import in_turn  # sets the process up, so it precedes numpy and torch
 import numpy as np
 import torch
 from ase.build import bulk
+from rivals import CALCULATORS, COPPER, silicon
 
 OURS = {"compiled": True, "eager": False}
 
 
-def silicon_or_copper(n, copper, common):
+def silicon_or_copper(n, copper):
     if not copper:
-        return common.si(n)
+        return silicon(n)
     atoms = bulk("Cu", cubic=True).repeat(max(1, round((n / 4) ** (1 / 3))))
     atoms.rattle(0.05, seed=0)
     return atoms
@@ -51,18 +50,13 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("peers", nargs="*")
+    parser.add_argument("peers", nargs="+", choices=CALCULATORS)
     parser.add_argument("--model", default="mlearn-si")
     parser.add_argument("--ours", nargs="+", choices=OURS, default=["compiled"], help="the first is the unit")
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 64, 216, 1000])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dtype", default=None)
     options = parser.parse_args()
-    sys.path.insert(0, str(options.folder))
-    import common
-    import peers
-
     from nfflr import NFFLrCalculator
 
     torch.set_num_threads(1)
@@ -70,12 +64,10 @@ def main():
         name: (NFFLrCalculator.load(options.model, dtype=options.dtype, compile=OURS[name]), False)
         for name in options.ours
     }
-    for name in options.peers:
-        calculator, info = peers.get(name)
-        found[name] = (calculator, info.get("cu", False))
+    found |= {name: (CALCULATORS[name](), name in COPPER) for name in options.peers}
     print(f"{'calculator':26s} {'atoms':>6s} {'ms':>10s} {'µs/atom':>10s} {'ratio':>8s}")
     for n in options.sizes:
-        structures = {name: silicon_or_copper(n, copper, common) for name, (_, copper) in found.items()}
+        structures = {name: silicon_or_copper(n, copper) for name, (_, copper) in found.items()}
         steps = {name: make_step(structures[name], calculator) for name, (calculator, _) in found.items()}
         cost = in_turn(steps, options.rounds)
         for name, per_atom in cost.items():

@@ -1,8 +1,8 @@
 """Cost of a training step beside other packages', interleaved in one run on one core.
 
-    taskset -c 0 python tests/benchmarks/training_against_peers.py PEERS_FOLDER mace_128x0e
+    taskset -c 0 python tests/benchmarks/training_against_peers.py mace_128x0e
 
-PEERS_FOLDER is that of ``against_peers.py``. A step is forward, loss on energy, forces and stress, backward
+Peers are those of ``rivals.py``. A step is forward, loss on energy, forces and stress, backward
 and Adam's update on one batch of 8 cells of 64 silicon atoms; every side has built its graphs before, and
 gets the same structures, labels, loss and allocator settings. Ours is the architecture of the shipped
 ``mlearn-si``. Times are of the processor, since machines are shared. The ratio is that of atoms per second,
@@ -10,13 +10,12 @@ the first's to each.
 """
 
 import argparse
-import sys
 import time
-from pathlib import Path
 
 from fair import in_turn  # sets the process up, so it precedes numpy and torch
 
 # isort: split
+import rivals
 import torch
 
 STRUCTURES, ATOMS = 8, 64
@@ -42,10 +41,9 @@ def nfflr(cells, compiled):
 
 
 def mace(cells, hidden):
-    import peers
     from mace import data, tools
 
-    model = peers.mace_model(hidden)
+    model = rivals.mace_model(hidden)
     table = tools.AtomicNumberTable([14])
     keys = data.KeySpecification()
     configurations = [data.config_from_atoms(atoms, key_specification=keys) for atoms in cells]
@@ -61,12 +59,10 @@ def mace(cells, hidden):
 
 
 def nequip(cells, l_max):
-    import peers
     from nequip.data import AtomicDataDict, from_ase
-    from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListTransform
 
-    model = peers.nequip_model(l_max).train()
-    name, neighbours = ChemicalSpeciesToAtomTypeMapper(["Si"]), NeighborListTransform(r_max=5.0)
+    model = rivals.nequip_model(l_max).train()
+    name, neighbours = rivals.nequip_transforms()
     batch = AtomicDataDict.batched_from_list([neighbours(name(from_ase(atoms))) for atoms in cells])
 
     def predict():
@@ -77,12 +73,10 @@ def nequip(cells, l_max):
 
 
 def matgl(cells, kind):
-    import peers
     from matgl.ext.ase import Atoms2Graph
     from torch_geometric.data import Batch
 
-    calculator, _ = peers.matgl_(kind)
-    model = calculator.potential.train()
+    model = rivals.matgl_potential(kind).train()
     graphs, lattices = [], []
     for atoms in cells:
         graph, lattice, _ = Atoms2Graph(("Si",), model.model.cutoff).get_graph(atoms)
@@ -106,8 +100,8 @@ SIDES = {
     "mace_128x0e+128x1o": lambda cells: mace(cells, "128x0e+128x1o"),
     "nequip_l1": lambda cells: nequip(cells, 1),
     "nequip_l2": lambda cells: nequip(cells, 2),
-    "matgl_m3gnet": lambda cells: matgl(cells, "M3GNet"),
-    "matgl_tensornet": lambda cells: matgl(cells, "TensorNet"),
+    "m3gnet": lambda cells: matgl(cells, "M3GNet"),
+    "tensornet": lambda cells: matgl(cells, "TensorNet"),
 }
 
 
@@ -134,16 +128,12 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
     parser.add_argument("peers", nargs="+", choices=[name for name in SIDES if name not in OURS])
     parser.add_argument("--ours", nargs="+", choices=OURS, default=list(OURS), help="the first is the unit")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    sys.path.insert(0, str(options.folder))
-    import common
-
     torch.set_num_threads(1)
-    cells = [common.si(ATOMS, seed=seed) for seed in range(STRUCTURES)]
+    cells = [rivals.silicon(ATOMS, seed=seed) for seed in range(STRUCTURES)]
     drawn = torch.Generator().manual_seed(0)
     shapes = (STRUCTURES,), (STRUCTURES * ATOMS, 3), (STRUCTURES, 3, 3)
     labels = [torch.randn(shape, generator=drawn, dtype=torch.float32) for shape in shapes]

@@ -27,7 +27,7 @@ SCRIPTS = RUNNER.tutorials()
 
 
 def test_the_tutorials_are_there_and_numbered():
-    assert [script.name.partition("_")[0] for script in SCRIPTS] == list("123456789")
+    assert [script.name.partition("_")[0] for script in SCRIPTS] == list("0123456789")
 
 
 def _marked(script: Path):

@@ -20,6 +20,7 @@ from nfflr.workflows.elastic import (
     elastic,
     invariant_stiffness,
     moduli,
+    named_constants,
     necessary_strains,
     plot,
 )
@@ -187,6 +188,23 @@ def test_each_crystal_class_has_its_number_of_constants(generators, constants, s
     for tensor in basis:
         for name in generators:
             np.testing.assert_allclose(rotate_elastic_constants(tensor, TURN[name]), tensor, atol=1e-9)
+
+
+def test_the_constants_that_are_told_are_those_of_the_textbooks():
+    """Nye, table 9: cubic, hexagonal and tetragonal crystals with a twofold axis across."""
+    names = {}
+    for key, generators in {"cubic": ("2z", "3xyz"), "6": ("6z",), "422": ("4z", "2x")}.items():
+        basis = invariant_stiffness(group(*generators))
+        stiffness = np.einsum("p,pij->ij", np.arange(1.0, len(basis) + 1), basis)
+        told = dict(item.split() for item in named_constants(stiffness, basis).split(", "))
+        names[key] = " ".join(told)
+        for name, value in told.items():
+            assert float(value) == pytest.approx(stiffness[int(name[1]) - 1, int(name[2]) - 1], rel=1e-3)
+    assert names == {
+        "cubic": "C11 C12 C44",
+        "6": "C11 C12 C13 C33 C44",
+        "422": "C11 C12 C13 C33 C44 C66",
+    }
 
 
 # Errors, stress, stability
