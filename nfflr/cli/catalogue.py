@@ -44,6 +44,11 @@ def command(elements, as_json) -> int:
     return 0
 
 
+def _source(citation: str) -> str:
+    """Authors, journal and year of the first reference."""
+    return citation.partition(";")[0].partition(", doi")[0]
+
+
 def _print(cards: list) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -53,11 +58,13 @@ def _print(cards: list) -> None:
         view.add_column(header)
     for header in ("E MAE\nmeV/atom", "F MAE\nmeV/Å", "µs/atom"):
         view.add_column(header, justify="right")
-    view.add_column("source", no_wrap=True, overflow="ellipsis", ratio=1)  # whole with --json
+    view.add_column("source")
     for card in cards:
         test, speed = card.test, card.speed
         errors = ("–", "–") if test is None else (f"{test.energy_mae:.2f}", f"{test.force_mae:.1f}")
         taken = "–" if speed is None else f"{speed.results['us_per_atom']:g}"
-        view.add_row(card.name, card.formula or ", ".join(card.elements), *errors, taken, card.citation)
+        view.add_row(
+            card.name, card.formula or ", ".join(card.elements), *errors, taken, _source(card.citation)
+        )
     console = Console()
     Console(width=None if console.is_terminal else 120).print(view)

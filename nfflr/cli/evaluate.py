@@ -117,7 +117,7 @@ def _print_groups(table: dict[str, dict[str, float]], columns: Sequence, title: 
         [group, str(row["structures"]), *(_number(row[column.key] * column.factor) for column in columns)]
         for group, row in table.items()
     ]
-    _print(title, ["group", "structures", *(f"{column.title}\n{column.unit}" for column in columns)], rows)
+    _print(title, ["group", "number", *(f"{column.title}\n{column.unit}" for column in columns)], rows)
 
 
 def _print_targets(errors: dict[str, float], columns: Sequence, targets: Sequence[str], title: str) -> None:

@@ -44,7 +44,7 @@ def command(checkpoint: str, as_json: bool) -> int:
 
 def _folded(name: str, value: str) -> str:
     """On a terminal, lines after the first begin where it does; on a pipe there is one."""
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() or " " not in value:
         return name + value
     width = max(40, shutil.get_terminal_size().columns)
     return textwrap.fill(name + value, width, subsequent_indent=" " * len(name), break_on_hyphens=False)

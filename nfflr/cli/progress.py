@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,18 +16,20 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Column
+
+BAR = 12  # its width
+FRAME = BAR + 36  # and that of steps, times and spaces
 
 
 def _bar(console: Console) -> Progress:
     return Progress(
         TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=9)),
+        BarColumn(bar_width=BAR),
+        MofNCompleteColumn(),
         TextColumn("{task.fields[numbers]}"),
-        TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
-        TextColumn("left"),
-        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
+        TimeElapsedColumn(),
+        TextColumn("<"),
+        TimeRemainingColumn(),
         console=console,
         redirect_stdout=sys.stdout.isatty(),  # a pipe gets what is printed for it
     )
@@ -53,10 +56,13 @@ def training_bar(name: str, enabled: bool = True) -> Iterator:
     """``update(done, total, text)`` drawn as one line on stderr."""
     console = Console(file=sys.stderr)
     with _bar(console) if enabled and console.is_terminal else _Silent() as bar:
-        task = bar.add_task(name, total=None, numbers="")
+        task = bar.add_task(name, total=None, numbers="starting")
+        room = max(8, console.width - len(name) - FRAME)
 
         def update(done: int, total: int, text: str) -> None:
-            bar.update(task, completed=done, total=total, numbers=text)
+            bar.update(
+                task, completed=done, total=total, numbers=textwrap.shorten(text, room, placeholder=" …")
+            )
 
         yield update
 

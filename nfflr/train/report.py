@@ -49,6 +49,9 @@ def learning_curve(history: list[dict[str, float]], columns: Sequence[Column]) -
         positive = all(row[key] > 0 for row in history for key, _, _ in curves)
         if positive and not higher_is_better(curves[0][0]):
             axes.set_yscale("log")
+            low, high = axes.get_ylim()
+            digits = (2, 5) if high > 4 * low else range(2, 10)  # as many as have room
+            axes.yaxis.set_minor_locator(matplotlib.ticker.LogLocator(subs=digits))
             for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
                 axis(matplotlib.ticker.FormatStrFormatter("%g"))
         axes.grid(alpha=0.3, which="both")
@@ -57,6 +60,7 @@ def learning_curve(history: list[dict[str, float]], columns: Sequence[Column]) -
     grid.flat[0].legend()
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     return figure
 
 

@@ -209,7 +209,9 @@ def _results(run: RunFolder, command: str, given: Sequence[Path]) -> list[Piece]
     inside = sorted(run.path.glob(f"*-{command}.json"))
     paths = list({p.resolve(): p for p in [*inside, *given]}.values())
     if not paths:
-        return [Text(f"No result of nff {command} lies in the run's folder.", muted=True)]
+        suite = " SUITE" if command == "validate" else ""
+        advice = f"nff {command} {run.path.name}{suite} --out {run.path.name}"
+        return [Text(f"Nothing yet: {advice} puts its result into the run's folder.", muted=True)]
     pieces: list[Piece] = []
     for path in paths:
         record = read_json(path)

@@ -32,7 +32,8 @@ def draw(report: Report, title: str) -> matplotlib.figure.Figure:
         axes = parts[-1].add_subplot(grid[k // COLUMNS, k % COLUMNS])
         axes.imshow(picture, interpolation="antialiased")
         axes.axis("off")
-        axes.set_title(f"{outcome.task.name}: {outcome.message}", fontsize="small", loc="left", wrap=True)
+        verdict = outcome.message.partition(";")[0]  # what follows is in the table
+        axes.set_title(f"{outcome.task.name}: {verdict}", fontsize="small", loc="left")
     return figure
 
 

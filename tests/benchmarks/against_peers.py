@@ -3,7 +3,7 @@
     taskset -c 0 python tests/benchmarks/against_peers.py mace_128x0e emt --sizes 64 1000
 
 Peers are those of ``rivals.py``, and get the same allocator settings as we do. A call is energy + forces +
-stress through ASE after a small move, in processor time, since machines are shared. The ratio is that of costs
+stress through ASE after a small move, in processor time, since machines are shared. The ratio is of costs
 per atom to the first calculator's.
 """
 
