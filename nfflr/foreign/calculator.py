@@ -127,7 +127,8 @@ class ForeignCalculator(Calculator):
         shown = self.atoms.copy()  # the package may do with it what it likes
         if self.peer.closed and not shown.pbc.all():
             close(shown, self.cutoff or 10.0)
-        wanted = dict.fromkeys(["energy", *properties])
+        # Some fill in free_energy without saying that they can, and refuse to be asked for it.
+        wanted = dict.fromkeys(["energy", *(name for name in properties if name != "free_energy")])
         try:
             with undisturbed(self.peer.ambient):
                 found = {name: self.peer.calculator.get_property(name, shown) for name in wanted}

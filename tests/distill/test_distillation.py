@@ -24,6 +24,7 @@ from nfflr.workflows.phonons import PhononsSettings, phonons
 EMT_NAME = "ase:ase.calculators.emt:EMT"
 QUICK = ["--temperature", "600", "--md-reference", "6", "--walk-steps", "20"]
 QUICK += ["--length", "0.06", "--committee-length", "0.4"]
+QUICK += ["--no-compile"]  # which takes longer than so short a training
 TINY = [*QUICK, "--length", "0.003", "--budget", "40", "--supercell", "1", "1", "1", "--no-relax"]
 
 

@@ -174,6 +174,19 @@ def test_every_property_it_claims_is_given():
         assert np.isfinite(atoms.calc.get_property(name, atoms)).all()
 
 
+class Reticent(EMT):
+    """As CHGNet's: the free energy is among the results, and not among what it says that it has."""
+
+    implemented_properties = ("energy", "forces", "stress")
+
+
+def test_a_free_energy_that_is_asked_for_first_is_the_energy():
+    atoms = copper()
+    calc = ForeignCalculator(Peer(Reticent(), "float64"), {}, ("reticent", ()))
+    assert calc.get_property("free_energy", atoms) == EMT().get_potential_energy(atoms)
+
+
+
 def test_no_stress_without_a_cell():
     atoms = molecule("H2O")
     atoms.calc = open_calculator(NAME)
