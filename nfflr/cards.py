@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 
 import yaml
@@ -80,3 +81,12 @@ def read_card(folder: Path) -> Card:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise CheckpointError(f"{path}: {where}: {first['msg']}; see nfflr.cards.Card") from error
+
+
+def bundled_calculators() -> dict[str, Path]:
+    """Folders of the calculators that ship with the package, by name."""
+    try:
+        root = Path(str(resources.files("nfflr.calculators")))
+    except ModuleNotFoundError:  # run from a source tree that is not installed
+        root = Path(__file__).parent.parent / "calculators"
+    return {p.name: p for p in sorted(root.iterdir()) if (p / FILE).is_file()}

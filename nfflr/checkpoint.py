@@ -7,7 +7,6 @@ import platform
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 from torch.overrides import TorchFunctionMode
 
 from . import __version__
+from .cards import bundled_calculators
 from .errors import CheckpointError, ConfigError, NumericsError, ResourceError, did_you_mean
 from .files import write_atomically
 from .models.base import Potential, PotentialConfig, architecture
@@ -295,15 +295,6 @@ def _check_metadata(metadata: dict, name: str) -> None:
             raise CheckpointError(f"{name}: metadata lack {key!r}; not a complete checkpoint")
     if metadata["dtype"] not in DTYPES:
         raise CheckpointError(f"{name}: dtype {metadata['dtype']!r}; expected {' or '.join(DTYPES)}")
-
-
-def bundled_calculators() -> dict[str, Path]:
-    """Folders of the calculators that ship with the package, by name."""
-    try:
-        root = Path(str(resources.files("nfflr.calculators")))
-    except ModuleNotFoundError:  # run from a source tree that is not installed
-        root = Path(__file__).parent.parent / "calculators"
-    return {p.name: p for p in sorted(root.iterdir()) if (p / "card.yaml").is_file()}
 
 
 def find_checkpoint(source: str | Path) -> Path:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nfflr.cards import read_card
-from nfflr.checkpoint import FILE, bundled_calculators, load_checkpoint
+from nfflr.cards import bundled_calculators, read_card
+from nfflr.checkpoint import FILE, load_checkpoint
 from nfflr.cli.main import run
 from nfflr.data.dataset import AtomsDataset
 from nfflr.errors import CheckpointError

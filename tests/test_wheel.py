@@ -14,7 +14,7 @@ import sys
 from ase.build import bulk
 import nfflr
 from nfflr import NFFLrCalculator
-from nfflr.checkpoint import bundled_calculators
+from nfflr.cards import bundled_calculators
 
 assert sys.argv[1] in nfflr.__file__, nfflr.__file__
 atoms = bulk("Si", cubic=True)

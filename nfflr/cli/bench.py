@@ -1,4 +1,4 @@
-"""Time a force field at a ladder of sizes, beside others in the same run."""
+"""Time a force field at a ladder of sizes, beside others."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ import click
 
 from ..errors import ConfigError
 from ..files import claim_folder, write_figure, write_json
-from .options import TRUST
+from .options import DEVICE, OUT, TRUST
 from .output import provenance, refuse_existing
 from .sources import source_name
+
+TOPIC = "Judge a potential"
+EXAMPLES = (
+    "nff bench mlearn-si --compile",
+    "nff bench mlearn-si --against mlearn-si-alignn --sizes 64 --sizes 1000",
+    "nff bench mlearn-si --config calculators/mlearn-si/config.py",
+    "nff bench mlearn-cu --against ase:ase.calculators.emt:EMT",
+)
 
 SIZES = (8, 64, 216, 512, 1000)
 
@@ -25,22 +33,34 @@ SIZES = (8, 64, 216, 512, 1000)
     metavar="NAME",
     help="Another checkpoint, or another package's: chgnet, mace:FILE, ase:MODULE:CLASS, …; may be repeated.",
 )
-@click.option("--sizes", type=click.IntRange(min=1), multiple=True, help="Atoms; repeated. [8 … 1000]")
-@click.option("--element", metavar="SYMBOL", help="Whose crystal; default: the model's first.")
-@click.option("--structure", type=click.Path(path_type=Path), help="File to repeat instead of that crystal.")
+@click.option(
+    "--sizes",
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="ATOMS",
+    help="Number of atoms; repeat it for more sizes; default: 8, 64, 216, 512, 1000.",
+)
+@click.option("--element", metavar="SYMBOL", help="Element of the crystal; default: the model's first.")
+@click.option(
+    "--structure", type=click.Path(path_type=Path), help="File of a cell to repeat; default: that crystal."
+)
 @click.option("--compile", "compiled", is_flag=True, help="Checkpoints also in compiled form.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the model's.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--device", **DEVICE)
 @click.option("--trust", **TRUST)
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help="A training config, whose steps are timed too: atoms per second, on its own batches.",
+    help="Training config (default: none) whose steps are timed too, in atoms per second.",
 )
-@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Calls that count.")
 @click.option(
-    "--out", "-o", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Folder."
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=7,
+    show_default=True,
+    help="Calls that the median is of.",
 )
+@click.option("--out", "-o", **OUT)
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 def command(
     checkpoint,
@@ -63,12 +83,6 @@ def command(
     dynamics. Calculators take turns, so that ratios hold on a busy machine where times do not. Memory is
     what a call takes at most beyond what was in use. Threads are those of the environment (OMP_NUM_THREADS).
     Prints a table and writes <name>-bench.json and <name>-bench.png.
-
-    \b
-    Examples: nff bench mlearn-si --compile
-              nff bench mlearn-si --against mlearn-si-alignn --sizes 64 --sizes 1000
-              nff bench mlearn-si --config calculators/mlearn-si/config.py
-              nff bench mlearn-cu --against ase:ase.calculators.emt:EMT
     """
     from ..validation.speed import measure_speed, plot_speed
     from .progress import training_bar

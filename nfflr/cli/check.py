@@ -5,16 +5,21 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
 
 from ..errors import ConfigError
 from ..files import claim_folder, write_figure, write_json
-from .options import TRUST
+from .options import DEVICE, OUT, TRUST
 from .output import provenance, refuse_existing
 from .sources import source_name
+
+TOPIC = "Judge a potential"
+EXAMPLES = (
+    "nff check mlearn-si",
+    "nff check ase:ase.calculators.emt:EMT --structure cu.cif",
+)
 
 FAILED = 5
 COLOURS = {"pass": "green", "fail": "bold red", "warn": "yellow", "info": "dim", "skip": "dim"}
@@ -41,10 +46,8 @@ DTYPES = ("float64", "float32")
     help="Precision; default: both, if the model can be had in both. Of ase:… it says what it has.",
 )
 @click.option("--trust", **TRUST)
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
-@click.option(
-    "--out", "-o", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Folder."
-)
+@click.option("--device", **DEVICE)
+@click.option("--out", "-o", **OUT)
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 def command(checkpoint, structures, elements, cutoff, dtype, trust, device, out, overwrite) -> int:
     """Check a force field against physics; no reference needed.
@@ -54,10 +57,6 @@ def command(checkpoint, structures, elements, cutoff, dtype, trust, device, out,
     speed. Takes what --model takes: a checkpoint, chgnet, mace:FILE, ase:MODULE:CLASS, …
     Prints a table and writes <name>-check.json and <name>-check.png. The exit code is 5 if a check fails;
     a warning is not a failure.
-
-    \b
-    Examples: nff check mlearn-si
-              nff check ase:ase.calculators.emt:EMT --structure cu.cif
     """
     from ..validation.check import check, make_samples
     from ..validation.check.figure import plot

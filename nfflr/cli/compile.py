@@ -1,22 +1,24 @@
-"""Compile a checkpoint for this machine, ahead of its use with --compile."""
+"""Compile a checkpoint for this machine, ahead of --compile."""
 
 from __future__ import annotations
 
 import click
 
 from ..errors import ResourceError
+from .options import DEVICE
+
+TOPIC = "Faster, and in other programs"
+EXAMPLES = ("nff compile mlearn-si --dtype float32",)
 
 
 @click.command("compile")
 @click.argument("checkpoint")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the model's.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--device", **DEVICE)
 def command(checkpoint: str, dtype: str | None, device: str) -> int:
     """Compile a checkpoint for this machine, ahead of its use with --compile.
 
     What is built stays in the user's cache folder ($XDG_CACHE_HOME or ~/.cache), checked against the model.
-
-    Example: nff compile mlearn-si --dtype float32
     """
     from ..calculator import NFFLrCalculator
     from ..compiled import NotCompiled, build

@@ -1,4 +1,4 @@
-"""Make a fast potential for a material from a few structures and a slow calculator."""
+"""Make a fast potential from a few structures and a slow calculator."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from .options import read_settings, with_settings
 from .output import provenance
 from .progress import training_bar
 from .structures import find_structures, result_stems
+
+TOPIC = "Make a potential"
+EXAMPLES = ("nff distill MgO.cif --teacher chgnet --budget 200",)
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -35,7 +38,11 @@ RESULT, PLAN = "distill.json", "plan.json"
 )
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder; default: <structure>-distilled.")
 @click.option("--device", default="cpu", show_default=True, help="Of the teacher: cpu, cuda or cuda:N.")
-@click.option("--config", type=click.Path(path_type=Path), help="YAML file of the settings below.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="YAML file of settings (default: none).",
+)
 @click.option("--trust", is_flag=True, help="Read the teacher's file though it may run code.")
 @click.option("--resume", is_flag=True, help="Continue the run that was interrupted in the folder.")
 def command(structures, teacher, out, device, config, trust, resume, **values) -> int:
@@ -45,8 +52,6 @@ def command(structures, teacher, out, device, config, trust, resume, **values) -
     them by what it does not know. Writes to the folder model.safetensors, config.py, card.yaml, data.xyz (all
     labels), test.xyz, suite/ (for nff validate), distill.png and distill.json. Exits with 5 if the budget is
     spent before the limits hold; the files are written all the same.
-
-    Example: nff distill MgO.cif --teacher chgnet --budget 200
     """
     from ..data.readers import read_structure
     from ..distill.settings import DistillSettings

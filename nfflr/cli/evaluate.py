@@ -1,4 +1,4 @@
-"""Compare a checkpoint with labelled data: errors per group, parity plot."""
+"""Compare a checkpoint with labelled data: errors, parity plot."""
 
 from __future__ import annotations
 
@@ -11,24 +11,35 @@ import click
 
 from ..errors import StructureError
 from ..files import all_or_none, claim_folder, write_figure, write_json
-from .options import label_names
+from .options import OUT, label_names
 from .output import provenance, refuse_existing
+
+TOPIC = "Judge a potential"
+EXAMPLES = ("nff evaluate mlearn-si calculators/mlearn-si/test.xyz.xz",)
 
 
 @click.command("evaluate")
 @click.argument("checkpoint")
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option(
-    "--out", "-o", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Folder."
-)
+@click.option("--out", "-o", **OUT)
 @click.option(
     "--energy-units", help="Of the data: eV, eV/atom, Ha or kcal/mol; default: what its format says."
 )
 @click.option(
     "--stress-units", help="Of the data: eV/Å^3, GPa or kbar; default: what its format says, else no stress."
 )
-@click.option("--stress-sign", type=click.Choice(["1", "-1"]), help="-1: pressure is positive.")
-@click.option("--key", "keys", multiple=True, metavar="LABEL=NAME", help="Name of a label in the data.")
+@click.option(
+    "--stress-sign",
+    type=click.Choice(["1", "-1"]),
+    help="1: tension is positive; -1: pressure is; default: what the format says.",
+)
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    metavar="LABEL=NAME",
+    help="Name of a label in the data, as total_energy=dft_energy; repeated.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys, overwrite) -> int:
     """Compare a checkpoint with labelled data: errors per group, parity plot.
@@ -36,8 +47,6 @@ def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys
     Prints a table and writes <data>-evaluate.json and <data>-evaluate.png. A checkpoint that predicts
     properties is compared with the labels of those names. Of an ensemble (a folder of member-<k>.safetensors,
     or a+b+c) the errors are compared with its spread too.
-
-    Example: nff evaluate mlearn-si calculators/mlearn-si/test.xyz.xz
     """
     from ..checkpoint import load_model
     from ..data.dataset import AtomsDataset

@@ -9,15 +9,15 @@ import textwrap
 
 import click
 
+TOPIC = "Judge a potential"
+EXAMPLES = ("nff info mlearn-si",)
+
 
 @click.command("info")
 @click.argument("checkpoint")
 @click.option("--json", "as_json", is_flag=True, help="Print the metadata as JSON.")
 def command(checkpoint: str, as_json: bool) -> int:
-    """Show what a checkpoint is: architecture, elements, scores, origin.
-
-    Example: nff info mlearn-si
-    """
+    """Show what a checkpoint is: architecture, elements, scores, origin."""
     from ..checkpoint import find_checkpoint, load_checkpoint
 
     model, metadata = load_checkpoint(checkpoint)

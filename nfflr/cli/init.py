@@ -8,22 +8,33 @@ import click
 
 from ..errors import ConfigError, did_you_mean
 from ..files import claim_folder, stem, write_atomically, write_figure
-from .options import label_names
+from .options import OUT, label_names
 from .output import refuse_existing
+
+TOPIC = "Make a potential"
+EXAMPLES = ("nff init calculators/mlearn-si/train.xyz.xz --out si",)
 
 
 @click.command("init")
 @click.argument("data")
-@click.option(
-    "--out", "-o", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Folder."
-)
+@click.option("--out", "-o", **OUT)
 @click.option(
     "--energy-units", help="Of the data: eV, eV/atom, Ha or kcal/mol; default: what its format says."
 )
 @click.option("--stress-units", help="Of the data: eV/Å^3, GPa or kbar; default: what its format says.")
-@click.option("--stress-sign", type=click.Choice(["1", "-1"]), help="-1: pressure is positive (VASP).")
+@click.option(
+    "--stress-sign",
+    type=click.Choice(["1", "-1"]),
+    help="1: tension is positive; -1: pressure is (VASP); default: what the format says.",
+)
 @click.option("--stress-order", help="Of six numbers: voigt (ASE) or vasp; default: what the format says.")
-@click.option("--key", "keys", multiple=True, metavar="LABEL=NAME", help="Name of a label in the data.")
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    metavar="LABEL=NAME",
+    help="Name of a label in the data, as total_energy=dft_energy; repeated.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 def command(data, out, energy_units, stress_units, stress_sign, stress_order, keys, overwrite) -> int:
     """Look at labelled data and write a training config for them.
@@ -31,8 +42,6 @@ def command(data, out, energy_units, stress_units, stress_sign, stress_order, ke
     Prints what the data hold and what is suspicious about it, draws it as <data>-init.png, and writes a
     commented config.py that trains as it is. Data that cannot be trained on are refused with the option that
     would mend them, and nothing is written.
-
-    Example: nff init calculators/mlearn-si/train.xyz.xz --out si
     """
     from ..data.diagnosis import diagnose
     from ..data.sources import ase_files, find

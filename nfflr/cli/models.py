@@ -1,73 +1,71 @@
-"""The calculators of one command: loaded once, a fresh one for every structure."""
+"""List the potentials that can be used by name."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+import json
 
-import ase
 import click
 
-from ..errors import ConfigError
+TOPIC = "Judge a potential"
+EXAMPLES = (
+    "nff models",
+    "nff models Nb W",
+)
 
 
-class Models:
-    """The models a command was given, the subject first, or the bundled one that fits each structure.
+@click.command("models")
+@click.argument("elements", nargs=-1, metavar="[SYMBOL]...")
+@click.option("--json", "as_json", is_flag=True, help="Print the cards as JSON.")
+def command(elements, as_json) -> int:
+    """List the potentials that can be used by name: elements, errors, speed, origin.
 
-    Raises:
-        ConfigError: a model is given twice, or is not to be found.
-        CheckpointError: one is damaged.
+    Given elements, only those that cover all of them. Errors are those on test structures, MAE. A command
+    without --model takes, of the bundled ones that cover a structure, the one with the fewest elements.
     """
+    from ase.data import chemical_symbols
 
-    def __init__(
-        self,
-        sources: Sequence[str],
-        device: str,
-        dtype: str | None,
-        compile: bool = False,
-        trust: bool = False,
-    ):
-        twice = {s for s in sources if sources.count(s) > 1}
-        if twice:
-            raise ConfigError(f"--model: {', '.join(sorted(twice))} is given twice; give each model once")
-        self.sources, self.device, self.dtype = tuple(sources), device, dtype
-        self.compile, self.trust = compile, trust
-        self._loaded: dict = {}
-        for source in self.sources:
-            self._load(source)
+    from ..cards import bundled_calculators, read_card
+    from ..errors import ConfigError
+    from ..foreign import names
 
-    def sources_for(self, atoms: ase.Atoms) -> tuple[str, ...]:
-        """Names of the models to use for a structure.
-
-        Raises:
-            StructureError: none was given and no bundled one covers the elements.
-        """
-        from .select import choose_calculator
-
-        return self.sources or (choose_calculator(atoms),)
-
-    def calculator(self, source: str):
-        """A calculator of its own: what one structure leaves in it must not reach the next."""
-        return copy.deepcopy(self._load(source))
-
-    def _load(self, source: str):
-        from ..potentials import open_calculator
-
-        if source not in self._loaded:
-            loaded = open_calculator(
-                source, device=self.device, dtype=self.dtype, compile=self.compile, trust=self.trust
-            )
-            click.echo(f"model {source} ({describe(loaded)})")
-            if compiled := getattr(loaded, "compiled", None):
-                click.echo(f"  compiled {compiled.kind}, {compiled.origin}")
-            self._loaded[source] = loaded
-        return self._loaded[source]
+    for symbol in elements:
+        if symbol not in chemical_symbols[1:]:
+            raise ConfigError(f"{symbol!r} is no element; expected a symbol such as Si")
+    cards = [read_card(folder) for folder in bundled_calculators().values()]
+    cards = [card for card in cards if set(elements) <= set(card.elements)]
+    if as_json:
+        click.echo(json.dumps([card.model_dump(mode="json") for card in cards], indent=2, ensure_ascii=False))
+        return 0
+    if cards:
+        _print(cards)
+    else:
+        click.echo(f"no bundled potential covers {', '.join(elements)}")
+    click.echo("Data, licence and what to cite: nff models --json")
+    click.echo(f"Of other packages, with most elements: --model {', '.join(names())}; see the README.")
+    return 0
 
 
-def describe(calculator) -> str:
-    """``Si; float32``, or the package, its version and the number of elements too."""
-    known = calculator.todict()
-    elements = list(getattr(calculator, "model", calculator).elements or ())
-    shown = ", ".join(elements) if len(elements) < 13 else f"{len(elements)} elements"
-    package = f"{known['package']} {known['version']}" if known.get("package") else ""
-    return "; ".join(part for part in (package, shown, known["dtype"]) if part)
+def _source(citation: str) -> str:
+    """Authors, journal and year of the first reference."""
+    return citation.partition(";")[0].partition(", doi")[0]
+
+
+def _print(cards: list) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    view = Table()
+    for header in ("name", "elements"):
+        view.add_column(header)
+    for header in ("E MAE\nmeV/atom", "F MAE\nmeV/Å", "µs/atom"):
+        view.add_column(header, justify="right")
+    view.add_column("source")
+    for card in cards:
+        test, speed = card.test, card.speed
+        errors = ("–", "–") if test is None else (f"{test.energy_mae:.2f}", f"{test.force_mae:.1f}")
+        taken = "–" if speed is None else f"{speed.results['us_per_atom']:g}"
+        view.add_row(
+            card.name, card.formula or ", ".join(card.elements), *errors, taken, _source(card.citation)
+        )
+    console = Console()
+    Console(width=None if console.is_terminal else 120).print(view)

@@ -11,23 +11,64 @@ from typing import Any
 
 import click
 import yaml
+from click.shell_completion import CompletionItem
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from ..cards import bundled_calculators
 from ..errors import ConfigError, did_you_mean
 from ..units import unit_of
 
-# Of every command that takes a model.
+# What several commands have in common.
 TRUST: dict[str, Any] = {
     "is_flag": True,
     "help": "Read a model file of another package, which may run code that it holds.",
 }
 
+OUT: dict[str, Any] = {
+    "type": click.Path(path_type=Path),
+    "default": Path("."),
+    "show_default": True,
+    "metavar": "DIR",
+    "help": "Folder for the results.",
+}
+DEVICE: dict[str, Any] = {
+    "default": "cpu",
+    "show_default": True,
+    "metavar": "DEVICE",
+    "help": "Where to compute: cpu, cuda or cuda:N.",
+}
+
+
+class Setting(click.Option):
+    """An option that is a field of some settings."""
+
+
+class SettingsCommand(click.Command):
+    """A command whose help tells what is computed apart from where files are and what computes."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        parts: dict[str, list[tuple[str, str]]] = {"Settings": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                parts["Settings" if isinstance(parameter, Setting) else "Options"].append(record)
+        for title, records in parts.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def complete_model(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of bundled potentials, then files."""
+    known = [CompletionItem(name) for name in bundled_calculators() if name.startswith(incomplete)]
+    return known or [CompletionItem(incomplete, type="file")]
+
 
 def with_settings(module: str, name: str) -> type[click.Command]:
     """A class of commands with an option for each field of some settings, imported when asked for."""
 
-    class Command(click.Command):
+    class Command(SettingsCommand):
         def get_params(self, ctx: click.Context) -> list[click.Parameter]:
             if not self.added:
                 self.params += settings_options(getattr(importlib.import_module(module, __package__), name))
@@ -39,12 +80,12 @@ def with_settings(module: str, name: str) -> type[click.Command]:
     return Command
 
 
-def settings_options(settings: type[BaseModel]) -> list[click.Option]:
+def settings_options(settings: type[BaseModel]) -> list[click.Parameter]:
     """One option per field: its type, default, help text and unit are the field's."""
     return [_option(name, field) for name, field in settings.model_fields.items()]
 
 
-def _option(name: str, field: FieldInfo) -> click.Option:
+def _option(name: str, field: FieldInfo) -> Setting:
     unit, flag, kind = unit_of(field), name.replace("_", "-"), plain_type(field.annotation)
     text = field.description or name
     help_text = f"{text[:1].upper()}{text[1:]}" + (f" ({unit})." if unit else ".")
@@ -53,11 +94,19 @@ def _option(name: str, field: FieldInfo) -> click.Option:
         shown = {True: flag, False: f"no-{flag}"}.get(shown)
     elif isinstance(shown, tuple):
         shown = " ".join(map(str, shown))
-    if shown is not None:
-        help_text += f"  [default: {shown}]"
+    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+    if is_long(choices):
+        help_text += f" One of {', '.join(choices)}."
+    if shown is not None or "default:" not in help_text:
+        help_text += f"  [default: {'none' if shown is None else shown}]"
     declaration = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
     # The default is shown but not set, so that a --config file stands where no option is given.
-    return click.Option([declaration, name], default=None, help=help_text, **_click_type(kind))
+    return Setting([declaration, name], default=None, help=help_text, **_click_type(kind))
+
+
+def is_long(choices: Sequence[str]) -> bool:
+    """Whether choices are too many to stand beside the name of their option."""
+    return len("|".join(choices)) > 40
 
 
 def plain_type(annotation):
@@ -76,9 +125,9 @@ def _click_type(kind) -> dict:
     if kind is bool:
         return {}
     if origin is typing.Literal:
-        return {"type": click.Choice(parts)}
+        return {"type": click.Choice(parts), **({"metavar": "NAME"} if is_long(parts) else {})}
     if origin is tuple and Ellipsis not in parts:
-        return {"type": tuple(parts)}
+        return {"type": tuple(parts), "metavar": " ".join("N" if part is int else "X" for part in parts)}
     if origin in (tuple, list):  # any number: the option is given several times
         return {"type": parts[0], "multiple": True}
     return {"type": kind}
@@ -90,13 +139,15 @@ def read_settings(settings: type[BaseModel], config: Path | None, values: dict) 
     Raises:
         ConfigError: missing file, unknown key (with the nearest match), or a wrong value.
     """
-    merged = _read_yaml(config, settings) if config is not None else {}
-    merged |= {key: value for key, value in values.items() if value not in (None, ())}
+    given = {key: value for key, value in values.items() if value not in (None, ())}
     try:
-        return settings(**merged)
+        return settings(**(_read_yaml(config, settings) if config is not None else {}) | given)
     except ValidationError as error:
         first = error.errors()[0]
-        flag = f"--{str(first['loc'][0]).replace('_', '-')}" if first["loc"] else "options"
+        name = str(first["loc"][0]) if first["loc"] else "options"
+        flag = f"--{name.replace('_', '-')}" if first["loc"] else name
+        if config is not None and first["loc"] and name not in given:
+            flag = f"{config}: {name}"
         reason = first["msg"].replace("Input should be", "should be").removeprefix("Value error, ")
         got = f", got {first['input']!r}" if first["loc"] else ""
         raise ConfigError(f"{flag}: {reason}{got}; see --help") from error

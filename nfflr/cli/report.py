@@ -10,6 +10,9 @@ from ..errors import ConfigError
 from ..files import claim_folder, write_atomically
 from .output import refuse_existing
 
+TOPIC = "Make a potential"
+EXAMPLES = ("nff report runs/si",)
+
 PAGE = "report.html"
 FILE = click.Path(path_type=Path)
 
@@ -27,8 +30,6 @@ def command(run, data, checks, validations, out, overwrite) -> int:
     Writes report.html: learning curves, parity plots on the validation and test split, task scores, results
     of nff check and nff validate that lie in the folder as *-check.json and *-validate.json, data, model and
     settings, the command and versions. It needs no network and no other file.
-
-    Example: nff report runs/si
     """
     from ..train.runpage import run_page
 

@@ -19,7 +19,7 @@ from ..errors import ConfigError, NFFLrError
 from ..workflows.base import Result
 from ..workflows.contract import Workflow, read_result, result_record
 from .failure import explain, fail
-from .models import Models
+from .opening import Models
 from .output import Outputs, provenance
 from .progress import step_bar
 from .resume import archive_folder, drop_archive

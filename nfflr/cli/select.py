@@ -5,8 +5,8 @@ from __future__ import annotations
 import ase
 from ase.formula import Formula
 
-from ..cards import read_card
-from ..checkpoint import FILE, bundled_calculators
+from ..cards import bundled_calculators, read_card
+from ..checkpoint import FILE
 from ..errors import StructureError
 
 

@@ -1,4 +1,4 @@
-"""Serve energies and forces to i-PI, or any program that speaks its protocol."""
+"""Serve energies and forces to i-PI, or what speaks its protocol."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ..errors import ConfigError, ResourceError, StructureError
-from .models import Models
-from .options import TRUST
+from .opening import Models
+from .options import DEVICE, TRUST
+
+TOPIC = "Faster, and in other programs"
+EXAMPLES = (
+    "nff serve mlearn-si si.xyz --unix silicon",
+    "nff serve chgnet MgO.cif --port 31415",
+)
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -25,11 +32,17 @@ PAUSE = 0.2  # s between attempts to reach a server that is not there yet
 @click.command("serve")
 @click.argument("checkpoint")
 @click.argument("structure", type=click.Path(path_type=Path))
-@click.option("--unix", metavar="NAME", help="UNIX socket /tmp/ipi_NAME, the <address> of i-PI's input.")
-@click.option("--port", type=click.IntRange(1, 65535), help="Or a port on this machine.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Of the port; this machine alone.")
-@click.option("--wait", type=float, default=60.0, show_default=True, help="For the server to be there (s).")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option(
+    "--unix",
+    metavar="NAME",
+    help="The <address> in i-PI's input: UNIX socket /tmp/ipi_NAME (default: none).",
+)
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="Port on this machine, without --unix (default: none)."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Name of this machine, for --port.")
+@click.option("--wait", type=float, default=60.0, show_default=True, help="Longest wait for the server (s).")
+@click.option("--device", **DEVICE)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the model's.")
 @click.option("--compile", is_flag=True, help="Evaluate a compiled form of the model.")
 @click.option("--trust", **TRUST)
@@ -39,15 +52,13 @@ def command(checkpoint, structure, unix, port, host, wait, device, dtype, compil
     STRUCTURE says which elements the atoms are, in the server's order, and which axes are periodic; positions
     and cell come from the server. Several may serve one server, which shares beads or replicas between them.
     Ends when the server closes the connection. Messages are not encrypted, so only this machine is spoken to.
-
-    \b
-    Examples: nff serve mlearn-si si.xyz --unix silicon
-              nff serve chgnet MgO.cif --port 31415
     """
     from ..data.readers import read_structure
 
     if (unix is None) == (port is None):
         raise ConfigError("nff serve: give one of --unix and --port; see nff serve --help")
+    if unix and click.get_current_context().get_parameter_source("host") is ParameterSource.COMMANDLINE:
+        raise ConfigError("--host: is for --port; a UNIX socket has none, leave it out")
     if port is not None and not _is_loopback(host):
         raise ConfigError(
             f"--host: {host} is not this machine; expected 127.0.0.1, or tunnel the port (ssh -L)"

@@ -17,17 +17,21 @@ if TYPE_CHECKING:
 from .launch import launch
 from .progress import steady, training_bar
 
+TOPIC = "Make a potential"
+EXAMPLES = ("nff train calculators/mlearn-si/config.py --out runs/si",)
+
 
 @click.command("train")
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option(
     "--out", "-o", type=click.Path(path_type=Path), help="Folder for the results; default: the config's."
 )
-@click.option("--seed", type=int, help="Replaces the config's random_seed.")
-@click.option("--epochs", type=int, help="Replaces the config's epochs.")
+@click.option("--seed", type=int, help="Seed of weights and batches; default: the config's random_seed.")
+@click.option("--epochs", type=int, help="Passes over the training data; default: the config's epochs.")
 @click.option("--device", help="cpu or cuda; default: the config's, else a GPU if there is one.")
 @click.option(
-    "--init-from", help="Checkpoint (file, run folder or bundled name) whose weights to start from."
+    "--init-from",
+    help="File, run folder or bundled name whose weights to start from; default: random.",
 )
 @click.option("--nproc", type=click.IntRange(min=1), help="Processes to share each batch; default: 1.")
 @click.option("--resume", is_flag=True, help="Continue from the newest state in the output folder.")
@@ -38,8 +42,6 @@ def command(config, out, seed, epochs, device, init_from, nproc, resume, overwri
     Writes model.safetensors (the weights that did best on the validation split), metrics.csv,
     learning-curve.png, run.json and state/ to the output folder. Under torchrun or a SLURM step of several
     tasks the processes share each batch, as they do with --nproc.
-
-    Example: nff train calculators/mlearn-si/config.py --out runs/si
     """
     given = {
         "output_dir": out,

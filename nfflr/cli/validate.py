@@ -1,4 +1,4 @@
-"""Measure the physics of a checkpoint by a suite of tasks: table, limits, figure."""
+"""Measure the physics of a checkpoint by a suite of tasks."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import click
 
 from ..errors import ConfigError
 from ..files import claim_folder, write_figure, write_json
-from .options import TRUST
+from .options import DEVICE, OUT, TRUST
 from .output import provenance, refuse_existing
 from .sources import source_name
+
+TOPIC = "Judge a potential"
+EXAMPLES = ("nff validate runs/1 calculators/mlearn-si/suite",)
 
 
 @click.command("validate")
 @click.argument("checkpoint")
 @click.argument("suite", required=False, type=click.Path(path_type=Path))
 @click.option("--task", "tasks", multiple=True, metavar="NAME", help="Run this task only; may be repeated.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--device", **DEVICE)
 @click.option(
     "--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the checkpoint's."
 )
 @click.option("--trust", **TRUST)
-@click.option(
-    "--out", "-o", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Folder."
-)
+@click.option("--out", "-o", **OUT)
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 def command(checkpoint, suite, tasks, device, dtype, trust, out, overwrite) -> int:
     """Measure the physics of a checkpoint by a suite of tasks: table, limits, figure.
@@ -34,12 +35,10 @@ def command(checkpoint, suite, tasks, device, dtype, trust, out, overwrite) -> i
     A suite is a folder with suite.yaml, structures, and references; without one, that of the bundled
     calculator is taken. Prints a table and writes <checkpoint>-validate.json and <checkpoint>-validate.png.
     Exits with 5 if a task failed or a limit is exceeded; the files are written all the same.
-
-    Example: nff validate runs/1 calculators/mlearn-si/suite
     """
     from ..validation.figure import draw
     from ..validation.reading import read_suite
-    from .models import Models
+    from .opening import Models
     from .progress import step_bar
     from .scoretable import print_report
 
@@ -76,7 +75,7 @@ def _own_suite(checkpoint: str) -> Path:
     Raises:
         ConfigError: there is no such calculator, or it has none.
     """
-    from ..checkpoint import bundled_calculators
+    from ..cards import bundled_calculators
     from ..validation.reading import FILE
 
     having = {n: f / "suite" for n, f in bundled_calculators().items() if (f / "suite" / FILE).is_file()}

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import ConfigError
 from ..workflows.contract import Workflow, find_workflow
-from .batch import all_together
-from .options import TRUST, read_settings, settings_options
-from .output import refuse_existing
-from .pool import open_workers
+from .options import OUT, TRUST, SettingsCommand, complete_model, read_settings, settings_options
 from .resume import OPTION as RESUME
-from .run import Job, Run
-from .spread import one_by_one, side_by_side
-from .structures import find_structures, result_stems
-from .worker import Assignment
+
+if TYPE_CHECKING:  # help and completion need none of what computes
+    from .run import Job
 
 SHARED = ("model", "compare", "device", "dtype", "compile", "trust", "out", "overwrite", "resume")
 SPREAD = [
@@ -30,7 +27,7 @@ SPREAD = [
     click.Option(
         ["--cluster"],
         type=click.Path(path_type=Path),
-        help="Python file that makes a parsl.Config, 'config': do the structures in its workers.",
+        help="Python file with a parsl.Config, 'config', whose workers do the structures (default: none).",
     ),
 ]
 BATCHED = {"relax": "Relax together on one device through torch-sim; of the trajectory the ends are kept."}
@@ -41,21 +38,20 @@ def workflow_command(name: str) -> click.Command:
     workflow = find_workflow(name)
     several = len(workflow.structures) == 1
     arguments = ["structure"] if several else workflow.structures
-    example = " ".join(f"{argument}.cif" for argument in arguments)
-    text = f"{workflow.summary}\n\nExample: nff {name} {example} --model mlearn-si"
+    text = workflow.summary
     if several:
         text += (
-            "\n\nTakes files, folders and patterns; for more than one structure a table "
-            f"{name}-summary.csv is written too. One that fails does not stop the others; the exit code is 0 "
-            "if all is well, or else the largest code of a failure."
+            "\n\nTakes files, folders and patterns; of more than one structure a table is written too. "
+            "One that fails does not stop the others; the exit code is 0 if all is well, or else the largest "
+            "code of a failure."
         )
-    return click.Command(
+    return SettingsCommand(
         name,
         callback=lambda **values: run_workflow(workflow, values),
         params=[
             *(click.Argument([a], nargs=-1 if several else 1, required=True) for a in arguments),
-            *_shared_options(workflow, several),
             *settings_options(workflow.settings),
+            *_shared_options(workflow, several),
         ],
         help=text,
         short_help=workflow.summary,
@@ -74,12 +70,20 @@ def _shared_options(workflow: Workflow, several: bool) -> list[click.Parameter]:
         click.Option(
             ["--model", "-m"],
             multiple=True,
+            metavar="NAME|FILE",
+            shell_complete=complete_model,
             help="Bundled name, run folder, checkpoint, or another package's: chgnet, mace:FILE, "
             "ase:MODULE:CLASS, …; default: a bundled one that fits. "
             "Given again: further models to compare the first with.",
         ),
         *([compare] if workflow.overlays else []),
-        click.Option(["--device"], default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
+        click.Option(
+            ["--device"],
+            default="cpu",
+            show_default=True,
+            metavar="DEVICE",
+            help="Where to compute: cpu, cuda or cuda:N.",
+        ),
         click.Option(
             ["--dtype"], type=click.Choice(["float32", "float64"]), help="Precision; default: the model's."
         ),
@@ -87,10 +91,10 @@ def _shared_options(workflow: Workflow, several: bool) -> list[click.Parameter]:
             ["--compile"], is_flag=True, help="Evaluate a compiled form of the model; built at first use."
         ),
         click.Option(["--trust"], **TRUST),
+        click.Option(["--out", "-o"], **OUT),
         click.Option(
-            ["--out", "-o"], type=path, default=Path("."), show_default=True, help="Folder for the results."
+            ["--config"], type=path, help="YAML file of settings (default: none); options given here win."
         ),
-        click.Option(["--config"], type=path, help="YAML file of settings; options given here win."),
         click.Option(["--overwrite"], is_flag=True, help="Replace results that exist."),
         *([RESUME] if workflow.archives or several else []),
         *(SPREAD if several else []),
@@ -100,6 +104,13 @@ def _shared_options(workflow: Workflow, several: bool) -> list[click.Parameter]:
 
 def run_workflow(workflow: Workflow, values: dict) -> int:
     """Run a workflow on every structure named; returns the largest exit code (5: not converged)."""
+    from .batch import all_together
+    from .output import refuse_existing
+    from .pool import open_workers
+    from .run import Run
+    from .spread import one_by_one, side_by_side
+    from .worker import Assignment
+
     shared = {key: values.pop(key, ()) for key in SHARED}
     cluster, number, batch = values.pop("cluster", None), values.pop("jobs", 1), values.pop("batch", False)
     config, jobs = values.pop("config"), _jobs(workflow, values)
@@ -121,6 +132,9 @@ def run_workflow(workflow: Workflow, values: dict) -> int:
 
 
 def _jobs(workflow: Workflow, values: dict) -> list[Job]:
+    from .run import Job
+    from .structures import find_structures, result_stems
+
     if len(workflow.structures) > 1:
         paths = tuple(Path(values.pop(name)) for name in workflow.structures)
         return [Job(paths, result_stems(paths)[0])]

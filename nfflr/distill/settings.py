@@ -19,7 +19,9 @@ class DistillSettings(Settings):
     temperature: Annotated[float, Unit("K")] = Field(
         1000.0, gt=0, description="highest temperature the potential is made for"
     )
-    supercell: Three | None = Field(None, description="repeats of each structure for MD and rattled atoms")
+    supercell: Three | None = Field(
+        None, description="repeats for MD and rattled atoms; default: by supercell_length"
+    )
     supercell_length: Annotated[float, Unit("Å")] = Field(
         8.0, gt=0, description="without --supercell: least distance between images"
     )

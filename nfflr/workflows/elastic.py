@@ -1,4 +1,4 @@
-"""Elastic constants: the stiffness from stresses under strain, moduli and mechanical stability."""
+"""Elastic constants, moduli and mechanical stability."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ from .base import Array, Progress, Result, Settings, check_crystal, overlay, sil
 from .batch import evaluate
 from .relax import RelaxSettings, relax
 from .scores import Score, field_score
+
+TOPIC = "Stiffness"
+EXAMPLES = ("nff elastic si.cif --relax",)
 
 MOST_TOLD = 9  # constants in a message, those of an orthorhombic crystal; all are in the result
 VOIGT = ("11", "22", "33", "23", "13", "12")

@@ -12,6 +12,9 @@ from ..errors import NumericsError
 from ..units import GPA, Unit
 from .base import Array, Progress, Result, Settings, has_stress, silent
 
+TOPIC = "Relax and move"
+EXAMPLES = ("nff energy si.cif --model mlearn-si",)
+
 PROPERTIES = ("energy", "energies", "forces", "stress")
 
 

@@ -1,4 +1,4 @@
-"""Equation of state: energy against volume, equilibrium volume and bulk modulus."""
+"""Equation of state: energy against volume, bulk modulus."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from .base import Array, Progress, Result, Settings, check_crystal, overlay, sil
 from .batch import evaluate
 from .relax import RelaxSettings, relax
 from .scores import Score, field_score, relative_score
+
+TOPIC = "Stiffness"
+EXAMPLES = ("nff eos si.cif --range 0.06",)
 
 
 class EosSettings(Settings):

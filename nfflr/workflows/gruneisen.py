@@ -25,6 +25,9 @@ from .lattice.stability import lowest_mode
 from .lattice.supercell import supercell_matrix
 from .lattice.volumes import at_volumes
 
+TOPIC = "Vibrations and heat"
+EXAMPLES = ("nff gruneisen si.cif --supercell 2 2 2",)
+
 
 class GruneisenSettings(ThermalSettings):
     """Options of Grüneisen parameters."""

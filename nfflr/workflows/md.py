@@ -1,4 +1,4 @@
-"""Molecular dynamics: let a structure move at a temperature, and say what became of it."""
+"""Molecular dynamics, and a verdict: stable, melted, exploded."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ from .dynamics.trace import trace
 from .dynamics.verdict import judge
 from .scores import Score, field_error, field_score, relative_score
 from .spread import check_spread, describe_spread
+
+TOPIC = "Relax and move"
+EXAMPLES = (
+    "nff md si.cif --temperature 1500 --steps 20000 --compile",
+    "nff md si.cif --ensemble npt --temperature 300 --pressure 5",
+)
 
 __all__ = ["SCORES", "MdResult", "MdSettings", "md", "plot"]
 

@@ -1,4 +1,4 @@
-"""Nudged elastic band: the path of least energy between two structures, and its barrier."""
+"""Nudged elastic band: path of least energy, and its barrier."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from ..units import Unit
 from .base import Array, Progress, Result, Settings, overlay, silent
 from .batch import evaluate
 from .relax import EXPLODED, OPTIMIZERS, RelaxSettings, relax
+
+TOPIC = "Defects, surfaces, paths"
+EXAMPLES = ("nff neb initial.cif final.cif --images 7",)
 
 SAME = 1e-2  # Å; ends nearer than this, over all atoms, are one minimum
 COARSE = 5.0  # the band settles to this times fmax before its top image climbs

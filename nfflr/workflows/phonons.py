@@ -1,4 +1,4 @@
-"""Phonons of a crystal: bands, density of states, thermal properties, dynamical stability."""
+"""Phonons: bands, density of states, thermal properties, stability."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ from .lattice.stability import Mode, lowest_mode, modulated
 from .lattice.supercell import supercell_matrix
 from .lattice.thermal import thermal
 from .scores import Score, field_score
+
+TOPIC = "Vibrations and heat"
+EXAMPLES = ("nff phonons si.cif --supercell 4 4 4 --relax cell",)
 
 KM_PER_S = 0.1  # per THz Å
 BANDS = ("band_qpoints", "band_frequencies")

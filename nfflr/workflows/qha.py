@@ -1,4 +1,4 @@
-"""Quasi-harmonic approximation: thermal expansion, Gibbs energy and bulk modulus against temperature."""
+"""Thermal expansion in the quasi-harmonic approximation."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ from .lattice.stability import lowest_mode
 from .lattice.supercell import supercell_matrix
 from .lattice.volumes import at_volumes, energies_of
 
+TOPIC = "Vibrations and heat"
+EXAMPLES = ("nff qha si.cif --supercell 2 2 2 --pressure 1",)
+
 NO_FIT = "no equation of state fits the free energies"
 ADVICE = "use more volumes, or a narrower range of volumes or temperatures"
 
@@ -34,7 +37,9 @@ ADVICE = "use more volumes, or a narrower range of volumes or temperatures"
 class QhaSettings(ThermalSettings):
     """Options of a quasi-harmonic calculation."""
 
-    mesh: Three | None = Field(None, description="q-points along each axis; even numbers are shifted off Γ")
+    mesh: Three | None = Field(
+        None, description="q-points along each axis, even ones shifted off Γ; default: by mesh_length"
+    )
     volumes: int = Field(9, ge=5, description="number of volumes")
     volume_min: float = Field(0.97, gt=0, description="smallest volume, relative to that at rest")
     volume_max: float = Field(1.06, gt=0, description="largest volume, relative to that at rest")

@@ -1,4 +1,4 @@
-"""Relax a structure: move atoms, and the cell if asked, to where forces and stress vanish."""
+"""Relax a structure: its atoms, and the cell if asked."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ from .base import (
 )
 from .scores import Score, field_score, relative_score
 from .spread import Excess, check_spread, describe_spread, find_excess, labelled
+
+TOPIC = "Relax and move"
+EXAMPLES = (
+    "nff relax si.cif --cell --fmax 0.001",
+    "nff relax *.cif --model mlearn-si --jobs 4 --out relaxed",
+)
 
 OPTIMIZERS = {"fire": FIRE, "bfgs": BFGS, "lbfgs": LBFGS}
 CHECKPOINT = 20  # steps between states from which a relaxation can be continued

@@ -1,4 +1,4 @@
-"""Surface energy of any Miller index, from slabs of several thicknesses."""
+"""Surface energy of any Miller index, from slabs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from ..units import Unit
 from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent, stress_note, symmetry_of
 from .batch import evaluate
 from .relax import RelaxSettings, relax
+
+TOPIC = "Defects, surfaces, paths"
+EXAMPLES = ("nff surface cu.cif --miller 1 1 1",)
 
 J_PER_M2 = ase.units.J / ase.units.m**2  # eV/Å² per J/m²
 SAME_PLANE = 0.05  # Å; atoms closer along the normal are in one atomic plane

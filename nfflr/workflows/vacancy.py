@@ -17,6 +17,9 @@ from .base import Array, Progress, Result, Settings, check_crystal, overlay, sil
 from .batch import evaluate
 from .relax import RelaxSettings, relax
 
+TOPIC = "Defects, surfaces, paths"
+EXAMPLES = ("nff vacancy si.cif --supercell 3 3 3",)
+
 
 class VacancySettings(Settings):
     """Options of a vacancy formation energy."""

@@ -49,7 +49,7 @@ def test_every_option_of_relax_shows_its_unit_and_default(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "(eV/Å)" in text and "(GPa)" in text
     assert "[default: 0.01]" in text and "[default: no-cell]" in text
-    assert "Example: nff relax" in text
+    assert "Examples: nff relax" in text
 
 
 def test_relax_writes_structure_trajectory_figure_and_json(capsys, tmp_path, checkpoint):

@@ -186,7 +186,6 @@ def test_a_free_energy_that_is_asked_for_first_is_the_energy():
     assert calc.get_property("free_energy", atoms) == EMT().get_potential_energy(atoms)
 
 
-
 def test_no_stress_without_a_cell():
     atoms = molecule("H2O")
     atoms.calc = open_calculator(NAME)

@@ -19,7 +19,7 @@ from matscipy.calculators.manybody.explicit_forms.stillinger_weber import (
 from pydantic import ValidationError
 
 from nfflr.calculator import NFFLrCalculator
-from nfflr.checkpoint import bundled_calculators
+from nfflr.cards import bundled_calculators
 from nfflr.data.dataset import AtomsDataset
 from nfflr.errors import NumericsError, StructureError
 from nfflr.workflows.archive import FolderArchive

@@ -18,7 +18,7 @@ Nine = tuple[int, int, int, int, int, int, int, int, int]
 class LatticeSettings(Settings):
     """How force constants are made, and where in reciprocal space they are looked at."""
 
-    supercell: Three | None = Field(None, description="repeats of the cell along its three vectors")
+    supercell: Three | None = Field(None, description="repeats of the cell; default: by supercell_length")
     supercell_matrix: Nine | None = Field(
         None, description="M row by row; the supercell is (a b c) M, as in phonopy"
     )
@@ -34,7 +34,9 @@ class LatticeSettings(Settings):
     symprec: Annotated[float, Unit("Å")] = Field(1e-5, gt=0, description="how well symmetry must be obeyed")
     symmetrize: bool = Field(True, description="impose translation and permutation on force constants")
     born: Path | None = Field(None, description="BORN file of phonopy, for the splitting of LO and TO")
-    mesh: Three | None = Field(None, description="q-points along each axis, Γ among them")
+    mesh: Three | None = Field(
+        None, description="q-points along each axis, Γ among them; default: by mesh_length"
+    )
     mesh_length: Annotated[float, Unit("Å")] = Field(
         50.0, gt=0, description="without --mesh: its density, as a length over the cell vectors"
     )

@@ -1,0 +1,111 @@
+"""Help: a map by purpose, examples that parse, options with units and defaults, completion."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from nfflr.cards import bundled_calculators
+from nfflr.cli.main import TOPICS, Told, _command_files, nff, run
+from nfflr.workflows import workflow_names
+
+FILES = _command_files()
+PROGRAM = [sys.executable, "-m", "nfflr"]
+
+
+def command_of(name):
+    context = click.Context(nff, info_name="nff")
+    return nff.get_command(context, name), context
+
+
+def test_the_map_has_every_command_once_by_purpose_on_lines_of_a_terminal(capsys):
+    assert run([]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    places = [shown.index(f"\n{topic}:") for topic in TOPICS]
+    assert places == sorted(places)
+    for name, path in FILES.items():
+        (line,) = [line for line in shown.splitlines() if line.startswith(f"  {name} ")]
+        assert Told.of(path).summary.removesuffix(".") in line  # not wrapped
+    assert "First steps" in shown and "_NFF_COMPLETE" in shown
+
+
+def test_a_file_is_a_command_and_knows_its_place():
+    assert set(workflow_names()) < set(FILES) and {"train", "models", "lammps"} < set(FILES)
+    assert all(Told.of(path).topic in TOPICS for path in FILES.values())
+    assert "options" not in FILES and "run" not in FILES
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_help_ends_with_examples_that_parse(name, capsys):
+    examples = Told.of(FILES[name]).examples
+    assert examples
+    command, context = command_of(name)
+    for example in examples:
+        program, given, *arguments = shlex.split(example)
+        assert (program, given) == ("nff", name)
+        command.make_context(name, list(arguments), parent=context)
+    assert run([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.rstrip().endswith(f"  {examples[-1]}")
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_option_says_what_it_is_and_what_it_is_without_being_given(name):
+    command, context = command_of(name)
+    for option in command.get_params(click.Context(command, parent=context)):
+        if isinstance(option, click.Option):
+            said = option.help or ""
+            assert len(said) > 15 and said.split("  [default")[0].rstrip().endswith("."), option.opts
+            known = option.is_flag or option.required or option.multiple or option.show_default
+            assert known or "default:" in said, option.opts
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("nff re", {"relax", "report"}),
+        ("nff relax --fm", {"--fmax"}),
+        ("nff md --ensemble nvt-", {"nvt-langevin", "nvt-bussi", "nvt-nose-hoover"}),
+        ("nff relax --model mlearn-", {n for n in bundled_calculators() if n.startswith("mlearn-")}),
+    ],
+)
+def test_the_shell_completes(line, expected):
+    environment = {**os.environ, "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+    environment["_NFF_COMPLETE"] = "bash_complete"
+    code = "from nfflr.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert {answer.partition(",")[2] for answer in done.stdout.split()} == expected, done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_has_its_script(shell):
+    environment = {**os.environ, "_NFF_COMPLETE": f"{shell}_source"}
+    done = subprocess.run(PROGRAM, env=environment, capture_output=True, text=True)
+    if "Bash version" not in done.stderr:  # click asks bash itself
+        assert f"_NFF_COMPLETE={shell}_complete" in done.stdout
+
+
+def test_python_m_is_the_same_program():
+    done = subprocess.run([*PROGRAM, "relax", "nowhere.cif"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: nowhere.cif")
+
+
+def test_a_wrong_value_of_a_config_is_told_by_file_and_name(tmp_path, capsys):
+    (tmp_path / "settings.yaml").write_text("fmax: hot\n")
+    arguments = ["relax", "si.cif", "--config", str(tmp_path / "settings.yaml")]
+    assert run(arguments) == 2
+    assert "settings.yaml: fmax: " in capsys.readouterr().err
+    assert run([*arguments, "--fmax", "0.1"]) == 2  # the option wins, and then there is no si.cif
+    assert "si.cif: no such file" in capsys.readouterr().err
+
+
+def test_a_host_without_a_port_is_refused(tmp_path, capsys):
+    structure = Path(__file__).parents[2] / "tutorials/structures/si-interstitial.cif"
+    assert run(["serve", "mlearn-si", str(structure), "--unix", "si", "--host", "localhost"]) == 2
+    assert "--host: is for --port" in capsys.readouterr().err
