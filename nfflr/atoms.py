@@ -94,6 +94,12 @@ def batch(structures: Sequence[Atoms | ase.Atoms]) -> Atoms:
 
     Raises:
         StructureError: if there is nothing to concatenate, or an item is itself a batch.
+
+    Example:
+        >>> from ase.build import molecule
+        >>> both = batch([Atoms.from_ase(molecule("H2O")), Atoms.from_ase(molecule("CO"))])
+        >>> both.counts().tolist(), both.structure.tolist()
+        ([3, 2], [0, 0, 0, 1, 1])
     """
     singles = [s if isinstance(s, Atoms) else Atoms.from_ase(s) for s in structures]
     if not singles:

@@ -51,6 +51,13 @@ class NFFLrCalculator(Calculator):
         ConfigError: unknown dtype, a device that is not there, a model that predicts no energy, or
             one from elsewhere that cannot be used (see ``Wrapped``).
         StructureError: on attaching to a structure with an element that the model does not cover.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> atoms = bulk("Si", a=5.469)
+        >>> atoms.calc = NFFLrCalculator.load("mlearn-si")
+        >>> round(atoms.get_potential_energy() / len(atoms), 2)  # eV/atom
+        -5.42
     """
 
     name = "nfflr"

@@ -190,6 +190,11 @@ def load_model(source: str | Path | Sequence[str | Path]) -> tuple[Potential | E
 
     Raises:
         ConfigError, CheckpointError: see there; or an ensemble has one member, or members that do not fit.
+
+    Example:
+        >>> model, _ = load_model("mlearn-si")
+        >>> model.elements, model.cutoff  # Å
+        (('Si',), 5.3)
     """
     names: Sequence[str | Path] = sources_of(source)
     if isinstance(source, str | Path) and len(names) == 1:

@@ -58,6 +58,11 @@ class StoppedError(KeyboardInterrupt):
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the option nearest to ``name``, or an empty string."""
+    """Return ``"; did you mean 'x'?"`` for the option nearest to ``name``, or an empty string.
+
+    Example:
+        >>> did_you_mean("temprature", ["temperature", "pressure"])
+        "; did you mean 'temperature'?"
+    """
     nearest = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""

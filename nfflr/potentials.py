@@ -33,6 +33,13 @@ def open_calculator(
     Raises:
         ConfigError: nothing has this name, a package is not installed, or an option does not go with it.
         CheckpointError: a file is missing, damaged, or not trusted.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> copper = bulk("Cu", a=3.6)
+        >>> copper.calc = open_calculator("ase:ase.calculators.emt:EMT")
+        >>> abs(copper.get_potential_energy()) < 0.01  # eV, from the crystal at rest
+        True
     """
     if isinstance(source, str) and is_foreign(source):
         if compile:

@@ -59,6 +59,10 @@ def factor(symbol: str, kind: str) -> float:
 
     Raises:
         ConfigError: a name is not known, or the unit is not one of that kind.
+
+    Example:
+        >>> round(factor("kcal/mol", "energy"), 6)
+        0.043364
     """
     value, powers = 1.0, (0, 0)
     for k, quotient in enumerate(symbol.replace(" ", "").replace("**", "^").replace("³", "^3").split("/")):

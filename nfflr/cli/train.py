@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -73,7 +73,8 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
     )
     columns, wanted = make_objective(settings).columns, selectors(settings.select_by)
     with training_bar("train", settings.progress and is_first()) as update:
-        now, latest = {"step": 0, "total": None}, ""  # the step; the metrics that select
+        now: dict[str, Any] = {"step": 0, "total": None}
+        latest = ""  # the step; the metrics that select
 
         def on_step(step: dict) -> None:
             now.update(step)

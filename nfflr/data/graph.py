@@ -192,6 +192,14 @@ def periodic_radius_graph(
 
     Raises:
         StructureError: two atoms coincide, or a periodic axis has no cell vector.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> graph = periodic_radius_graph(bulk("Si", a=5.43), r=2.5)
+        >>> graph.degree().tolist()  # diamond
+        [4, 4]
+        >>> round(float(graph.vectors().norm(dim=1).max()), 3)  # Å
+        2.351
     """
     if isinstance(atoms, ase.Atoms):
         atoms = Atoms.from_ase(atoms)

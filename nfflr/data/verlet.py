@@ -1,8 +1,9 @@
 """A neighbour list kept while atoms move less than half a skin (Verlet, Phys. Rev. 159, 98 (1967)).
 
 Let h₀ → h be the change of the cell since the search, F = h₀⁻¹h, and d_i = x_i − x⁰_i F what atom i moved
-beside the cell. A bond r₀ of then is r = r₀F + d_j − d_i now, so |r| ≥ σ|r₀| − 2 max|d| with σ the least
-singular value of F. A pair that was no candidate had |r₀| ≥ cutoff + skin; it is out of reach still while
+beside the cell. A bond r₀ of then is r = r₀F + d_j − d_i now, so ``|r| ≥ σ|r₀| − 2 max|d|`` with σ the
+least singular value of F. A pair that was no candidate had ``|r₀| ≥ cutoff + skin``; it is out of reach still
+while::
 
     2 max|d| < σ (cutoff + skin) − cutoff,
 

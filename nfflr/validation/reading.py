@@ -57,6 +57,12 @@ def read_suite(folder: str | Path) -> Suite:
     Raises:
         ConfigError: ``suite.yaml`` or a reference is missing or wrong; names the task.
         StructureError: a structure file cannot be read; names the task.
+
+    Example:
+        >>> from nfflr.cards import bundled_calculators
+        >>> suite = read_suite(bundled_calculators()["mlearn-si"] / "suite")
+        >>> [task.name for task in suite.tasks]
+        ['phonons', 'elastic', 'lattice', 'eos', 'hot', 'nve']
     """
     folder = Path(folder)
     path = folder / FILE

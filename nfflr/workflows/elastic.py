@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations_with_replacement
 from typing import Annotated
 
 import ase
@@ -101,6 +102,13 @@ def elastic(
 
     Raises:
         StructureError: the structure is not a crystal, or its symmetry is not found.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> from ase.calculators.emt import EMT
+        >>> result = elastic(bulk("Cu", a=3.59), EMT())
+        >>> result.stable, result.point_group
+        (True, 'm-3m')
     """
     check_crystal(atoms, "an elastic stiffness")
     atoms = atoms.copy()
@@ -237,7 +245,7 @@ def _stiffness(
 def named_constants(stiffness: np.ndarray, basis: np.ndarray) -> str:
     """``C11 152.7, C12 56.2, C44 98.9``: the first entries of (6, 6) that by symmetry determine all."""
     chosen: list[tuple[int, int]] = []
-    for entry in zip(*np.triu_indices(6), strict=True):
+    for entry in combinations_with_replacement(range(6), 2):
         values = basis[:, *np.transpose([*chosen, entry])]  # (P, entries)
         if np.linalg.matrix_rank(values, tol=1e-6) == len(chosen) + 1:
             chosen.append(entry)

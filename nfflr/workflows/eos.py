@@ -79,6 +79,13 @@ def eos(
     Raises:
         StructureError: the structure is not a crystal.
         NumericsError: an energy is not finite.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> from ase.calculators.emt import EMT
+        >>> result = eos(bulk("Cu", a=3.59), EMT())
+        >>> round(result.bulk_modulus)  # GPa
+        134
     """
     check_crystal(atoms, "an equation of state")
     factors = np.linspace(1 - settings.range, 1 + settings.range, settings.points)

@@ -121,6 +121,13 @@ def md(
         StructureError: the structure does not suit the ensemble.
         NumericsError: not even the start is sound.
         ConfigError: the archive holds another run, or the calculator gives no spread to limit.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> from ase.calculators.emt import EMT
+        >>> copper = bulk("Cu", a=3.59, cubic=True).repeat(2)
+        >>> md(copper, EMT(), MdSettings(temperature=300, timestep=4, steps=50)).verdict
+        'stable'
     """
     check_ensemble(atoms, settings)
     check_spread(calculator, settings)

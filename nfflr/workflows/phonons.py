@@ -108,6 +108,13 @@ def phonons(
         StructureError: not periodic along three axes, or of a Bravais lattice that is not recognised.
         ConfigError: the BORN file does not fit.
         NumericsError: the relaxation did not converge, or forces are not finite.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> from ase.calculators.emt import EMT
+        >>> result = phonons(bulk("Cu", a=3.59), EMT(), PhononsSettings(supercell=(2, 2, 2)))
+        >>> result.stable
+        True
     """
     unitcell = rest(atoms, calculator, settings, progress, archive)
     phonon = displaced(unitcell, supercell_matrix(unitcell, settings), settings)

@@ -119,6 +119,13 @@ def relax(
         ConfigError: the archive holds another run, or the calculator gives no spread to limit.
         StructureError: cell or symmetry asked for, and the structure is not periodic in three directions.
         NumericsError: the forces of the start are not finite. Later on that is a result, not an error.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> from ase.calculators.emt import EMT
+        >>> result = relax(bulk("Cu", a=3.7, cubic=True), EMT(), RelaxSettings(cell=True))
+        >>> result.converged, round(result.volume ** (1 / 3), 2)  # Å
+        (True, 3.59)
     """
     archive = Archive() if archive is None else archive
     check_spread(calculator, settings)

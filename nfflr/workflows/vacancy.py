@@ -85,6 +85,13 @@ def vacancy(
 
     Raises:
         StructureError: not a crystal, no such site, or a compound without ``chemical_potential``, ``site``.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> from ase.calculators.emt import EMT
+        >>> result = vacancy(bulk("Cu", a=3.59, cubic=True), EMT(), VacancySettings(supercell=(2, 2, 2)))
+        >>> 0.5 < result.formation_energy < 2  # eV
+        True
     """
     check_crystal(atoms, "a vacancy formation energy")
     sites = _sites(atoms, settings)

@@ -1,0 +1,146 @@
+"""Parts of pages that follow from the code: workflows, models, commands, tutorials, fields of settings.
+
+A new workflow, model, command or tutorial is on its page without another edit.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import click
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from docutils.statemachine import StringList
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+from sphinx.util.nodes import nested_parse_with_titles
+
+from nfflr.cli.main import TOPICS, Told, _command_files, nff
+from nfflr.models.base import architectures
+from nfflr.units import unit_of
+from nfflr.workflows import workflow_names
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Generated(Directive):
+    """A directive that stands for the text that ``text`` returns."""
+
+    def text(self) -> list[str]:
+        raise NotImplementedError
+
+    def run(self) -> list[nodes.Node]:
+        node = nodes.section()
+        node.document = self.state.document
+        nested_parse_with_titles(self.state, StringList(self.text(), source=type(self).__name__), node)
+        return node.children
+
+
+def titled(title: str, mark: str, *body: str) -> list[str]:
+    return [title, mark * len(title), "", *body, ""]
+
+
+def module(name: str) -> list[str]:
+    return [f".. automodule:: {name}"]
+
+
+class Workflows(Generated):
+    """Every workflow with its settings and result."""
+
+    def text(self):
+        return [
+            line
+            for name in workflow_names()
+            for line in titled(name, "-", *module(f"nfflr.workflows.{name}"))
+        ]
+
+
+class Models(Generated):
+    """Every registered architecture."""
+
+    def text(self):
+        found = {key: cls.__module__ for key, cls in sorted(architectures().items())}
+        lines: list[str] = []
+        for name in dict.fromkeys(found.values()):
+            keys = ", ".join(f"``{key}``" for key, where in found.items() if where == name)
+            lines += titled(
+                name.rpartition(".")[2], "-", f"In configs and checkpoints: {keys}.", "", *module(name)
+            )
+        return lines
+
+
+class Commands(Generated):
+    """The help of every command, by topic."""
+
+    def text(self):
+        context, lines = click.Context(nff, info_name="nff"), []
+        files = _command_files()
+        for topic in TOPICS:
+            lines += titled(topic, "-")
+            for name, path in files.items():
+                if Told.of(path).topic == topic:
+                    command = nff.get_command(context, name)
+                    shown = command.get_help(
+                        click.Context(command, info_name=name, parent=context, terminal_width=90)
+                    )
+                    lines += titled(f"nff {name}", "~", ".. code-block:: text", "")
+                    lines += [f"   {line}" for line in shown.splitlines()] + [""]
+        return lines
+
+
+class Tutorials(Generated):
+    """Every tutorial: its cells, and the figure that it makes."""
+
+    def text(self):
+        lines: list[str] = []
+        for script in sorted((ROOT / "tutorials").glob("[0-9]*_*.py")):
+            cells = re.split(r"^# %%", script.read_text(encoding="utf-8"), flags=re.M)[1:]
+            for cell in cells:
+                kind, _, body = cell.partition("\n")
+                if "[markdown]" in kind:
+                    text = re.sub(r"^# ?", "", body, flags=re.M)
+                    lines += [*re.sub(r"^#", "##", text, flags=re.M).splitlines(), ""]
+                else:
+                    lines += ["```python", *body.strip().splitlines(), "```", ""]
+            figure = ROOT / "tutorials" / "figures" / f"{script.stem}.png"
+            where = os.path.relpath(figure, ROOT / "docs")
+            lines += [f"![The figure of {script.stem}]({where})", "", f"`tutorials/{script.name}`", ""]
+        return lines
+
+
+def default_of(field) -> str:
+    value = field.get_default(call_default_factory=False) if field.default_factory is None else "…"
+    return "" if value is PydanticUndefined else f"``{value!r}``"
+
+
+def add_fields(app, what, name, item, options, lines):
+    """A table of what the fields of settings and results are, below the docstring of their class."""
+    if what != "class" or not issubclass(item, BaseModel) or not item.model_fields:
+        return
+    given = any(field.description for field in item.model_fields.values())  # settings
+    lines += ["", ".. list-table::", "   :header-rows: 1", "", "   * - field", "     - unit"]
+    lines += ["     - default", "     - "] * given
+    for key, field in item.model_fields.items():
+        lines += [f"   * - ``{key}``", f"     - {unit_of(field) or ''}"]
+        lines += [f"     - {default_of(field)}", f"     - {field.description or ''}"] * given
+    lines.append("")
+
+
+def short_signature(app, what, name, item, options, signature, annotation):
+    """Fields stand in their table."""
+    if what == "class" and isinstance(item, type) and issubclass(item, BaseModel):
+        return "(**fields)", ""
+    return None
+
+
+def setup(app):
+    for name, directive in {
+        "workflows": Workflows,
+        "models": Models,
+        "commands": Commands,
+        "tutorials": Tutorials,
+    }.items():
+        app.add_directive(name, directive)
+    app.connect("autodoc-process-docstring", add_fields)
+    app.connect("autodoc-process-signature", short_signature)
+    return {"parallel_read_safe": True}
