@@ -1,4 +1,4 @@
-"""The reference builds without a warning and has everything in it; examples are true.
+"""The reference builds without a warning and has everything in it; examples are true."""
 
 import doctest
 import importlib

@@ -22,7 +22,7 @@ def test_the_sources_were_found():
 
 @pytest.mark.parametrize("command", [("check",), ("format", "--check")], ids=" ".join)
 def test_ruff_has_nothing_to_say(command):
-    code, output = run("-m", "ruff", *command, "nfflr", "tests", "calculators", "tutorials")
+    code, output = run("-m", "ruff", *command, "nfflr", "tests", "calculators", "tutorials", "docs")
     assert code == 0, output
 
 
