@@ -166,10 +166,20 @@ def run(arguments: list[str]) -> int:
 
 
 def _usage(error: click.ClickException) -> str:
-    message = " ".join(error.format_message().split())
+    message = " ".join(error.format_message().split()).rstrip(".")
     if isinstance(error, click.NoSuchOption):
         message = f"{error.option_name}: no such option"
         if error.possibilities:
             message += f"; did you mean {error.possibilities[0]!r}?"
+    elif isinstance(error, click.BadOptionUsage):
+        message = message.replace(f"Option {error.option_name!r} ", f"{error.option_name}: ", 1)
+    elif isinstance(error, click.BadParameter) and error.param is not None:
+        missing = isinstance(error, click.MissingParameter)
+        name = (
+            error.param.opts[0] if isinstance(error.param, click.Option) else error.param.human_readable_name
+        )
+        message = f"{name}: {'is missing' if missing else error.message.rstrip('.')}"
+    elif "unexpected extra argument" in message:
+        message += "; an option that takes several values is given several times"
     command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "nff"
-    return f"{message.rstrip('.')}; see {command} --help"
+    return f"{message}; see {command} --help"

@@ -109,3 +109,20 @@ def test_a_host_without_a_port_is_refused(tmp_path, capsys):
     structure = Path(__file__).parents[2] / "tutorials/structures/si-interstitial.cif"
     assert run(["serve", "mlearn-si", str(structure), "--unix", "si", "--host", "localhost"]) == 2
     assert "--host: is for --port" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("relax si.cif --fmax hot", "error: --fmax: 'hot' is not"),
+        ("relax", "error: STRUCTURE: is missing; see nff relax --help"),
+        ("distill si.cif", "error: --teacher: is missing; see nff distill --help"),
+        ("phonons si.cif --supercell 2 2", "error: --supercell: requires 3 arguments"),
+        ("bench mlearn-si --sizes 8 64", "several values is given several times"),
+        ("rlax si.cif", "error: rlax: no such command; did you mean 'relax'?"),
+    ],
+)
+def test_a_slip_is_told_in_one_line_that_begins_with_it(line, said, capsys):
+    assert run(line.split()) == 2
+    shown = capsys.readouterr().err
+    assert said in shown and shown.count("\n") == 1

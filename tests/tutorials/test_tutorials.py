@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 HOME = Path(__file__).parents[2] / "tutorials"
-LONG = "25789"  # of half a minute and more, which train
 LARGEST = 60_000  # bytes of a figure that is checked in
 
 
@@ -30,12 +29,7 @@ def test_the_tutorials_are_there_and_numbered():
     assert [script.name.partition("_")[0] for script in SCRIPTS] == list("0123456789")
 
 
-def _marked(script: Path):
-    marks = [pytest.mark.slow] if script.stem[0] in LONG else []
-    return pytest.param(script, marks=marks, id=script.stem)
-
-
-@pytest.mark.parametrize("script", [_marked(script) for script in SCRIPTS])
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_runs_and_makes_its_figure(script, tmp_path):
     if "dgl" in script.read_text() and sys.version_info >= (3, 12):
         pytest.skip("DGL is published for Python below 3.12")
