@@ -14,6 +14,7 @@ from .output import provenance, refuse_existing
 from .sources import source_name
 
 TOPIC = "Judge a potential"
+PLACE = 6
 EXAMPLES = (
     "nff bench mlearn-si --compile",
     "nff bench mlearn-si --against mlearn-si-alignn --sizes 64 --sizes 1000",

@@ -16,6 +16,7 @@ from .output import provenance, refuse_existing
 from .sources import source_name
 
 TOPIC = "Judge a potential"
+PLACE = 5
 EXAMPLES = (
     "nff check mlearn-si",
     "nff check ase:ase.calculators.emt:EMT --structure cu.cif",
@@ -34,7 +35,12 @@ DTYPES = ("float64", "float32")
     multiple=True,
     help="File, folder or pattern to check on, for crystals made of the elements; may be repeated.",
 )
-@click.option("--elements", multiple=True, metavar="SYMBOL", help="To check, of those covered; repeated.")
+@click.option(
+    "--elements",
+    multiple=True,
+    metavar="SYMBOL",
+    help="Element to check, one of those covered; may be repeated.",
+)
 @click.option(
     "--cutoff",
     type=click.FloatRange(min=0.5),

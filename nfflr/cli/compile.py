@@ -8,6 +8,7 @@ from ..errors import ResourceError
 from .options import DEVICE
 
 TOPIC = "Faster, and in other programs"
+PLACE = 1
 EXAMPLES = ("nff compile mlearn-si --dtype float32",)
 
 

@@ -17,6 +17,7 @@ from .progress import training_bar
 from .structures import find_structures, result_stems
 
 TOPIC = "Make a potential"
+PLACE = 5
 EXAMPLES = ("nff distill MgO.cif --teacher chgnet --budget 200",)
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ RESULT, PLAN = "distill.json", "plan.json"
     help="chgnet, a checkpoint, or any ASE calculator: ase:module:Class:{json}.",
 )
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder; default: <structure>-distilled.")
-@click.option("--device", default="cpu", show_default=True, help="Of the teacher: cpu, cuda or cuda:N.")
+@click.option(
+    "--device", default="cpu", show_default=True, help="Where the teacher computes: cpu, cuda or cuda:N."
+)
 @click.option(
     "--config",
     type=click.Path(path_type=Path),

@@ -15,6 +15,7 @@ from .options import OUT, label_names
 from .output import provenance, refuse_existing
 
 TOPIC = "Judge a potential"
+PLACE = 3
 EXAMPLES = ("nff evaluate mlearn-si calculators/mlearn-si/test.xyz.xz",)
 
 
@@ -23,10 +24,12 @@ EXAMPLES = ("nff evaluate mlearn-si calculators/mlearn-si/test.xyz.xz",)
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--out", "-o", **OUT)
 @click.option(
-    "--energy-units", help="Of the data: eV, eV/atom, Ha or kcal/mol; default: what its format says."
+    "--energy-units",
+    help="Energy unit of the data: eV, eV/atom, Ha or kcal/mol; default: what its format says.",
 )
 @click.option(
-    "--stress-units", help="Of the data: eV/Å^3, GPa or kbar; default: what its format says, else no stress."
+    "--stress-units",
+    help="Stress unit of the data: eV/Å^3, GPa or kbar; default: what its format says, else no stress.",
 )
 @click.option(
     "--stress-sign",

@@ -10,6 +10,7 @@ import textwrap
 import click
 
 TOPIC = "Judge a potential"
+PLACE = 2
 EXAMPLES = ("nff info mlearn-si",)
 
 

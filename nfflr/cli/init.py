@@ -12,6 +12,7 @@ from .options import OUT, label_names
 from .output import refuse_existing
 
 TOPIC = "Make a potential"
+PLACE = 1
 EXAMPLES = ("nff init calculators/mlearn-si/train.xyz.xz --out si",)
 
 
@@ -19,15 +20,21 @@ EXAMPLES = ("nff init calculators/mlearn-si/train.xyz.xz --out si",)
 @click.argument("data")
 @click.option("--out", "-o", **OUT)
 @click.option(
-    "--energy-units", help="Of the data: eV, eV/atom, Ha or kcal/mol; default: what its format says."
+    "--energy-units",
+    help="Energy unit of the data: eV, eV/atom, Ha or kcal/mol; default: what its format says.",
 )
-@click.option("--stress-units", help="Of the data: eV/Å^3, GPa or kbar; default: what its format says.")
+@click.option(
+    "--stress-units", help="Stress unit of the data: eV/Å^3, GPa or kbar; default: what its format says."
+)
 @click.option(
     "--stress-sign",
     type=click.Choice(["1", "-1"]),
     help="1: tension is positive; -1: pressure is (VASP); default: what the format says.",
 )
-@click.option("--stress-order", help="Of six numbers: voigt (ASE) or vasp; default: what the format says.")
+@click.option(
+    "--stress-order",
+    help="Order of six stress components: voigt (ASE) or vasp; default: what the format says.",
+)
 @click.option(
     "--key",
     "keys",

@@ -18,6 +18,7 @@ from .options import DEVICE, OUT, read_settings, with_settings
 from .output import refuse_existing
 
 TOPIC = "Faster, and in other programs"
+PLACE = 2
 EXAMPLES = (
     "nff lammps mlearn-si --data si.cif -n 4 --ensemble npt --temperature 600",
     "nff lammps mlearn-si --in my.in --species Si -n 4",

@@ -12,6 +12,7 @@ from .output import refuse_existing
 from .progress import training_bar
 
 TOPIC = "Make a potential"
+PLACE = 2
 EXAMPLES = ("nff lr calculators/mlearn-si/config.py --write",)
 
 

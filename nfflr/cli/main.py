@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 from .. import __version__
 from ..errors import StoppedError, did_you_mean
 from ..workflows import workflow_names
+from .dress import Context, dress
 from .failure import explain, fail
 from .interrupts import heeded_sigterm
 
@@ -55,6 +56,7 @@ class Told:
 
     summary: str
     topic: str
+    place: int  # in the section of its topic
     examples: tuple[str, ...]
 
     @classmethod
@@ -65,10 +67,12 @@ class Told:
             for node in tree.body
             if isinstance(node, ast.Assign)
             for target in node.targets
-            if isinstance(target, ast.Name) and target.id in ("TOPIC", "EXAMPLES")
+            if isinstance(target, ast.Name) and target.id in ("TOPIC", "PLACE", "EXAMPLES")
         }
         summary = (ast.get_docstring(tree) or "").split("\n")[0]
-        return cls(summary, constants.get("TOPIC", "More"), constants.get("EXAMPLES", ()))
+        return cls(
+            summary, constants.get("TOPIC", "More"), constants.get("PLACE", 0), constants.get("EXAMPLES", ())
+        )
 
 
 class LazyGroup(click.Group):
@@ -77,6 +81,8 @@ class LazyGroup(click.Group):
     Every file in ``nfflr/workflows`` is a command, and so is every one beside this that has a ``TOPIC``. The
     map shows the first line of its docstring, its help ends with its ``EXAMPLES``.
     """
+
+    context_class = Context
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_command_files())
@@ -93,6 +99,7 @@ class LazyGroup(click.Group):
             command = importlib.import_module(f".{name}", __package__).command
         examples = Told.of(path).examples
         title = "Example" if len(examples) == 1 else "Examples"
+        dress(command)
         command.epilog = "\n".join(["\b", f"{title}:", *(f"  {line}" for line in examples)])
         return command
 
@@ -114,8 +121,8 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {topic: [] for topic in TOPICS}
-        for name, path in _command_files().items():
-            told = Told.of(path)
+        files = {name: Told.of(path) for name, path in _command_files().items()}
+        for name, told in sorted(files.items(), key=lambda item: item[1].place):
             sections.setdefault(told.topic, []).append((name, told.summary.removesuffix(".")))
         width = max(len(name) for rows in sections.values() for name, _ in rows)
         for title, rows in sections.items():

@@ -7,6 +7,7 @@ import json
 import click
 
 TOPIC = "Judge a potential"
+PLACE = 1
 EXAMPLES = (
     "nff models",
     "nff models Nb W",

@@ -11,13 +11,12 @@ from typing import Any
 
 import click
 import yaml
-from click.shell_completion import CompletionItem
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from ..cards import bundled_calculators
 from ..errors import ConfigError, did_you_mean
 from ..units import unit_of
+from .dress import dress_parameter
 
 # What several commands have in common.
 TRUST: dict[str, Any] = {
@@ -59,12 +58,6 @@ class SettingsCommand(click.Command):
                     formatter.write_dl(records)
 
 
-def complete_model(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of bundled potentials, then files."""
-    known = [CompletionItem(name) for name in bundled_calculators() if name.startswith(incomplete)]
-    return known or [CompletionItem(incomplete, type="file")]
-
-
 def with_settings(module: str, name: str) -> type[click.Command]:
     """A class of commands with an option for each field of some settings, imported when asked for."""
 
@@ -101,7 +94,9 @@ def _option(name: str, field: FieldInfo) -> Setting:
         help_text += f"  [default: {'none' if shown is None else shown}]"
     declaration = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
     # The default is shown but not set, so that a --config file stands where no option is given.
-    return Setting([declaration, name], default=None, help=help_text, **_click_type(kind))
+    option = Setting([declaration, name], default=None, help=help_text, **_click_type(kind))
+    dress_parameter(option)
+    return option
 
 
 def is_long(choices: Sequence[str]) -> bool:

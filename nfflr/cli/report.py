@@ -11,6 +11,7 @@ from ..files import claim_folder, write_atomically
 from .output import refuse_existing
 
 TOPIC = "Make a potential"
+PLACE = 4
 EXAMPLES = ("nff report runs/si",)
 
 PAGE = "report.html"

@@ -17,6 +17,7 @@ from .opening import Models
 from .options import DEVICE, TRUST
 
 TOPIC = "Faster, and in other programs"
+PLACE = 3
 EXAMPLES = (
     "nff serve mlearn-si si.xyz --unix silicon",
     "nff serve chgnet MgO.cif --port 31415",

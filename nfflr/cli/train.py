@@ -18,6 +18,7 @@ from .launch import launch
 from .progress import steady, training_bar
 
 TOPIC = "Make a potential"
+PLACE = 3
 EXAMPLES = ("nff train calculators/mlearn-si/config.py --out runs/si",)
 
 

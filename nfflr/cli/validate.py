@@ -14,6 +14,7 @@ from .output import provenance, refuse_existing
 from .sources import source_name
 
 TOPIC = "Judge a potential"
+PLACE = 4
 EXAMPLES = ("nff validate runs/1 calculators/mlearn-si/suite",)
 
 

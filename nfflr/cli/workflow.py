@@ -9,7 +9,8 @@ import click
 
 from ..errors import ConfigError
 from ..workflows.contract import Workflow, find_workflow
-from .options import OUT, TRUST, SettingsCommand, complete_model, read_settings, settings_options
+from .dress import complete_model
+from .options import OUT, TRUST, SettingsCommand, read_settings, settings_options
 from .resume import OPTION as RESUME
 
 if TYPE_CHECKING:  # help and completion need none of what computes

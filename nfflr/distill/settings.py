@@ -20,7 +20,7 @@ class DistillSettings(Settings):
         1000.0, gt=0, description="highest temperature the potential is made for"
     )
     supercell: Three | None = Field(
-        None, description="repeats for MD and rattled atoms; default: by supercell_length"
+        None, description="repeats for MD and rattled atoms; default: from --supercell-length"
     )
     supercell_length: Annotated[float, Unit("Å")] = Field(
         8.0, gt=0, description="without --supercell: least distance between images"
@@ -45,9 +45,9 @@ class DistillSettings(Settings):
     displacement: Annotated[float, Unit("Å")] = Field(
         0.03,
         gt=0,
-        description="of the phonons that are compared; on a finer scale learned teachers are rough",
+        description="displacement for the phonons that are compared; on a finer scale learned teachers are rough",
     )
-    seed: int = Field(0, ge=0, description="of everything random")
+    seed: int = Field(0, ge=0, description="seed of everything random")
 
     @property
     def seeds(self) -> int:

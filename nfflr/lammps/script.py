@@ -39,7 +39,9 @@ class LammpsSettings(Settings):
     barostat_time: Annotated[float, Unit("fs")] = Field(
         1000.0, gt=0, description="time constant of the barostat"
     )
-    seed: int = Field(0, ge=0, le=900_000_000, description="of the velocities and of the random thermostat")
+    seed: int = Field(
+        0, ge=0, le=900_000_000, description="seed of the first velocities and of the random thermostat"
+    )
     keep_velocities: bool = Field(False, description="start with the velocities of the structure")
     interval: int = Field(100, ge=1, description="steps between frames and rows of the table")
 

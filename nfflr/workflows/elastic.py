@@ -27,6 +27,7 @@ from .relax import RelaxSettings, relax
 from .scores import Score, field_score
 
 TOPIC = "Stiffness"
+PLACE = 2
 EXAMPLES = ("nff elastic si.cif --relax",)
 
 MOST_TOLD = 9  # constants in a message, those of an orthorhombic crystal; all are in the result

@@ -13,6 +13,7 @@ from ..units import GPA, Unit
 from .base import Array, Progress, Result, Settings, has_stress, silent
 
 TOPIC = "Relax and move"
+PLACE = 1
 EXAMPLES = ("nff energy si.cif --model mlearn-si",)
 
 PROPERTIES = ("energy", "energies", "forces", "stress")

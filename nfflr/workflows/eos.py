@@ -20,6 +20,7 @@ from .relax import RelaxSettings, relax
 from .scores import Score, field_score, relative_score
 
 TOPIC = "Stiffness"
+PLACE = 1
 EXAMPLES = ("nff eos si.cif --range 0.06",)
 
 

@@ -26,6 +26,7 @@ from .lattice.supercell import supercell_matrix
 from .lattice.volumes import at_volumes
 
 TOPIC = "Vibrations and heat"
+PLACE = 3
 EXAMPLES = ("nff gruneisen si.cif --supercell 2 2 2",)
 
 

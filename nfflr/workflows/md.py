@@ -30,6 +30,7 @@ from .scores import Score, field_error, field_score, relative_score
 from .spread import check_spread, describe_spread
 
 TOPIC = "Relax and move"
+PLACE = 3
 EXAMPLES = (
     "nff md si.cif --temperature 1500 --steps 20000 --compile",
     "nff md si.cif --ensemble npt --temperature 300 --pressure 5",

@@ -22,6 +22,7 @@ from .batch import evaluate
 from .relax import EXPLODED, OPTIMIZERS, RelaxSettings, relax
 
 TOPIC = "Defects, surfaces, paths"
+PLACE = 3
 EXAMPLES = ("nff neb initial.cif final.cif --images 7",)
 
 SAME = 1e-2  # Å; ends nearer than this, over all atoms, are one minimum

@@ -30,6 +30,7 @@ from .lattice.thermal import thermal
 from .scores import Score, field_score
 
 TOPIC = "Vibrations and heat"
+PLACE = 1
 EXAMPLES = ("nff phonons si.cif --supercell 4 4 4 --relax cell",)
 
 KM_PER_S = 0.1  # per THz Å

@@ -28,6 +28,7 @@ from .lattice.supercell import supercell_matrix
 from .lattice.volumes import at_volumes, energies_of
 
 TOPIC = "Vibrations and heat"
+PLACE = 2
 EXAMPLES = ("nff qha si.cif --supercell 2 2 2 --pressure 1",)
 
 NO_FIT = "no equation of state fits the free energies"
@@ -38,7 +39,7 @@ class QhaSettings(ThermalSettings):
     """Options of a quasi-harmonic calculation."""
 
     mesh: Three | None = Field(
-        None, description="q-points along each axis, even ones shifted off Γ; default: by mesh_length"
+        None, description="q-points along each axis, even ones shifted off Γ; default: from --mesh-length"
     )
     volumes: int = Field(9, ge=5, description="number of volumes")
     volume_min: float = Field(0.97, gt=0, description="smallest volume, relative to that at rest")

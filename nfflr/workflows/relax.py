@@ -35,6 +35,7 @@ from .scores import Score, field_score, relative_score
 from .spread import Excess, check_spread, describe_spread, find_excess, labelled
 
 TOPIC = "Relax and move"
+PLACE = 2
 EXAMPLES = (
     "nff relax si.cif --cell --fmax 0.001",
     "nff relax *.cif --model mlearn-si --jobs 4 --out relaxed",
@@ -55,10 +56,10 @@ class RelaxSettings(Settings):
     pressure: Annotated[float, Unit("GPa")] = Field(0.0, description="target pressure, with --cell")
     symmetry: bool = Field(False, description="keep the space group the structure starts with")
     max_forces_std: Annotated[float | None, Unit("eV/Å")] = Field(
-        None, gt=0, description="stop where an ensemble's forces on an atom spread by more than this"
+        None, gt=0, description="stop where an ensemble's forces on an atom spread by more; default: no limit"
     )
     max_energy_std: Annotated[float | None, Unit("eV/atom")] = Field(
-        None, gt=0, description="stop where an ensemble's energies spread by more than this"
+        None, gt=0, description="stop where an ensemble's energies spread by more; default: no limit"
     )
 
     @model_validator(mode="after")

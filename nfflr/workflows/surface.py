@@ -20,6 +20,7 @@ from .batch import evaluate
 from .relax import RelaxSettings, relax
 
 TOPIC = "Defects, surfaces, paths"
+PLACE = 2
 EXAMPLES = ("nff surface cu.cif --miller 1 1 1",)
 
 J_PER_M2 = ase.units.J / ase.units.m**2  # eV/Å² per J/m²

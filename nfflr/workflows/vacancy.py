@@ -18,6 +18,7 @@ from .batch import evaluate
 from .relax import RelaxSettings, relax
 
 TOPIC = "Defects, surfaces, paths"
+PLACE = 1
 EXAMPLES = ("nff vacancy si.cif --supercell 3 3 3",)
 
 

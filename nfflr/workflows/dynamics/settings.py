@@ -29,11 +29,11 @@ class MdSettings(Settings):
         300.0, ge=0, description="temperature of the start and the thermostat"
     )
     temperature_end: Annotated[float | None, Unit("K")] = Field(
-        None, gt=0, description="temperature of the thermostat at the last step, for a linear ramp"
+        None, gt=0, description="temperature at the last step, for a linear ramp; default: that of the start"
     )
     pressure: Annotated[float, Unit("GPa")] = Field(0.0, description="pressure of the barostat")
     pressure_end: Annotated[float | None, Unit("GPa")] = Field(
-        None, description="pressure of the barostat at the last step, for a linear ramp"
+        None, description="pressure at the last step, for a linear ramp; default: that of the start"
     )
     timestep: Annotated[float, Unit("fs")] = Field(1.0, gt=0, description="time of one step")
     steps: int = Field(10_000, ge=0, description="number of steps, those of the run resumed included")
@@ -44,13 +44,15 @@ class MdSettings(Settings):
         1000.0, gt=0, description="time constant of the barostat"
     )
     compressibility: Annotated[float, Unit("1/GPa")] = Field(
-        0.01, gt=0, description="of the material, which npt-berendsen needs roughly"
+        0.01, gt=0, description="rough compressibility of the material, for npt-berendsen"
     )
-    seed: int = Field(0, ge=0, description="of the velocities and of the random thermostats")
+    seed: int = Field(0, ge=0, description="seed of the first velocities and of the random thermostats")
     keep_velocities: bool = Field(False, description="start with the velocities of the structure")
     interval: int = Field(10, ge=1, description="steps between frames and rows of the table")
     checkpoint: int = Field(100, ge=1, description="steps between states from which a run can be resumed")
-    equilibration: float = Field(0.2, ge=0, le=0.9, description="first part of the run, left out of averages")
+    equilibration: float = Field(
+        0.2, ge=0, le=0.9, description="fraction of the run, from its start, that averages leave out"
+    )
     rdf_cutoff: Annotated[float, Unit("Å")] = Field(
         8.0, gt=0, description="reach of the radial distribution function"
     )
@@ -67,10 +69,10 @@ class MdSettings(Settings):
         1000.0, gt=0, description="a conserved quantity that drifts faster is reported"
     )
     max_forces_std: Annotated[float | None, Unit("eV/Å")] = Field(
-        None, gt=0, description="stop where an ensemble's forces on an atom spread by more than this"
+        None, gt=0, description="stop where an ensemble's forces on an atom spread by more; default: no limit"
     )
     max_energy_std: Annotated[float | None, Unit("eV/atom")] = Field(
-        None, gt=0, description="stop where an ensemble's energies spread by more than this"
+        None, gt=0, description="stop where an ensemble's energies spread by more; default: no limit"
     )
     melting: bool = Field(
         True, description="judge whether a crystal left its sites; not for liquids and molecules"

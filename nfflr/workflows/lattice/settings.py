@@ -18,9 +18,10 @@ Nine = tuple[int, int, int, int, int, int, int, int, int]
 class LatticeSettings(Settings):
     """How force constants are made, and where in reciprocal space they are looked at."""
 
-    supercell: Three | None = Field(None, description="repeats of the cell; default: by supercell_length")
+    supercell: Three | None = Field(None, description="repeats of the cell; default: from --supercell-length")
     supercell_matrix: Nine | None = Field(
-        None, description="M row by row; the supercell is (a b c) M, as in phonopy"
+        None,
+        description="nine numbers of M row by row, the supercell being (a b c) M as in phonopy; default: none",
     )
     supercell_length: Annotated[float, Unit("Å")] = Field(
         12.0, gt=0, description="without the two above: least distance between images in the supercell"
@@ -33,9 +34,11 @@ class LatticeSettings(Settings):
     steps: int = Field(500, ge=0, description="most steps of that relaxation")
     symprec: Annotated[float, Unit("Å")] = Field(1e-5, gt=0, description="how well symmetry must be obeyed")
     symmetrize: bool = Field(True, description="impose translation and permutation on force constants")
-    born: Path | None = Field(None, description="BORN file of phonopy, for the splitting of LO and TO")
+    born: Path | None = Field(
+        None, description="BORN file of phonopy, for the splitting of LO and TO; default: no splitting"
+    )
     mesh: Three | None = Field(
-        None, description="q-points along each axis, Γ among them; default: by mesh_length"
+        None, description="q-points along each axis, Γ among them; default: from --mesh-length"
     )
     mesh_length: Annotated[float, Unit("Å")] = Field(
         50.0, gt=0, description="without --mesh: its density, as a length over the cell vectors"
