@@ -10,7 +10,14 @@ from click.shell_completion import CompletionItem
 # Stand for a space and a hyphen at which no line may end, since click breaks lines at both.
 HELD = {" ": "\N{NO-BREAK SPACE}", "-": "\N{NON-BREAKING HYPHEN}"}
 MODELS = ("model", "checkpoint", "others", "teacher", "init_from")
-LETTERS = {"integer": "N", "integer range": "N", "float": "X", "float range": "X", "path": "FILE"}
+LETTERS = {
+    "integer": "N",
+    "integer range": "N",
+    "float": "X",
+    "float range": "X",
+    "path": "FILE",
+    "Path": "FILE",
+}
 
 
 class Formatter(click.HelpFormatter):

@@ -164,7 +164,7 @@ def run(arguments: list[str]) -> int:
             return fail(*explain(error.__cause__), debug)
         return fail("interrupted", 130, debug)
     except click.ClickException as error:
-        return fail(_usage(error), 2, debug)
+        return fail(_usage(error, arguments), 2, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; be quiet
         return 141
@@ -172,21 +172,30 @@ def run(arguments: list[str]) -> int:
         return fail(*explain(error), debug)
 
 
-def _usage(error: click.ClickException) -> str:
+def _usage(error: click.ClickException, arguments: list[str]) -> str:
+    """What is wrong with the line, the offender first, in words of users rather than of programs."""
     message = " ".join(error.format_message().split()).rstrip(".")
     if isinstance(error, click.NoSuchOption):
         message = f"{error.option_name}: no such option"
         if error.possibilities:
             message += f"; did you mean {error.possibilities[0]!r}?"
-    elif isinstance(error, click.BadOptionUsage):
-        message = message.replace(f"Option {error.option_name!r} ", f"{error.option_name}: ", 1)
-    elif isinstance(error, click.BadParameter) and error.param is not None:
-        missing = isinstance(error, click.MissingParameter)
-        name = (
-            error.param.opts[0] if isinstance(error.param, click.Option) else error.param.human_readable_name
-        )
-        message = f"{name}: {'is missing' if missing else error.message.rstrip('.')}"
+    elif isinstance(error, click.MissingParameter) and error.param is not None and error.ctx is not None:
+        message = f"{error.param.get_error_hint(error.ctx)}: missing".replace("'", "")
+    elif isinstance(error, click.BadParameter) and error.param is not None and error.ctx is not None:
+        message = f"{error.param.get_error_hint(error.ctx)}: ".replace("'", "") + _plain(error.message)
+        if isinstance(error.param.type, click.Tuple):
+            message += f"; expected {error.param.metavar}"
+    elif isinstance(error, click.BadOptionUsage):  # the value is missing
+        wanted = message.rpartition("' ")[2].replace("an argument", "a value").replace("argument", "value")
+        message = f"{error.option_name}: {wanted}"
     elif "unexpected extra argument" in message:
         message += "; an option that takes several values is given several times"
-    command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "nff"
-    return f"{message}; see {command} --help"
+    named = [name for name in arguments if name in _command_files()][:1]  # click does not always say
+    command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
+    return f"{message}; see {command or ' '.join(['nff', *named])} --help"
+
+
+def _plain(reason: str) -> str:
+    return (
+        reason.rstrip(".").replace("a valid float", "a number").replace("a valid integer", "a whole number")
+    )

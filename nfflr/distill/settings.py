@@ -45,7 +45,7 @@ class DistillSettings(Settings):
     displacement: Annotated[float, Unit("Å")] = Field(
         0.03,
         gt=0,
-        description="displacement for the phonons that are compared; on a finer scale learned teachers are rough",
+        description="displacement for the phonons compared; on a finer scale learned teachers are rough",
     )
     seed: int = Field(0, ge=0, description="seed of everything random")
 
