@@ -194,7 +194,7 @@ def test_a_workflow_keeps_the_contract(capsys, name):
     assert set(file_fields(workflow.result)) <= set(workflow.result.model_fields)
     assert run([name, "--help"]) == 0
     text = capsys.readouterr().out
-    assert f"Example: nff {name} " in text and "--model" in text
+    assert f"\n    nff {name} " in text[text.index("\n  Example") :] and "--model" in text
     assert ("--compare" in text) == workflow.overlays
     several = len(workflow.structures) == 1
     assert ("--jobs" in text) == several
