@@ -205,9 +205,8 @@ class _Together:
         for run in runs:
             try:
                 run.check()
-                state = self.start(
-                    torch_sim.io.atoms_to_state([run.atoms], self.model.device, self.model.dtype)
-                )
+                entering = torch_sim.io.atoms_to_state([run.atoms], self.model.device, self.model.dtype)
+                state = _at_rest(self.start(entering))
                 done = run.observe(*self._measure(state)[0])
             except NFFLrError as error:
                 run.error, done = error, True

@@ -82,6 +82,17 @@ def test_minima_are_those_of_one_by_one(calculator, settings):
             assert together.enthalpy == pytest.approx(alone.enthalpy, abs=1e-6 * len(atoms))
 
 
+def test_one_that_enters_a_batch_leaves_the_steps_of_the_others(calculator):
+    structures = []
+    for k in range(10):  # one after another converges, and makes room
+        structures.append(bulk("Si", cubic=k % 2 == 0))
+        structures[-1].rattle(0.01 * (k + 1), seed=k)
+    asked = RelaxSettings(fmax=1e-3)
+    found = dict(relax_together(structures, calculator, asked, max_atoms=24))
+    for k, atoms in enumerate(structures):
+        assert abs(found[k].steps - relax(atoms, calculator, asked).steps) <= 2
+
+
 def test_what_is_bad_fails_alone(calculator):
     coincident = bulk("Si", cubic=True)
     coincident.positions[1] = coincident.positions[0]
