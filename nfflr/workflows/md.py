@@ -54,6 +54,7 @@ class MdResult(Result):
     verdict: Literal["stable", "melted", "exploded", "uncertain", "drifting", "outside training range"]
     verdict_step: int | None
     verdict_atom: int | None
+    outside_step: int | None = None
     steps: int
     degrees_of_freedom: int
     time: Annotated[float, Unit("ps")]
@@ -158,6 +159,7 @@ def _result(outcome: Outcome, frames: Sequence[ase.Atoms], settings: MdSettings)
         verdict=verdict.word,
         verdict_step=verdict.step,
         verdict_atom=verdict.atom,
+        outside_step=outcome.too_near.step if outcome.too_near else None,
         steps=outcome.steps,
         degrees_of_freedom=outcome.dof,
         time=outcome.steps * settings.timestep / 1000,
@@ -241,6 +243,8 @@ def _lost(result: MdResult, reference: MdResult | None, settings: MdSettings) ->
         return 0.0
     sound = result.steps if result.verdict == "exploded" else result.verdict_step
     assert sound is not None  # every verdict but these has its step
+    if result.outside_step is not None:  # a crystal that melted may have left the range before
+        sound = min(sound, result.outside_step)
     return 1 - sound / settings.steps
 
 

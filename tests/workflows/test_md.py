@@ -164,6 +164,15 @@ def test_atoms_nearer_than_in_the_training_data_are_outside_its_range():
     assert result.verdict_step > 0 and f"atom {result.verdict_atom} (Ar)" in result.message
 
 
+def test_a_crystal_that_melts_outside_the_training_range_has_melted_and_both_are_said():
+    calculator = Knows()
+    calculator.shortest_distances = np.full((120, 120), 3.55)
+    result = md(argon(), calculator, quick(steps=1500, temperature=400))
+    assert result.verdict == "melted" and result.message.startswith("melted: from step")
+    assert f"outside the training range from step {result.outside_step}: atom" in result.message
+    assert 0 <= result.outside_step < result.verdict_step
+
+
 def test_the_bundled_potential_knows_its_shortest_distance_and_md_says_when_it_is_passed():
     train = bundled_calculators()["mlearn-si"] / "train.xyz.xz"
     known = NFFLrCalculator.load("mlearn-si").shortest_distances

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import ase
@@ -24,7 +24,7 @@ MELTED = 0.3
 class Verdict:
     """Attributes:
     word: see ``Word``; the gravest that applies.
-    message: one line.
+    message: one line; after what befell the crystal it says whether atoms left the training range.
     step, atom: what showed it, where there is such a step or atom.
     """
 
@@ -41,7 +41,9 @@ def judge(
     drift: tuple[float, float] | None,
     settings: MdSettings,
 ) -> Verdict:
-    """The gravest of: exploded, uncertain, outside the training range, melted, drifting; stable if none.
+    """The gravest of: exploded, uncertain, melted, outside the training range, drifting; stable if none.
+
+    Melting comes before the range, which a liquid leaves as a matter of course; the message has both.
 
     Args:
         start: the first frame.
@@ -54,24 +56,36 @@ def judge(
     if outcome.excess is not None:
         text = f"uncertain, stopped at step {outcome.steps}: {outcome.excess.text(start)}"
         return Verdict("uncertain", text, outcome.steps, outcome.excess.atom)
-    near = outcome.too_near
-    if near is not None:
-        text = f"outside the training range from step {near.step}: {_name(start, near.atom)}"
-        text += f" has a neighbour at {near.distance:.2f} Å, nearer than any in the training data"
-        return Verdict("outside training range", text, near.step, near.atom)
-    if settings.melting and start.pbc.all():
-        left = trace.displacement > MELTED * nearest_distance(start)
-        if left[-1]:
-            k = len(left) - int(left[::-1].argmin()) if not left.all() else 0  # after the last that is not
-            text = (
-                f"melted: from step {trace.step[k]} atoms are {trace.displacement[k]:.2f} Å from their sites"
-            )
-            text += f" (rms), {_name(start, trace.furthest[k])} furthest"
-            return Verdict("melted", text, int(trace.step[k]), int(trace.furthest[k]))
+    melted, outside = _melted(trace, start, settings), _outside(outcome, start)
+    if melted is not None and outside is not None:
+        return replace(melted, message=f"{melted.message}; {outside.message}")
+    if found := melted or outside:
+        return found
     if drift is not None and abs(drift[0]) > max(settings.max_drift, 3 * drift[1]):
         text = f"drifting: the conserved quantity changes by {drift[0]:.3g} meV/atom/ns"
         return Verdict("drifting", text, outcome.steps)
     return Verdict("stable", f"stable for {outcome.steps} steps")
+
+
+def _outside(outcome: Outcome, start: ase.Atoms) -> Verdict | None:
+    near = outcome.too_near
+    if near is None:
+        return None
+    text = f"outside the training range from step {near.step}: {_name(start, near.atom)}"
+    text += f" has a neighbour at {near.distance:.2f} Å, nearer than any in the training data"
+    return Verdict("outside training range", text, near.step, near.atom)
+
+
+def _melted(trace: Trace, start: ase.Atoms, settings: MdSettings) -> Verdict | None:
+    if not (settings.melting and start.pbc.all()):
+        return None
+    left = trace.displacement > MELTED * nearest_distance(start)
+    if not left[-1]:
+        return None
+    k = len(left) - int(left[::-1].argmin()) if not left.all() else 0  # after the last that is not
+    text = f"melted: from step {trace.step[k]} atoms are {trace.displacement[k]:.2f} Å from their sites"
+    text += f" (rms), {_name(start, trace.furthest[k])} furthest"
+    return Verdict("melted", text, int(trace.step[k]), int(trace.furthest[k]))
 
 
 def _name(atoms: ase.Atoms, atom: int) -> str:
