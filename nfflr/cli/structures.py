@@ -50,12 +50,17 @@ def _is_structure(path: Path) -> bool:
 
 
 def result_stems(paths: Sequence[Path]) -> list[str]:
-    """A distinct name for the results of each file: its stem, with folders in front where stems are equal.
+    """A distinct name for the results of each file: its stem, the whole name where stems of a folder are equal,
+    with folders in front where names still are.
 
     Raises:
-        ConfigError: two files in one folder have the same stem.
+        ConfigError: two files would have one name all the same.
     """
     names = [stem(path) for path in paths]
+    together = Counter(_within(path) for path in paths)
+    for k, path in enumerate(paths):
+        if together[_within(path)] > 1:  # POSCAR.a and POSCAR.b
+            names[k] = path.name.replace(".", "-")
     folders = [list(path.resolve().parent.parts[1:]) for path in paths]
     while True:
         counts = Counter(names)
@@ -67,3 +72,7 @@ def result_stems(paths: Sequence[Path]) -> list[str]:
             raise ConfigError(f"{first}, {second}: their results would have one name; rename one of them")
         for k in clashing:
             names[k] = f"{folders[k].pop()}-{names[k]}"
+
+
+def _within(path: Path) -> tuple[Path, str]:
+    return path.resolve().parent, stem(path)

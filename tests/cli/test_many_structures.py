@@ -126,9 +126,11 @@ def test_results_of_files_of_one_name_are_kept_apart_by_folder(folder, checkpoin
     assert volumes == pytest.approx([5.4**3 / 4, 5.5**3 / 4], rel=1e-6)
 
 
-def test_one_stem_twice_in_a_folder_is_refused(capsys, folder, checkpoint):
+def test_one_stem_twice_in_a_folder_gives_the_whole_name(folder, checkpoint):
     shutil.copy(folder / "a.cif", folder / "c.cif")
-    fails(capsys, ["energy", folder, "-m", checkpoint, "-o", folder / "out"], 2, "c.cif", "c.vasp")
+    out = folder / "out"
+    assert nff("energy", folder, "-m", checkpoint, "-o", out) == 0
+    assert {"a-energy.json", "c-cif-energy.json", "c-vasp-energy.json"} <= {p.name for p in out.iterdir()}
 
 
 def test_stems(tmp_path):
@@ -139,8 +141,10 @@ def test_stems(tmp_path):
         "POSCAR",
         "si",
     ]
+    assert result_stems([tmp_path / "POSCAR.a", tmp_path / "POSCAR.b"]) == ["POSCAR-a", "POSCAR-b"]
+    assert result_stems([tmp_path / "si.cif", tmp_path / "si.xyz"]) == ["si-cif", "si-xyz"]
     with pytest.raises(ConfigError, match="rename"):
-        result_stems([tmp_path / "si.cif", tmp_path / "si.xyz"])
+        result_stems([tmp_path / "a.b.cif", tmp_path / "a.b.xyz", tmp_path / "a-b-cif"])
 
 
 def test_an_input_is_never_replaced(capsys, folder, checkpoint):
