@@ -118,10 +118,16 @@ def summary(record: dict) -> str:
     if speed["teacher_ms"] and speed["student_ms"]:
         lines.append(
             f"{speed['atoms']} atoms: teacher {speed['teacher_ms']:.4g} ms, potential "
-            f"{speed['student_ms']:.3g} ms ({speed['student_speed_up']:.0f} ×), compiled "
-            f"{speed['student_compiled_ms']:.3g} ms ({speed['student_compiled_speed_up']:.0f} ×)"
+            f"{speed['student_ms']:.3g} ms ({_told(speed['student_speed_up'])}), compiled "
+            f"{speed['student_compiled_ms']:.3g} ms ({_told(speed['student_compiled_speed_up'])})"
         )
     return "\n".join(lines if record["good"] else [*lines, "the limits do not hold; raise --budget"])
+
+
+def _told(speed_up: float) -> str:
+    """A ratio in two digits, and in words where it is no gain."""
+    text = f"{speed_up:.0f}" if speed_up >= 10 else f"{speed_up:.2g}"
+    return f"{text} ×" if speed_up >= 1 else f"{text} × as fast"
 
 
 def _same_plan(
