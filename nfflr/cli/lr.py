@@ -19,7 +19,7 @@ EXAMPLES = ("nff lr calculators/mlearn-si/config.py --write",)
 @click.command("lr")
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--out", "-o", **OUT)
-@click.option("--start", type=float, default=1e-6, show_default=True, help="Learning rate of the first step.")
+@click.option("--start", type=float, default=1e-5, show_default=True, help="Learning rate of the first step.")
 @click.option("--end", type=float, default=1.0, show_default=True, help="Learning rate of the last step.")
 @click.option("--steps", type=int, default=200, show_default=True, help="Training steps between them.")
 @click.option("--seed", type=int, help="Seed of weights and batches; default: the config's random_seed.")
@@ -29,8 +29,8 @@ def command(config, out, start, end, steps, seed, write, overwrite) -> int:
     """Find a learning rate for a config file.
 
     Raises the rate exponentially until the loss diverges (ignite's FastaiLRFinder), prints the rate at which
-    the loss falls fastest, and writes <config>-lr.csv, <config>-lr.png and, with --write, <config>-lr.py
-    beside the config, whose relative paths stay right.
+    the smoothed loss falls fastest on the last two decades before its minimum, and writes <config>-lr.csv,
+    <config>-lr.png and, with --write, <config>-lr.py beside the config, whose relative paths stay right.
     """
     from ..train.config import load_config
     from ..train.lr import as_csv, copy_with_rate, find_learning_rate, plot

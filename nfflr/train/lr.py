@@ -1,7 +1,9 @@
 """Learning-rate range test: raise the rate step by step until the loss diverges.
 
-Smith, WACV 2017, with ignite's ``FastaiLRFinder``, which suggests the rate where the smoothed loss falls
-fastest.
+Smith, WACV 2017; ignite's ``FastaiLRFinder`` raises the rate and records the smoothed loss. The suggestion is
+the rate where the logarithm of the loss falls fastest with that of the rate, of a curve averaged over a window,
+before its minimum and at more than a hundredth of its rate. Below that lies the fall of the first steps, which
+lower the loss of fresh weights fast whatever the rate. The first and last steps do not count, as in fastai.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.figure
+import numpy as np
 from ignite.engine import Engine
 from ignite.handlers import FastaiLRFinder
 
@@ -26,6 +29,8 @@ from .initialise import prepared
 from .run import Run, quiet_engine
 from .trainer import Listener
 
+SMOOTHED = 20  # a window is this part of the steps, and as many are left out at the start
+REACH = 100  # the rate lies less than this factor below that of the lowest loss
 DIVERGED = 5.0  # times the lowest loss, where the test ends
 
 
@@ -40,7 +45,7 @@ class RangeTest:
 
 def find_learning_rate(
     config: TrainingConfig,
-    start: float = 1e-6,
+    start: float = 1e-5,
     end: float = 1.0,
     steps: int = 200,
     on_step: Listener | None = None,
@@ -82,13 +87,34 @@ def find_learning_rate(
     history = finder.get_results()
     rates = [_single(rate) for rate in history["lr"]]
     pairs = [(r, v) for r, v in zip(rates, history["loss"], strict=True) if math.isfinite(v)]
-    try:
-        suggestion = _single(finder.lr_suggestion())
-    except RuntimeError as error:
+    tried, losses = [r for r, _ in pairs], [v for _, v in pairs]
+    suggestion = suggest(np.array(tried), np.array(losses), max(1, steps // SMOOTHED))
+    if suggestion is None:
         raise NumericsError(
             f"learning rates: the loss never falls between {start:g} and {end:g}; start lower"
-        ) from error
-    return RangeTest([r for r, _ in pairs], [v for _, v in pairs], suggestion)
+        )
+    return RangeTest(tried, losses, suggestion)
+
+
+def suggest(rates: np.ndarray, losses: np.ndarray, window: int) -> float | None:
+    """The rate at which the loss falls fastest, on logarithmic axes, before its minimum; None if it never does.
+
+    Args:
+        rates: (n,), growing by one factor.
+        losses: (n,), positive.
+        window: steps that are averaged over, which also are left out at the start, and half of them at the end.
+    """
+    inside = slice(window, len(rates) - window // 2)
+    if len(rates[inside]) < window + 2:
+        return None
+    smooth = np.convolve(np.log(losses[inside]), np.full(window, 1 / window), "valid")
+    tried = rates[inside][window // 2 :][: len(smooth)]  # the middles of the windows
+    lowest = int(smooth.argmin())
+    near = np.arange(len(smooth)) <= lowest
+    near &= tried > tried[lowest] / REACH
+    slopes = np.where(near, np.gradient(smooth), np.inf)
+    steepest = int(slopes.argmin())
+    return float(tried[steepest]) if slopes[steepest] < 0 else None
 
 
 def _single(rate: float | list[float]) -> float:
