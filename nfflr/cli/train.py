@@ -34,10 +34,11 @@ EXAMPLES = ("nff train calculators/mlearn-si/config.py --out runs/si",)
     "--init-from",
     help="File, run folder or bundled name whose weights to start from; default: random.",
 )
+@click.option("--compile/--no-compile", default=None, help="Compile the step; default: the config's choice.")
 @click.option("--nproc", type=click.IntRange(min=1), help="Processes to share each batch; default: 1.")
 @click.option("--resume", is_flag=True, help="Continue from the newest state in the output folder.")
 @click.option("--overwrite", is_flag=True, help="Replace a model that exists in the output folder.")
-def command(config, out, seed, epochs, device, init_from, nproc, resume, overwrite) -> int:
+def command(config, out, seed, epochs, device, init_from, compile, nproc, resume, overwrite) -> int:
     """Train a model from a config file.
 
     Writes model.safetensors (the weights that did best on the validation split), metrics.csv,
@@ -50,6 +51,7 @@ def command(config, out, seed, epochs, device, init_from, nproc, resume, overwri
         "epochs": epochs,
         "device": device,
         "init_from": init_from,
+        "compile": compile,
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     arguments = {"config": config, "overrides": overrides, "resume": resume, "overwrite": overwrite}

@@ -55,6 +55,15 @@ def test_a_mistake_is_told_once_whatever_the_number_of_processes(config, capfd):
     assert not (config.parent / "run").exists()
 
 
+@pytest.mark.parametrize("flag", ["--compile", "--no-compile"])
+def test_the_command_line_decides_whether_a_step_is_compiled(config, flag, monkeypatch):
+    asked = []
+    monkeypatch.setattr("nfflr.train.force_field.compile_training", lambda model: asked.append(model))
+    config.write_text(CONFIG + f"compile = {flag == '--no-compile'}\n")
+    assert run(["train", str(config), flag, "--epochs", "1"]) == 0
+    assert bool(asked) == (flag == "--compile")
+
+
 NFF = "import sys; from nfflr.cli.main import run; sys.exit(run(sys.argv[1:]))"
 
 
