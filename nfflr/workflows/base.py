@@ -97,6 +97,16 @@ def require_stress(atoms: ase.Atoms) -> None:
         )
 
 
+def check_atoms(atoms: ase.Atoms) -> None:
+    """Refuse a structure without atoms.
+
+    Raises:
+        StructureError: there are none.
+    """
+    if len(atoms) == 0:
+        raise StructureError("structure: the structure has no atoms; expected at least one")
+
+
 def check_crystal(atoms: ase.Atoms, what: str, instead: str = "give a crystal") -> None:
     """Refuse a structure that is not periodic along three axes.
 

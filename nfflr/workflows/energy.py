@@ -10,7 +10,7 @@ from ase.calculators.calculator import Calculator
 
 from ..errors import NumericsError
 from ..units import GPA, Unit
-from .base import Array, Progress, Result, Settings, has_stress, silent
+from .base import Array, Progress, Result, Settings, check_atoms, has_stress, silent
 
 TOPIC = "Relax and move"
 PLACE = 1
@@ -53,8 +53,10 @@ def energy(
         progress: called once.
 
     Raises:
+        StructureError: there are no atoms.
         NumericsError: the calculator returned something that is not finite.
     """
+    check_atoms(atoms)
     atoms = atoms.copy()
     names = [n for n in PROPERTIES if n in calculator.implemented_properties]
     if not has_stress(atoms) and "stress" in names:

@@ -25,6 +25,7 @@ from .base import (
     Progress,
     Result,
     Settings,
+    check_atoms,
     check_crystal,
     has_stress,
     overlay,
@@ -118,7 +119,7 @@ def relax(
 
     Raises:
         ConfigError: the archive holds another run, or the calculator gives no spread to limit.
-        StructureError: cell or symmetry asked for, and the structure is not periodic in three directions.
+        StructureError: there are no atoms, or cell or symmetry asked for and the structure is not periodic in three directions.
         NumericsError: the forces of the start are not finite. Later on that is a result, not an error.
 
     Example:
@@ -128,6 +129,7 @@ def relax(
         >>> result.converged, round(result.volume ** (1 / 3), 2)  # Å
         (True, 3.59)
     """
+    check_atoms(atoms)
     archive = Archive() if archive is None else archive
     check_spread(calculator, settings)
     same_run(archive, atoms, calculator, settings, ("steps",))

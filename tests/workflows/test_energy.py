@@ -2,6 +2,7 @@
 
 import json
 
+import ase
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
@@ -9,8 +10,9 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from potentials import CRYSTALS, Volumetric, mlearn_si
 
-from nfflr.errors import NumericsError
+from nfflr.errors import NumericsError, StructureError
 from nfflr.workflows.energy import energy
+from nfflr.workflows.relax import relax
 
 GPA = 160.21766208  # of one eV/Å^3 (CODATA 2014)
 
@@ -62,3 +64,9 @@ def test_it_is_json_and_leaves_the_structure_alone():
     record = json.loads(energy(atoms, LennardJones(rc=6.0)).model_dump_json())
     assert atoms == kept and atoms.calc is None
     assert np.array(record["forces"]).shape == (4, 3)
+
+
+@pytest.mark.parametrize("workflow", [energy, relax])
+def test_a_structure_without_atoms_is_refused(workflow):
+    with pytest.raises(StructureError, match="no atoms"):
+        workflow(ase.Atoms(), EMT())
