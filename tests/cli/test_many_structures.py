@@ -129,8 +129,8 @@ def test_results_of_files_of_one_name_are_kept_apart_by_folder(folder, checkpoin
 def test_one_stem_twice_in_a_folder_gives_the_whole_name(folder, checkpoint):
     shutil.copy(folder / "a.cif", folder / "c.cif")
     out = folder / "out"
-    assert nff("energy", folder, "-m", checkpoint, "-o", out) == 0
-    assert {"a-energy.json", "c-cif-energy.json", "c-vasp-energy.json"} <= {p.name for p in out.iterdir()}
+    assert nff("energy", folder / "c.cif", folder / "c.vasp", "-m", checkpoint, "-o", out) == 0
+    assert {"c-cif-energy.json", "c-vasp-energy.json"} <= {p.name for p in out.iterdir()}
 
 
 def test_stems(tmp_path):
