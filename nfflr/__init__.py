@@ -16,6 +16,11 @@ _ROOMS = {
     "AtomsDataset": "data.dataset",
     "NFFLrCalculator": "calculator",
     "open_calculator": "potentials",
+    "load_model": "checkpoint",
+    "TrainingConfig": "train.config",
+    "load_config": "train.config",
+    "predict": "train.evaluation",
+    "read_suite": "validation.reading",
 }
 __all__ = ["__version__", *_ROOMS]
 

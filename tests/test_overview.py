@@ -239,3 +239,8 @@ def test_formation_energy_and_band_gap_of_real_crystals_are_trained_and_evaluate
     assert run(command) == 0
     errors = json.loads((tmp_path / "records-evaluate.json").read_text())["errors"]["all"]
     assert 0 < errors["formation_energy_peratom_mae"] < 3 and 0 < errors["optb88vdw_bandgap_mae"] < 5
+
+
+def test_every_public_name_is_there():
+    assert {"TrainingConfig", "load_config", "load_model", "predict", "read_suite"} <= set(nfflr.__all__)
+    assert all(getattr(nfflr, name) is not None for name in nfflr.__all__)

@@ -16,9 +16,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator
 
 import nfflr
-from nfflr.checkpoint import load_model
-from nfflr.data.dataset import AtomsDataset
-from nfflr.train.evaluation import predict
+from nfflr import AtomsDataset, load_model, predict
 
 data = Path(nfflr.__file__).parents[1] / "calculators/mlearn-si"  # in the clone of the repository
 

@@ -14,11 +14,9 @@ import numpy as np
 import torch
 
 import nfflr
-from nfflr import AtomsDataset, NFFLrCalculator
+from nfflr import AtomsDataset, NFFLrCalculator, TrainingConfig, read_suite
 from nfflr.models.moment import MomentConfig, MomentNetwork
-from nfflr.train.config import TrainingConfig
 from nfflr.train.trainer import train
-from nfflr.validation.reading import read_suite
 
 potential = Path(nfflr.__file__).parents[1] / "calculators/mlearn-si"  # in the clone of the repository
 

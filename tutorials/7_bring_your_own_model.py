@@ -16,11 +16,9 @@ from pydantic import Field
 from torch import nn
 
 import nfflr
-from nfflr import AtomsDataset, NFFLrCalculator, open_calculator
+from nfflr import AtomsDataset, NFFLrCalculator, TrainingConfig, open_calculator, predict
 from nfflr.models.base import Potential, PotentialConfig, register
 from nfflr.nn.radial import bessel
-from nfflr.train.config import TrainingConfig
-from nfflr.train.evaluation import predict
 from nfflr.train.trainer import train
 from nfflr.validation.check import check, make_samples
 from nfflr.workflows.eos import eos
