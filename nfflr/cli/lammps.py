@@ -114,12 +114,13 @@ def command(
         check_species(model, species)
         folder, name = Path("."), str(script)
     else:
-        folder, species, name = _prepare(data, calculator, settings, out, overwrite)
+        folder, name = out, f"{stem(data)}-lammps.in"
+        atoms, species = _prepare(data, calculator, settings, out, overwrite)
     program = [sys.executable, "-m", f"{__package__.partition('.')[0]}.lammps"]
     ranks = [*program, name, *options, "--species", *species]
     start = shlex.split(launcher) if launcher else [_mpiexec(write_only), "-n", str(processes)]
     if script is None:
-        _write(folder, Path(name).stem, data, species, settings, shlex.join([*start, *ranks]))
+        _write(folder, Path(name).stem, atoms, species, settings, shlex.join([*start, *ranks]))
     if compile:
         kernel(model)
     if write_only:
@@ -134,12 +135,12 @@ def _absolute(checkpoint: str) -> str:
 
 
 def _prepare(data: Path, calculator, settings: LammpsSettings, out: Path, overwrite: bool):
-    """Folder, species and name of the input, when it is known that all can be written."""
+    """The structure and its species, when it is known that all can be written."""
     from ..data.readers import read_structure
     from ..lammps.script import species_of
 
     atoms = read_structure(data)
-    atoms.calc = calculator  # refuses unknown elements
+    atoms.copy().calc = calculator  # refuses unknown elements
     if settings.ensemble.startswith("npt") and not (atoms.pbc.all() and atoms.cell.rank == 3):
         raise ConfigError(
             f"--ensemble {settings.ensemble}: {data} is not periodic along all axes; choose nvt"
@@ -148,14 +149,12 @@ def _prepare(data: Path, calculator, settings: LammpsSettings, out: Path, overwr
     endings = (".in", ".data", ".log", ".lammpstrj", "-final.data")
     refuse_existing([out / f"{base}{ending}" for ending in endings], overwrite)
     claim_folder(out)
-    return out, species_of(atoms), f"{base}.in"
+    return atoms, species_of(atoms)
 
 
-def _write(folder: Path, name: str, data: Path, species, settings: LammpsSettings, line: str) -> None:
-    from ..data.readers import read_structure
+def _write(folder: Path, name: str, atoms, species, settings: LammpsSettings, line: str) -> None:
     from ..lammps.script import data_file, input_script
 
-    atoms = read_structure(data)
     content = data_file(
         atoms, species, velocities=settings.keep_velocities, skewed=settings.ensemble == "npt"
     )
