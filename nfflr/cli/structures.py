@@ -50,8 +50,8 @@ def _is_structure(path: Path) -> bool:
 
 
 def result_stems(paths: Sequence[Path]) -> list[str]:
-    """A distinct name for the results of each file: its stem, the whole name where stems of a folder are equal,
-    with folders in front where names still are.
+    """A distinct name for the results of each file: its stem, or the whole name where stems of a folder
+    are equal, with folders in front where names still are.
 
     Raises:
         ConfigError: two files would have one name all the same.

@@ -1,9 +1,10 @@
 """Learning-rate range test: raise the rate step by step until the loss diverges.
 
-Smith, WACV 2017; ignite's ``FastaiLRFinder`` raises the rate and records the smoothed loss. The suggestion is
-the rate where the logarithm of the loss falls fastest with that of the rate, of a curve averaged over a window,
-before its minimum and at more than a hundredth of its rate. Below that lies the fall of the first steps, which
-lower the loss of fresh weights fast whatever the rate. The first and last steps do not count, as in fastai.
+Smith, WACV 2017; ignite's ``FastaiLRFinder`` raises the rate and records the smoothed loss. The suggestion
+is the rate where the logarithm of the loss falls fastest with that of the rate, of a curve averaged over a
+window, before its minimum and at more than a hundredth of its rate. Below that lies the fall of the first
+steps, which lower the loss of fresh weights fast whatever the rate. The first and last steps do not count,
+as in fastai.
 """
 
 from __future__ import annotations
@@ -97,12 +98,12 @@ def find_learning_rate(
 
 
 def suggest(rates: np.ndarray, losses: np.ndarray, window: int) -> float | None:
-    """The rate at which the loss falls fastest, on logarithmic axes, before its minimum; None if it never does.
+    """The rate at which the loss falls fastest on logarithmic axes, before its minimum; None if never.
 
     Args:
         rates: (n,), growing by one factor.
         losses: (n,), positive.
-        window: steps that are averaged over, which also are left out at the start, and half of them at the end.
+        window: steps that are averaged over; as many are left out at the start, half as many at the end.
     """
     inside = slice(window, len(rates) - window // 2)
     if len(rates[inside]) < window + 2:

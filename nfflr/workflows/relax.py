@@ -119,7 +119,8 @@ def relax(
 
     Raises:
         ConfigError: the archive holds another run, or the calculator gives no spread to limit.
-        StructureError: there are no atoms, or cell or symmetry asked for and the structure is not periodic in three directions.
+        StructureError: there are no atoms, or cell or symmetry asked for and the structure is not periodic
+            in three directions.
         NumericsError: the forces of the start are not finite. Later on that is a result, not an error.
 
     Example:
