@@ -103,7 +103,7 @@ def test_case_53_a_wrong_type_in_the_settings_of_each_workflow(fails, nothing_co
     for field in find_workflow(name).settings.model_fields:
         Path("settings.yaml").write_text(f"{field}: {{a: [b]}}\n")
         line = fails([*workflow(name), "--config", "settings.yaml"], 2)
-        assert f"--{field}".replace("_", "-") in line
+        assert f"settings.yaml: {field}: " in line
 
 
 @pytest.mark.parametrize(
