@@ -165,8 +165,8 @@ def test_py_config_runner_reads_the_config(tmp_path, monkeypatch):
 
 
 def overview(folder: Path, target: str) -> tuple[Path, Path]:
-    """The README's config, which is the overview's, with another data path (and target); and the data."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """The config of docs/training.md, the overview's, with another data path and target; and the data."""
+    text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
     config = re.search(r"<!-- overview:config -->\n```python\n(.*?)```", text, re.S)[1]
     data = folder / "subset.jsonl"
     frames = json.loads(FRAMES.read_text())

@@ -68,11 +68,14 @@ def long_work(
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch):
+def command(tmp_path, tmp_path_factory, monkeypatch):
     """``nff long_work`` on three cells, of which the second is killed the first time."""
     module = ModuleType("nfflr.workflows.long_work", "Work that takes long.")
     module.long_work = long_work
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    folder = tmp_path_factory.mktemp("workflows")
+    (folder / "long_work.py").write_text('"""Work that takes long."""')
+    monkeypatch.setattr(sys.modules["nfflr.cli.main"], "WORKFLOWS", folder)
     monkeypatch.setattr(sys.modules["nfflr.cli.main"], "workflow_names", lambda: ["long_work"])
     computed.clear()
     path = tmp_path / FILE
