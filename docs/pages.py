@@ -14,6 +14,7 @@ from docutils.statemachine import StringList
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from sphinx.util.nodes import nested_parse_with_titles
+from sphinx.util.typing import stringify_annotation
 
 from nfflr.cli.main import TOPICS, Told, _command_files, nff
 from nfflr.models.base import architectures
@@ -109,7 +110,7 @@ class Tutorials(Generated):
 
 
 def default_of(field) -> str:
-    value = field.get_default(call_default_factory=False) if field.default_factory is None else "…"
+    value = field.get_default(call_default_factory=True, validated_data={})
     return "" if value is PydanticUndefined else f"``{value!r}``"
 
 
@@ -118,10 +119,11 @@ def add_fields(app, what, name, item, options, lines):
     if what != "class" or not issubclass(item, BaseModel) or not item.model_fields:
         return
     given = any(field.description for field in item.model_fields.values())  # settings
-    lines += ["", ".. list-table::", "   :header-rows: 1", "", "   * - field", "     - unit"]
+    lines += ["", ".. list-table::", "   :header-rows: 1", "", "   * - field", "     - type", "     - unit"]
     lines += ["     - default", "     - "] * given
     for key, field in item.model_fields.items():
-        lines += [f"   * - ``{key}``", f"     - {unit_of(field) or ''}"]
+        kind = stringify_annotation(field.annotation, "smart").replace("~", "")
+        lines += [f"   * - ``{key}``", f"     - ``{kind}``", f"     - {unit_of(field) or ''}"]
         lines += [f"     - {default_of(field)}", f"     - {field.description or ''}"] * given
     lines.append("")
 

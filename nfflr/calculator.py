@@ -283,6 +283,21 @@ class NFFLrCalculator(Calculator):
         takes_all = getattr(self.compiled, "takes_candidates", False)
         return neighbours.candidates(atoms) if takes_all else neighbours.graph(atoms)
 
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """Symbols that it covers; empty if not known."""
+        return tuple(self.model.elements or ())
+
+    @property
+    def cutoff(self) -> float | None:
+        """Å within which it sees neighbours; None if not known."""
+        return None if self.model.cutoff is None else float(self.model.cutoff)
+
+    @property
+    def dtype(self) -> str:
+        """``"float32"`` or ``"float64"``, in which it computes."""
+        return str(self.model.dtype).removeprefix("torch.")
+
     def todict(self, skip_default: bool = True) -> dict:
         """JSON description: enough to know which numbers these are; of an ensemble, all digests."""
         return {
@@ -290,7 +305,7 @@ class NFFLrCalculator(Calculator):
             "source": self.metadata.get("source"),
             "architecture": getattr(self.model, "key", type(self.model).__name__),
             "digest": self.metadata.get("sha256"),
-            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "dtype": self.dtype,
             "device": str(self.model.device),
             "skin": self._neighbours.skin,
             "compiled": self.compiled.kind if self.compiled else False,

@@ -21,7 +21,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    pytest.importorskip("sphinx")
     out = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(out / "state")]
     done = subprocess.run([*command, str(ROOT / "docs"), str(out / "html")], capture_output=True, text=True)
@@ -51,7 +50,7 @@ def test_commands_and_tutorials_have_their_place(site):
 
 def test_fields_stand_with_unit_and_default(site):
     text = re.sub(r"<[^>]+>|\s+", " ", (site / "api/workflows.html").read_text(encoding="utf-8"))
-    assert re.search(r"fmax\s+eV/Å\s+0\.01\s+stop when no force exceeds this", text)
+    assert re.search(r"fmax\s+float\s+eV/Å\s+0\.01\s+stop when no force exceeds this", text)
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,7 @@ def new_model(dtype=torch.float32):
 # `nfflr.validation.check` here for a calculator. Whether a wall keeps atoms apart is a matter of training.
 
 # %%
-samples = make_samples(["Cu"], cutoff=5.6)
-untrained = check({"float64": NFFLrCalculator(new_model(torch.float64))}, samples)
+untrained = check(NFFLrCalculator(new_model(torch.float64)))
 for result in untrained.results:
     if result.value is not None and result.limit is not None:
         print(f"{result.status:5}{result.name:32}{result.value:10.2g} {result.unit}")
@@ -120,7 +119,7 @@ print(f"test set: {energy:.2f} meV/atom, {force:.1f} meV/Å")
 
 # %%
 emt = open_calculator("ase:ase.calculators.emt:EMT")
-foreign = check({"float64": emt}, samples)
+foreign = check(emt, make_samples(["Cu"], cutoff=5.6))  # EMT does not say what it covers
 print("EMT:", "sound" if foreign.passed else [r.name for r in foreign.results if r.status == "fail"])
 
 curves = {name: eos(bulk("Cu", a=3.63), calc) for name, calc in (("learned EAM", ours), ("ASE's EMT", emt))}

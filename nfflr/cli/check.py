@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
 
 import click
 
@@ -123,8 +122,7 @@ def _load(
     else:
         loaded = {d: load(d) for d in ((dtype,) if dtype else DTYPES)}
     first = next(iter(loaded.values()))
-    model: Any = getattr(first, "model", first)
-    return loaded, tuple(model.elements or ()), None if model.cutoff is None else float(model.cutoff)
+    return loaded, first.elements, first.cutoff
 
 
 def _elements(chosen, known, atoms) -> list[str]:

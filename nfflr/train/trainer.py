@@ -69,6 +69,7 @@ def train(
     if asked for, posterior samples in ``swag/`` and event files in ``tensorboard/``. In a data-parallel run
     every rank calls this; the first one writes. ``on_step`` is told each step, ``on_validation`` each row of
     the metrics, ``on_task`` the name of each validation task before it runs, ``on_report`` their outcomes.
+    ``config.model`` is left with the weights of the last step; those that were chosen are in the checkpoint.
 
     Raises:
         ConfigError: the output exists, or a resume does not fit it.

@@ -8,6 +8,7 @@ import pytest
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 
+from nfflr.calculator import NFFLrCalculator
 from nfflr.errors import ConfigError
 from nfflr.validation.check import LIMITS, check, make_samples
 from nfflr.validation.check.cutoff import check_smoothness
@@ -278,3 +279,13 @@ def test_the_figure_has_every_curve(sound):
     assert len(wall.lines) == 2 and len(drift.lines) == 1  # a pair and zero; one run
     assert "Å" in well.get_xlabel() and "meV/atom" in drift.get_ylabel()
     json.dumps([row.value for row in sound.results])
+
+
+def test_a_calculator_alone_is_checked_on_crystals_of_its_elements():
+    calculator = NFFLrCalculator.load("mlearn-si")
+    assert (calculator.elements, calculator.cutoff, calculator.dtype) == (("Si",), 5.3, "float32")
+    alone = check(calculator)
+    told = check({"float32": calculator}, make_samples(["Si"], cutoff=5.3))
+    assert [r.name for r in alone.results] == [r.name for r in told.results] and alone.passed
+    with pytest.raises(ConfigError, match="none known of this calculator"):
+        check(EMT())

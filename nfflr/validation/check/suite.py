@@ -12,7 +12,7 @@ from .derivatives import check_conservative, check_forces, check_stress
 from .dimers import Dimer, check_minima, dimer_curves
 from .precision import Drift, check_batch, check_drift, check_rounding, measure_speed, nve_run
 from .result import LIMITS, CheckResult
-from .samples import Samples
+from .samples import Samples, make_samples
 from .size import check_isolated_atoms, check_resolution, check_small_cell, check_supercells
 from .symmetry import (
     check_lattice_translation,
@@ -48,21 +48,36 @@ class CheckReport:
 
 
 def check(
-    calculators: Mapping[str, Calculator],
-    samples: Samples,
+    calculators: Calculator | Mapping[str, Calculator],
+    samples: Samples | None = None,
     progress: Callable[[str], None] = lambda name: None,
 ) -> CheckReport:
     """Check a calculator against physics; no reference is needed.
 
     Args:
-        calculators: by the precision they compute in, ``"float64"`` and ``"float32"`` or one of them. All
-            is checked with the more precise one; resolution and drift with each.
-        samples: what to check on.
+        calculators: one, or one for each precision, ``"float64"`` and ``"float32"``: then all is checked with
+            the more precise one; resolution and drift with each. One that does not say its ``dtype`` is taken
+            for float64.
+        samples: what to check on; default: crystals of the calculator's ``elements``.
         progress: called with the name of each step before it begins.
 
     Returns:
         every result. A check that raises is a failed one that carries the error's message.
+
+    Raises:
+        ConfigError: no samples, and the calculator does not say which elements it covers.
+
+    Example:
+        >>> from ase.calculators.emt import EMT
+        >>> from nfflr.validation.check import make_samples
+        >>> check(EMT(), make_samples(["Cu"])).passed
+        True
     """
+    if not isinstance(calculators, Mapping):
+        calculators = {getattr(calculators, "dtype", "float64"): calculators}
+    if samples is None:
+        known = next(iter(calculators.values()))
+        samples = make_samples(getattr(known, "elements", ()), cutoff=getattr(known, "cutoff", None))
     dtype = "float64" if "float64" in calculators else "float32"
     main, limits, report = calculators[dtype], LIMITS[dtype], CheckReport()
     for name, work in _work(calculators, main, limits, samples, report):
