@@ -75,11 +75,11 @@ class Commands(Generated):
 
     def text(self):
         context, lines = click.Context(nff, info_name="nff"), []
-        files = _command_files()
+        files = {name: Told.of(path) for name, path in _command_files().items()}
         for topic in TOPICS:
             lines += titled(topic, "-")
-            for name, path in files.items():
-                if Told.of(path).topic == topic:
+            for name, told in sorted(files.items(), key=lambda item: item[1].place):
+                if told.topic == topic:
                     command = nff.get_command(context, name)
                     shown = command.get_help(
                         click.Context(command, info_name=name, parent=context, terminal_width=90)
@@ -118,13 +118,25 @@ def add_fields(app, what, name, item, options, lines):
     """A table of what the fields of settings and results are, below the docstring of their class."""
     if what != "class" or not issubclass(item, BaseModel) or not item.model_fields:
         return
-    given = any(field.description for field in item.model_fields.values())  # settings
-    lines += ["", ".. list-table::", "   :header-rows: 1", "", "   * - field", "     - type", "     - unit"]
-    lines += ["     - default", "     - "] * given
-    for key, field in item.model_fields.items():
-        kind = stringify_annotation(field.annotation, "smart").replace("~", "")
-        lines += [f"   * - ``{key}``", f"     - ``{kind}``", f"     - {unit_of(field) or ''}"]
-        lines += [f"     - {default_of(field)}", f"     - {field.description or ''}"] * given
+    rows = [
+        {
+            "field": f"``{key}``",
+            # Without modules, and as text, which wraps.
+            "type": re.sub(
+                r"[\w.]+\.(\w+)", r"\1", stringify_annotation(field.annotation, "fully-qualified")
+            ),
+            "unit": unit_of(field) or "",
+            "default": default_of(field),
+            "": field.description or "",
+        }
+        for key, field in item.model_fields.items()
+    ]
+    shown = [column for column in rows[0] if any(row[column] for row in rows)]
+    widths = {"field": 22, "type": 18, "unit": 9, "default": 15, "": 36}
+    lines += ["", ".. list-table::", "   :header-rows: 1", "   :width: 100%"]
+    lines += [f"   :widths: {' '.join(str(widths[column]) for column in shown)}", ""]
+    for row in [{column: column for column in shown}, *rows]:
+        lines += [f"   {'*' if k == 0 else ' '} - {row[column]}" for k, column in enumerate(shown)]
     lines.append("")
 
 
