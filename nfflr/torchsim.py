@@ -10,7 +10,6 @@ import ase
 import numpy as np
 import torch
 import torch_sim
-from ase.filters import FrechetCellFilter
 from torch_sim.autobatching import InFlightAutoBatcher
 from torch_sim.models.interface import ModelInterface
 from torch_sim.optimizers import fire, frechet_cell_fire
@@ -22,7 +21,16 @@ from .models.base import Potential
 from .models.ensemble import Ensemble
 from .units import GPA
 from .workflows.base import check_crystal
-from .workflows.relax import EXPLODED, RelaxResult, RelaxSettings, describe_end, frame_of, relax, result_of
+from .workflows.relax import (
+    EXPLODED,
+    CellFilter,
+    RelaxResult,
+    RelaxSettings,
+    describe_end,
+    frame_of,
+    relax,
+    result_of,
+)
 
 ATOMS = 2000  # in a batch, where nothing else is said
 MARGIN = 0.999  # of fmax: what has converged in a batch has so alone too, rounding aside
@@ -165,7 +173,7 @@ class _Run:
         atoms.calc = calculator
         moving = atoms
         if self.settings.cell:
-            moving = FrechetCellFilter(atoms, scalar_pressure=self.settings.pressure * GPA)
+            moving = CellFilter(atoms, scalar_pressure=self.settings.pressure * GPA)
         frames = [frame_of(atoms, _largest(moving.get_forces()))]
         atoms.cell[:] = self.state.row_vector_cell[0].cpu().numpy()
         atoms.positions[:] = self.state.positions.cpu().numpy()

@@ -76,4 +76,4 @@ for colour, (temperature, run) in zip(("C0", "C3"), runs.items(), strict=True):
     right.plot(run.rdf_distance, run.rdf["all"], color=colour, lw=1.2, label=label)
 right.set(xlabel="distance (Å)", ylabel="g(r)", xlim=(1.8, 8), ylim=(0, 7), title="216 atoms, 4 ps")
 right.legend(frameon=False)
-figure.savefig("0_at_a_glance.png", dpi=76)
+figure.savefig("0_at_a_glance.png", dpi=70)

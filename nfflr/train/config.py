@@ -50,7 +50,9 @@ class TrainingConfig(BaseModel):
     num_workers: int = Field(0, ge=0, description="processes that prepare batches")
     progress: bool = Field(True, description="show a progress bar on a terminal")
     device: str | None = Field(None, description="cpu or cuda; None: a GPU where there is one")
-    compile: bool = Field(False, description="compile the step: twice as fast, after half a minute of preparation")
+    compile: bool = Field(
+        False, description="compile the step: twice as fast, after half a minute of preparation"
+    )
     tensorboard: bool = Field(False, description="write event files for TensorBoard too")
 
     epochs: int = Field(100, ge=1, description="passes over the training split")

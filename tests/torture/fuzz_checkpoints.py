@@ -45,7 +45,8 @@ from nfflr.errors import NFFLrError
 from nfflr.models.moment import MomentConfig, MomentNetwork
 from nfflr.train.state import FORMAT, read_state
 
-SECONDS, MEMORY = 1.0, 200 * 2**20  # what a refusal may take, of the processor's time
+# What a refusal may take; of the processor, of which a quiet machine needs less than a tenth of a second.
+SECONDS, MEMORY = 3.0, 200 * 2**20
 CHECKPOINTS = [
     *(FILE, "member-0.safetensors", "model.pt", "model.pth", "model.pkl", "model.pickle", "model.ckpt"),
     *("model.bin", "model.npz", "model.zip", "best_model.tar"),
