@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal, Self
 
 import ase
 import matplotlib.figure
@@ -163,9 +164,19 @@ class CellFilter(FrechetCellFilter):
     """ASE's, without what scipy's logarithm says of relative errors above 2e-13: forces have larger ones."""
 
     def get_positions(self) -> np.ndarray:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "logm result may be inaccurate", RuntimeWarning)
+        with _quiet_logarithm():
             return super().get_positions()  # type: ignore[no-any-return]
+
+    def get_forces(self, **kwargs: Any) -> np.ndarray:
+        with _quiet_logarithm():
+            return super().get_forces(**kwargs)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _quiet_logarithm() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "logm result may be inaccurate", RuntimeWarning)
+        yield
 
 
 def _descend(
