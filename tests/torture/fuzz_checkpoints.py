@@ -67,8 +67,9 @@ class Survived(AssertionError):
 
 @dataclass
 class Meter:
-    """The worst of all refusals."""
+    """The worst of all refusals, none of which may take more than ``seconds``."""
 
+    seconds: float = SECONDS
     slowest: float = 0.0
     memory: int = 0
     count: int = 0
@@ -77,11 +78,11 @@ class Meter:
         base = reset_peak()
         start = time.process_time()  # other processes must not count
         result = call()
-        seconds = time.process_time() - start
+        taken = time.process_time() - start
         grown = peak() - base
-        if seconds > SECONDS or grown > MEMORY:
-            raise Survived(f"{what}: took {seconds:.2f} s and {grown / 2**20:.0f} MB")
-        self.slowest, self.memory = max(self.slowest, seconds), max(self.memory, grown)
+        if taken > self.seconds or grown > MEMORY:
+            raise Survived(f"{what}: took {taken:.2f} s and {grown / 2**20:.0f} MB")
+        self.slowest, self.memory = max(self.slowest, taken), max(self.memory, grown)
         self.count += 1
         return result
 
