@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import nfflr
-from nfflr.cli.main import _command_files
+from nfflr.cli.main import command_files
 from nfflr.models.base import architectures
 from nfflr.workflows import workflow_names
 
@@ -42,7 +42,7 @@ def test_what_the_package_offers_is_in_the_reference(site):
 
 
 def test_commands_and_tutorials_have_their_place(site):
-    assert {f"nff-{name}" for name in _command_files()} <= ids(site / "commands.html")
+    assert {f"nff-{name}" for name in command_files()} <= ids(site / "commands.html")
     tutorials = (site / "tutorials.html").read_text(encoding="utf-8")
     for script in (ROOT / "tutorials").glob("[0-9]*_*.py"):
         assert f"{script.stem}.png" in tutorials

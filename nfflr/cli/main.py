@@ -43,7 +43,7 @@ Completion in bash: eval "$(_NFF_COMPLETE=bash_source nff)"; also zsh, fish.
 """
 
 
-def _command_files() -> dict[str, Path]:
+def command_files() -> dict[str, Path]:
     """Command → file: each file here that has a ``TOPIC``, and each workflow."""
     files = {name: WORKFLOWS / f"{name}.py" for name in workflow_names()}
     own = sorted(ROOT.glob("*.py"))
@@ -85,10 +85,10 @@ class LazyGroup(click.Group):
     context_class = Context
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_command_files())
+        return list(command_files())
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        path = _command_files().get(name)
+        path = command_files().get(name)
         if path is None:
             return None
         if path.parent == WORKFLOWS:
@@ -114,14 +114,14 @@ class LazyGroup(click.Group):
         """Names with their summaries; click's own imports every command."""
         found = [
             CompletionItem(name, help=Told.of(path).summary)
-            for name, path in _command_files().items()
+            for name, path in command_files().items()
             if name.startswith(incomplete)
         ]
         return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {topic: [] for topic in TOPICS}
-        files = {name: Told.of(path) for name, path in _command_files().items()}
+        files = {name: Told.of(path) for name, path in command_files().items()}
         for name, told in sorted(files.items(), key=lambda item: item[1].place):
             sections.setdefault(told.topic, []).append((name, told.summary.removesuffix(".")))
         width = max(len(name) for rows in sections.values() for name, _ in rows)
@@ -190,7 +190,7 @@ def _usage(error: click.ClickException, arguments: list[str]) -> str:
         message = f"{error.option_name}: {wanted}"
     elif "unexpected extra argument" in message:
         message += "; an option that takes several values is given several times"
-    named = [name for name in arguments if name in _command_files()][:1]  # click does not always say
+    named = [name for name in arguments if name in command_files()][:1]  # click does not always say
     command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
     return f"{message}; see {command or ' '.join(['nff', *named])} --help"
 

@@ -10,10 +10,10 @@ import click
 import pytest
 
 from nfflr.cards import bundled_calculators
-from nfflr.cli.main import TOPICS, Told, _command_files, nff, run
+from nfflr.cli.main import TOPICS, Told, command_files, nff, run
 from nfflr.workflows import workflow_names
 
-FILES = _command_files()
+FILES = command_files()
 PROGRAM = [sys.executable, "-m", "nfflr"]
 
 

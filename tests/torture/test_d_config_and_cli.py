@@ -7,7 +7,7 @@ import pytest
 from workplace import CONFIG
 
 from nfflr.checkpoint import FILE
-from nfflr.cli.main import _command_files, run
+from nfflr.cli.main import command_files, run
 from nfflr.models.moment import MomentNetwork
 from nfflr.workflows import workflow_names
 from nfflr.workflows.contract import find_workflow
@@ -60,7 +60,7 @@ def test_case_52_an_unknown_key_in_the_settings_of_each_workflow(fails, nothing_
     fails([*workflow(name), f"{flag}x", "1"], 2, f"{flag}x: no such option")
 
 
-@pytest.mark.parametrize("command", _command_files())
+@pytest.mark.parametrize("command", command_files())
 def test_case_52_a_misspelt_command(fails, command):
     fails([command + "e", "cu.xyz"], 2, f"{command}e", "did you mean")
 
