@@ -31,7 +31,6 @@ SIZES = (8, 64, 216, 512, 1000)
     "--against",
     "others",
     multiple=True,
-    metavar="NAME",
     help="Another checkpoint, or another package's: chgnet, mace:FILE, ase:MODULE:CLASS, …; may be repeated.",
 )
 @click.option(

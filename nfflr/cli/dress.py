@@ -18,6 +18,12 @@ LETTERS = {
     "path": "FILE",
     "Path": "FILE",
 }
+VALUES = dict.fromkeys(MODELS, "NAME|FILE") | {
+    "out": "DIR",
+    "device": "DEVICE",
+    "energy_units": "UNIT",
+    "stress_units": "UNIT",
+}  # by name of the option
 
 
 class Formatter(click.HelpFormatter):
@@ -58,7 +64,7 @@ def dress(command: click.Command) -> click.Command:
 def dress_parameter(parameter: click.Parameter) -> None:
     """Name the value after what it is, not its type; let the shell offer potentials and files."""
     if isinstance(parameter, click.Option) and not parameter.is_flag and parameter.metavar is None:
-        parameter.metavar = LETTERS.get(parameter.type.name)
+        parameter.metavar = VALUES.get(parameter.name or "", LETTERS.get(parameter.type.name))
     files = isinstance(parameter, click.Argument) and parameter.metavar is None
     if parameter._custom_shell_complete is None and parameter.type is click.STRING:
         if parameter.name in MODELS:

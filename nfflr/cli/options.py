@@ -28,13 +28,11 @@ OUT: dict[str, Any] = {
     "type": click.Path(path_type=Path),
     "default": Path("."),
     "show_default": True,
-    "metavar": "DIR",
     "help": "Folder for the results.",
 }
 DEVICE: dict[str, Any] = {
     "default": "cpu",
     "show_default": True,
-    "metavar": "DEVICE",
     "help": "Where to compute: cpu, cuda or cuda:N.",
 }
 

@@ -22,7 +22,7 @@ FILE = click.Path(path_type=Path)
 @click.argument("run", type=FILE)
 @click.option("--data", type=FILE, help="Labelled structures for the parity plots; default: the run's own.")
 @click.option("--check", "checks", type=FILE, multiple=True, help="Result of nff check, besides RUN's own.")
-@click.option("--validate", "validations", type=FILE, multiple=True, help="The same of nff validate.")
+@click.option("--validate", "validations", type=FILE, multiple=True, help="Result of nff validate, likewise.")
 @click.option("--out", "-o", type=FILE, help="Folder for the page; default: the run's.")
 @click.option("--overwrite", is_flag=True, help="Replace a page that exists.")
 def command(run, data, checks, validations, out, overwrite) -> int:

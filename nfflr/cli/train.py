@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from functools import partial
@@ -107,11 +108,13 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
 
 
 def line(row: dict[str, float], columns: Sequence[Column]) -> str:
-    """One line per validation, in the units of the tables people publish."""
-    told = {
-        c.title.removesuffix(" MAE"): (row[f"val/{c.key}"] * c.factor, c.unit) for c in columns if c.panel
-    }
-    numbers = [f"{title} {value:.4g} {unit}".rstrip() for title, (value, unit) in told.items()]
+    """One line per validation: of what is labelled, in the units of the tables people publish."""
+    values = [(c, row[f"val/{c.key}"] * c.factor) for c in columns if c.panel]
+    numbers = [
+        f"{c.title.removesuffix(' MAE')} {steady(value)} {c.unit}".rstrip()
+        for c, value in values
+        if not math.isnan(value)
+    ]
     start = f"epoch {row['epoch']:4d}  loss {row['train/loss']:9.4g}  val {row['val/loss']:9.4g}"
     return "  ".join([start, *numbers])
 

@@ -71,7 +71,6 @@ def _shared_options(workflow: Workflow, several: bool) -> list[click.Parameter]:
         click.Option(
             ["--model", "-m"],
             multiple=True,
-            metavar="NAME|FILE",
             shell_complete=complete_model,
             help="Bundled name, run folder, checkpoint, or another package's: chgnet, mace:FILE, "
             "ase:MODULE:CLASS, …; default: a bundled one that fits. "
@@ -82,7 +81,6 @@ def _shared_options(workflow: Workflow, several: bool) -> list[click.Parameter]:
             ["--device"],
             default="cpu",
             show_default=True,
-            metavar="DEVICE",
             help="Where to compute: cpu, cuda or cuda:N.",
         ),
         click.Option(

@@ -34,9 +34,13 @@ def write_metrics(out: Path, history: list[dict[str, float]]) -> None:
 
 
 def learning_curve(history: list[dict[str, float]], columns: Sequence[Column]) -> matplotlib.figure.Figure:
-    """Loss and validation errors against epoch."""
+    """Loss and validation errors against epoch, of what is labelled."""
     panels = [("loss", [("train/loss", "training", 1.0), ("val/loss", "validation", 1.0)])]
-    panels += [(c.label, [(f"val/{c.key}", "validation", c.factor)]) for c in columns if c.panel]
+    panels += [
+        (c.label, [(f"val/{c.key}", "validation", c.factor)])
+        for c in columns
+        if c.panel and not all(math.isnan(row[f"val/{c.key}"]) for row in history)
+    ]
     rows = math.ceil(len(panels) / 2)
     figure = matplotlib.figure.Figure(figsize=(9, 3 * rows), layout="constrained")
     epochs = [row["epoch"] for row in history]
@@ -58,14 +62,18 @@ def learning_curve(history: list[dict[str, float]], columns: Sequence[Column]) -
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     grid.flat[0].legend()
-    for axes in grid[-1]:
+    for axes in grid.flat[: len(panels)][-2:]:  # the lowest of each column
         axes.set_xlabel("epoch")
+        axes.tick_params(labelbottom=True)
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     return figure
 
 
 def parity(predictions: Predictions, title: str = "") -> matplotlib.figure.Figure:
-    """Predicted against labelled energies, force components and stress components, coloured by group."""
+    """Predicted against labelled energies, force components and stress components, coloured by group.
+
+    What is not labelled at all has no panel.
+    """
     groups = sorted(set(predictions.groups))
     errors = predictions.errors()
     per_atom = predictions.groups[predictions.owner]
@@ -74,9 +82,10 @@ def parity(predictions: Predictions, title: str = "") -> matplotlib.figure.Figur
         ("forces", "eV/Å", predictions.forces, per_atom, 1.0, 1e3, "meV/Å"),
         ("stress", "GPa", predictions.stress, predictions.groups, 1 / GPA, 1 / GPA, "GPa"),
     ]
-    figure = matplotlib.figure.Figure(figsize=(12, 4.2), layout="constrained")
+    panels = [panel for panel in panels if np.isfinite(panel[2][..., 1]).any()] or panels[:1]
+    figure = matplotlib.figure.Figure(figsize=(4 * len(panels), 4.2), layout="constrained")
     figure.suptitle(title)
-    for axes, panel in zip(figure.subplots(1, 3), panels, strict=True):
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
         name, unit, pairs, owners, factor, error_factor, error_unit = panel
         for k, group in enumerate(groups):
             chosen = pairs[owners == group].reshape(-1, 2) * factor
@@ -86,6 +95,7 @@ def parity(predictions: Predictions, title: str = "") -> matplotlib.figure.Figur
             ends = [finite.min(), finite.max()]
             axes.plot(ends, ends, color="0.3", lw=0.8, zorder=0)
         mae = errors[f"{name}_mae"] * error_factor
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))  # energies are long numbers
         axes.set(xlabel=f"reference {name} ({unit})", ylabel=f"predicted {name} ({unit})")
         axes.set_title(f"MAE {mae:.3g} {error_unit}", fontsize=10)
     figure.axes[0].legend(markerscale=3, fontsize=8)

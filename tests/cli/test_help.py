@@ -66,6 +66,7 @@ def test_every_option_says_what_it_is_and_what_it_is_without_being_given(name):
             assert len(said) > 15 and said.split("  [default")[0].rstrip().endswith("."), option.opts
             known = option.is_flag or option.required or option.multiple or option.show_default
             assert known or "default:" in said, option.opts
+            assert said.startswith("Folder") <= (option.metavar == "DIR"), option.opts
 
 
 @pytest.mark.parametrize(
