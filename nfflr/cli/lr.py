@@ -9,7 +9,7 @@ import click
 from ..files import all_or_none, claim_folder, write_atomically, write_figure
 from .options import OUT
 from .output import refuse_existing
-from .progress import training_bar
+from .progress import steady, training_bar
 
 TOPIC = "Make a potential"
 PLACE = 2
@@ -28,9 +28,10 @@ EXAMPLES = ("nff lr calculators/mlearn-si/config.py --write",)
 def command(config, out, start, end, steps, seed, write, overwrite) -> int:
     """Find a learning rate for a config file.
 
-    Raises the rate exponentially until the loss diverges (ignite's FastaiLRFinder), prints the rate at which
-    the smoothed loss falls fastest on the last two decades before its minimum, and writes <config>-lr.csv,
-    <config>-lr.png and, with --write, <config>-lr.py beside the config, whose relative paths stay right.
+    Raises the rate exponentially until the loss diverges (ignite's FastaiLRFinder), prints a tenth of the
+    rate at which the smoothed loss is lowest, as fastai does, and writes <config>-lr.csv, <config>-lr.png
+    and, with --write, <config>-lr.py beside the config, whose relative paths stay right. It tells the order
+    of magnitude: train with it and with a third of it, and compare validation errors.
     """
     from ..train.config import load_config
     from ..train.lr import as_csv, copy_with_rate, find_learning_rate, plot
@@ -44,7 +45,7 @@ def command(config, out, start, end, steps, seed, write, overwrite) -> int:
     with training_bar("lr", settings.progress) as update:
 
         def on_step(now: dict) -> None:
-            update(now["step"], now["total"], f"loss {now['loss']:.4g}")
+            update(now["step"], now["total"], f"loss {steady(now['loss'])}")
 
         found = find_learning_rate(settings, start, end, steps, on_step)
     with all_or_none(paths.values()):

@@ -136,7 +136,7 @@ def test_lr_replaces_nothing_unasked(config, capfd):
     ("options", "code", "part"),
     [
         (["--start", "1", "--end", "0.1"], 2, "0 < start < end"),
-        (["--start", "1e4", "--end", "1e6", "--steps", "20"], 5, "never falls"),
+        (["--start", "1e4", "--end", "1e6", "--steps", "20"], 5, "start below"),
         (["--steps", "3"], 2, "10 or more"),
     ],
 )

@@ -136,3 +136,4 @@ def _number(value: float, error: float | None) -> str:
 
 def _absent(panel, why: str) -> None:
     panel.text(0.5, 0.5, why, ha="center", va="center", transform=panel.transAxes, color="0.4", fontsize=9)
+    panel.set(xticks=[], yticks=[])
