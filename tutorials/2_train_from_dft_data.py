@@ -41,8 +41,8 @@ print(config.read_text())
 # ## The learning rate
 #
 # `nff lr` raises the rate step by step until the loss diverges, and suggests a tenth of the rate at which the
-# loss is lowest. That tells the order of magnitude, no more: it looks at the first steps of a training, and what
-# counts is its end. The default, 2e-3, was compared with others by whole trainings, and we keep it.
+# loss is lowest. That tells the order of magnitude, no more: it looks at the first steps of a training, and
+# what counts is its end. The default, 2e-3, was compared with others by whole trainings, and we keep it.
 #
 # The config compiles the training step, which pays for the 160 epochs it asks for. We train for eight.
 
