@@ -184,7 +184,7 @@ def test_case_68_of_two_processes_the_first_saves(tmp_path):
     process.terminate()
     assert_refused(ended(process, 60), 143, tmp_path / "run", "its state is saved")
     assert newest_state(tmp_path / "run" / "state")[1]["step"] > 0
-    assert group(process) == []
+    until(lambda: group(process) == [], seconds=10)
 
 
 # 69: the disk fails
@@ -281,7 +281,8 @@ def test_case_72_one_rank_killed_ends_all(tmp_path):
     begun = time.monotonic()
     os.kill(ranks[-1], signal.SIGKILL)
     assert_refused(ended(process, 60), 6, "process")
-    assert time.monotonic() - begun < 60 and group(process) == []
+    # multiprocessing's own tracker ends when its parent has.
+    until(lambda: group(process) == [], seconds=60 - (time.monotonic() - begun))
 
 
 def test_case_75_a_resume_in_two_processes_follows_to_1e_9(tmp_path, processes):
