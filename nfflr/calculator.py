@@ -15,7 +15,6 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
 
-from .atoms import check_structure
 from .checkpoint import load_model, sources_of
 from .compiled import Compiled, compile_potential
 from .data.graph import Graph, batch_graphs
@@ -25,6 +24,7 @@ from .models.base import Potential
 from .models.ensemble import Ensemble
 from .models.programs import is_program, load_program
 from .models.wrapped import NO_CUTOFF, OPTIONS, Wrapped
+from .structures.checks import check_structure
 from .workflows.base import has_stress, require_stress
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}

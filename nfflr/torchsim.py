@@ -14,11 +14,12 @@ from torch_sim.autobatching import InFlightAutoBatcher
 from torch_sim.models.interface import ModelInterface
 from torch_sim.optimizers import fire, frechet_cell_fire
 
-from .atoms import Atoms, check_structure
+from .atoms import Atoms
 from .calculator import NFFLrCalculator
 from .errors import ConfigError, NFFLrError, NumericsError, StructureError
 from .models.base import Potential
 from .models.ensemble import Ensemble
+from .structures.checks import check_structure
 from .units import GPA
 from .workflows.base import check_crystal
 from .workflows.relax import (

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from nfflr.atoms import Atoms, batch, check_structure, unbatch
+from nfflr.atoms import Atoms, batch, unbatch
 from nfflr.errors import StructureError
+from nfflr.structures.checks import check_structure
 
 
 def equal(a: ase.Atoms, b: ase.Atoms) -> bool:

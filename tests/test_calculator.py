@@ -16,12 +16,12 @@ from ase.constraints import FixAtoms
 from ase.db import connect
 from builders import TinyNetwork, tiny
 
-from nfflr.atoms import check_structure
 from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import save_checkpoint
 from nfflr.data import verlet
 from nfflr.errors import ConfigError, NumericsError, StructureError
 from nfflr.models import base
+from nfflr.structures.checks import check_structure
 
 NAMES = ["crystal", "triclinic", "slab", "cluster"]
 ELEMENTS = ("C", "Si")

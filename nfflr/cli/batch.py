@@ -36,7 +36,7 @@ def all_together(run: Run, debug: bool) -> int:
     ready: dict[str, list[_Ready]] = {}  # by model
 
     def prepare(job: Job) -> int:
-        from ..data.readers import read_structure
+        from ..structures.readers import read_structure
 
         atoms = read_structure(job.paths[0])
         try:

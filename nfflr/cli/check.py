@@ -140,7 +140,7 @@ def _elements(chosen, known, atoms) -> list[str]:
 
 
 def _read(arguments) -> list:
-    from ..data.readers import read_structure
+    from ..structures.readers import read_structure
     from .structures import find_structures
 
     return [read_structure(path) for path in find_structures(arguments)]

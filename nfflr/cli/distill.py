@@ -56,10 +56,10 @@ def command(structures, teacher, out, device, config, trust, resume, **values) -
     labels), test.xyz, suite/ (for nff validate), distill.png and distill.json. Exits with 5 if the budget is
     spent before the limits hold; the files are written all the same.
     """
-    from ..data.readers import read_structure
     from ..distill.settings import DistillSettings
     from ..lock import locked
     from ..potentials import open_calculator
+    from ..structures.readers import read_structure
 
     settings = read_settings(DistillSettings, config, values)
     assert isinstance(settings, DistillSettings)

@@ -136,8 +136,8 @@ def _absolute(checkpoint: str) -> str:
 
 def _prepare(data: Path, calculator, settings: LammpsSettings, out: Path, overwrite: bool):
     """The structure and its species, when it is known that all can be written."""
-    from ..data.readers import read_structure
     from ..lammps.script import species_of
+    from ..structures.readers import read_structure
 
     atoms = read_structure(data)
     atoms.copy().calc = calculator  # refuses unknown elements

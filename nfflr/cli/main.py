@@ -18,6 +18,7 @@ from ..workflows import workflow_names
 from .dress import Context, dress
 from .failure import explain, fail
 from .interrupts import heeded_sigterm
+from .notes import printed_notes
 
 ROOT = Path(__file__).parent
 WORKFLOWS = ROOT.parent / "workflows"
@@ -154,7 +155,7 @@ def run(arguments: list[str]) -> int:
     # Accepted anywhere on the line: one adds it after the fact, at the end.
     arguments = (["--debug"] if debug else []) + [a for a in arguments if a != "--debug"]
     try:
-        with heeded_sigterm():
+        with heeded_sigterm(), printed_notes():
             return nff.main(list(arguments), prog_name="nff", standalone_mode=False, obj=arguments) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())

@@ -105,7 +105,7 @@ class Run:
         Raises:
             NFFLrError: naming the job's file.
         """
-        from ..data.readers import read_structure  # imports torch, which --help must not
+        from ..structures.readers import read_structure
 
         structures = [read_structure(path) for path in job.paths]
         try:

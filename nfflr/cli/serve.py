@@ -54,7 +54,7 @@ def command(checkpoint, structure, unix, port, host, wait, device, dtype, compil
     and cell come from the server. Several may serve one server, which shares beads or replicas between them.
     Ends when the server closes the connection. Messages are not encrypted, so only this machine is spoken to.
     """
-    from ..data.readers import read_structure
+    from ..structures.readers import read_structure
 
     if (unix is None) == (port is None):
         raise ConfigError("nff serve: give one of --unix and --port; see nff serve --help")

@@ -14,6 +14,7 @@ import click
 from pydantic import BaseModel
 
 from ..workflows.contract import find_workflow
+from .notes import printed_notes
 from .run import Job, Run
 
 
@@ -48,7 +49,7 @@ def pack(assignment: Assignment) -> bytes:
 def work(packed: bytes, number: int) -> Report:
     """Do the job of this number in this process, with one thread of torch."""
     out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
+    with redirect_stdout(out), redirect_stderr(err), printed_notes():
         assignment, run = _begin(packed)
         with click.Context(click.Command("nff"), obj=assignment.command):
             code = run.attempt(run.jobs[number], assignment.debug)

@@ -13,8 +13,9 @@ import vesin
 from ase.geometry import complete_cell
 from matscipy.neighbours import neighbour_list as matscipy_neighbours
 
-from ..atoms import Atoms, batch, check_cell, unbatch
+from ..atoms import Atoms, batch, unbatch
 from ..errors import ConfigError, StructureError
+from ..structures.checks import check_cell
 
 COINCIDENT = 1e-3  # Å; two atoms nearer than this are one: no model means it, and powers of 1/r overflow
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,10 @@ import ase
 import numpy as np
 
 from ..errors import ConfigError, StructureError
+from ..notes import note
 from ..units import GPA, factor
 from . import sources
 from .sources import Entry
-
-logger = logging.getLogger(__name__)
 
 FORCE_FIELD_LABELS = ("total_energy", "forces", "stress")
 ENERGY_UNITS = {
@@ -169,9 +167,9 @@ def read_records(
     if not len(entries):
         raise StructureError(f"{name}: holds no structure; expected at least one")
     if left_out and any(n in entry.values for entry in entries for n in left_out):
-        logger.warning(
-            "%s: stresses are left out, their unit and sign are not known; give stress_units and stress_sign",
-            name,
+        note(
+            f"{name}: stresses are left out, since their unit and sign are not known; give stress_units and "
+            "stress_sign"
         )
     conversion = Conversion(names, energy_units or "eV", *(stress or ()))
     return [conversion(e) for e in entries] if isinstance(entries, list) else LazyRecords(entries, conversion)

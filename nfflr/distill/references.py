@@ -11,9 +11,9 @@ import ase
 import numpy as np
 import yaml
 
-from ..data.readers import read_structure
 from ..errors import NFFLrError
 from ..files import claim_folder, write_atomically, write_json
+from ..structures.readers import read_structure
 from ..validation.reading import FILE, read_suite
 from ..validation.suite import Suite
 from ..validation.tasks import BudgetSpentError

@@ -19,8 +19,8 @@ from ase.calculators.calculator import (
 from ase.geometry import complete_cell
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from ..atoms import check_structure
 from ..errors import NFFLrError, NumericsError, StructureError
+from ..structures.checks import check_structure
 from ..workflows.base import has_stress, require_stress
 from .guard import undisturbed
 

@@ -16,10 +16,10 @@ import torch
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 from torch import nn
 
-from ..atoms import check_structure
 from ..data.graph import Graph
 from ..data.inputs import as_graph
 from ..errors import ConfigError, NFFLrError, NumericsError, StructureError
+from ..structures.checks import check_structure
 from .base import Input, stress_from_virial
 from .convention import Convention
 from .signature import call, find_door

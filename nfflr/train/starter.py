@@ -95,7 +95,7 @@ def config_text(source: str | Path, folder: Path, found: Diagnosis, filtered: bo
 
 def _imports(reading: bool) -> str:
     lines = ["from pathlib import Path", "", "from nfflr.data.dataset import AtomsDataset"]
-    lines += ["from nfflr.data.readers import read_structures"] if reading else []
+    lines += ["from nfflr.structures.readers import read_structures"] if reading else []
     return "\n".join([*lines, "from nfflr.models.moment import MomentConfig, MomentNetwork", ""])
 
 

@@ -8,7 +8,7 @@ import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from nfflr.cli.main import run
-from nfflr.data.readers import read_structures
+from nfflr.structures.readers import read_structures
 from nfflr.train.config import load_config
 from nfflr.units import GPA
 

@@ -167,7 +167,7 @@ def test_a_table_that_exists_is_not_replaced_unasked(capsys, folder, checkpoint)
 def test_an_internal_error_of_one_structure_is_reported_and_the_others_go_on(
     capsys, folder, checkpoint, monkeypatch
 ):
-    from nfflr.data import readers
+    from nfflr.structures import readers
 
     real = readers.read_structure
 
@@ -184,7 +184,7 @@ def test_an_internal_error_of_one_structure_is_reported_and_the_others_go_on(
 
 
 def test_an_interrupt_stops_everything(folder, checkpoint, monkeypatch):
-    from nfflr.data import readers
+    from nfflr.structures import readers
 
     def interrupted(path):
         raise KeyboardInterrupt

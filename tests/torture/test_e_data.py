@@ -15,9 +15,9 @@ from workplace import CONFIG
 from nfflr.checkpoint import FILE, load_checkpoint
 from nfflr.cli.main import run
 from nfflr.data.dataset import AtomsDataset
-from nfflr.data.readers import read_structures
 from nfflr.data.sources.lmdb_store import write_lmdb
 from nfflr.errors import StructureError
+from nfflr.structures.readers import read_structures
 
 DATA = "copper.xyz"
 LABELS = {"energy": "total_energy", "forces": "forces", "stress": "stress"}  # ASE's names and ours

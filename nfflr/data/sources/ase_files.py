@@ -6,7 +6,7 @@ from pathlib import Path
 
 import ase
 
-from ..readers import read_structures
+from ...structures.readers import read_structures
 from . import Entry, Wanted, display_name
 
 FALLBACK = True

@@ -15,7 +15,7 @@ from typing import Any
 import ase
 
 from ...errors import StructureError
-from ..readers import read_structures
+from ...structures.readers import read_structures
 from . import Entry, Wanted, jarvis_json
 from .jarvis_json import ENERGY_UNITS, KEYS, STRESS
 

@@ -19,9 +19,9 @@ import ase.data
 import numpy as np
 from ase.io.formats import get_compression, open_with_compression
 
-from ...atoms import check_structure
 from ...errors import StructureError
 from ...nesting import refuse_deep
+from ...structures.checks import check_structure
 from . import Entry, Wanted, display_name
 
 KEYS = {"total_energy": ("total_energy",), "forces": ("forces",), "stress": ("stresses", "stress")}

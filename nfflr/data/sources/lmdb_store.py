@@ -17,10 +17,10 @@ import ase
 import numpy as np
 import torch
 
-from ...atoms import check_structure
 from ...errors import ConfigError, ResourceError, StructureError
 from ...files import temporary_name
 from ...sealed import Damaged, Foreign, seal, unseal
+from ...structures.checks import check_structure
 from . import Entry, Wanted
 from .structures import read as from_structures
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import ase
 
-from ...atoms import check_structure
 from ...errors import StructureError
+from ...structures.checks import check_structure
 from . import Entry, Wanted
 from .ase_files import ENERGY_UNITS, KEYS, STRESS, entry
 

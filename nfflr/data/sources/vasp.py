@@ -12,7 +12,7 @@ from pathlib import Path
 from ase.io.formats import get_compression, open_with_compression
 
 from ...errors import StructureError
-from ..readers import read_structures
+from ...structures.readers import read_structures
 from . import Entry, Wanted, display_name
 from .ase_files import ENERGY_UNITS, KEYS, STRESS, entry
 

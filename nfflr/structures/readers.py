@@ -11,8 +11,9 @@ import ase.db
 import ase.io
 import ase.io.formats
 
-from ..atoms import check_structure
 from ..errors import ConfigError, StructureError
+from . import formats
+from .checks import check_structure
 
 REFUSED = {  # parsers of ASE's that must not be let loose on a file from elsewhere
     "castep-cell": "its parser starts the CASTEP program",
@@ -90,6 +91,10 @@ def _frames(path: Path) -> Iterator[ase.Atoms]:
 
 
 def _iterate(path: Path) -> Iterator[ase.Atoms]:
+    reader = formats.find(path)
+    if reader is not None:
+        yield from reader.read(path)
+        return
     if path.suffix not in (".db", ".json"):
         source = _source(path)
         kind = ase.io.formats.filetype(source, read=isinstance(source, str))

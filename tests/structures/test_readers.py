@@ -13,8 +13,8 @@ import pytest
 from ase.db import connect
 from builders import copper
 
-from nfflr.data.readers import read_structure, read_structures
 from nfflr.errors import ConfigError, StructureError
+from nfflr.structures.readers import read_structure, read_structures
 
 CIF = """data_test
 _cell_length_a 4.0
