@@ -7,7 +7,7 @@ from typing import Literal
 
 import ase
 import numpy as np
-from ase.constraints import FixAtoms, FixCartesian, FixedLine, FixedPlane, FixScaled
+from ase.constraints import FixAtoms, FixCartesian, FixCom, FixedLine, FixedPlane, FixScaled
 
 from ..errors import StructureError
 
@@ -73,8 +73,8 @@ def repeated(atoms: ase.Atoms, repeats: Sequence[int]) -> ase.Atoms:
     Constraints that hold atoms are repeated with them, and so are masses, charges, moments and velocities.
 
     Raises:
-        StructureError: along an axis without a cell vector, or with a constraint of which there is no
-            multiple (a fixed centre of mass, bond lengths).
+        StructureError: along an axis without a cell vector, or with a constraint of which ASE makes no
+            multiple (bond lengths, springs).
 
     Example:
         >>> from ase.build import bulk
@@ -89,13 +89,19 @@ def repeated(atoms: ase.Atoms, repeats: Sequence[int]) -> ase.Atoms:
                 f"structure: axis {'abc'[axis]} has no cell vector to repeat it along; "
                 "expected 1 there for --supercell"
             )
+    single: ase.Atoms = atoms.copy()
+    if all(number == 1 for number in repeats):
+        return single
+    whole = [c for c in single.constraints if type(c) is FixCom]  # one, of all atoms, however many there are
+    single.set_constraint([c for c in single.constraints if type(c) is not FixCom])
     try:
-        supercell: ase.Atoms = atoms.repeat(tuple(repeats))
-    except NotImplementedError as error:  # ASE says so of one that names atoms in pairs, or all atoms
-        names = ", ".join(sorted({type(c).__name__ for c in atoms.constraints if kind_of(c) == "other"}))
+        supercell: ase.Atoms = single.repeat(tuple(repeats))
+    except NotImplementedError as error:  # ASE says so of one that names pairs of atoms
+        names = ", ".join(sorted({type(c).__name__ for c in single.constraints if kind_of(c) == "other"}))
         raise StructureError(
             f"structure: its constraints ({names}) cannot be repeated; remove them, or give the supercell"
         ) from error
+    supercell.set_constraint([*supercell.constraints, *whole])
     return supercell
 
 

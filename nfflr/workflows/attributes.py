@@ -128,9 +128,9 @@ class _Attribute:
 def _held(kind: Kind) -> _Attribute:
     def describe(atoms: ase.Atoms) -> str:
         indices = held_atoms(atoms, kind)
-        return f"{kind} {listed(indices)}" if indices else ""
+        return f"constraints of {kind} {listed(indices)}" if indices else ""
 
-    return _Attribute(describe, lambda atoms: _drop_constraints(atoms, kind), "count as free")
+    return _Attribute(describe, lambda atoms: _drop_constraints(atoms, kind), "do not act")
 
 
 def _drop_constraints(atoms: ase.Atoms, kind: Kind) -> None:

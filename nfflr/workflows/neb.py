@@ -39,8 +39,8 @@ class NebSettings(Settings):
     relax: bool = Field(True, description="relax both ends first")
     order: Literal["check", "match", "keep"] = Field(
         "check",
-        description="of the final atoms: check refuses atoms that change places, match puts each nearest to "
-        "an initial one, keep takes an exchange as meant",
+        description="check refuses final atoms that change places, match puts each nearest to an initial "
+        "one, keep takes an exchange as meant",
     )
     interpolation: Literal["idpp", "linear"] = Field("idpp", description="how the first path is made")
     spring: Annotated[float, Unit("eV/Å^2")] = Field(0.1, gt=0, description="constant of the springs")
@@ -172,7 +172,8 @@ def _in_order(initial: ase.Atoms, final: ase.Atoms, order: str) -> ase.Atoms:
         more = f", and so do {len(groups) - 1} other groups of atoms" if len(groups) > 1 else ""
         raise StructureError(
             f"structure: {listed(groups[0])} change places between initial and final{more}; "
-            "expected the same order: use --order match to put the final atoms in order, or --order keep for an exchange"
+            "expected the same order: use --order match to put the final atoms in order, "
+            "or --order keep for an exchange"
         )
     return final
 

@@ -124,7 +124,7 @@ def masses_keep_symmetry(atoms: ase.Atoms, symprec: float) -> bool:
     masses = atoms.get_masses()
     if all(np.ptp(masses[atoms.numbers == number]) == 0 for number in np.unique(atoms.numbers)):
         return True
-    return bool(np.array_equal(masses, masses[symmetry_of(atoms, symprec).equivalent_atoms]))
+    return np.allclose(masses, masses[symmetry_of(atoms, symprec).equivalent_atoms], rtol=1e-6, atol=0)
 
 
 def supercells(phonon: Phonopy) -> list[PhonopyAtoms]:
