@@ -24,6 +24,40 @@ def kind_of(constraint: object) -> Kind:
     return "partly fixed" if isinstance(constraint, FixedLine | FixedPlane) else "other"
 
 
+class FixFractional(FixScaled):
+    """ASE's ``FixScaled``, whose steps, forces and momenta are projected onto the span of the free axes.
+
+    Where cell vectors are not perpendicular, ASE's own leaves forces that do not vanish at the minimum, and
+    steps that are not those of the force: relaxations end elsewhere, and dynamics does not conserve energy.
+    """
+
+    def adjust_positions(self, atoms: ase.Atoms, new: np.ndarray) -> None:
+        old = atoms.positions[self.index]
+        new[self.index] = old + (new[self.index] - old) @ self._projector(atoms)
+
+    def adjust_forces(self, atoms: ase.Atoms, forces: np.ndarray) -> None:
+        forces[self.index] = forces[self.index] @ self._projector(atoms)
+
+    def _projector(self, atoms: ase.Atoms) -> np.ndarray:
+        free = atoms.cell.complete()[~self.mask]  # (n, 3)
+        projector: np.ndarray = np.linalg.pinv(free) @ free
+        return projector
+
+    def copy(self) -> FixFractional:
+        return FixFractional(self.index.copy(), self.mask.copy())
+
+
+def with_sound_constraints(atoms: ase.Atoms) -> ase.Atoms:
+    """The structure with ``FixFractional`` for ASE's ``FixScaled``; itself where it has none."""
+    if not any(type(constraint) is FixScaled for constraint in atoms.constraints):
+        return atoms
+    copy: ase.Atoms = atoms.copy()
+    copy.set_constraint(
+        [FixFractional(c.index, c.mask) if type(c) is FixScaled else c for c in copy.constraints]
+    )
+    return copy
+
+
 def held_atoms(atoms: ase.Atoms, kind: Kind) -> list[int]:
     """Indices of the atoms that constraints of a kind hold, in order."""
     parts = [c.get_indices() for c in atoms.constraints if kind_of(c) == kind]
@@ -49,12 +83,12 @@ def labels_by_atom(atoms: ase.Atoms) -> list[frozenset[str]]:
 
 
 def _label(constraint: FixCartesian | FixScaled | FixedLine | FixedPlane, upright: bool) -> str:
-    name = type(constraint).__name__
     if isinstance(constraint, FixCartesian | FixScaled):
-        return f"{'FixCartesian' if upright else name} {np.asarray(constraint.mask, int)}"
+        name = "FixScaled" if isinstance(constraint, FixScaled) and not upright else "FixCartesian"
+        return f"{name} {np.asarray(constraint.mask, int)}"
     direction = np.round(constraint.dir, 6)
     direction = direction * np.sign(direction[np.flatnonzero(direction)[0]])  # both signs are one line
-    return f"{name} {direction + 0.0}"
+    return f"{type(constraint).__name__} {direction + 0.0}"
 
 
 def moved_while_held(atoms: ase.Atoms, positions: np.ndarray, tolerance: float) -> list[int]:

@@ -32,7 +32,7 @@ from ase.data import atomic_masses
 
 from ..errors import StructureError
 from ..notes import note
-from ..structures.constraints import Kind, held_atoms, kind_of, listed
+from ..structures.constraints import Kind, held_atoms, kind_of, listed, with_sound_constraints
 
 FAR = 2.0  # kept velocities that are hotter or colder than the target by more than this factor get a note
 
@@ -174,7 +174,10 @@ _ATTRIBUTES: dict[str, _Attribute] = {  # by the field of a rule
 
 
 def apply_rule(rule: Rule, atoms: ase.Atoms, settings: object, name: str = "structure") -> ase.Atoms:
-    """A structure as the rule lets it into a workflow; itself where nothing is dropped.
+    """A structure as the rule lets it into a workflow; itself where nothing changes.
+
+    Fractional coordinates that are kept fixed become ``FixFractional``: ASE's constraint holds in upright
+    cells alone.
 
     Applied again it changes nothing and says nothing, so that the command line can apply it with the name of
     a file before the workflow's function does.
@@ -202,7 +205,7 @@ def apply_rule(rule: Rule, atoms: ase.Atoms, settings: object, name: str = "stru
             note(f"{name}: {description} {attribute.outcome}: {treatment.reason}")
             result = result.copy() if result is atoms else result
             attribute.drop(result)
-    return result
+    return with_sound_constraints(result)
 
 
 def _check_kept(

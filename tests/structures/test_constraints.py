@@ -1,9 +1,12 @@
 """Constraints: which atoms they hold, and their copies in a supercell."""
 
+import pickle
+
 import ase
 import numpy as np
 import pytest
-from ase.build import bulk, graphene
+from ase.build import bulk, fcc111, graphene
+from ase.calculators.emt import EMT
 from ase.constraints import (
     FixAtoms,
     FixBondLength,
@@ -15,18 +18,23 @@ from ase.constraints import (
     FixScaled,
     Hookean,
 )
+from ase.io import read, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfflr.errors import StructureError
 from nfflr.structures.constraints import (
+    FixFractional,
     held_atoms,
     kind_of,
     labels_by_atom,
     listed,
     moved_while_held,
     repeated,
+    with_sound_constraints,
 )
+from nfflr.workflows.md import MdSettings, md
+from nfflr.workflows.relax import RelaxSettings, relax
 
 INDICES = st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True)
 MASKS = st.tuples(*[st.booleans()] * 3)
@@ -133,6 +141,37 @@ def test_fixed_coordinates_of_an_upright_cell_are_one_thing_in_both_spellings():
         upright.set_constraint(FixedLine([2], direction))
         lines.append(labels_by_atom(upright))
     assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize("mask", [(True, False, False), (False, True, True)])
+def test_fixed_fractions_of_a_skewed_cell_relax_to_the_minimum_and_conserve_energy(mask):
+    atoms = fcc111("Cu", (2, 2, 2), vacuum=5)
+    atoms.rattle(0.1, seed=1)
+    atoms.set_constraint(FixScaled([0, 1, 2], mask))
+    settings = RelaxSettings(fmax=1e-3, steps=200, optimizer="bfgs")
+    relaxed = relax(atoms, EMT(), settings)
+    held = np.array(mask)
+    move = relaxed.relaxed.get_scaled_positions(wrap=False) - atoms.get_scaled_positions(wrap=False)
+    assert relaxed.converged and np.abs(move[:3, held]).max() < 1e-12 < np.abs(move[:3, ~held]).min()
+    slopes = relaxed.relaxed.get_forces(apply_constraint=False)[:3] @ atoms.cell.array.T  # −dE/d(fraction)
+    assert np.abs(slopes[:, ~held]).max() < 0.02 and np.abs(slopes[:, held]).max() > 0.1
+    settings = MdSettings(ensemble="nve", temperature=300, timestep=2, steps=50, interval=5, melting=False)
+    conserved = md(relaxed.relaxed, EMT(), settings).table.columns["conserved (eV)"]
+    kinetic = md(relaxed.relaxed, EMT(), settings).table.columns["kinetic energy (eV)"]
+    assert np.ptp(conserved) < 0.01 * np.ptp(kinetic)
+
+
+def test_fixed_fractions_stay_what_they_are_in_copies_and_files(tmp_path):
+    atoms = crystal()
+    atoms.set_constraint([FixScaled([0], (False, False, True)), FixAtoms([1])])
+    sound = with_sound_constraints(atoms)
+    assert type(atoms.constraints[0]) is FixScaled and with_sound_constraints(sound) is sound
+    for copy in (sound.copy(), repeated(sound, (1, 1, 2)), pickle.loads(pickle.dumps(sound))):
+        assert [type(c) for c in copy.constraints] == [FixFractional, FixAtoms]
+    for name in ("a.vasp", "a.traj"):
+        write(tmp_path / name, sound)
+        kept = with_sound_constraints(read(tmp_path / name))
+        assert sorted(map(str, labels_by_atom(kept))) == sorted(map(str, labels_by_atom(atoms)))
 
 
 def test_moves_against_a_constraint_are_found():
