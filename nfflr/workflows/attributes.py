@@ -149,7 +149,10 @@ def _array(name: str, words: str, differs: Callable[[ase.Atoms], np.ndarray]) ->
         own = differs(atoms) if atoms.has(name) else np.zeros(0, bool)
         return f"{words} of {listed(np.flatnonzero(own).tolist())}" if own.any() else ""
 
-    return _Attribute(describe, lambda atoms: atoms.arrays.pop(name, None), "are dropped")
+    def drop(atoms: ase.Atoms) -> None:
+        del atoms.arrays[name]
+
+    return _Attribute(describe, drop, "are dropped")
 
 
 def _nonzero(name: str) -> Callable[[ase.Atoms], np.ndarray]:

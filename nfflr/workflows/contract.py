@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ase
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ..errors import ConfigError, did_you_mean
 from ..units import unit_of
@@ -44,7 +44,7 @@ class Workflow:
     scores: dict[str, Score]
 
     def prepare(
-        self, structures: Sequence[ase.Atoms], settings: Settings, names: Sequence[str]
+        self, structures: Sequence[ase.Atoms], settings: BaseModel, names: Sequence[str]
     ) -> list[ase.Atoms]:
         """Structures with the workflow's rule for what they carry applied (see ``attributes``).
 

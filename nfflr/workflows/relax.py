@@ -210,7 +210,7 @@ def check_axes(atoms: ase.Atoms, settings: RelaxSettings) -> None:
 
 def _open(frame: ase.Atoms, lattice: Cell) -> None:
     """Take the cell vectors away that only a cell relaxation needed, and the stress of their volume."""
-    frame.cell[~lattice.any(1)] = 0
+    frame.cell[~lattice.array.any(axis=1)] = 0
     frame.calc.results.pop("stress", None)
     frame.calc.atoms.cell[:] = frame.cell
 
