@@ -94,5 +94,6 @@ def check_trained_distances(atoms: ase.Atoms, shortest: np.ndarray, name: str = 
 def _pair(atoms: ase.Atoms, pairs: ClosePairs, k: int) -> str:
     i, j = int(pairs.first[k]), int(pairs.second[k])
     image = f" in the image {tuple(map(int, pairs.shifts[k]))}" if pairs.shifts[k].any() else ""
-    symbols = atoms.symbols
-    return f"atoms {i} ({symbols[i]}) and {j} ({symbols[j]}){image} are {pairs.distances[k]:.3g} Å apart"
+    atoms_named = f"atoms {i} and {j} ({atoms.symbols[i]}, {atoms.symbols[j]}){image}"
+    distance = pairs.distances[k]
+    return f"{atoms_named} " + (f"are {distance:.3g} Å apart" if distance > 1e-3 else "coincide")

@@ -158,7 +158,7 @@ def _by_name(block: Block, name: str, claimed: int | None, cell: np.ndarray) -> 
     fitting = [setting for setting in settings if setting.operations.distortion(cell) <= MISFIT]
     if not fitting:
         return _other_axes(settings, title, cell)
-    symmetry = Symmetry(fitting[0].operations, False, fitting[0].name, fitting[1:], [], [])
+    symmetry = Symmetry(fitting[0].in_order_of_ase(), False, fitting[0].name, fitting[1:], [], [])
     if not name and len({setting.hall for setting in settings_numbered(claimed or 1)}) > 1:
         symmetry.notes.append(
             f"only the number {claimed} of the space group is given; the setting {fitting[0].name!r} is taken"
@@ -186,7 +186,7 @@ def _other_axes(settings: list[Setting], title: str, cell: np.ndarray) -> Symmet
                 message = (
                     f"{title!r} does not fit the cell, which has the axes of {setting.name!r}; these are used"
                 )
-                return Symmetry(setting.operations, False, setting.name, [], [], [message])
+                return Symmetry(setting.in_order_of_ase(), False, setting.name, [], [], [message])
     raise BadValue(
         f"the cell does not have the symmetry of the space group {title!r}; correct the cell or the name"
     )

@@ -14,7 +14,7 @@ from ..errors import ConfigError, NFFLrError, StructureError
 from ..notes import note
 from . import formats
 from .advice import advise
-from .ase_formats import format_of, read_with_ase
+from .ase_formats import DATABASES, format_of, read_with_ase
 from .checks import check_distances, check_structure
 
 FRAME = re.compile(r"(.+)@(-?\d+)$")
@@ -94,7 +94,7 @@ def _frames(path: Path) -> Iterator[ase.Atoms]:
 
 def _failure(path: Path, error: Exception) -> str:
     """What went wrong in ASE's reader, in a sentence."""
-    if isinstance(error, ase.io.formats.UnknownFileTypeError):
+    if isinstance(error, ase.io.formats.UnknownFileTypeError) and path.suffix not in DATABASES:
         if path.stat().st_size == 0:
             return "cannot be read (the file is empty); give a file with a structure"
         return (

@@ -6,6 +6,7 @@ The tables are those of gemmi (International Tables A, 1983 and 2002, and settin
 from __future__ import annotations
 
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
@@ -51,15 +52,17 @@ class Setting:
 
     @cached_property
     def operations(self) -> Operations:
-        """All of them, in the order of ASE where ASE has this setting: the order of atoms follows from it."""
-        ours = _operations(self._group.operations())
-        for k in (1, 2) if self.choice in ("2", "R") else (1,):
-            with suppress(Exception):  # ASE has no such setting
-                pairs = Spacegroup(self.number, k).get_symop()
-                theirs = Operations(*(np.array(part) for part in zip(*pairs, strict=True)))
-                if theirs.same_as(ours) and len(theirs) == len(ours):
-                    return theirs
-        return ours
+        """All of them, centring translations among them."""
+        return _operations(self._group.operations())
+
+    def in_order_of_ase(self) -> Operations:
+        """The operations in the order of ASE where ASE has this setting: the order of atoms follows from it."""
+        with suppress(Exception):  # ASE has no such setting
+            pairs = Spacegroup(self.number, 2 if self.choice in ("2", "R") else 1).get_symop()
+            theirs = Operations(*(np.array(part) for part in zip(*pairs, strict=True)))
+            if theirs.same_as(self.operations) and len(theirs) == len(self.operations):
+                return theirs
+        return self.operations
 
 
 def settings_named(name: str) -> list[Setting]:
@@ -98,13 +101,29 @@ def operations_of_hall(symbol: str) -> Operations | None:
 
 def number_of(operations: Operations, cell: np.ndarray) -> int | None:
     """Number of the space group of operations (a group) in any setting; None if it is not found."""
-    with suppress(Exception):  # whatever spglib raises in this version
+    if (group := _in_table(operations)) is not None:
+        return int(group.number)
+    with suppress(Exception), warnings.catch_warnings():  # whatever spglib raises in this version
+        warnings.simplefilter("ignore")  # it warns of changes to come
         kind = spglib.get_spacegroup_type_from_symmetry(
             operations.rotations.astype("intc"), operations.translations, lattice=cell
         )
         if kind is not None:
             return int(kind.number)
     return None
+
+
+def _in_table(operations: Operations) -> gemmi.SpaceGroup | None:
+    """gemmi's entry with these operations, if it has one."""
+    shifts = operations.translations * gemmi.Op.DEN
+    if np.abs(shifts - np.rint(shifts)).max() > 1e-6:
+        return None
+    entries = []
+    for rotation, shift in zip(operations.rotations, np.rint(shifts).astype(int), strict=True):
+        entry = gemmi.Op()
+        entry.rot, entry.tran = (rotation * gemmi.Op.DEN).tolist(), shift.tolist()
+        entries.append(entry)
+    return gemmi.find_spacegroup_by_ops(gemmi.GroupOps(entries))
 
 
 def _operations(group: gemmi.GroupOps) -> Operations:

@@ -177,7 +177,9 @@ def test_an_unknown_format_says_so(tmp_path):
 def test_a_parser_that_finds_nothing_without_a_word_is_an_error(tmp_path):
     path = tmp_path / "data.phonon"
     path.write_text("buy milk\n")
-    with pytest.raises(StructureError, match=r"frame 0 cannot be read \(no structure found in it\)"):
+    with pytest.raises(
+        StructureError, match=r"frame 0 cannot be read as castep-phonon \(.* no structure found in it\)"
+    ):
         read_structures(path)
 
 
