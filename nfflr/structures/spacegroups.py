@@ -56,7 +56,7 @@ class Setting:
         return _operations(self._group.operations())
 
     def in_order_of_ase(self) -> Operations:
-        """The operations in the order of ASE where ASE has this setting: the order of atoms follows from it."""
+        """The operations in ASE's order if ASE has this setting: the order of atoms follows from it."""
         with suppress(Exception):  # ASE has no such setting
             pairs = Spacegroup(self.number, 2 if self.choice in ("2", "R") else 1).get_symop()
             theirs = Operations(*(np.array(part) for part in zip(*pairs, strict=True)))

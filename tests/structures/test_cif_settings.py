@@ -104,10 +104,11 @@ SPELLINGS = {
 def test_spellings_that_programs_write(tmp_path, name):
     hall_number = [entry.xhm() for entry in SETTINGS].index(name) + 1
     cell, sites, numbers, positions = drawn(hall_number)
+    number = SETTINGS[hall_number - 1].number
     for spelling in SPELLINGS[name]:
         for line in (
             f"_symmetry_space_group_name_H-M '{spelling}'",
-            f"_space_group_name_H-M_alt '{spelling}'\n_space_group_IT_number {SETTINGS[hall_number - 1].number}",
+            f"_space_group_name_H-M_alt '{spelling}'\n_space_group_IT_number {number}",
             f"_space_group.name_H-M_alt '{spelling}'\n_space_group.IT_number ?",
         ):
             atoms = read_named(tmp_path, cell, sites, line)
