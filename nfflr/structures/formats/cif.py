@@ -116,13 +116,21 @@ def _decoded(content: bytes) -> str:
             text = content.decode(encoding, "replace")
             break
     else:
-        try:
-            text = content.decode("utf-8")
-        except UnicodeDecodeError:
-            text = content.decode("latin-1")
+        text = _without_mark(content)
     text = text.replace("−", "-").translate({0x2080 + digit: str(digit) for digit in range(10)})
     text = re.sub("(\\d)[\u0304\u0305]", r"-\1", unicodedata.normalize("NFKC", text))
     return text.encode("ascii", "replace").decode()
+
+
+def _without_mark(content: bytes) -> str:
+    """Text without a byte-order mark: in UTF-16, every other byte of ASCII letters is zero."""
+    for encoding, zeros in (("utf-16-le", content[1:200:2]), ("utf-16-be", content[0:200:2])):
+        if zeros and not any(zeros):
+            return content.decode(encoding, "replace")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def _quoted(text: str) -> str:
