@@ -86,6 +86,27 @@ def random_site(rotations, translations, cell, rng, special):
     return None
 
 
+def drawn(hall_number, digits=8):
+    """Cell, sites (symbol, position) and the whole crystal (numbers, positions) of a setting."""
+    rng = np.random.default_rng(hall_number)
+    rotations, translations = operations_of(hall_number)
+    cell = random_cell(rotations, rng)
+    sites, numbers, positions = [], [], []
+    for symbol, number, special in (("C", 6, False), ("N", 7, True), ("O", 8, True)):
+        position = random_site(rotations, translations, cell, rng, special)
+        if position is None:
+            continue
+        everything = images(position, rotations, translations)
+        distances = [np.abs((p - q) - np.rint(p - q)).max() for p in everything for q in positions]
+        if min(distances, default=1) * 8 < 0.5:
+            continue
+        sites.append((f"{symbol}1", symbol, *(f"{x:.{digits}f}" for x in position)))
+        numbers += [number] * len(everything)
+        positions += list(everything)
+    assert sites
+    return cell, sites, numbers, positions
+
+
 def same_crystal(atoms, numbers, positions, tolerance=1e-4):
     """Whether atoms are these elements (N,) at these fractional positions (N, 3), in any order."""
     if sorted(atoms.numbers) != sorted(numbers):

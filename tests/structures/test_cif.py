@@ -396,15 +396,15 @@ def test_what_ase_writes_is_read_back_in_its_order(tmp_path, atoms, caplog):
     assert read.positions == pytest.approx(ase.io.read(path).positions, abs=1e-9)
 
 
-def test_a_thousand_atoms_are_read_in_a_fraction_of_the_time_of_ase(tmp_path):
+def test_many_atoms_are_read_in_a_fraction_of_the_time_of_ase(tmp_path):
     import time
 
-    atoms = bulk("Si", cubic=True).repeat((4, 4, 4))
+    atoms = bulk("Si", cubic=True).repeat((3, 3, 3))
     atoms.rattle(0.05, rng=np.random.default_rng(0))
     path = tmp_path / "x.cif"
     ase.io.write(path, atoms)
     began = time.process_time()
     ase.io.read(path)
     middle = time.process_time()
-    assert len(read_structure(path)) == 512
+    assert len(read_structure(path)) == 216
     assert time.process_time() - middle < 0.5 * (middle - began)

@@ -4,33 +4,12 @@ import gemmi
 import numpy as np
 import pytest
 from ase.spacegroup import Spacegroup
-from crystals import cif, images, kind_of, operations_of, random_cell, random_site, same_crystal
+from crystals import cif, drawn, kind_of, same_crystal
 
 from nfflr.errors import StructureError
 from nfflr.structures.readers import read_structure
 
 SETTINGS = list(gemmi.spacegroup_table_itb())  # 530, in the order of spglib's Hall numbers
-
-
-def drawn(hall_number, digits=8):
-    """Cell, sites (symbol, position) and the whole crystal (numbers, positions) of a setting."""
-    rng = np.random.default_rng(hall_number)
-    rotations, translations = operations_of(hall_number)
-    cell = random_cell(rotations, rng)
-    sites, numbers, positions = [], [], []
-    for symbol, number, special in (("C", 6, False), ("N", 7, True), ("O", 8, True)):
-        position = random_site(rotations, translations, cell, rng, special)
-        if position is None:
-            continue
-        everything = images(position, rotations, translations)
-        distances = [np.abs((p - q) - np.rint(p - q)).max() for p in everything for q in positions]
-        if min(distances, default=1) * 8 < 0.5:
-            continue
-        sites.append((f"{symbol}1", symbol, *(f"{x:.{digits}f}" for x in position)))
-        numbers += [number] * len(everything)
-        positions += list(everything)
-    assert sites
-    return cell, sites, numbers, positions
 
 
 def read_named(tmp_path, cell, sites, *lines):
