@@ -170,6 +170,7 @@ def test_what_is_no_cif_names_the_line(refused):
 
 def test_a_file_that_ends_inside_a_row_may_be_truncated(refused):
     refused(cif(CUBE, DIAMOND)[:-6], "line 8", "may be truncated")
+    refused(cif(CUBE, DIAMOND).replace("0.25 0.25 0.25", "0.25 0.25"), "line 8", "all its columns")
 
 
 def test_several_blocks_are_several_structures_and_those_without_atoms_are_none(tmp_path, caplog):

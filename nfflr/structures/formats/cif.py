@@ -80,9 +80,10 @@ def read(path: Path) -> Iterator[ase.Atoms]:
         StructureError: the file is no CIF, or a block cannot mean one structure; names file, frame and block.
     """
     with open_with_compression(str(path), "rb") as file:
-        text = _quoted(_decoded(file.read()))
+        original = _decoded(file.read())
+    text = _quoted(original)
     try:
-        blocks = _blocks(text)
+        blocks = _blocks(text, cut=not original.endswith(("\n", "\r")))
     except BadValue as error:
         raise StructureError(f"{path}: frame 0 cannot be read as CIF: {error}") from error
     count = 0
@@ -143,8 +144,8 @@ def _quoted(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _blocks(text: str) -> list[Block]:
-    """The data blocks.
+def _blocks(text: str, cut: bool) -> list[Block]:
+    """The data blocks; ``cut`` says that the file ends without a line end, as one does that was cut.
 
     Raises:
         BadValue: the text is no CIF; names the line.
@@ -152,26 +153,24 @@ def _blocks(text: str) -> list[Block]:
     try:
         document = gemmi.cif.read_string(text, check_level=0)
     except (ValueError, RuntimeError) as error:
-        raise BadValue(_reason(str(error), text)) from error
+        raise BadValue(_reason(str(error), text, cut)) from error
     return [block_of(block) for block in document]
 
 
-def _reason(message: str, text: str) -> str:
+def _reason(message: str, text: str, cut: bool) -> str:
     """gemmi's message with the line of the file."""
     match = re.match(r"string:(\d+)(?::\d+)?(?:\(\d+\))?:? ?(.*)", message)
     line, reason = (int(match[1]), match[2]) if match else (1, message)
-    lines = text.splitlines()
+    rows = text.splitlines()
     if "number of values in loop" in reason:
-        later = [row.split(None, 1)[0].lower() for row in lines[line:] if row.strip()]
-        values = [k for k, word in enumerate(later) if not word.startswith("_")]
-        ends = not any(
-            word.startswith(("_", "loop_", "data_")) for word in later[values[0] if values else 0 :]
-        )
+        words = [row.split(None, 1)[0].lower() for row in rows[line:] if row.strip()]
+        values = next((k for k, word in enumerate(words) if not word.startswith("_")), len(words))
+        cut = cut and not any(word.startswith(("_", "loop_", "data_")) for word in words[values:])
         reason = "the values of this loop do not fill its rows"
-        reason += "; the file may be truncated" if ends else "; give every row all its columns"
-    elif "unterminated" in reason and line >= len(lines):
-        reason += "; the file may be truncated"
-    return f"line {line}: {reason}"
+        reason += "" if cut else "; give every row all its columns, and quotes in pairs"
+    else:
+        cut = cut and line >= len(rows)
+    return f"line {line}: {reason}" + ("; the file may be truncated" if cut else "")
 
 
 def _blank(block: Block) -> bool:
