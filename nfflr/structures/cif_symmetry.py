@@ -69,6 +69,8 @@ def symmetry_of(block: Block, cell: np.ndarray) -> Symmetry:
         return _by_hall(hall, name, claimed, operations, cell)
     if name or claimed:
         return _by_name(block, name, claimed, cell)
+    if any(tag.startswith(("_space_group_magn_", "_space_group_ssg_")) for tag in block.columns):
+        raise BadValue("a magnetic space group needs its list of operations; " + WRITE)
     return Symmetry(parse_operations(["x,y,z"]), True, "P 1", [], [], [])
 
 

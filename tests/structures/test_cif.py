@@ -365,6 +365,7 @@ def test_magnetic_files_are_read_without_moments_and_modulated_ones_refused(read
     expected = [[0.1, 0.2, 0.3], [0.9, 0.8, 0.7], [0.6, 0.7, 0.3], [0.4, 0.3, 0.7]]
     assert same_crystal(atoms, [26] * 4, expected) and "magnetic moments are not read" in caplog.text
     refused(cif(CUBE, DIAMOND, ["_cell_modulation_dimension 1"]), "modulated")
+    refused(cif(CUBE, DIAMOND, ['_space_group_magn.name_BNS "P -1"']), "list of all operations")
 
 
 def test_macromolecular_files_are_refused(refused):

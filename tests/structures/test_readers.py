@@ -343,7 +343,6 @@ def test_no_file_of_which_no_byte_is_missing_is_called_truncated_or_damaged(tmp_
         "x.res": "res",
         "x.json": "json",
         "x.pdb": "proteindatabank",
-        "x.in": "aims",
     }
     rng = np.random.default_rng(5)
     refusals = 0
@@ -372,9 +371,7 @@ def test_no_file_of_which_no_byte_is_missing_is_called_truncated_or_damaged(tmp_
 def test_what_stopped_the_reader_of_ase_stands_in_a_sentence(tmp_path):
     path = tmp_path / "x.gen"
     path.write_text("two C\nSi\n1 1 0 0 0\n")
-    expected = (
-        r"frame 0 cannot be read as gen \(ASE's reader stopped at: .*'two'\); check the file"
-    )
+    expected = r"frame 0 cannot be read as gen \(ASE's reader stopped at: .*'two'\); check the file"
     with pytest.raises(StructureError, match=expected):
         read_structures(path)
 

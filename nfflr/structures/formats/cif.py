@@ -291,6 +291,8 @@ def _best_reading(sites: list[Site], symmetry: Symmetry, cell: np.ndarray) -> Cr
         raise problem or BadValue("no setting of its space group fits the cell")
     ranks = [(crystal.multiplicities_agree(), closeness(crystal, cell) > SHORT) for _, crystal in readings]
     title, crystal = readings[ranks.index(max(ranks))]
+    if title != symmetry.title and readings[0][0] != symmetry.title:
+        symmetry.notes.append(f"{title!r} is taken, as {symmetry.title!r} would bring atoms together")
     others = [name for name, other in readings if not crystal.same_as(other, cell)]
     if others:
         symmetry.notes.append(
