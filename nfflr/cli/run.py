@@ -39,7 +39,13 @@ class Job:
 
     def digests(self) -> list[str]:
         """SHA-256 of each file, which tells that one has changed since."""
-        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in self.paths]
+        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in self.files()]
+
+    def files(self) -> list[Path]:
+        """The files that the paths mean, where ``file@K`` names a frame."""
+        from ..structures.readers import file_and_frame
+
+        return [file_and_frame(path)[0] for path in self.paths]
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,8 @@ class Run:
             return Begun(outputs, asked, time.perf_counter(), done)
         # Killed while it wrote its results, of which the JSON is the last: they are written again.
         half = self.resume and not outputs.paths["json"].exists()
-        outputs.claim(self.overwrite or half, {path.resolve() for one in self.jobs for path in one.paths})
+        inputs = {path.resolve() for one in self.jobs for path in one.files()}
+        outputs.claim(self.overwrite or half, inputs)
         return Begun(outputs, asked, time.perf_counter())
 
     def write(
@@ -207,10 +214,15 @@ class Run:
         return Finding(source, result.message, 0 if result.converged else 5, result)
 
     def attach(self, source: str, structures: list[ase.Atoms]):
-        """A calculator, which refuses unknown elements before the first step."""
+        """A calculator, which refuses unknown elements before the first step, and atoms far too close."""
+        from ..structures.checks import check_trained_distances
+
         calculator = self.models.calculator(source)
+        shortest = getattr(calculator, "shortest_distances", None)
         for atoms in structures:
             atoms.calc = calculator
+            if shortest is not None:
+                check_trained_distances(atoms, shortest)
         return calculator
 
     def _find(self, job: Job, structures: list[ase.Atoms], source: str, stack: ExitStack) -> Finding:

@@ -6,6 +6,9 @@ import ase
 import numpy as np
 
 from ..errors import StructureError
+from .close_pairs import ClosePairs, close_pairs
+
+CLOSEST = 0.3  # Å; atoms that are closer in a file are a mistake in it
 
 
 def check_structure(atoms: ase.Atoms, name: str = "structure") -> None:
@@ -48,3 +51,49 @@ def check_cell(cell: np.ndarray, pbc: np.ndarray, name: str = "structure") -> No
         if np.linalg.svd(unit, compute_uv=False)[-1] < 1e-9:
             axes = ", ".join("abc"[axis] for axis in np.flatnonzero(pbc))
             raise StructureError(f"{name}: periodic axes {axes} are linearly dependent; check the cell")
+
+
+def check_distances(atoms: ase.Atoms, name: str = "structure") -> None:
+    """Refuse a structure in which two atoms are closer than ``CLOSEST`` Å.
+
+    Raises:
+        StructureError: names both atoms, the image and the distance.
+    """
+    pairs = close_pairs(atoms.positions, atoms.cell.array, atoms.pbc, CLOSEST)
+    if len(pairs.distances):
+        raise StructureError(
+            f"{name}: {_pair(atoms, pairs, 0)}; atoms closer than {CLOSEST} Å are a mistake, correct the file"
+        )
+
+
+def check_trained_distances(atoms: ase.Atoms, shortest: np.ndarray, name: str = "structure") -> None:
+    """Refuse two atoms closer than half of the shortest distance that a potential was trained on.
+
+    Args:
+        shortest: (Z, Z) Å by atomic numbers; 0 or infinite where no pair is known.
+
+    Raises:
+        StructureError: names both atoms, the image, and both distances.
+    """
+    numbers = np.unique(atoms.numbers)
+    table = np.where(np.isfinite(shortest), shortest, 0.0) / 2
+    cutoff = table[np.ix_(numbers, numbers)].max()
+    if not cutoff:
+        return
+    pairs = close_pairs(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
+    limits = table[atoms.numbers[pairs.first], atoms.numbers[pairs.second]]
+    close = np.flatnonzero(pairs.distances < limits)
+    if len(close):
+        k = int(close[0])
+        raise StructureError(
+            f"{name}: {_pair(atoms, pairs, k)}, less than half of the shortest such distance that the "
+            f"potential was trained on ({2 * limits[k]:.3g} Å); correct the structure"
+        )
+
+
+def _pair(atoms: ase.Atoms, pairs: ClosePairs, k: int) -> str:
+    i, j = int(pairs.first[k]), int(pairs.second[k])
+    image = f" in the image {tuple(map(int, pairs.shifts[k]))}" if pairs.shifts[k].any() else ""
+    atoms_named = f"atoms {i} and {j} ({atoms.symbols[i]}, {atoms.symbols[j]}){image}"
+    distance = pairs.distances[k]
+    return f"{atoms_named} " + (f"are {distance:.3g} Å apart" if distance > 1e-3 else "coincide")

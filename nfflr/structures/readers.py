@@ -1,24 +1,23 @@
-"""Structures from files, with errors that name the file and the frame."""
+"""The one door for structures from files, with errors that name the file and the frame."""
 
 from __future__ import annotations
 
-import io
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import ase
-import ase.db
-import ase.io
 import ase.io.formats
 
-from ..errors import ConfigError, StructureError
+from ..errors import ConfigError, NFFLrError, StructureError
+from ..notes import note
 from . import formats
-from .checks import check_structure
+from .advice import advise
+from .ase_formats import DATABASES, format_of, read_with_ase
+from .checks import check_distances, check_structure
 
-REFUSED = {  # parsers of ASE's that must not be let loose on a file from elsewhere
-    "castep-cell": "its parser starts the CASTEP program",
-    "cp2k-restart": "its parser never ends on a damaged file",
-}
+FRAME = re.compile(r"(.+)@(-?\d+)$")
 
 
 def read_structures(path: str | Path) -> list[ase.Atoms]:
@@ -41,9 +40,84 @@ def read_structures(path: str | Path) -> list[ase.Atoms]:
         raise StructureError(f"{path}: holds no structure; expected at least one")
     if _ends_inside_a_number(path):
         raise StructureError(
-            f"{path}: frame {len(frames) - 1} cannot be read (it ends inside a number); the file is truncated"
+            f"{path}: frame {len(frames) - 1} cannot be read (it seems to end inside a number: the last one "
+            "has fewer decimals, and no line end follows); the file may be truncated, or add a line end"
         )
     return frames
+
+
+def read_structure(path: str | Path) -> ase.Atoms:
+    """Read a file for one structure: of several, the last (as ASE does), or frame K of ``file@K``.
+
+    Frames count from 0, and from -1 backwards. A note says which frame was taken where nobody chose it, and
+    what else about the structure may not be as meant.
+
+    Raises:
+        ConfigError: there is no such file or frame.
+        StructureError: as ``read_structures``; or two atoms are closer than 0.3 Å.
+    """
+    file, index = file_and_frame(path)
+    frames = read_structures(file)
+    count = len(frames)
+    if index is None and count > 1:
+        note(f"{file}: holds {count} structures; the last is used ({file.name}@0 would be the first)")
+    place = -1 if index is None else index
+    if not -count <= place < count:
+        raise ConfigError(f"{path}: no such frame; the file holds {count}, from 0 to {count - 1}")
+    atoms = frames[place]
+    check_distances(atoms, f"{file}: frame {place % count}" if count > 1 else str(file))
+    advise(atoms, str(path))
+    return atoms
+
+
+def file_and_frame(path: str | Path) -> tuple[Path, int | None]:
+    """The file that ``file@K`` means, and K; a file whose own name is that counts more."""
+    match = FRAME.match(str(path))
+    if match is None or Path(path).exists():
+        return Path(path), None
+    return Path(match[1]), int(match[2])
+
+
+def _frames(path: Path) -> Iterator[ase.Atoms]:
+    count = 0
+    try:
+        for atoms in _iterate(path):
+            if not isinstance(atoms, ase.Atoms):  # some of ASE's parsers find nothing without a word
+                raise ValueError("no structure found in it")
+            yield atoms
+            count += 1
+    except (GeneratorExit, NFFLrError):
+        raise
+    except Exception as error:  # ASE's parsers raise whatever their line of code happened to raise
+        raise StructureError(f"{path}: frame {count} {_failure(path, error)}") from error
+
+
+def _failure(path: Path, error: Exception) -> str:
+    """What went wrong in ASE's reader, in a sentence."""
+    if isinstance(error, ase.io.formats.UnknownFileTypeError) and path.suffix not in DATABASES:
+        if path.stat().st_size == 0:
+            return "cannot be read (the file is empty); give a file with a structure"
+        return (
+            f"cannot be read (unknown file format {path.suffix or path.name!r}); name it by its format, as "
+            ".xyz, .cif or .vasp, or convert it to one of these"
+        )
+    if isinstance(error, EOFError):
+        return "cannot be read (the file ends too early); it is truncated, copy it again"
+    kind = "this format"
+    with suppress(Exception):  # the format of a damaged archive is not known
+        kind = format_of(path)
+    reason = " ".join(str(error).split())
+    name = type(error).__name__
+    reason = f"{name}: {reason}" if reason and " " not in reason else reason or name
+    return (
+        f"cannot be read as {kind} (ASE's reader stopped at: {reason}); check the file, or convert it to "
+        "extended XYZ or CIF"
+    )
+
+
+def _iterate(path: Path) -> Iterator[ase.Atoms]:
+    reader = formats.find(path)
+    yield from read_with_ase(path) if reader is None else reader.read(path)
 
 
 def _ends_inside_a_number(path: Path) -> bool:
@@ -67,66 +141,6 @@ def _decimals(cell: str) -> int:
     """Digits behind the point of a plain decimal number; 0 for anything else."""
     whole, _, fraction = cell.partition(".")
     return len(fraction) if fraction.isdigit() and whole.lstrip("+-").isdigit() else 0
-
-
-def _frames(path: Path) -> Iterator[ase.Atoms]:
-    count = 0
-    try:
-        for atoms in _iterate(path):
-            if not isinstance(atoms, ase.Atoms):  # some of ASE's parsers find nothing without a word
-                raise ValueError("no structure found in it")
-            yield atoms
-            count += 1
-    except GeneratorExit:
-        raise
-    except Exception as error:  # ASE's parsers raise whatever their line of code happened to raise
-        if isinstance(error, StructureError):
-            raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, ase.io.formats.UnknownFileTypeError):
-            reason = f"unknown file format {reason}"
-        raise StructureError(
-            f"{path}: frame {count} cannot be read ({reason}); the file may be truncated or damaged"
-        ) from error
-
-
-def _iterate(path: Path) -> Iterator[ase.Atoms]:
-    reader = formats.find(path)
-    if reader is not None:
-        yield from reader.read(path)
-        return
-    if path.suffix not in (".db", ".json"):
-        source = _source(path)
-        kind = ase.io.formats.filetype(source, read=isinstance(source, str))
-        if kind in REFUSED:
-            raise StructureError(f"{path}: {kind} is not read, {REFUSED[kind]}; convert it to CIF")
-        yield from ase.io.iread(source, index=":", format=kind, do_not_split_by_at_sign=True)
-        return
-    with ase.db.connect(path, serial=True) as database:  # iread would leave out what a user stored by key
-        for row in database.select():
-            atoms = row.toatoms(add_additional_information=True)
-            atoms.info |= {**atoms.info.pop("data", {}), **atoms.info.pop("key_value_pairs", {})}
-            yield atoms
-
-
-def _source(path: Path) -> str | io.StringIO:
-    """The path, or the unpacked text of a compressed XYZ file: ASE seeks, which would unpack it anew."""
-    name, compression = ase.io.formats.get_compression(path.name)
-    if compression is None or not name.endswith(("xyz", "exyz")):
-        return str(path)
-    with ase.io.formats.open_with_compression(str(path), "rb") as file:
-        text = io.StringIO(file.read().decode())
-    text.name = name  # ASE finds the format by it
-    return text
-
-
-def read_structure(path: str | Path) -> ase.Atoms:
-    """Read a file that holds one structure; of several, the last (as ASE does).
-
-    Raises:
-        ConfigError, StructureError: as ``read_structures``.
-    """
-    return read_structures(path)[-1]
 
 
 def _check_occupancy(atoms: ase.Atoms, name: str) -> None:

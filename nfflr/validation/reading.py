@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import ase
-import ase.io
-import numpy as np
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..errors import ConfigError, NFFLrError, StructureError, did_you_mean
+from ..structures.readers import read_structure
 from ..workflows import contract, workflow_names
 from ..workflows.base import Settings
 from ..workflows.contract import Workflow
@@ -139,13 +138,7 @@ def _settings(folder: Path, entry: TaskEntry, settings: type[Settings]) -> Setti
 def _structure(path: Path) -> ase.Atoms:
     if not path.is_file():
         raise StructureError(f"{path}: no such file; give one of the suite's folder")
-    try:
-        atoms = ase.io.read(path)
-    except Exception as error:  # every format has its own
-        raise StructureError(f"{path}: cannot be read as a structure ({error})") from error
-    assert isinstance(atoms, ase.Atoms)  # without an index, the last
-    if not len(atoms) or not np.isfinite(atoms.positions).all():
-        raise StructureError(f"{path}: holds no atoms, or positions that are not finite")
+    atoms = read_structure(path)
     atoms.calc = None
     return atoms
 

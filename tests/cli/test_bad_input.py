@@ -74,7 +74,7 @@ def test_coincident_atoms_are_named(capsys, tmp_path, checkpoint):
     path = tmp_path / "twins.xyz"
     path.write_text('2\nLattice="9 0 0 0 9 0 0 0 9"\nSi 1 1 1\nSi 1 1 1\n')
     fails(capsys, ["relax", path, "-m", checkpoint, "-o", tmp_path / "out"], 3, path, "0 and 1", "coincide")
-    assert not list((tmp_path / "out").iterdir())
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_truncated_structure_file(capsys, tmp_path, silicon, checkpoint):

@@ -3,18 +3,22 @@
 import gzip
 import io
 import lzma
+import os
 import pickle
+import re
 from pathlib import Path
 
 import ase
 import ase.io
 import numpy as np
 import pytest
+from ase.build import bulk
 from ase.db import connect
 from builders import copper
 
 from nfflr.errors import ConfigError, StructureError
-from nfflr.structures.readers import read_structure, read_structures
+from nfflr.structures.ase_formats import REFUSED
+from nfflr.structures.readers import file_and_frame, read_structure, read_structures
 
 CIF = """data_test
 _cell_length_a 4.0
@@ -177,7 +181,9 @@ def test_an_unknown_format_says_so(tmp_path):
 def test_a_parser_that_finds_nothing_without_a_word_is_an_error(tmp_path):
     path = tmp_path / "data.phonon"
     path.write_text("buy milk\n")
-    with pytest.raises(StructureError, match=r"frame 0 cannot be read \(no structure found in it\)"):
+    with pytest.raises(
+        StructureError, match=r"frame 0 cannot be read as castep-phonon \(.* no structure found in it\)"
+    ):
         read_structures(path)
 
 
@@ -230,3 +236,150 @@ def test_a_pickle_under_any_name_is_never_executed(tmp_path, name):
     with pytest.raises(StructureError, match="cannot be read"):
         read_structures(tmp_path / name)
     assert not canary.exists()
+
+
+def test_of_several_structures_the_last_is_taken_and_said_or_the_one_asked_for(tmp_path, frames, caplog):
+    path = tmp_path / "copper.xyz"
+    path.write_bytes(xyz(frames))
+    read_structure(path)
+    assert "copper.xyz: holds 3 structures; the last is used (copper.xyz@0 would be the first)" in caplog.text
+    caplog.clear()
+    for index, expected in ((0, 0), (2, 2), (-1, 2), (-3, 0)):
+        assert_same([read_structure(f"{path}@{index}")], [frames[expected]], 1e-7)
+    assert caplog.text == ""
+    for index in (3, -4):
+        with pytest.raises(ConfigError, match=r"no such frame; the file holds 3, from 0 to 2"):
+            read_structure(f"{path}@{index}")
+    with pytest.raises(ConfigError, match=r"none\.xyz: no such file"):
+        read_structure(tmp_path / "none.xyz@1")
+    assert file_and_frame(f"{path}@1") == (path, 1)
+    other = tmp_path / "copper.xyz@1"
+    other.write_bytes(xyz(frames[:1]))  # a file of that name counts more
+    assert file_and_frame(other) == (other, None)
+
+
+def test_atoms_closer_than_a_third_of_an_angstrom_are_refused_in_a_structure_but_not_in_data(tmp_path):
+    path = tmp_path / "dimer.xyz"
+    path.write_bytes(xyz([ase.Atoms("Si2", [[0, 0, 0], [0.2, 0, 0]]), bulk("Si")]))
+    assert len(read_structures(path)) == 2
+    read_structure(path)
+    with pytest.raises(StructureError, match=r"frame 0: atoms 0 and 1 \(Si, Si\) are 0.2 Å apart"):
+        read_structure(f"{path}@0")
+
+
+# --- what a file may not do ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def program_castep(tmp_path, monkeypatch):
+    """A program ``castep`` on the PATH that leaves a file when it runs."""
+    folder, canary = tmp_path / "bin", tmp_path / "ran"
+    folder.mkdir()
+    program = folder / "castep"
+    program.write_text(f"#!/bin/sh\ntouch {canary}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    return canary
+
+
+CELL_FILE = """%block lattice_cart
+5 0 0
+0 5 0
+0 0 5
+%endblock lattice_cart
+%block positions_frac
+Si 0 0 0
+%endblock positions_frac
+"""
+
+
+@pytest.mark.parametrize("name", ["x.cell", "x.cell.gz", "x.castep-cell"])
+def test_no_file_starts_a_program(tmp_path, program_castep, name):
+    content = CELL_FILE.encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(StructureError, match="castep-cell is not read, its parser starts the CASTEP program"):
+        read_structure(tmp_path / name)
+    assert not program_castep.exists()
+
+
+def test_no_suite_starts_a_program(tmp_path, program_castep):
+    from nfflr.validation.reading import read_suite
+
+    (tmp_path / "x.cell").write_text(CELL_FILE)
+    (tmp_path / "suite.yaml").write_text("tasks: [{name: a, workflow: relax, structure: x.cell}]")
+    with pytest.raises(StructureError, match="task a: .*castep-cell is not read"):
+        read_suite(tmp_path)
+    assert not program_castep.exists()
+
+
+@pytest.mark.parametrize("kind", sorted(REFUSED))
+def test_parsers_that_run_programs_read_other_files_or_never_end_are_refused(tmp_path, kind):
+    path = tmp_path / f"x.{kind}"  # ASE takes an ending that is no other for the name of a format
+    path.write_text("x\n")
+    with pytest.raises(StructureError, match=f"{kind} is not read, "):
+        read_structure(path)
+
+
+@pytest.mark.parametrize("name", ["postgresql.db", "mysql.xyz", "mariadb.json", "postgres.cif"])
+def test_no_name_of_a_file_stands_for_a_server(tmp_path, monkeypatch, frames, name):
+    monkeypatch.chdir(tmp_path)
+    if name.endswith((".db", ".json")):
+        with connect(tmp_path / name) as database:
+            database.write(frames[0])
+    else:
+        ase.io.write(tmp_path / name, frames[0], format="extxyz" if name.endswith("xyz") else "cif")
+    assert len(read_structure(name)) == len(frames[0])
+
+
+# --- what is said where reading fails --------------------------------------------------------------------
+
+
+def test_no_file_of_which_no_byte_is_missing_is_called_truncated_or_damaged(tmp_path, frames):
+    atoms = frames[0].copy()
+    formats = {"x.xyz": "extxyz", "x.cif": "cif", "POSCAR": "vasp", "x.gen": "gen", "x.xsf": "xsf"}
+    formats |= {
+        "x.traj": "traj",
+        "x.res": "res",
+        "x.json": "json",
+        "x.pdb": "proteindatabank",
+    }
+    rng = np.random.default_rng(5)
+    refusals = 0
+    for name, form in formats.items():
+        path = tmp_path / name
+        ase.io.write(path, atoms, format=form)
+        content = path.read_bytes()
+        for _ in range(12):
+            broken = bytearray(content)
+            place = int(rng.integers(len(broken)))
+            letter = rng.choice([b"x", b"0", b" ", b"\n", b"'", b"-"], 1)[0]
+            broken[place : place + 1] = letter * int(rng.integers(1, 4))
+            path.write_bytes(bytes(broken))
+            try:
+                read_structures(path)
+            except StructureError as error:
+                refusals += 1
+                message = str(error)
+                assert message.startswith(f"{path}: ") and "\n" not in message
+                assert not re.search("truncated|damaged|internal", message), (name, message)
+                # A bare word of Python's says nothing alone.
+                assert len(message.removeprefix(str(path)).split()) > 6, message
+    assert refusals > 20
+
+
+def test_what_stopped_the_reader_of_ase_stands_in_a_sentence(tmp_path):
+    path = tmp_path / "x.gen"
+    path.write_text("two C\nSi\n1 1 0 0 0\n")
+    expected = r"frame 0 cannot be read as gen \(ASE's reader stopped at: .*'two'\); check the file"
+    with pytest.raises(StructureError, match=expected):
+        read_structures(path)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress], ids=["gz", "xz"])
+def test_an_archive_that_ends_early_is_called_truncated(tmp_path, frames, pack):
+    path = tmp_path / ("x.cif" + {gzip.compress: ".gz", lzma.compress: ".xz"}[pack])
+    ase.io.write(tmp_path / "x.cif", frames[0])
+    path.write_bytes(pack((tmp_path / "x.cif").read_bytes())[:-20])
+    with pytest.raises(StructureError, match="ends too early.*truncated"):
+        read_structures(path)

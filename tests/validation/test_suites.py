@@ -64,7 +64,7 @@ def test_a_folder_is_read_relative_to_itself(folder, monkeypatch):
         ({"workflow": "relaxx"}, "no workflow 'relaxx'; did you mean 'relax'?", 2),
         ({"workflow": "zzz"}, "no workflow 'zzz'; expected one of", 2),
         ({"structure": "nickel.vasp"}, "nickel.vasp: no such file", 3),
-        ({"structure": "ref.json"}, "ref.json: cannot be read as a structure", 3),
+        ({"structure": "ref.json"}, "ref.json: frame 0 cannot be read", 3),
         ({"structure": ["cu.vasp", "cu.vasp"]}, "gives 2 structure(s); nff relax takes 1: atoms", 2),
         ({"structure": []}, "structure: ", 2),
         ({"settings": {"fmaxx": 1}}, "settings: fmaxx: unknown name; did you mean 'fmax'?", 2),

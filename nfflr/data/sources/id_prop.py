@@ -74,9 +74,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
         raise StructureError(f"{path}: line 1 cannot be read: not UTF-8 text ({error.reason})") from error
     except csv.Error as error:
         line = reader.line_num
-        raise StructureError(
-            f"{path}: line {line} is not CSV ({error}); the file may be truncated"
-        ) from error
+        raise StructureError(f"{path}: line {line} is not CSV ({error}); correct the line") from error
 
 
 def _is_header(folder: Path, row: list[str]) -> bool:

@@ -91,9 +91,12 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, object]]:
             yield f"{path}: line {number}", json.loads(line)
         except ValueError as error:
             reason = getattr(error, "msg", str(error))
-            raise StructureError(
-                f"{path}: line {number} is not JSON ({reason}); the file may be truncated or damaged"
-            ) from error
+            last = number == text.count("\n") + 1  # a line without its end, as a cut leaves it
+            raise StructureError(f"{path}: line {number} is not JSON ({reason}); {_advice(last)}") from error
+
+
+def _advice(ends_early: bool) -> str:
+    return "the file may be truncated" if ends_early else "correct the file"
 
 
 def _after_blank(text: str, at: int) -> int:
@@ -114,7 +117,7 @@ def _array(path: Path, text: str) -> Iterator[tuple[str, object]]:
     try:
         refuse_deep(text.encode())
     except ValueError as error:
-        raise StructureError(f"{path}: is not JSON of records ({error}); the file may be damaged") from error
+        raise StructureError(f"{path}: is not JSON of records ({error}); correct the file") from error
     while not closing:
         try:
             item, at = decoder.raw_decode(text, at)
@@ -126,9 +129,8 @@ def _array(path: Path, text: str) -> Iterator[tuple[str, object]]:
             line = str(error)
             if isinstance(error, json.JSONDecodeError):
                 line = f"line {error.lineno}: {error.msg}"
-            raise StructureError(
-                f"{path}: record {count} is not JSON ({line}); the file may be truncated or damaged"
-            ) from error
+            last = at >= len(text) or getattr(error, "pos", 0) >= len(text.rstrip()) or "Unterminated" in line
+            raise StructureError(f"{path}: record {count} is not JSON ({line}); {_advice(last)}") from error
         yield f"{path}: record {count}", item
         count += 1
         at = at if closing else _after_blank(text, at + 1)
