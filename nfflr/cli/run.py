@@ -114,6 +114,7 @@ class Run:
         from ..structures.readers import read_structure
 
         structures = [read_structure(path) for path in job.paths]
+        structures = self.workflow.prepare(structures, self.settings, [str(path) for path in job.paths])
         try:
             findings, outputs = self._compute(job, structures)
         except NFFLrError as error:

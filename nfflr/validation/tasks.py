@@ -113,6 +113,8 @@ class Task:
         try:
             for atoms in structures:
                 atoms.calc = calculator  # unknown elements are refused here
+            names = [f"task {self.name}"] * len(structures)
+            structures = self.workflow.prepare(structures, self.settings, names)
             result = self.workflow.function(*structures, calculator, self.settings, progress)
             if not result.converged:
                 meant = {n: self._score(s, result) for n, s in self.scores.items() if s.of_failure}

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import ase
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ..errors import ConfigError, did_you_mean
 from ..units import unit_of
+from .attributes import follow_rule, prepared
 from .base import Labelled, Result, Settings, Table, Text
 from .scores import Score, default_scores
 
@@ -42,11 +43,24 @@ class Workflow:
     archives: bool
     scores: dict[str, Score]
 
+    def prepare(
+        self, structures: Sequence[ase.Atoms], settings: BaseModel, names: Sequence[str]
+    ) -> list[ase.Atoms]:
+        """Structures with the workflow's rule for what they carry applied (see ``attributes``).
+
+        Args:
+            names: by which notes and errors call them, such as their files.
+
+        Raises:
+            StructureError: one carries what the workflow refuses.
+        """
+        return prepared(self.function, structures, settings, names)
+
 
 def find_workflow(name: str) -> Workflow:
     """The workflow of ``nfflr/workflows/<name>.py``."""
     module = importlib.import_module(f"..{name}", __name__)
-    function = getattr(module, name)
+    function = follow_rule(getattr(module, name))
     signature = inspect.signature(function, eval_str=True)
     plot = getattr(module, "plot", None)
     return Workflow(

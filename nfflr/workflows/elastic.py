@@ -21,6 +21,7 @@ from pydantic import Field
 
 from ..errors import NumericsError
 from ..units import GPA, Unit
+from .attributes import follow_rule
 from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent, symmetry_of
 from .batch import evaluate
 from .relax import RelaxSettings, relax
@@ -76,6 +77,7 @@ class ElasticResult(Result):
     residual_stress: Annotated[Array, Unit("GPa")]  # (6,) of the start, xx, yy, zz, yz, xz, xy
 
 
+@follow_rule
 def elastic(
     atoms: ase.Atoms,
     calculator: Calculator,

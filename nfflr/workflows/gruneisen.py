@@ -16,6 +16,7 @@ from pydantic import Field
 
 from ..units import Unit
 from .archive import Archive
+from .attributes import follow_rule
 from .base import Array, Progress, Result, silent
 from .lattice.bands import BandPath, band_path, ticks
 from .lattice.figures import WIDTH, curves, draw_path
@@ -65,6 +66,7 @@ class GruneisenResult(Result):
     mesh_gruneisen: Array  # (K, B)
 
 
+@follow_rule
 def gruneisen(
     atoms: ase.Atoms,
     calculator: Calculator,

@@ -16,6 +16,7 @@ from pydantic import SkipValidation
 from ..errors import NumericsError
 from ..units import Unit
 from .archive import Archive, same_run
+from .attributes import follow_rule
 from .base import Array, Labelled, Progress, Result, Table, silent
 from .dynamics.averages import mean_and_error, slope_and_error
 from .dynamics.distances import radial_distribution
@@ -91,6 +92,7 @@ class MdResult(Result):
     uncertain: Annotated[ase.Atoms | None, Labelled()] = None
 
 
+@follow_rule
 def md(
     atoms: ase.Atoms,
     calculator: Calculator,

@@ -17,6 +17,7 @@ from spglib import SpglibDataset
 from ..errors import NumericsError
 from ..units import Unit
 from .archive import Archive
+from .attributes import follow_rule
 from .base import Array, Progress, Result, Text, silent
 from .lattice.bands import BandPath, band_path, name_of, ticks
 from .lattice.density import density_of_states
@@ -86,6 +87,7 @@ class PhononsResult(Result):
     modulated: ase.Atoms | None
 
 
+@follow_rule
 def phonons(
     atoms: ase.Atoms,
     calculator: Calculator,
@@ -136,7 +138,6 @@ def _result(phonon: Phonopy, path: BandPath, settings: PhononsSettings) -> Phono
     stable = mode.frequency >= -settings.tolerance
     follow = None if stable else modulated(phonon, mode, settings.modulation, settings.tolerance)
     space_group = phonon.symmetry.dataset
-    assert isinstance(space_group, SpglibDataset)  # no magnetic moments were given
     return PhononsResult(
         converged=True,
         message=_message(phonon, mode, stable, path),
@@ -147,7 +148,8 @@ def _result(phonon: Phonopy, path: BandPath, settings: PhononsSettings) -> Phono
         zero_point_energy=zero_point,
         displacements=len(supercells(phonon)),
         supercell_matrix=phonon.supercell_matrix,
-        space_group=space_group.international,
+        # Unequal masses on equivalent sites leave no symmetry to phonopy.
+        space_group=space_group.international if isinstance(space_group, SpglibDataset) else "P1",
         cell=phonon.primitive.cell,
         scaled_positions=phonon.primitive.scaled_positions,
         symbols=phonon.primitive.symbols,

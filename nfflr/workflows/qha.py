@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from ..errors import NumericsError
 from ..units import GPA, Unit
 from .archive import Archive
+from .attributes import follow_rule
 from .base import Array, Progress, Result, silent
 from .lattice.figures import WIDTH, curves
 from .lattice.harmonic import displaced, rest, set_force_constants
@@ -78,6 +79,7 @@ class QhaResult(Result):
     atoms_per_cell: int
 
 
+@follow_rule
 def qha(
     atoms: ase.Atoms,
     calculator: Calculator,

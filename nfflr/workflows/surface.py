@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 
 from ..errors import StructureError
 from ..units import Unit
+from .attributes import follow_rule
 from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent, stress_note, symmetry_of
 from .batch import evaluate
 from .relax import RelaxSettings, relax
@@ -73,6 +74,7 @@ class SurfaceResult(Result):
     slab: ase.Atoms
 
 
+@follow_rule
 def surface(
     atoms: ase.Atoms,
     calculator: Calculator,
