@@ -4,7 +4,13 @@ A message is one line: ``<file or item>: <what is wrong; what was expected; what
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# Torch raises a plain RuntimeError, C++ libraries what they throw; only the text tells.
+ALLOCATION = re.compile(
+    r"(can't|cannot|could not|unable to) allocate|not enough memory|out of memory|bad_alloc", re.IGNORECASE
+)
 
 
 class NFFLrError(Exception):
@@ -55,6 +61,17 @@ class StoppedError(KeyboardInterrupt):
     def __init__(self, message: str, signum: int):
         super().__init__(message)
         self.signum, self.exit_code = signum, 128 + signum
+
+
+def is_lack_of_resources(error: BaseException) -> bool:
+    """Whether memory, disk or network failed: the same work may succeed later, or on another machine.
+
+    Code that takes any error of a calculator for a result has to let these pass. A missing file does not
+    count, as programs that crash leave no output.
+    """
+    if isinstance(error, NFFLrError | FileNotFoundError):
+        return isinstance(error, ResourceError)
+    return isinstance(error, MemoryError | OSError) or ALLOCATION.search(str(error)) is not None
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

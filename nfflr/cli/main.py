@@ -146,6 +146,9 @@ def nff(debug: bool) -> None:
 
 def main() -> None:
     """Entry point: run a command and exit with the code of ``nfflr.errors``."""
+    # Figures go to files. The backend of a notebook or a desktop, which this process inherits, need not exist
+    # here, and matplotlib would then refuse to be imported. Processes started from here inherit it.
+    os.environ["MPLBACKEND"] = "agg"
     sys.exit(run(sys.argv[1:]))
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..data.graph import Graph
 from ..data.inputs import as_graph
-from ..errors import ConfigError, NFFLrError, NumericsError, StructureError
+from ..errors import ConfigError, NFFLrError, NumericsError, StructureError, is_lack_of_resources
 from ..structures.checks import check_structure
 from .base import Input, stress_from_virial
 from .convention import Convention
@@ -236,6 +236,8 @@ class Wrapped(nn.Module):
         except NFFLrError:
             raise
         except Exception as error:
+            if is_lack_of_resources(error):
+                raise
             reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
             raise ConfigError(
                 f"{self.name}: failed when it was tried on {atoms.symbols} ({reason}); give elements= "
@@ -251,6 +253,8 @@ class Wrapped(nn.Module):
         try:
             slopes = self._evaluate(graph, wanted, False)[1]
         except RuntimeError as error:  # it differentiates, and keeps nothing for a second derivative
+            if is_lack_of_resources(error):
+                raise
             reason = str(error).strip().splitlines()[0]
             logger.warning(f"{self.name}: gives no {' and '.join(sorted(wanted))}: {reason}")
             return set()
