@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 from .. import __version__
 from ..errors import StoppedError, did_you_mean
 from ..workflows import workflow_names
+from .arguments import as_click_takes
 from .dress import Context, dress
 from .failure import explain, fail
 from .interrupts import heeded_sigterm
@@ -31,6 +32,26 @@ TOPICS = (  # what people want to do, in the order of the map; a file may name a
     "Judge a potential",
     "Faster, and in other programs",
 )
+OTHER_NAMES = {  # of commands, in other programs
+    **dict.fromkeys(("opt", "optimize", "optimise", "minimize", "minimise", "geomopt"), "relax"),
+    **dict.fromkeys(("singlepoint", "single-point", "predict"), "energy"),
+    **dict.fromkeys(("bands", "dos"), "phonons"),
+    **dict.fromkeys(("dynamics", "run"), "md"),
+    **dict.fromkeys(("fit", "fine-tune", "finetune"), "train"),
+    **dict.fromkeys(("test", "eval"), "evaluate"),
+    "list": "models",
+    "benchmark": "bench",
+}
+OTHER_OPTIONS = {  # likewise
+    **dict.fromkeys(("--calculator", "--calc", "--potential", "--checkpoint"), "--model"),
+    **dict.fromkeys(("--gpu", "--cuda", "--cpu"), "--device"),
+    **dict.fromkeys(("--force", "--clobber"), "--overwrite"),
+    **dict.fromkeys(("--dt", "--time-step"), "--timestep"),
+    **dict.fromkeys(("--nprocs", "--cores", "--workers"), "--jobs"),
+    "--restart": "--resume",
+    "--precision": "--dtype",
+    "--relax-cell": "--cell",
+}
 FIRST_STEPS = """\b
 First steps:
   nff relax tutorials/structures/si-interstitial.cif
@@ -107,9 +128,15 @@ class LazyGroup(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]):
         name = args[0]
         if not name.startswith("-") and name not in self.list_commands(ctx):
-            hint = did_you_mean(name, self.list_commands(ctx))
-            raise click.UsageError(f"{name}: no such command{hint}", ctx)
-        return super().resolve_command(ctx, args)
+            raise click.UsageError(f"{name}: no such command{_meant(args, self.list_commands(ctx))}", ctx)
+        name, command, args = super().resolve_command(ctx, args)
+        if command is not None:
+            own = click.Context(command, info_name=name, parent=ctx)
+            try:
+                args = as_click_takes(command.get_params(own), args)
+            except click.UsageError as error:
+                raise click.UsageError(error.message, own) from error
+        return name, command, args
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Names with their summaries; click's own imports every command."""
@@ -180,13 +207,16 @@ def _usage(error: click.ClickException, arguments: list[str]) -> str:
     """What is wrong with the line, the offender first, in words of users rather than of programs."""
     message = " ".join(error.format_message().split()).rstrip(".")
     if isinstance(error, click.NoSuchOption):
-        message = f"{error.option_name}: no such option"
-        if error.possibilities:
-            message += f"; did you mean {error.possibilities[0]!r}?"
+        message = f"{error.option_name}: no such option{_option_meant(error, arguments)}"
     elif isinstance(error, click.MissingParameter) and error.param is not None and error.ctx is not None:
         message = f"{error.param.get_error_hint(error.ctx)}: missing".replace("'", "")
     elif isinstance(error, click.BadParameter) and error.param is not None and error.ctx is not None:
         message = f"{error.param.get_error_hint(error.ctx)}: ".replace("'", "") + _plain(error.message)
+        value = error.message.split("'")[1] if error.message.startswith("'") else ""
+        if isinstance(error.param.type, click.Choice):
+            message += did_you_mean(value, error.param.type.choices)
+        elif "whole number" in message and value.count("e") == 1 and _is_whole(value):
+            message += f"; write {float(value):.0f}"
         if isinstance(error.param.type, click.Tuple):
             message += f"; expected {error.param.metavar}"
     elif isinstance(error, click.BadOptionUsage):  # the value is missing
@@ -200,6 +230,50 @@ def _usage(error: click.ClickException, arguments: list[str]) -> str:
 
 
 def _plain(reason: str) -> str:
-    return (
-        reason.rstrip(".").replace("a valid float", "a number").replace("a valid integer", "a whole number")
-    )
+    for programs, people in (
+        ("a valid float range", "a number"),
+        ("a valid float", "a number"),
+        ("a valid integer range", "a whole number"),
+        ("a valid integer", "a whole number"),
+    ):
+        reason = reason.replace(programs, people)
+    return reason.rstrip(".")
+
+
+def _is_whole(value: str) -> bool:
+    try:
+        return float(value).is_integer()
+    except ValueError:
+        return False
+
+
+def _meant(arguments: list[str], commands: list[str]) -> str:
+    """What somebody wanted who typed no command first."""
+    name = arguments[0]
+    if name == "help":
+        named = " ".join(n for n in arguments[1:2] if n in commands)
+        return f"; write {' '.join(['nff', *([named] if named else []), '--help'])}"
+    if name == "version":
+        return "; write nff --version"
+    if Path(name).exists():
+        return f"; the command comes first, as nff relax {name}"
+    return f"; did you mean {OTHER_NAMES[name]!r}?" if name in OTHER_NAMES else did_you_mean(name, commands)
+
+
+def _option_meant(error: click.NoSuchOption, arguments: list[str]) -> str:
+    """The option of the command that comes nearest; of ``nff`` itself, that options follow the command."""
+    name, context = error.option_name, error.ctx
+    if context is None:
+        return ""
+    named = [n for n in arguments if n in command_files()][:1]
+    if context.parent is None and named:
+        return f"; options follow the command, as nff {named[0]} {name}"
+    options = [
+        option
+        for parameter in context.command.get_params(context)
+        if isinstance(parameter, click.Option)
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    ]
+    if (other := OTHER_OPTIONS.get(name)) in options:
+        return f"; did you mean {other!r}?"
+    return did_you_mean(name, [option for option in options if option.startswith("--")])

@@ -14,6 +14,7 @@ import ase.io.formats
 from ..errors import ConfigError, StructureError
 from . import formats
 from .checks import check_structure
+from .kinds import OTHERS, kind_of
 
 REFUSED = {  # parsers of ASE's that must not be let loose on a file from elsewhere
     "castep-cell": "its parser starts the CASTEP program",
@@ -32,6 +33,8 @@ def read_structures(path: str | Path) -> list[ase.Atoms]:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; check the path")
+    if (kind := kind_of(path)) in OTHERS:
+        raise ConfigError(f"{path}: is {kind}, not a structure; {OTHERS[kind]}")
     frames: list[ase.Atoms] = []
     for atoms in _frames(path):
         check_structure(atoms, f"{path}: frame {len(frames)}")
