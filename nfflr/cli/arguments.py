@@ -1,4 +1,4 @@
-"""What people type, as click takes it: three values with commas, and slips that click would read otherwise."""
+"""What people type, as click takes it: values with commas, and slips that click would read otherwise."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ SLIP = re.compile(r"-[a-zA-Z][a-zA-Z-]+")  # an option with one dash
 
 
 def as_click_takes(parameters: Iterable[click.Parameter], arguments: Sequence[str]) -> list[str]:
-    """Arguments in which an option's several values are apart: ``--supercell 2,2,2`` as ``--supercell 2 2 2``,
-    and ``--sizes 8,64`` as ``--sizes 8 --sizes 64``.
+    """Arguments with the several values of an option apart.
+
+    ``--supercell 2,2,2`` becomes ``--supercell 2 2 2``, and ``--sizes 8,64`` ``--sizes 8 --sizes 64``.
 
     Raises:
-        click.UsageError: an option with one dash, which click would take for letters, or a word after a switch.
+        click.UsageError: an option with one dash, which click would take for letters; yes or no after a
+            switch.
     """
     options = {name: p for p in parameters if isinstance(p, click.Option) for name in _names(p)}
     remaining, result = list(arguments), []
@@ -32,7 +34,7 @@ def as_click_takes(parameters: Iterable[click.Parameter], arguments: Sequence[st
             _refuse_one_dash(token, options)
             result.append(token)
         elif option.is_flag:
-            _refuse_answer(name, remaining)
+            _refuse_answer(option, name, remaining)
             result.append(token)
         elif (separate := _separate(option)) is None or not (equals or remaining):
             result.append(token)
@@ -75,7 +77,9 @@ def _refuse_one_dash(token: str, options: dict[str, click.Option]) -> None:
         raise click.UsageError(f"{name}: the names of options have two dashes; write -{name}")
 
 
-def _refuse_answer(name: str, following: Sequence[str]) -> None:
+def _refuse_answer(option: click.Option, name: str, following: Sequence[str]) -> None:
     """A switch takes no value: ``--cell yes`` would be taken for a structure called yes."""
     if following and following[0].lower() in ANSWERS and not Path(following[0]).exists():
-        raise click.UsageError(f"{name}: takes no value; leave {following[0]!r} out")
+        both = f"write {' or '.join(_names(option))}"
+        advice = both if option.secondary_opts else f"leave {following[0]!r} out"
+        raise click.UsageError(f"{name}: takes no value; {advice}")

@@ -12,6 +12,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -19,17 +20,21 @@ from rich.progress import (
 
 BAR = 12  # its width
 FRAME = BAR + 36  # and that of steps, times and spaces
+TIME = 10  # width of the time and of spaces, where the number of steps is not known
+
+
+def _columns(counted: bool) -> tuple[ProgressColumn, ...]:
+    """What the bar shows; without a number of steps, ``0/?`` and the time that remains would say nothing."""
+    name, text = TextColumn("[bold]{task.description}"), TextColumn("{task.fields[numbers]}", markup=False)
+    if not counted:
+        return name, text, TimeElapsedColumn()
+    steps = BarColumn(bar_width=BAR), MofNCompleteColumn()
+    return name, *steps, text, TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn()
 
 
 def _bar(console: Console) -> Progress:
     return Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=BAR),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        TimeElapsedColumn(),
-        TextColumn("<"),
-        TimeRemainingColumn(),
+        *_columns(counted=False),
         console=console,
         redirect_stdout=sys.stdout.isatty(),  # a pipe gets what is printed for it
     )
@@ -53,13 +58,14 @@ def steady(value: float) -> str:
 
 @contextmanager
 def training_bar(name: str, enabled: bool = True) -> Iterator:
-    """``update(done, total, text)`` drawn as one line on stderr."""
+    """``update(done, total, text)`` drawn as one line on stderr; a total of None: not known yet."""
     console = Console(file=sys.stderr)
     with _bar(console) if enabled and console.is_terminal else _Silent() as bar:
         task = bar.add_task(name, total=None, numbers="starting")
-        room = max(8, console.width - len(name) - FRAME)
 
-        def update(done: int, total: int, text: str) -> None:
+        def update(done: int, total: int | None, text: str) -> None:
+            room = max(8, console.width - len(name) - (TIME if total is None else FRAME))
+            bar.columns = _columns(counted=total is not None)
             bar.update(
                 task, completed=done, total=total, numbers=textwrap.shorten(text, room, placeholder=" …")
             )
