@@ -84,7 +84,7 @@ def plain_reason(error: Mapping[str, Any]) -> str:
         "should be a whole number, got 'ten'"
     """
     if error["type"] == "missing":
-        return "is missing"
+        return "is missing, and required"
     reason = PLAIN.get(error["type"]) or str(error["msg"])
     reason = reason.removeprefix("Value error, ").replace("Input should", "should")
     return f"{reason}, got {reprlib.repr(error['input'])}"

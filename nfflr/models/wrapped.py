@@ -42,9 +42,9 @@ class Wrapped(nn.Module):
         model: a ``torch.nn.Module``, of which a copy is kept in eval mode, or a callable.
         input: what it takes: ``"ase"``, ``"atoms"``, ``"graph"``, ``"ghosts"``, ``"dgl"``, ``"pyg"``,
             ``"dict"`` (of tensors), a type, or names of tensors in order; default: by its signature, and
-            ``"atoms"`` for a module whose ``forward(self, x)`` does not say it. The tensors are ``positions``,
-            ``numbers``, ``cell``, ``pbc`` and, within ``cutoff``, ``edge_index`` (2, E) from neighbour to centre, ``shifts`` (E, 3) and ``vectors`` (E, 3) = x[neighbour] + shift
-            − x[centre].
+            ``"atoms"`` for a module whose ``forward(self, x)`` does not say it. The tensors are
+            ``positions``, ``numbers``, ``cell``, ``pbc`` and, within ``cutoff``, ``edge_index`` (2, E) from
+            neighbour to centre, ``shifts`` (E, 3) and ``vectors`` (E, 3) = x[neighbour] + shift − x[centre].
         keys: where results have other names: ours (``energy``, ``energies``, ``forces``, ``stress``,
             ``virial``) → the model's, an index where it returns a tuple, or None to leave one out.
         units: of the model: ``energy`` (default eV; ``"…/atom"`` for one per atom), ``length`` (Å), and, if
