@@ -79,13 +79,14 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
         f"{sum(p.numel() for p in settings.model.parameters())} parameters; output in {out}"
     )
     columns, wanted = make_objective(settings).columns, selectors(settings.select_by)
-    with training_bar("train", settings.progress and is_first()) as update:
+    watched = settings.progress and sys.stderr.isatty()
+    with training_bar("train", watched and is_first()) as update:
         now: dict[str, Any] = {"step": 0, "total": None}
         latest = ""  # the step; the metrics that select
 
         def on_stage(text: str) -> None:
             update(0, None, text)
-            if not sys.stderr.isatty():  # nobody sees the bar
+            if not watched:  # there is no bar
                 say(text)
 
         def on_step(step: dict) -> None:
@@ -99,7 +100,7 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
             nonlocal latest
             say(line(row, columns))
             if wanted.keys() <= row.keys():
-                latest = "".join(f"  {name.replace('/', ' ', 1)} {steady(row[name])}" for name in wanted)
+                latest = "".join(f"  {short(name)} {steady(row[name])}" for name in wanted)
 
         path = train(
             settings,
@@ -135,15 +136,23 @@ def _near(path: Path) -> Path:
 
 
 def line(row: dict[str, float], columns: Sequence[Column]) -> str:
-    """One line per validation: of what is labelled, in the units of the tables people publish."""
+    """One line per validation: of what is labelled, in the units of the tables people publish.
+
+    Energies, forces and stresses have room in 80 columns.
+    """
     values = [(c, row[f"val/{c.key}"] * c.factor) for c in columns if c.panel]
     numbers = [
         f"{c.title.removesuffix(' MAE')} {steady(value)} {c.unit}".rstrip()
         for c, value in values
         if not math.isnan(value)
     ]
-    start = f"epoch {row['epoch']:4d}  loss {row['train/loss']:9.4g}  val {row['val/loss']:9.4g}"
+    start = f"epoch {row['epoch']:3d} loss {row['train/loss']:<6.3g} val {row['val/loss']:<6.3g}"
     return "  ".join([start, *numbers])
+
+
+def short(metric: str) -> str:
+    """``val`` of ``val/loss``, ``val forces_mae`` of ``val/forces_mae``."""
+    return metric.removesuffix("/loss").replace("/", " ", 1)
 
 
 def tasks_lines(report: Report) -> str:

@@ -239,7 +239,7 @@ def _refuse_other_kinds(path: Path) -> None:
     if kind == DATA or (kind is None and _is_data(path)):
         raise ConfigError(f"{path}: this is data, not a config; run nff init {path}, which writes a config")
     if path.is_dir():
-        raise ConfigError(f"{path}: is a folder without a {INSIDE}; give a Python config file")
+        raise ConfigError(f"{path}: no such file, but a folder without a {INSIDE}; give a config file")
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; give a Python config file")
     if kind == CHECKPOINT:
@@ -265,7 +265,8 @@ def _literal(path: Path, name: str, default: int) -> int:
     try:
         tree = ast.parse(path.read_bytes())
     except SyntaxError as error:
-        raise ConfigError(f"{path}: line {error.lineno}: {error.msg}; correct the config") from error
+        where = f"line {error.lineno}: " if error.lineno else ""
+        raise ConfigError(f"{path}: {where}{error.msg}; correct the config") from error
     except ValueError as error:
         raise ConfigError(f"{path}: not a Python file ({error}); give a config") from error
     found: object = default

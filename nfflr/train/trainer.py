@@ -35,7 +35,7 @@ from .stop import postponed_signals
 Listener = Callable[[dict], None]
 SWAG = "swag"  # folder of the posterior samples
 EVENTS = "tensorboard"  # folder of the event files
-PREPARING, FIRST_STEP = "preparing data and model", "first step"
+PREPARING = "preparing data and model"
 COMPILING = "compiling the training step (about a minute, kept for next time)"
 
 
@@ -124,7 +124,8 @@ def advance(run: Run, out: Path, heard: Listeners) -> None:
             engine = make_engine(run, out, log, heard)
             save_between(engine, run, out, signalled)
             length = {"max_epochs": config.epochs, "epoch_length": len(run.batches)}
-            heard.stage(COMPILING if config.compile else FIRST_STEP)  # the first step compiles
+            if config.compile:  # in the first step
+                heard.stage(COMPILING)
             engine.load_state_dict({"iteration": run.step, **length})
             engine.run(loader)
 
