@@ -228,6 +228,8 @@ def load_config(path: str | Path, overrides: dict | None = None) -> TrainingConf
 def _refuse_other_kinds(path: Path) -> None:
     """See that a path is a Python file, or say what it is instead, and what to do with that."""
     kind = kind_of(path)
+    if kind is None and _is_data(path):  # JSON lines are Python too
+        kind = DATA
     if kind == CONFIG or (kind is None and path.is_file() and _is_python(path)):
         return
     if (path / INSIDE).is_file():
@@ -236,7 +238,7 @@ def _refuse_other_kinds(path: Path) -> None:
         raise ConfigError(
             f"{path}: is a structure, not a config; give labelled data to nff init, which writes a config"
         )
-    if kind == DATA or (kind is None and _is_data(path)):
+    if kind == DATA:
         raise ConfigError(f"{path}: this is data, not a config; run nff init {path}, which writes a config")
     if path.is_dir():
         raise ConfigError(f"{path}: no such file, but a folder without a {INSIDE}; give a config file")
