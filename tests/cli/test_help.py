@@ -191,7 +191,10 @@ def test_units_and_defaults_of_md(capsys):
     assert "Time of one step (fs). [default: 1.0]" in text
 
 
-@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
+@pytest.mark.parametrize(
+    "backend",
+    ["module://matplotlib_inline.backend_inline", pytest.param("nonsense", marks=pytest.mark.slow)],
+)
 def test_the_plotting_backend_of_the_user_is_not_needed(backend, tmp_path):
     structure = Path(__file__).parents[2] / "tutorials/structures/si-interstitial.cif"
     arguments = ["relax", structure, "--model", "mlearn-si", "--steps", "1", "--out", tmp_path]

@@ -124,7 +124,6 @@ def test_a_folder_stands_for_the_run_in_it(tmp_path, model, monkeypatch, capsys)
     assert run(["info", "mine"]) == 0 and "mine/run/model.safetensors" in capsys.readouterr().out
     bulk("Cu").write("cu.cif")
     assert run(["energy", "cu.cif", "--model", "mine"]) == 0
-    assert run(["check", "mine", "--quick", "--help"]) == 0
 
 
 def test_a_run_of_any_name_is_found_if_it_is_the_only_one(tmp_path, model):

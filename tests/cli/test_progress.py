@@ -28,7 +28,7 @@ def test_a_stage_has_its_whole_text_and_a_time_and_no_empty_count(screen):
     with progress.training_bar("train") as update:
         update(0, None, COMPILING)
     assert any(line.startswith(f"train {COMPILING} 0:00:0") for line in lines(screen))
-    assert "?" not in screen.getvalue() and max(map(len, lines(screen))) <= 80
+    assert "0/?" not in screen.getvalue() and max(map(len, lines(screen))) <= 80
 
 
 def test_steps_have_a_count_and_the_time_that_remains(screen):
