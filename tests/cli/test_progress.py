@@ -36,4 +36,19 @@ def test_steps_have_a_count_and_the_time_that_remains(screen):
         update(0, None, COMPILING)
         update(3, 900, "loss 0.1234  val 0.5678")
     last = [line for line in lines(screen) if line.strip()][-1]
-    assert "3/900 loss 0.1234 val 0.5678 0:00:0" in last and " < " in last and len(last) <= 80
+    assert "3/900 loss 0.1234  val 0.5678 0:00:0" in last and " < " in last and len(last) <= 80
+
+
+def test_the_first_number_is_there_whatever_the_name(screen):
+    name = "relax si-interstitial[1]"  # brackets are no markup
+    with progress.step_bar(name) as update:
+        update(28, 500, {"fmax (eV/Å)": 0.00983, "E (eV)": -350.278}, None)
+    last = [line for line in lines(screen) if line.strip()][-1]
+    assert last.startswith(f"{name} ") and "28/500 fmax (eV/Å) 0.009830 0:00:0" in last and len(last) <= 80
+
+
+@pytest.mark.parametrize(
+    ("room", "shown"), [(30, "loss 0.1  val 0.2"), (16, "loss 0.1"), (8, "loss 0.1"), (7, "loss …")]
+)
+def test_numbers_are_whole_or_left_out(room, shown):
+    assert progress.fitting("loss 0.1  val 0.2", room) == shown
