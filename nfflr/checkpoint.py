@@ -290,9 +290,9 @@ def unpack(
     try:
         return unseal(content, kind, VERSION, oldest)
     except Foreign as error:
-        kind = kind_of(name)
-        what = f" but {kind}" if kind in NOT_CHECKPOINTS else ""
-        order = "; the checkpoint stands before structures and data" if kind in (DATA, STRUCTURE) else ""
+        given = kind_of(name)
+        what = f" but {given}" if given in NOT_CHECKPOINTS else ""
+        order = "; the checkpoint stands before structures and data" if given in (DATA, STRUCTURE) else ""
         raise CheckpointError(
             f"{name}: not a checkpoint{what}; expected a {FILE} written by nff train "
             f"(pickled .pt files are never loaded){order}"

@@ -23,7 +23,7 @@ def as_click_takes(parameters: Iterable[click.Parameter], arguments: Sequence[st
             switch.
     """
     options = {name: p for p in parameters if isinstance(p, click.Option) for name in _names(p)}
-    remaining, result = list(arguments), []
+    remaining, result = list(arguments), list[str]()
     while remaining:
         token = remaining.pop(0)
         if token == "--":

@@ -13,13 +13,14 @@ import click
 from click.shell_completion import CompletionItem
 
 from .. import __version__
-from ..errors import StoppedError, did_you_mean
+from ..errors import StoppedError
 from ..workflows import workflow_names
 from .arguments import as_click_takes
 from .dress import Context, dress
 from .failure import explain, fail
 from .interrupts import heeded_sigterm
 from .notes import printed_notes
+from .usage import command_meant, usage_message
 
 ROOT = Path(__file__).parent
 WORKFLOWS = ROOT.parent / "workflows"
@@ -32,26 +33,6 @@ TOPICS = (  # what people want to do, in the order of the map; a file may name a
     "Judge a potential",
     "Faster, and in other programs",
 )
-OTHER_NAMES = {  # of commands, in other programs
-    **dict.fromkeys(("opt", "optimize", "optimise", "minimize", "minimise", "geomopt"), "relax"),
-    **dict.fromkeys(("singlepoint", "single-point", "predict"), "energy"),
-    **dict.fromkeys(("bands", "dos"), "phonons"),
-    **dict.fromkeys(("dynamics", "run"), "md"),
-    **dict.fromkeys(("fit", "fine-tune", "finetune"), "train"),
-    **dict.fromkeys(("test", "eval"), "evaluate"),
-    "list": "models",
-    "benchmark": "bench",
-}
-OTHER_OPTIONS = {  # likewise
-    **dict.fromkeys(("--calculator", "--calc", "--potential", "--checkpoint"), "--model"),
-    **dict.fromkeys(("--gpu", "--cuda", "--cpu"), "--device"),
-    **dict.fromkeys(("--force", "--clobber"), "--overwrite"),
-    **dict.fromkeys(("--dt", "--time-step"), "--timestep"),
-    **dict.fromkeys(("--nprocs", "--cores", "--workers"), "--jobs"),
-    "--restart": "--resume",
-    "--precision": "--dtype",
-    "--relax-cell": "--cell",
-}
 FIRST_STEPS = """\b
 First steps:
   nff relax tutorials/structures/si-interstitial.cif
@@ -128,8 +109,10 @@ class LazyGroup(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]):
         name = args[0]
         if not name.startswith("-") and name not in self.list_commands(ctx):
-            raise click.UsageError(f"{name}: no such command{_meant(args, self.list_commands(ctx))}", ctx)
-        name, command, args = super().resolve_command(ctx, args)
+            raise click.UsageError(
+                f"{name}: no such command{command_meant(args, self.list_commands(ctx))}", ctx
+            )
+        _, command, args = super().resolve_command(ctx, args)
         if command is not None:
             own = click.Context(command, info_name=name, parent=ctx)
             try:
@@ -195,85 +178,9 @@ def run(arguments: list[str]) -> int:
             return fail(*explain(error.__cause__), debug)
         return fail("interrupted", 130, debug)
     except click.ClickException as error:
-        return fail(_usage(error, arguments), 2, debug)
+        return fail(usage_message(error, arguments, command_files()), 2, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; be quiet
         return 141
     except Exception as error:
         return fail(*explain(error), debug)
-
-
-def _usage(error: click.ClickException, arguments: list[str]) -> str:
-    """What is wrong with the line, the offender first, in words of users rather than of programs."""
-    message = " ".join(error.format_message().split()).rstrip(".")
-    if isinstance(error, click.NoSuchOption):
-        message = f"{error.option_name}: no such option{_option_meant(error, arguments)}"
-    elif isinstance(error, click.MissingParameter) and error.param is not None and error.ctx is not None:
-        message = f"{error.param.get_error_hint(error.ctx)}: missing".replace("'", "")
-    elif isinstance(error, click.BadParameter) and error.param is not None and error.ctx is not None:
-        message = f"{error.param.get_error_hint(error.ctx)}: ".replace("'", "") + _plain(error.message)
-        value = error.message.split("'")[1] if error.message.startswith("'") else ""
-        if isinstance(error.param.type, click.Choice):
-            message += did_you_mean(value, error.param.type.choices)
-        elif "whole number" in message and value.count("e") == 1 and _is_whole(value):
-            message += f"; write {float(value):.0f}"
-        if isinstance(error.param.type, click.Tuple):
-            message += f"; expected {error.param.metavar}"
-    elif isinstance(error, click.BadOptionUsage):  # the value is missing
-        wanted = message.rpartition("' ")[2].replace("an argument", "a value").replace("argument", "value")
-        message = f"{error.option_name}: {wanted}"
-    elif "unexpected extra argument" in message:
-        message += "; an option that takes several values is given several times"
-    named = [name for name in arguments if name in command_files()][:1]  # click does not always say
-    command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
-    return f"{message}; see {command or ' '.join(['nff', *named])} --help"
-
-
-def _plain(reason: str) -> str:
-    for programs, people in (
-        ("a valid float range", "a number"),
-        ("a valid float", "a number"),
-        ("a valid integer range", "a whole number"),
-        ("a valid integer", "a whole number"),
-    ):
-        reason = reason.replace(programs, people)
-    return reason.rstrip(".")
-
-
-def _is_whole(value: str) -> bool:
-    try:
-        return float(value).is_integer()
-    except ValueError:
-        return False
-
-
-def _meant(arguments: list[str], commands: list[str]) -> str:
-    """What somebody wanted who typed no command first."""
-    name = arguments[0]
-    if name == "help":
-        named = " ".join(n for n in arguments[1:2] if n in commands)
-        return f"; write {' '.join(['nff', *([named] if named else []), '--help'])}"
-    if name == "version":
-        return "; write nff --version"
-    if Path(name).exists():
-        return f"; the command comes first, as nff relax {name}"
-    return f"; did you mean {OTHER_NAMES[name]!r}?" if name in OTHER_NAMES else did_you_mean(name, commands)
-
-
-def _option_meant(error: click.NoSuchOption, arguments: list[str]) -> str:
-    """The option of the command that comes nearest; of ``nff`` itself, that options follow the command."""
-    name, context = error.option_name, error.ctx
-    if context is None:
-        return ""
-    named = [n for n in arguments if n in command_files()][:1]
-    if context.parent is None and named:
-        return f"; options follow the command, as nff {named[0]} {name}"
-    options = [
-        option
-        for parameter in context.command.get_params(context)
-        if isinstance(parameter, click.Option)
-        for option in (*parameter.opts, *parameter.secondary_opts)
-    ]
-    if (other := OTHER_OPTIONS.get(name)) in options:
-        return f"; did you mean {other!r}?"
-    return did_you_mean(name, [option for option in options if option.startswith("--")])
