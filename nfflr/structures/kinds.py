@@ -12,7 +12,7 @@ from . import formats
 START = 4096  # bytes that are looked at
 CHECKPOINT, CONFIG, DATA, STRUCTURE = "a checkpoint", "a Python file", "a file of structures", "a structure"
 RESULT, SETTINGS, PICTURE = "a result of nff", "a YAML file", "a picture"
-FOREIGN = "a model file of another program"
+STATE, FOREIGN = "the state of a training", "a model file of another program"
 PICTURES = {".png", ".pdf", ".svg", ".jpg", ".jpeg"}
 MODELS = {".pt", ".pth", ".pt2", ".model", ".ckpt", ".pkl", ".pickle"}
 SINGLE = {".cif", ".vasp", ".poscar", ".pdb", ".gen", ".mol", ".xsf", ".cml"}  # hold no labels
@@ -21,16 +21,18 @@ OTHERS = {  # kinds that hold no structure, and what they are for
     CONFIG: "a config is for nff train, give a structure here",
     SETTINGS: "settings go to --config, give a structure here",
     RESULT: "give a structure, such as the one that the command wrote too",
+    STATE: "it is for --resume, give a structure here",
     FOREIGN: "give it to --model as PACKAGE:FILE, and a structure here",
     PICTURE: "give a structure",
 }
-LARGEST = 2**26  # bytes of a result that is looked into
+LARGEST = 2**22  # bytes of a result that is looked into
 
 
-def kind_of(path: str | Path) -> str | None:
+def kind_of(path: str | Path, structures: bool = True) -> str | None:
     """``"a checkpoint"``, ``"a Python file"``, ``"a file of structures"``, …; None if it is none of these.
 
-    A file that does not exist, or cannot be read, is none of them. Nothing is parsed or run.
+    A file that does not exist, or cannot be read, is none of them. Nothing is run. Without ``structures``
+    it is not looked into for those, which takes longer.
     """
     path = Path(path)
     try:
@@ -40,12 +42,14 @@ def kind_of(path: str | Path) -> str | None:
             start = file.read(START)
     except (OSError, ValueError):  # a name that no file can have
         return None
-    return _by_bytes(start) or _by_name(path) or _of_structures(path)
+    return _by_bytes(start) or _by_name(path) or (_of_structures(path) if structures else None)
 
 
 def _by_bytes(start: bytes) -> str | None:
     if 0 < int.from_bytes(start[:8], "little") < 2**32 and start[8:9] == b"{":  # a header and its length
-        return CHECKPOINT if b"nfflr-checkpoint" in start else FOREIGN
+        if b"nfflr-checkpoint" in start:
+            return CHECKPOINT
+        return STATE if b"nfflr-" in start else FOREIGN
     if start.startswith(b"\x89PNG"):
         return PICTURE
     return None
