@@ -34,7 +34,7 @@ def read_structures(path: str | Path) -> list[ase.Atoms]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; check the path")
     if (kind := kind_of(path, structures=False)) in OTHERS:
-        raise ConfigError(f"{path}: is {kind}, not a structure; {OTHERS[kind]}")
+        raise StructureError(f"{path}: is {kind}, not a structure; {OTHERS[kind]}")
     frames: list[ase.Atoms] = []
     for atoms in _frames(path):
         check_structure(atoms, f"{path}: frame {len(frames)}")
