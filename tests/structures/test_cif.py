@@ -1,6 +1,7 @@
 """CIFs as people and programs write them: the right crystal, or a line that says what to write."""
 
 import gzip
+from pathlib import Path
 
 import ase
 import ase.io
@@ -410,3 +411,10 @@ def test_many_atoms_are_read_in_a_fraction_of_the_time_of_ase(tmp_path):
     middle = time.process_time()
     assert len(read_structure(path)) == 216
     assert time.process_time() - middle < 0.5 * (middle - began)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "tutorials").rglob("*.cif")), ids=str)
+def test_the_files_of_the_tutorials_are_read_as_ase_reads_them(path, caplog):
+    read, reference = read_structure(path), ase.io.read(path)
+    assert read.numbers.tolist() == reference.numbers.tolist() and caplog.text == ""
+    assert read.positions == pytest.approx(reference.positions, abs=1e-9)
