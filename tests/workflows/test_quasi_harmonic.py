@@ -26,6 +26,7 @@ from nfflr.workflows.archive import Archive, FolderArchive
 from nfflr.workflows.base import silent
 from nfflr.workflows.gruneisen import GruneisenSettings, gruneisen
 from nfflr.workflows.lattice.harmonic import displaced, set_force_constants
+from nfflr.workflows.lattice.mode_gruneisen import mode_gruneisen
 from nfflr.workflows.qha import QhaSettings, qha, quasi_harmonic
 
 KJ_PER_MOL = 96.48533212
@@ -255,3 +256,19 @@ def test_figures_have_units_and_results_are_json(tmp_path):
     assert "THz" in figure.axes[1].get_xlabel() and "K" in figure.axes[2].get_xlabel()
     record = json.loads(modes.model_dump_json())
     assert record["band_gruneisen"][0] == [None] * 3 and record["mean"] == pytest.approx(modes.mean)
+
+
+def test_parameters_near_gamma_join_those_farther_away():
+    # Two transverse branches that differ, where all frequencies are small.
+    cells = [bulk("Cu", a=3.59 * (1 + s) ** (1 / 3)) for s in (0.0, 0.01, -0.01)]
+    settings = GruneisenSettings(relax="none", **CHEAP)
+    phonons = [displaced(cell, np.diag((2, 2, 2)), settings) for cell in cells]
+    set_force_constants(phonons, EMT(), settings, silent, Archive())
+    way = np.array([1.0, 1.0, 2.0])[None] * np.array([0.004, 0.008, 0.016])[:, None]
+    frequencies, parameters = mode_gruneisen(phonons, way)
+    assert frequencies[0].max() < 0.3 and np.diff(frequencies[0]).min() > 0.02
+    assert parameters[0] == pytest.approx(parameters[1], rel=0.02)
+    # Differences of frequencies at the two volumes, an independent route.
+    larger, smaller = (np.sort(p.run_qpoints(way).frequencies, axis=1) for p in phonons[1:])
+    slopes = -np.log(larger / smaller) / np.log(1.01 / 0.99)
+    assert parameters == pytest.approx(slopes, rel=2e-3)
