@@ -315,7 +315,8 @@ def _slope(
         return _differences(lambda x: eos(volumes, parameters + scale * x), q, 1e-5)
 
     def gradient(q: np.ndarray) -> np.ndarray:  # (4,)
-        return jacobian(q).T @ (eos(volumes, parameters + scale * q) - free)
+        residuals: np.ndarray = eos(volumes, parameters + scale * q) - free
+        return np.asarray(jacobian(q).T @ residuals)
 
     rest = np.zeros(4)
     response = np.linalg.solve(_differences(gradient, rest, 1e-4), jacobian(rest).T @ change)

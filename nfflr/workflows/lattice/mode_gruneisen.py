@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from phonopy import Phonopy
+from phonopy.harmonic.dynamical_matrix import DynamicalMatrixNAC
 from phonopy.phonon.degeneracy import lift_degeneracy
 from phonopy.physical_units import get_physical_units
 
@@ -41,9 +42,9 @@ def mode_gruneisen(
 def _dynamical_matrix(phonon: Phonopy, q: np.ndarray, direction: np.ndarray | None) -> np.ndarray:
     dynamical = phonon.dynamical_matrix
     assert dynamical is not None  # there are force constants
-    if phonon.nac_params is not None:
+    if isinstance(dynamical, DynamicalMatrixNAC):
         dynamical.run(q, q_direction=direction)
     else:
         dynamical.run(q)
-    matrix: np.ndarray = dynamical.dynamical_matrix
-    return matrix.copy()
+    assert dynamical.dynamical_matrix is not None  # just made
+    return dynamical.dynamical_matrix.copy()
