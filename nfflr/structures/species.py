@@ -14,7 +14,7 @@ HYDROGEN_ISOTOPES = {"D": 2.01410178, "2H": 2.01410178, "T": 3.01604928, "3H": 3
 # In capitals these are names of atoms in proteins (C-alpha, O-gamma ...) or of molecules as well as elements.
 AMBIGUOUS_CAPITALS = frozenset({"CA", "CD", "CE", "CO", "HE", "HF", "HG", "HO", "NE", "NO", "OG", "SG"})
 
-# Symbol, then: nothing, a number (Si1), a charge (Si4+, O2-, Na+, Fe+3), or a name after _ or . (Si_pv, C.ar).
+# A symbol, then nothing, a number (Si1), a charge (Si4+, O2-, Fe+3), or a name after _ or . (Si_pv, C.ar).
 LABEL = re.compile(r"([A-Za-z]{1,2})(?:\d*|\^?\d*[+-]+|\^?[+-]\d+|[_.]\w+)", re.ASCII)
 
 
@@ -48,9 +48,7 @@ def element(label: str) -> tuple[int, float | None]:
         return 1, HYDROGEN_ISOTOPES[symbol]
     number = atomic_numbers.get(symbol.capitalize(), 0) if match else 0
     if not number:
-        raise ValueError(
-            f"species {label!r} is no element; expected a symbol such as Si, or an atomic number"
-        )
+        raise ValueError(f"species {label!r} is no element; write a chemical symbol such as Si")
     return number, None
 
 

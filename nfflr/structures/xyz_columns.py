@@ -9,7 +9,7 @@ what ASE's reader makes of it. Velocities have no unit of their own in this form
   temperatures in the two differ by a factor of 104. The unit counts in which the first frame is between 45 K
   and 4,500 K; a note names it.
 
-Velocities that give more than 45,000 K, or no temperature in that range, are left where they are, with a note.
+Velocities that give more than 45,000 K, or no temperature in that range, stay where they are, with a note.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ WIDTHS = {"symbols": 1, "numbers": 1, "positions": 3, "masses": 1, "momenta": 3,
 WIDTHS |= {"forces": 3}
 REAL = {"positions", "masses", "momenta", "vel", "velocities", "forces"}
 TRUE = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
-TRIPLET = re.compile(r"(.+?)[:]?([RISL])[:]?(\d+)", re.IGNORECASE)
+TRIPLET = re.compile(r"(\w*[a-z_])([RISL])(\d+)")
 PLAIN = "species:S:1:pos:R:3"
 
 QUIP_MASS = 1 / (units.fs**2)  # u in eV fs²/Å², the unit of masses in files of QUIP
@@ -114,10 +114,10 @@ def _malformed(text: str) -> str:
     )
     for part in text.split(":"):
         match = TRIPLET.fullmatch(part)
-        if match and len(match[2]) and match[3] and match[1]:
-            return (
-                message + f"; write {match[1]}:{match[2].upper()}:{match[3]} or {match[2].upper()}:{match[3]}"
-            )
+        if match:
+            return f"{message}; write {match[1]}:{match[2].upper()}:{match[3]} for {part}"
+        if re.fullmatch(r"[RISL]\d+", part, re.IGNORECASE):
+            return f"{message}; write {part[0].upper()}:{part[1:]} for {part}"
     return message
 
 
@@ -206,7 +206,7 @@ class Table:
         if column.role == "symbols":
             return self._elements(texts[0])
         if column.role == "numbers":
-            return self._convert(texts, column, _atomic_number, int)[:, 0]
+            return self._convert(texts, column, _atomic_number, np.int64)[:, 0]
         if column.kind == "S":
             values = np.array(texts, dtype=object).T
         elif column.kind == "R" or column.role in REAL:
@@ -232,7 +232,7 @@ class Table:
         return values
 
     def _convert(self, texts: Sequence[Sequence[str]], column: Column, convert: Callable, dtype: type) -> Any:
-        values = np.empty((len(self.rows), column.count), dtype)
+        values: np.ndarray = np.empty((len(self.rows), column.count), dtype)
         for k, text in enumerate(texts):
             for atom, word in enumerate(text):
                 try:

@@ -38,7 +38,7 @@ FORTRAN = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:[dDeE]|\*\^|(?=[+-]\d))([+-]
 
 
 class LineError(ValueError):
-    """What is wrong with a line of a frame; line 0 is the number of atoms, 1 the comment, 2 the first atom."""
+    """What is wrong with a line of a frame: 0 is the number of atoms, 1 the comment, 2 the first atom."""
 
     def __init__(self, message: str, line: int = 1):
         super().__init__(message)
@@ -165,9 +165,7 @@ def _check_swallowed(header: Header, ordinary: Sequence[str]) -> None:
     for piece in ordinary:
         for name in SWALLOWED.findall(piece):
             if missing[name.lower()]:
-                raise LineError(
-                    f"{_shown(piece)} holds {name}= within its quotes; close the quotes before it"
-                )
+                raise LineError(f"{_shown(piece)} holds {name}= in its quotes; close the quotes before it")
 
 
 def _shown(value: str) -> str:
@@ -200,7 +198,7 @@ def _is_number(word: str) -> bool:
 
 
 def _is_ordinary(name: str, value: str) -> bool:
-    """Whether a value shows that a key of many meanings has not the one of this module: ``cell=primitive``."""
+    """Whether a value shows that a key means something else here: ``cell=primitive``."""
     if name in CELL - {"lattice"}:
         return not any(letter.isdigit() for letter in value)
     if name == "boundary":
@@ -220,8 +218,8 @@ def _take(header: Header, name: str, key: str, value: str) -> None:
             pbc = read_pbc(value)
         except ValueError:
             raise LineError(
-                f"{key}={_shown(value)} does not say which axes are periodic; expected three of T and F, such as "
-                'pbc="T T F"'
+                f"{key}={_shown(value)} does not say which axes are periodic; expected three of T and F, "
+                'such as pbc="T T F"'
             ) from None
         _set(header, "pbc", key, pbc)
     elif name in COLUMNS:
@@ -232,8 +230,8 @@ def _take(header: Header, name: str, key: str, value: str) -> None:
         header.spellings.setdefault(TENSORS[name], []).append(key)
         if name == "stress" and tensor is not None and tensor.shape == (6,):
             header.notes.append(
-                f"{key} has six numbers, whose order the format does not fix; they are left out as stress and "
-                "kept as stress6; write nine numbers, or give --key stress=stress6 and --stress-order"
+                f"{key} has six numbers, whose order the format does not fix; they are no label stress but "
+                "stress6; write nine numbers, or give --key stress=stress6 and --stress-order"
             )
 
 
@@ -285,13 +283,13 @@ def _cell(header: Header, key: str, value: str) -> np.ndarray | None:
     )
 
 
-def _are_lengths_and_angles(values: Sequence[float]) -> bool:
+def _are_lengths_and_angles(values: np.ndarray) -> bool:
     """Whether six numbers (6,) can be nothing but lengths and angles.
 
     Others are bounds (low and high edges, which begin at or below zero) and edges with tilt factors (which
     are at most half of an edge).
     """
-    lengths, angles = np.asarray(values[:3]), np.asarray(values[3:])
+    lengths, angles = values[:3], values[3:]
     if (lengths <= 0).any() or (angles < 20).any() or (angles > 160).any():
         return False
     tilts = (angles <= lengths.max() / 2).all()

@@ -70,8 +70,8 @@ def read(path: Path) -> Iterator[ase.Atoms]:
     """
     frame = 0
     try:
-        with ase.io.formats.open_with_compression(str(path), "rb") as file:
-            for atoms in Reader(path, _text(file)):
+        with ase.io.formats.open_with_compression(str(path), "rb") as file, _text(file) as text:
+            for atoms in Reader(path, text):
                 yield atoms
                 frame += 1
     except EOFError as error:
@@ -184,6 +184,8 @@ class Reader:
                 f"more lines than its count of {self.counts[0]}; correct the count",
                 0,
             )
+        if not text.isprintable():
+            raise LineError("cannot be read, since it is no text; expected the number of atoms", 0)
         raise LineError(f"expected the number of atoms, got {shown}; write it, or remove the line", 0)
 
     def _refuse_end(self, table: Sequence[str], count: int) -> None:
@@ -238,8 +240,8 @@ class Reader:
         k = next(k for k, words in enumerate(rows) if len(words) > len(PLAIN_COLUMNS))
         if rows[k][0].isdigit():
             raise LineError(
-                f"has {len(rows[k])} columns, of which the first is a number; expected the four of plain XYZ, "
-                f"or their names, such as Properties={PLAIN}:forces:R:3",
+                f"has {len(rows[k])} columns, of which the first is a number; expected the four of plain "
+                f"XYZ, or their names, such as Properties={PLAIN}:forces:R:3",
                 2 + k,
             )
         self._note(
