@@ -44,8 +44,8 @@ def element(label: str) -> tuple[int, float | None]:
     if symbol in AMBIGUOUS_CAPITALS:
         two, single = symbol.capitalize(), symbol[0]
         raise ValueError(f"species {label!r} can mean {two} or {single}; write {two} or {single}")
-    if symbol in HYDROGEN_ISOTOPES:
-        return 1, HYDROGEN_ISOTOPES[symbol]
+    if symbol.upper() in HYDROGEN_ISOTOPES:
+        return 1, HYDROGEN_ISOTOPES[symbol.upper()]
     number = atomic_numbers.get(symbol.capitalize(), 0) if match else 0
     if not number:
         raise ValueError(f"species {label!r} is no element; write a chemical symbol such as Si")

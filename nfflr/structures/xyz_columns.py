@@ -9,7 +9,7 @@ what ASE's reader makes of it. Velocities have no unit of their own in this form
   temperatures in the two differ by a factor of 104. The unit counts in which the first frame is between 45 K
   and 4,500 K; a note names it.
 
-Velocities that give more than 45,000 K, or no temperature in that range, stay where they are, with a note.
+Velocities that give more than a million kelvin, or none in that range, stay where they are, with a note.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ PLAIN = "species:S:1:pos:R:3"
 
 QUIP_MASS = 1 / (units.fs**2)  # u in eV fs²/Å², the unit of masses in files of QUIP
 PLAUSIBLE = (45.0, 4500.0)  # K; a range in which no two of the units of velocities give a temperature
-HOTTEST = 45_000.0  # K
+HOTTEST = 1e6  # K; the unit is another one
+UNUSUAL = 10_000.0  # K
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class Table:
 
     Args:
         layout: what the columns are.
-        rows: the words of each line, as many as the layout is wide.
+        words: those of all lines, one after the other, of each as many as the layout is wide.
         careful: whether a word may hold what Python alone takes for a number (``1_000``).
 
     Attributes:
@@ -173,11 +174,12 @@ class Table:
         notes: what the user should know.
     """
 
-    def __init__(self, layout: Layout, rows: Sequence[Sequence[str]], careful: bool = False):
-        self.rows, self.careful = rows, careful
-        self.table = list(zip(*rows, strict=True)) if rows else [()] * layout.width
+    def __init__(self, layout: Layout, words: Sequence[str], careful: bool = False):
+        self.count, self.careful = len(words) // layout.width, careful
+        self.columns = [words[k :: layout.width] for k in range(layout.width)]
         self.notes: list[str] = []
         self.spellings: dict[str, np.ndarray] = {}
+        self.names: dict[str, str] = {}  # of each array, that of its column
         self.arrays: dict[str, Any] = {}
         self.isotopes: dict[int, float] = {}
         for column in sorted(layout.columns, key=lambda column: not column.canonical):
@@ -195,14 +197,14 @@ class Table:
         values = self._values(column)
         role = column.role
         if role not in self.arrays:
-            self.arrays[role] = values
+            self.arrays[role], self.names[role] = values, column.name
         elif not agree(self.arrays[role], values):
             raise LineError(f"two columns mean {role} and differ, {column.name} is one; remove one")
         if not column.canonical and role in per_atom_properties:
             self.spellings[column.name] = values
 
     def _values(self, column: Column) -> np.ndarray:
-        texts = self.table[column.start : column.start + column.count]
+        texts = self.columns[column.start : column.start + column.count]
         if column.role == "symbols":
             return self._elements(texts[0])
         if column.role == "numbers":
@@ -223,16 +225,16 @@ class Table:
         """Real numbers (N, count)."""
         if self.careful:
             return self._convert(texts, column, number, float)
-        values = np.empty((len(self.rows), column.count))
+        values = np.empty((self.count, column.count))
         for k, text in enumerate(texts):
             try:
-                values[:, k] = list(map(float, text))
+                values[:, k] = np.fromiter(map(float, text), float, self.count)
             except ValueError:
                 return self._convert(texts, column, number, float)
         return values
 
     def _convert(self, texts: Sequence[Sequence[str]], column: Column, convert: Callable, dtype: type) -> Any:
-        values: np.ndarray = np.empty((len(self.rows), column.count), dtype)
+        values: np.ndarray = np.empty((self.count, column.count), dtype)
         for k, text in enumerate(texts):
             for atom, word in enumerate(text):
                 try:
@@ -327,38 +329,56 @@ class Velocities:
         if not names:
             return
         masses = arrays.get("masses", atomic_masses[table.numbers])[:, None]  # (N, 1)
-        for name in names:
+        for role in names:
+            velocities, name = arrays.pop(role), table.names[role]
             if "momenta" in arrays:
-                del arrays[name]
                 table.notes.append(f"the column {name} is left out, since the column momenta counts")
                 continue
-            unit = self._unit(name, arrays[name], masses, table.notes)
-            if unit is not None:
-                arrays["momenta"] = masses * arrays.pop(name) * unit
+            unit = self._unit(name, role, velocities, masses, table.notes)
+            if unit is None:
+                arrays[name] = velocities
+            else:
+                arrays["momenta"] = masses * velocities * unit
 
-    def _unit(self, name: str, velocities: np.ndarray, masses: np.ndarray, notes: list[str]) -> float | None:
+    def _unit(
+        self, name: str, role: str, velocities: np.ndarray, masses: np.ndarray, notes: list[str]
+    ) -> float | None:
         """The factor to ASE's unit; None where it is not clear."""
         if not np.isfinite(velocities).all():
-            notes.append(f"velocities of the column {name} are not finite and are left out")
+            notes.append(f"velocities in the column {name} are not finite and are left out")
             return None
         if not velocities.any():
             return 1.0
         if self.unit is None:
-            energy = (masses * velocities**2).sum() / (3 * units.kB * len(velocities))  # K in ASE's unit
-            choices = {"Å/fs": 1 / units.fs} if name == "vel" else {"Å/fs": 1 / units.fs, "ASE's unit": 1.0}
-            for text, unit in choices.items():
-                temperature = energy * unit**2
-                if name == "vel" and temperature < HOTTEST:
-                    self.unit = unit
-                elif PLAUSIBLE[0] < temperature < PLAUSIBLE[1]:
-                    self.unit = unit
-                    notes.append(
-                        f"the column {name} does not fix a unit; its velocities are taken for {text} "
-                        f"({temperature:.0f} K); write vel in Å/fs or momenta in ASE's unit"
-                    )
-        if self.unit is None:
-            notes.append(
-                f"velocities of the column {name} are left out, since no unit gives a usual temperature; "
-                "write vel in Å/fs or momenta in ASE's unit"
-            )
+            kelvin = (masses * velocities**2).sum() / (3 * units.kB * len(velocities))  # in ASE's unit
+            self.unit, message = _defined(name, kelvin) if role == "vel" else _judged(name, kelvin)
+            notes += [message] * bool(message)
         return self.unit
+
+
+def _defined(name: str, kelvin: float) -> tuple[float | None, str]:
+    """The factor from Å/fs, and what to say of it, for velocities that give a temperature in ASE's unit."""
+    kelvin /= units.fs**2
+    if kelvin > HOTTEST:
+        return None, (
+            f"velocities in the column {name} are left out, since they give {kelvin:.2g} K in Å/fs; write "
+            f"{name} in Å/fs, or momenta in ASE's unit"
+        )
+    if kelvin > UNUSUAL:
+        return 1 / units.fs, f"velocities in the column {name} give {kelvin:.2g} K in Å/fs, its unit"
+    return 1 / units.fs, ""
+
+
+def _judged(name: str, kelvin: float) -> tuple[float | None, str]:
+    """As ``_defined``, for a column without a unit."""
+    advice = "write the column vel in Å/fs, or momenta in ASE's unit"
+    for unit, factor in (("Å/fs", 1 / units.fs), ("ASE's unit", 1.0)):
+        if PLAUSIBLE[0] < kelvin * factor**2 < PLAUSIBLE[1]:
+            return factor, (
+                f"velocities in the column {name} have no fixed unit and are taken for {unit}, which gives "
+                f"{kelvin * factor**2:.0f} K; to be sure, {advice}"
+            )
+    return None, (
+        f"velocities in the column {name} have no fixed unit and are left out, since they give a usual "
+        f"temperature neither in Å/fs nor in ASE's unit; {advice}"
+    )

@@ -34,7 +34,7 @@ from ase.io.extxyz import per_config_properties, set_calc_and_arrays
 from ...errors import StructureError
 from ...notes import note
 from ..xyz_columns import PLAIN, Layout, Table, Velocities, read_layout
-from ..xyz_header import Header, LineError, agree, read_header
+from ..xyz_header import Header, LineError, agree, number, read_header
 
 SUFFIXES = (".xyz", ".extxyz", ".exyz")
 BYTE_ORDER_MARKS = {  # the longer first
@@ -166,8 +166,7 @@ class Reader:
             header.info, header.cell, header.pbc = {"comment": comment}, *_cell_of(vectors)
         layout = read_layout(header.properties)
         self.width = layout.width
-        rows = self._rows(table, layout)
-        arrays = Table(layout, rows, careful="_" in "".join(table))
+        arrays = Table(layout, self._words(table, layout), careful="_" in "".join(table))
         self.velocities.momenta(arrays)
         self.counts = [count]
         for message in header.notes + arrays.notes:
@@ -194,7 +193,7 @@ class Reader:
         self._refuse_other_frame(whole, count)
         raise StructureError(
             f"{self.path}: frame {self.frame} ends in line {self.lines.count} after {len(whole)} of its "
-            f"{count} atoms; the file is truncated"
+            f"{count} atoms; the file is truncated, or the count is wrong"
         )
 
     def _refuse_other_frame(self, table: Sequence[str], count: int) -> None:
@@ -215,18 +214,26 @@ class Reader:
             vectors += self.lines.take(1)
         return vectors
 
-    def _rows(self, table: Sequence[str], layout: Layout) -> list[list[str]]:
-        """The words of each line of the table."""
+    def _words(self, table: Sequence[str], layout: Layout) -> list[str]:
+        """The words of all lines of the table, one after the other: of each as many as the layout is wide."""
+        words: list[str] = []  # one list: a list per line would keep the garbage collector busy
+        width = layout.width
+        for line in table:
+            more = line.split()
+            if len(more) != width:
+                return self._other_words(table, layout)
+            words += more
+        return words
+
+    def _other_words(self, table: Sequence[str], layout: Layout) -> list[str]:
+        """The words of plain XYZ whose lines have more columns than count; other tables are refused."""
         rows = [line.split() for line in table]
-        lengths = set(map(len, rows))
-        if lengths <= {layout.width}:
-            return rows
-        if layout.plain and min(lengths) >= layout.width:
+        if layout.plain and min(map(len, rows)) >= layout.width:
             return self._plain(rows)
         self._refuse_other_frame(table, len(table))
         k, words = next((k, words) for k, words in enumerate(rows) if self._is_wrong(len(words), layout))
         if not words:
-            raise LineError(f"the line is blank; expected atom {k} of {len(table)}", 2 + k)
+            raise LineError(f"the line is blank; expected atom {k} of {len(table)}; remove the line", 2 + k)
         names = "plain XYZ" if layout.plain else "Properties"
         raise LineError(
             f"has {len(words)} columns; {names} says {layout.width}; correct the line or Properties", 2 + k
@@ -235,8 +242,8 @@ class Reader:
     def _is_wrong(self, length: int, layout: Layout) -> bool:
         return length < layout.width or (length > layout.width and not layout.plain)
 
-    def _plain(self, rows: list[list[str]]) -> list[list[str]]:
-        """The four columns of plain XYZ, where lines have more."""
+    def _plain(self, rows: list[list[str]]) -> list[str]:
+        """The words of the four columns of plain XYZ, where lines have more."""
         k = next(k for k, words in enumerate(rows) if len(words) > len(PLAIN_COLUMNS))
         if rows[k][0].isdigit():
             raise LineError(
@@ -248,12 +255,17 @@ class Reader:
             "columns behind the fourth are not read, since no Properties names them; write for example "
             f"Properties={PLAIN}:forces:R:3"
         )
-        return [words[: len(PLAIN_COLUMNS)] for words in rows]
+        return [word for words in rows for word in words[: len(PLAIN_COLUMNS)]]
 
     def _error(self, error: LineError, line: int) -> StructureError:
         """What is wrong with a line, with its place; a last line without its newline may have been cut."""
         words = self.lines.last.split()
-        is_last = line == self.lines.count and not self.lines.peek() and not self.lines.last.endswith("\n")
+        is_last = (
+            error.line > 1
+            and line == self.lines.count
+            and not self.lines.peek()
+            and not self.lines.last.endswith("\n")
+        )
         if is_last and words and (len(words) < self.width or UNFINISHED.fullmatch(words[-1])):
             return StructureError(
                 f"{self.path}: frame {self.frame} ends in line {line} within an atom; the file is truncated"
@@ -306,7 +318,9 @@ def _atoms(header: Header, table: Table) -> ase.Atoms:
     )
     _constrain(atoms, arrays)
     spellings = table.spellings | _tensors(atoms.info, header) | _other_spellings(atoms.info)
+    words = {key: atoms.info.pop(key) for key in per_config_properties if atoms.info.get(key) is True}
     set_calc_and_arrays(atoms, arrays)
+    atoms.info |= words  # of a sentence; ASE would take "energy" in it for a label
     if spellings:
         atoms.calc = atoms.calc or SinglePointCalculator(atoms)
         atoms.calc.results |= spellings
@@ -346,11 +360,24 @@ def _other_spellings(info: dict[str, Any]) -> dict[str, Any]:
     """Take results in another case out of ``info``, where each counts under ASE's name; returns them."""
     others = {}
     for key in list(info):
-        name, value = key.lower(), info[key]
-        if name == key or name not in per_config_properties or isinstance(value, bool | str | list):
+        name = key.lower()
+        if name not in per_config_properties:
+            continue
+        value = info[key] = _fortran(info[key])
+        if name == key or isinstance(value, bool | str | list):
             continue
         if name in info and not agree(info[name], value):
             raise LineError(f"{name} and {key} differ; remove one")
         info.setdefault(name, value)
         others[key] = info.pop(key)
     return others
+
+
+def _fortran(value: Any) -> Any:
+    """The number of a text such as ``1.0D+00``; any other value as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return number(value)
+    except ValueError:
+        return value
