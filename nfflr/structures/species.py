@@ -9,7 +9,7 @@ from functools import lru_cache
 from ase.data import atomic_numbers, chemical_symbols
 
 # Mass in u of the hydrogen isotopes that have symbols of their own (IUPAC; AME2020 masses).
-HYDROGEN_ISOTOPES = {"D": 2.01410178, "2H": 2.01410178, "T": 3.01604928, "3H": 3.01604928}
+HYDROGEN_ISOTOPES = {"D": 2.01410177812, "2H": 2.01410177812, "T": 3.01604928199, "3H": 3.01604928199}
 
 # In capitals these are names of atoms in proteins (C-alpha, O-gamma ...) or of molecules as well as elements.
 AMBIGUOUS_CAPITALS = frozenset({"CA", "CD", "CE", "CO", "HE", "HF", "HG", "HO", "NE", "NO", "OG", "SG"})
@@ -30,7 +30,7 @@ def element(label: str) -> tuple[int, float | None]:
 
     Example:
         >>> element("Si4+"), element("D")
-        ((14, None), (1, 2.01410178))
+        ((14, None), (1, 2.01410177812))
     """
     number = atomic_numbers.get(label, 0)
     if number:

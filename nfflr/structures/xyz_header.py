@@ -230,8 +230,8 @@ def _take(header: Header, name: str, key: str, value: str) -> None:
         header.spellings.setdefault(TENSORS[name], []).append(key)
         if name == "stress" and tensor is not None and tensor.shape == (6,):
             header.notes.append(
-                f"{key} has six numbers, whose order the format does not fix; they are no label stress but "
-                "stress6; write nine numbers, or give --key stress=stress6 and --stress-order"
+                f"{key} has six numbers, whose order the format does not fix, and is read as stress6; write "
+                "nine numbers, or give --key stress=stress6 with --stress-order voigt or vasp"
             )
 
 

@@ -46,7 +46,7 @@ BYTE_ORDER_MARKS = {  # the longer first
 }
 BLANK = " \t\r\n\f\v\ufeff"  # a mark of byte order stands inside where files were joined
 PLAIN_COLUMNS = ("species", "x", "y", "z")
-UNFINISHED = re.compile(r"[+-]?\d*\.?(\d*[eEdD][+-]?)?")  # of a number, the beginning alone
+UNFINISHED = re.compile(r"[+-]?\.?|[+-]?(\d+\.?\d*|\.\d+)[eEdD][+-]?")  # only the beginning of a number
 
 
 def opens(path: Path) -> bool:
@@ -91,8 +91,8 @@ def _text(file: Any) -> IO[str]:
     """The text of an open file; its encoding is UTF-8 unless its first bytes say otherwise."""
     first = file.peek(4)[:4]
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if first.startswith(mark)), "utf-8")
-    if encoding == "utf-8" and first.count(0) >= 1:  # UTF-16 without a mark: digits have a zero beside them
-        encoding = "utf-16-le" if first[1:2] == b"\0" else "utf-16-be"
+    if encoding == "utf-8" and b"\0\0" in (first[1::2], first[::2]):  # UTF-16 without a mark
+        encoding = "utf-16-le" if first[1::2] == b"\0\0" else "utf-16-be"
     errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
     return io.TextIOWrapper(file, encoding=encoding, errors=errors)
 
@@ -136,7 +136,7 @@ class Reader:
         self.path, self.lines = path, Lines(text)
         self.frame = 0
         self.width = len(PLAIN_COLUMNS)  # of the table in the frame that is being read
-        self.counts: list[int] = []  # of the frame before
+        self.count_before: int | None = None  # of atoms, in the frame before
         self.velocities = Velocities()
         self.said: set[str] = set()
 
@@ -158,42 +158,45 @@ class Reader:
         count = self._count(first.strip(BLANK))
         comment, *table = self.lines.take(1 + count) or [""]
         if len(table) < count:
-            self._refuse_end(table, count)
+            self._refuse_end([comment, *table], count)
         vectors = self._vectors()
-        comment = _repaired(comment.strip())
-        header = read_header(comment) if comment and not vectors else Header()
-        if vectors:
-            header.info, header.cell, header.pbc = {"comment": comment}, *_cell_of(vectors)
-        layout = read_layout(header.properties)
-        self.width = layout.width
-        arrays = Table(layout, self._words(table, layout), careful="_" in "".join(table))
+        header = _header(comment, vectors)
+        arrays = self._table(header, table)
         self.velocities.momenta(arrays)
-        self.counts = [count]
+        self.count_before = count
         for message in header.notes + arrays.notes:
             self._note(message)
         return _atoms(header, arrays)
+
+    def _table(self, header: Header, lines: Sequence[str]) -> Table:
+        """The arrays of the lines of atoms."""
+        layout = read_layout(header.properties)
+        self.width = layout.width
+        return Table(layout, self._words(lines, layout), careful="_" in "".join(lines))
 
     def _count(self, text: str) -> int:
         if text.isascii() and text.isdigit() and len(text) < 10:
             return int(text)
         shown = ascii(text[:40])
-        if self.counts and len(text.split()) >= len(PLAIN_COLUMNS):
+        if self.count_before is not None and len(text.split()) >= len(PLAIN_COLUMNS):
             raise LineError(
                 f"expected the number of atoms of the next frame, got {shown}; frame {self.frame - 1} has "
-                f"more lines than its count of {self.counts[0]}; correct the count",
+                f"more lines than its count of {self.count_before}; correct the count",
                 0,
             )
         if not text.isprintable():
             raise LineError("cannot be read, since it is no text; expected the number of atoms", 0)
         raise LineError(f"expected the number of atoms, got {shown}; write it, or remove the line", 0)
 
-    def _refuse_end(self, table: Sequence[str], count: int) -> None:
-        """Say that the text ends within a frame, unless the count is wrong and another frame follows."""
-        whole = table if self.lines.last.endswith("\n") else table[:-1]
-        self._refuse_other_frame(whole, count)
+    def _refuse_end(self, lines: Sequence[str], count: int) -> None:
+        """Say that the text ends within a frame, unless something is wrong with the lines that are there."""
+        whole = [line for line in lines if line.endswith("\n")]
+        if whole:
+            self._refuse_other_frame(whole[1:], count)
+            self._table(_header(whole[0], []), whole[1:])
         raise StructureError(
-            f"{self.path}: frame {self.frame} ends in line {self.lines.count} after {len(whole)} of its "
-            f"{count} atoms; the file is truncated, or the count is wrong"
+            f"{self.path}: frame {self.frame} ends in line {self.lines.count} after {max(0, len(whole) - 1)} "
+            f"of its {count} atoms; the file is truncated, or the count is wrong"
         )
 
     def _refuse_other_frame(self, table: Sequence[str], count: int) -> None:
@@ -236,7 +239,8 @@ class Reader:
             raise LineError(f"the line is blank; expected atom {k} of {len(table)}; remove the line", 2 + k)
         names = "plain XYZ" if layout.plain else "Properties"
         raise LineError(
-            f"has {len(words)} columns; {names} says {layout.width}; correct the line or Properties", 2 + k
+            f"the line has {len(words)} columns, {names} has {layout.width}; correct the line or Properties",
+            2 + k,
         )
 
     def _is_wrong(self, length: int, layout: Layout) -> bool:
@@ -247,8 +251,8 @@ class Reader:
         k = next(k for k, words in enumerate(rows) if len(words) > len(PLAIN_COLUMNS))
         if rows[k][0].isdigit():
             raise LineError(
-                f"has {len(rows[k])} columns, of which the first is a number; expected the four of plain "
-                f"XYZ, or their names, such as Properties={PLAIN}:forces:R:3",
+                f"the line has {len(rows[k])} columns, of which the first is a number; expected the four of "
+                f"plain XYZ, or their names, such as Properties={PLAIN}:forces:R:3",
                 2 + k,
             )
         self._note(
@@ -286,6 +290,15 @@ def _repaired(comment: str) -> str:
         return comment.encode("utf-8", "strict").decode()
     except UnicodeEncodeError:
         return comment.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def _header(comment: str, vectors: Sequence[str]) -> Header:
+    """What the comment says, or, as in ASE, the cell of the lines VEC and the comment as it stands."""
+    comment = _repaired(comment.strip())
+    if not vectors:
+        return read_header(comment)
+    cell, pbc = _cell_of(vectors)
+    return Header(cell, pbc, info={"comment": comment})
 
 
 def _cell_of(vectors: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
