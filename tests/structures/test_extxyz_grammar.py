@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nfflr.errors import StructureError
 from nfflr.structures.readers import read_structures
 
-QUICK = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NUMBERS = st.integers(-(10**6), 10**6).map(lambda n: n / 1000)
 SYMBOLS = ["H", "C", "O", "Si", "Cu", "Ta", "W"]
 
@@ -303,7 +303,7 @@ DAMAGES = [
 
 
 @given(
-    content=st.lists(frames(), min_size=2, max_size=3),
+    content=st.lists(frames(), min_size=3, max_size=3),
     damage=st.sampled_from(DAMAGES),
     where=st.tuples(st.integers(0, 1), st.integers(0, 3)),
 )
