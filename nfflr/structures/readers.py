@@ -137,7 +137,7 @@ def _ends_inside_a_number(path: Path) -> bool:
     if len(rows) < 2 or len(rows[-1]) < 2 or len(rows[-1]) != len(rows[-2]):
         return False
     *same, last = ([_decimals(cell) for cell in column] for column in zip(*rows, strict=True))
-    return all(above == below for above, below in same) and last[1] < last[0]
+    return all(above == below for above, below in same) and last[1] < last[0] >= 5
 
 
 def _decimals(cell: str) -> int:
