@@ -19,7 +19,7 @@ from ase.units import fs
 
 from ...errors import StructureError
 from ...notes import note
-from ..symbols import element_of, set_isotopes
+from ..symbols import element_of, set_masses
 
 NAMES = ("POSCAR", "CONTCAR", "CENTCAR")
 SUFFIXES = (".vasp", ".poscar")
@@ -90,7 +90,7 @@ class _Poscar:
             atoms.positions = positions * scale
         else:
             atoms.positions = positions @ cell
-        set_isotopes(atoms, masses)
+        set_masses(atoms, masses)
         if selective:
             atoms.set_constraint(_constraints(~flags))
         velocities = self._velocities(len(atoms))
