@@ -12,13 +12,14 @@ from pathlib import Path
 
 import ase
 import numpy as np
-from ase.constraints import FixAtoms, FixScaled
+from ase.constraints import FixScaled
 from ase.data import atomic_numbers
 from ase.io.formats import extension2format, get_compression, ioformats, open_with_compression
 from ase.units import fs
 
 from ...errors import StructureError
 from ...notes import note
+from ..fixed_directions import constraints_of
 from ..symbols import element_of, set_masses
 
 NAMES = ("POSCAR", "CONTCAR", "CENTCAR")
@@ -92,7 +93,7 @@ class _Poscar:
             atoms.positions = positions @ cell
         set_masses(atoms, masses)
         if selective:
-            atoms.set_constraint(_constraints(~flags))
+            atoms.set_constraint(constraints_of(~flags, FixScaled))
         velocities = self._velocities(len(atoms))
         if velocities is not None and velocities.any():
             atoms.set_velocities(velocities / fs)  # of what is fixed, ASE makes zero
@@ -257,14 +258,3 @@ def _titles(path: Path) -> list[str]:
     except (OSError, EOFError, ValueError, IndexError):
         return []
     return labels
-
-
-def _constraints(fixed: np.ndarray) -> list:
-    """Constraints of flags (N, 3), along lattice vectors; one for all atoms of equal flags."""
-    constraints: list = []
-    whole = fixed.all(axis=1)
-    if whole.any():
-        constraints.append(FixAtoms(indices=np.flatnonzero(whole)))
-    for mask in np.unique(fixed[fixed.any(axis=1) & ~whole], axis=0):
-        constraints.append(FixScaled(np.flatnonzero((fixed == mask).all(axis=1)), mask))
-    return constraints
