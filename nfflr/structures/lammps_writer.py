@@ -44,6 +44,7 @@ def lammps_data(
     *,
     velocities: bool = True,
     skewed: bool = False,
+    origin: np.ndarray | None = None,
 ) -> str:
     """The text of a data file, turned so that the cell is as LAMMPS needs it.
 
@@ -52,10 +53,12 @@ def lammps_data(
         types: in the order of their numbers; default: ``types_of(atoms)``.
         velocities: write those of the structure, if it has some.
         skewed: write tilt factors of zero too, so that a barostat can change them.
+        origin: corner (3,) of the box in Å; default: zero.
     """
     types = types_of(atoms) if types is None else types
     prism = Prism(atoms.get_cell())
     *lengths, xy, xz, yz = prism.get_lammps_prism()
+    corner = np.zeros(3) if origin is None else prism.vector_to_lammps(origin)
     numbers = {kind: k for k, kind in enumerate(types, start=1)}
     boundary = " ".join("p" if periodic else "f" for periodic in atoms.pbc)
     lines = [
@@ -64,7 +67,10 @@ def lammps_data(
         f"{len(atoms)} atoms",
         f"{len(types)} atom types",
         "",
-        *(f"0 {length:.17g} {axis}lo {axis}hi" for length, axis in zip(lengths, "xyz", strict=True)),
+        *(
+            f"{corner[k]:.17g} {corner[k] + lengths[k]:.17g} {axis}lo {axis}hi"
+            for k, axis in enumerate("xyz")
+        ),
         *([f"{xy:.17g} {xz:.17g} {yz:.17g} xy xz yz"] if skewed or prism.is_skewed() else []),
         *("", "Atom Type Labels", "", *(f"{k} {kind.label}" for kind, k in numbers.items())),
         *("", "Masses", "", *(f"{k} {kind.mass:.10g} # {kind.label}" for kind, k in numbers.items())),
