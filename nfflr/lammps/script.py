@@ -167,7 +167,7 @@ def _groups(fixed: np.ndarray) -> list[str]:
     whole = fixed.all(axis=1)
     lines = []
     for k, axis in enumerate("xyz"):
-        lines += _group(f"hold{axis}", fixed[:, k] & ~whole)
+        lines += _group(f"hold{axis}", np.asarray(fixed[:, k] & ~whole))
     lines += _group("frozen", whole)
     lines.append("group mobile subtract all frozen" if whole.any() else "group mobile union all")
     # Forces of what is held act on nothing, so the total momentum is not conserved.

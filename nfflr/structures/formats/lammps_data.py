@@ -224,7 +224,7 @@ class _Data:
                 raise self.wrong(number, f"got {content!r}; expected a type and its label")
             labels[words[0]] = words[1]
         numbers = {label: kind for kind, label in labels.items()}
-        masses: dict[str, tuple[int, float, str]] = {}
+        masses: dict[str, tuple[int, float | None, str]] = {}
         for number, content, comment in self.sections.get("Masses", []):
             words = content.split()
             kind = numbers.get(words[0], words[0])

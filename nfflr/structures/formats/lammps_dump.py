@@ -162,7 +162,7 @@ class _Dump:
 
     def _columns(self, names: list[str], number: int) -> dict[str, np.ndarray]:
         """Words (N,) of each column, sorted by id."""
-        rows = []
+        rows: list[list[str]] = []
         for _ in range(number):
             row = self.next().split()
             if len(row) != len(names):
