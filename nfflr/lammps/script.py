@@ -164,10 +164,10 @@ def _groups(fixed: np.ndarray) -> list[str]:
     """
     if not fixed.any():
         return []
-    whole = fixed.all(axis=1)
+    whole = np.all(fixed, axis=1)
     lines = []
     for k, axis in enumerate("xyz"):
-        lines += _group(f"hold{axis}", np.asarray(fixed[:, k] & ~whole))
+        lines += _group(f"hold{axis}", np.logical_and(fixed[:, k], ~whole))
     lines += _group("frozen", whole)
     lines.append("group mobile subtract all frozen" if whole.any() else "group mobile union all")
     # Forces of what is held act on nothing, so the total momentum is not conserved.

@@ -54,8 +54,8 @@ def element_of_type(label: str | None, mass: float | None, where: str) -> tuple[
     named = element_of(label, any_case=False) if label else None
     if mass is None:
         if named is None:
-            got = f"the label {label!r}" if label else "a number"
-            raise StructureError(f"{where}: got {got} for a type, which names no element")
+            got = f"the label {label!r} names no element" if label else "atoms have a type, but no element"
+            raise StructureError(f"{where}: {got}")
         return named
     weighed = element_of_mass(mass)
     if named is not None and _is_placeholder(mass):

@@ -117,7 +117,7 @@ def test_elements_masses_and_labels_tell_the_elements_of_a_dump(tmp_path, names,
 @pytest.mark.parametrize(
     ("masses", "reason"),
     [
-        ("", "a number for a type"),
+        ("", "atoms have a type, but no element"),
         ("Masses\n\n1 1.0\n", "is that of no single element"),
         ("Masses\n\n1 72.0 # W\n", "contradicts the mass"),  # a bead of water
         ("Masses\n\n1 15.035 # C\n", "contradicts the mass"),  # a methyl group

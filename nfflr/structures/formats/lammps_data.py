@@ -228,8 +228,8 @@ class _Data:
         for number, content, comment in self.sections.get("Masses", []):
             words = content.split()
             kind = numbers.get(words[0], words[0])
-            (mass,) = self._floats(number, words[1:2] or [""])
-            masses[kind] = number, convert(mass, "mass", self.units, "ASE"), (comment.split() or [""])[0]
+            (given,) = self._floats(number, words[1:2] or [""])
+            masses[kind] = number, convert(given, "mass", self.units, "ASE"), (comment.split() or [""])[0]
         elements = {}
         for word in dict.fromkeys(types):
             kind = numbers.get(word, word)
