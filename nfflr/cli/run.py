@@ -93,8 +93,10 @@ class Run:
         out: Path,
         overwrite: bool,
         resume: bool,
+        format: str | None,
     ):
         self.workflow, self.settings, self.jobs = workflow, settings, jobs
+        self.format = format or None
         self.out, self.overwrite, self.compare, self.resume = out, overwrite, compare, bool(resume)
         if len(model) > 1 and not workflow.overlays:
             raise ConfigError(f"--model: nff {workflow.name} does not compare models; give one")
@@ -144,7 +146,7 @@ class Run:
     def begin(self, job: Job, structures: list[ase.Atoms], sources: Sequence[str]) -> Begun:
         """Claim the files of a job, or find what a run that is being resumed has made of it already."""
         calculator = self.attach(sources[0], structures)
-        outputs = Outputs(self.out, job.stem, self.workflow, structures[0])
+        outputs = Outputs(self.out, job.stem, self.workflow, structures[0], job.paths[0], self.format)
         asked = {
             "structure": job.name,
             "structure_sha256": job.digests(),  # now, since a file may change during a long run

@@ -30,7 +30,7 @@ def files(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
-RESULTS = ["si-final.cif", "si-md.csv", "si-md.json", "si-md.png", "si-md.traj"]
+RESULTS = ["si-final.xyz", "si-md.csv", "si-md.json", "si-md.png", "si-md.traj"]
 
 
 def test_md_writes_trajectory_table_figure_structure_and_json(tmp_path, silicon, capsys):
