@@ -9,7 +9,8 @@ from functools import lru_cache
 from ase.data import atomic_numbers, chemical_symbols
 
 # Mass in u of the hydrogen isotopes that have symbols of their own (IUPAC; AME2020 masses).
-HYDROGEN_ISOTOPES = {"D": 2.01410177812, "2H": 2.01410177812, "T": 3.01604928199, "3H": 3.01604928199}
+ISOTOPES = {"D": 2.01410177812, "T": 3.01604928199}
+HYDROGEN_ISOTOPES = ISOTOPES | {"2H": ISOTOPES["D"], "3H": ISOTOPES["T"]}
 
 # In capitals these are names of atoms in proteins (C-alpha, O-gamma ...) or of molecules as well as elements.
 AMBIGUOUS_CAPITALS = frozenset({"CA", "CD", "CE", "CO", "HE", "HF", "HG", "HO", "NE", "NO", "OG", "SG"})

@@ -10,8 +10,8 @@ import numpy as np
 from ase.data import atomic_masses, atomic_numbers
 
 from ..errors import StructureError
+from .species import ISOTOPES
 
-ISOTOPES = {"D": 2.014101778, "T": 3.016049281}  # amu, of hydrogen (AME2020)
 LABEL = re.compile(r"([A-Za-z]{1,2})(?:[_/].*|\d*[+-]?|\d*[+-]\d*)$")
 EQUAL = 0.006  # amu: standard masses are often written with two decimals
 NEAR = 0.1  # amu: what a mass may differ from the standard one and still tell the element

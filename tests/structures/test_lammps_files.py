@@ -318,7 +318,7 @@ def test_data_files_are_read_as_written(tmp_path_factory, atoms, draw):
         lines += ["", "Velocities", "", *(f"{k + 1} {' '.join(map(str, map(float, v[k])))}" for k in order)]
     path = tmp_path_factory.mktemp("data") / "x.data"
     path.write_text("\n".join(lines) + "\n")
-    found = read_structure(path)
+    (found,) = read_structures(path)  # atoms of a drawn structure may be closer than those of a real one
     assert list(found.symbols) == list(atoms.symbols) and found.pbc.tolist() == atoms.pbc.tolist()
     assert found.cell.array == pytest.approx(atoms.cell.array, abs=1e-12)
     assert found.positions == pytest.approx(atoms.positions + shift, abs=1e-9)
@@ -367,7 +367,7 @@ def test_dumps_are_read_as_written(tmp_path_factory, atoms, draw):
         )
     path = tmp_path_factory.mktemp("dump") / "x.lammpstrj"
     path.write_text("\n".join(lines) + "\n")
-    found = read_structure(path)
+    (found,) = read_structures(path)  # atoms of a drawn structure may be closer than those of a real one
     assert list(found.symbols) == list(atoms.symbols) and found.pbc.tolist() == atoms.pbc.tolist()
     assert found.cell.array == pytest.approx(cell, abs=1e-9)
     assert found.positions == pytest.approx(atoms.positions, abs=1e-9)

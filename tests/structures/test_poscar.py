@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nfflr.errors import StructureError
 from nfflr.structures.formats import poscar
-from nfflr.structures.readers import read_structure
+from nfflr.structures.readers import read_structure, read_structures
 
 SI = """title
 5.469
@@ -229,7 +229,7 @@ def test_what_is_written_is_read_and_ase_agrees(tmp_path_factory, file):
     text, expected = file
     path = tmp_path_factory.mktemp("poscar") / "POSCAR"
     path.write_bytes(text.encode())
-    ours, ase_reads = read_structure(path), ase.io.read(path, format="vasp")
+    (ours,), ase_reads = read_structures(path), ase.io.read(path, format="vasp")
     for atoms in (ours, ase_reads):
         assert list(atoms.symbols) == expected["symbols"] and atoms.pbc.all()
         assert atoms.cell.array == pytest.approx(expected["cell"], abs=1e-9)
