@@ -254,7 +254,8 @@ class Table:
             try:
                 meanings[label] = element(label)
             except ValueError as error:
-                raise LineError(str(error), 2 + labels.index(label)) from error
+                atom = labels.index(label)
+                raise LineError(f"atom {atom}: {error}", 2 + atom) from error
         numerals = [label for label in meanings if label.isdigit()]
         if numerals:
             try:

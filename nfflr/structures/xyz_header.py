@@ -256,7 +256,7 @@ def agree(one: Any, other: Any) -> bool:
         return False
     if one.dtype.kind not in "fiub" or other.dtype.kind not in "fiub":
         return bool((one == other).all())
-    return bool(np.allclose(one, other, rtol=1e-4, atol=1e-4, equal_nan=True))
+    return bool(np.allclose(one, other, rtol=1e-6, atol=1e-4, equal_nan=True))
 
 
 def _cell(header: Header, key: str, value: str) -> np.ndarray | None:

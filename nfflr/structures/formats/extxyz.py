@@ -138,7 +138,7 @@ class Reader:
         self.width = len(PLAIN_COLUMNS)  # of the table in the frame that is being read
         self.count_before: int | None = None  # of atoms, in the frame before
         self.velocities = Velocities()
-        self.said: set[str] = set()
+        self.notes: set[str] = set()
 
     def __iter__(self) -> Iterator[ase.Atoms]:
         self.lines.skip_blank()
@@ -222,10 +222,10 @@ class Reader:
         words: list[str] = []  # one list: a list per line would keep the garbage collector busy
         width = layout.width
         for line in table:
-            more = line.split()
-            if len(more) != width:
+            row = line.split()
+            if len(row) != width:
                 return self._other_words(table, layout)
-            words += more
+            words += row
         return words
 
     def _other_words(self, table: Sequence[str], layout: Layout) -> list[str]:
@@ -277,8 +277,8 @@ class Reader:
         return StructureError(f"{self.path}: frame {self.frame}, line {line}: {error}")
 
     def _note(self, message: str) -> None:
-        if message not in self.said:
-            self.said.add(message)
+        if message not in self.notes:
+            self.notes.add(message)
             note(f"{self.path}: {message}")
 
 
