@@ -19,6 +19,7 @@ FEWEST = 3  # independent changes of energy beyond the numbers that are fitted
 SHARP = 0.2  # relative error of a slope that says something
 ROUNDS = 20  # of the robust fit
 FAINT = 0.05  # of a column's strength; less work than this says nothing
+NOTHING = 1e-5  # of changes of energy; a column is rounding below
 NOISE = 0.02  # of typical changes of energy; no fit of so few terms is better
 
 
@@ -158,7 +159,7 @@ def _fit(
     """Slopes of changes (S,) along columns (S, C) by a robust fit (Huber's weights), the unexplained part."""
     design, target = columns * weight[:, None], change * weight
     strength = np.sqrt(np.mean(design**2, axis=0))
-    used = np.flatnonzero(strength > FAINT * max(strength.max(), 1e-12))
+    used = np.flatnonzero(strength > NOTHING * np.sqrt(np.mean(target**2)))
     counts = np.count_nonzero(np.abs(design) > FAINT * strength, axis=0)
     freedom -= len(used)
     slopes: list[Slope | None] = [None] * len(strength)

@@ -36,7 +36,7 @@ class Step:
         family: the place of the first structure of these atoms in the data.
         moved: (N, 3) Å, the way of each atom at the mean strain; their mean is zero.
         strain: (3, 3), logarithmic, in the frame of the first.
-        turn: (3, 3), the rotation that brings vectors v of the second into the frame of the first, ``turn @ v``.
+        turn: (3, 3), the rotation that brings vectors v of the second to the first as ``turn @ v``.
         volumes: (2,) Å³, NaN where there is no volume.
     """
 
