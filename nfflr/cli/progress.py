@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,16 +16,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from .console import Console
+
 BAR = 12  # its width
 FRAME = BAR + 36  # and that of steps, times and spaces
 
 
 def _bar(console: Console) -> Progress:
     return Progress(
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(bar_width=BAR),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"),
+        TextColumn("{task.fields[numbers]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("<"),
         TimeRemainingColumn(),

@@ -39,8 +39,7 @@ def report(found: Diagnosis, name: str) -> None:
 
 def _table(seen: Survey, name: str) -> None:
     """Counts and ranges by group and composition."""
-    from rich.console import Console
-    from rich.table import Table
+    from .console import Table, show
 
     counts = Counter(zip(seen.groups, seen.compositions, strict=True))
     by_group = len(counts) > MOST_ROWS  # then the compositions of a group share a row
@@ -69,7 +68,7 @@ def _table(seen: Survey, name: str) -> None:
     if len(rows) > 1:
         view.add_section()
         view.add_row("all", "", str(len(seen)), *_numbers(seen, np.ones(len(seen), bool)))
-    Console(width=None if Console().is_terminal else 120).print(view)
+    show(view)
 
 
 def _numbers(seen: Survey, chosen: np.ndarray) -> list[str]:
@@ -78,7 +77,7 @@ def _numbers(seen: Survey, chosen: np.ndarray) -> list[str]:
     rms = f"{1e3 * np.sqrt(np.mean(residuals**2)):.3g}" if len(residuals) else "–"
     return [
         _range(seen.sizes[chosen], "d"),
-        _range(seen.energy[chosen], ".3f"),
+        _range(seen.energy[chosen], ".4f"),
         rms,
         _largest(seen.largest_force[chosen]),
         _largest(seen.largest_stress[chosen] / GPA),

@@ -73,7 +73,7 @@ def agreement(records: Sequence[Record], steps: Sequence[Step] | None = None) ->
     strained = [s for s in strained if s.largest < STILL or "forces" in _shared(records, s)]
     both, residual = _slopes(records, strained, shear=False)
     parts, _ = _slopes(records, strained, shear=True)
-    return Agreement(slopes[0], both[1], *parts[1:], residual)
+    return Agreement(slopes[0], both[1], parts[1], parts[2], residual)
 
 
 def _shared(records: Sequence[Record], step: Step) -> Set[str]:

@@ -107,7 +107,7 @@ class AtomsDataset(Dataset):
         classes: Mapping[str, Sequence[str]] | None = None,
     ):
         names, keys = target_names(target), dict(keys or {})
-        units = {
+        units: dict[str, Any] = {
             "energy_units": energy_units,
             "force_units": force_units,
             "force_sign": force_sign,
@@ -135,12 +135,11 @@ class AtomsDataset(Dataset):
             "classify": classify if isinstance(classify, str) else list(classify),
             "classes": None if classes is None else {k: list(v) for k, v in classes.items()},
         }
-        read = partial(
-            read_records,
-            labels=names or LABELS[str(target)],  # without names it is a word
-            **units,
-            keys=keys,
-        )
+        wanted = names or LABELS[str(target)]  # without names it is a word
+
+        def read(part: Source) -> Sequence[Record]:
+            return read_records(part, wanted, **units, keys=keys)
+
         self._load = self._loader()
         self.records = read(source)
         self.split = split_indices(len(self.records), n_train, n_val, seed)

@@ -32,6 +32,7 @@ STRESS_ORDERS = {
     "vasp": [[0, 3, 5], [3, 1, 4], [5, 4, 2]],  # VASP: xx, yy, zz, xy, yz, zx
     "3x3": None,
 }
+DEFAULT_STRESS = ("eV/Å^3", 1, "voigt")
 MISSING = ("", "na", "n/a", "nan")  # JARVIS writes "na"
 
 
@@ -247,10 +248,10 @@ def _reading(
     conversion = Conversion(
         names,
         energy_units or "eV",
-        *(stress or ()),
-        force_units=force_units,
-        force_sign=force_sign or 1,
-        folder=folder,
+        *(stress or DEFAULT_STRESS),
+        force_units,
+        force_sign or 1,
+        folder,
     )
     unread = _unread(
         entries, left_out, names.get("stress", ()), stress_given=bool((keys or {}).get("stress"))

@@ -198,6 +198,10 @@ def six_numbers(readings: Sequence[Reading], stored: str | None = None, ordered:
         names = (stored,) if stored else reading.conversion.names.get("stress", ())
         for entry in reading.entries:
             value = next((entry.values[n] for n in names if n in entry.values), None)
-            if np.shape(value) == (6,) and np.ptp(np.asarray(value, dtype=float)[3:]) > 0:
+            if (
+                value is not None
+                and np.shape(value) == (6,)
+                and np.ptp(np.asarray(value, dtype=float)[3:]) > 0
+            ):
                 return f"{reading.conversion.folder}{entry.id}"
     return None

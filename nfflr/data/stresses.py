@@ -152,7 +152,7 @@ class StressJudge:
         """What forbids to train on stresses whose unit and sign are right; a few words for the config."""
         advice = "the config leaves stresses out of the loss"
         for part, slope in (("shear", self.fit.shear), ("normal", self.fit.normal)):
-            if _wrong(slope):
+            if slope is not None and _wrong(slope):
                 reason = (
                     f"{part} stresses disagree with energies along strains, which change by {slope} times"
                 )
@@ -180,7 +180,5 @@ class StressJudge:
         return "group " + ", ".join(list(names)[:4])
 
 
-def _wrong(slope: Slope | None) -> bool:
-    if slope is None or not slope.sharp:
-        return False
-    return abs(slope.value - 1) > max(WRONG_PART, SURE_PART * slope.error)
+def _wrong(slope: Slope) -> bool:
+    return slope.sharp and abs(slope.value - 1) > max(WRONG_PART, SURE_PART * slope.error)

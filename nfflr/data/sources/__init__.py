@@ -71,10 +71,10 @@ def find(source: object) -> ModuleType:
 
 def parts(source: object) -> list:
     """The paths and names of a list of them; any other source alone."""
-    is_list = isinstance(source, Sequence) and not isinstance(source, str | bytes) and len(source) > 0
-    if is_list and all(isinstance(item, str | Path) for item in source):
-        return list(source)
-    return [source]
+    if not isinstance(source, Sequence) or isinstance(source, str | bytes):
+        return [source]
+    named = len(source) > 0 and all(isinstance(item, str | Path) for item in source)
+    return list(source) if named else [source]
 
 
 def display_name(source: object) -> str:

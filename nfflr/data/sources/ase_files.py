@@ -35,7 +35,7 @@ def entry(atoms: ase.Atoms, index: int, name: str, wanted: Wanted = None) -> Ent
     values = {k: v for k, v in atoms.arrays.items() if k not in ("numbers", "positions")}
     values |= atoms.info
     results = dict(atoms.calc.results) if atoms.calc is not None else {}
-    if np.shape(results.get("stress")) == (6,):
+    if "stress" in results and np.shape(results["stress"]) == (6,):
         results["stress"] = np.asarray(results["stress"])[VOIGT]
     values |= results
     plain = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
