@@ -8,8 +8,10 @@ is always shown as it stands; ``styled`` gives what should be coloured. Every co
 from __future__ import annotations
 
 import os
+import textwrap
 from typing import Any
 
+import rich.box
 import rich.console
 import rich.table
 from rich.text import Text
@@ -42,6 +44,19 @@ class Console(rich.console.Console):
         super().__init__(markup=False, emoji=False, **options)
         if width is not None and not self.is_terminal and "COLUMNS" not in os.environ:
             self.width = width
+
+
+def narrow_table(title: str) -> Table:
+    """A table without vertical lines, for many numbers in 80 columns; names that are too long go on below."""
+    return Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=0)
+
+
+def wrapped(text: str, indent: str = "", most: int = 100) -> str:
+    """Text broken at words to the terminal's width; on a pipe one line, which programs can search."""
+    console = Console()
+    if not console.is_terminal:
+        return text
+    return textwrap.fill(text, min(console.width, most), subsequent_indent=indent, break_on_hyphens=False)
 
 
 def show(table: Table, width: int = PIPE_WIDTH) -> None:

@@ -151,15 +151,17 @@ def _print_spread(spread: dict[str, float]) -> None:
 
 
 def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.4g}"
+    if math.isnan(value):
+        return "–"
+    return f"{value:.4g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
 
 
 def _print(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from .console import Table, show
+    from .console import narrow_table, show
 
-    view = Table(title=title, title_justify="left")
+    view = narrow_table(title)
     for k, header in enumerate(headers):
-        view.add_column(header, justify="right" if k else "left")
+        view.add_column(header, justify="right" if k else "left", overflow="fold", no_wrap=bool(k))
     for row in rows:
         view.add_row(*row[: len(headers)])
     show(view)

@@ -15,7 +15,7 @@ from ..data.sources import ase_files
 from ..errors import NFFLrError
 from .record import file_digest, read_record
 
-PARTS = {"train": "trained on", "val": "used to choose the weights"}
+PARTS = {"train": "trained on", "val": "used to choose the weights"}  # of the parts of a run's data
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def familiar(checkpoint: str, dataset: AtomsDataset, files: Sequence[str]) -> Fa
     consequence = "their errors say little about new structures"
     if counts:
         told = " and ".join(f"{count} were {PARTS[part]}" for part, count in counts.items())
-        return Familiar(counts, f"of {len(own)} structures {told}; {consequence}")
+        return Familiar(counts, f"of the {len(own)} structures {told}; {consequence}")
     if whole:
         return Familiar({}, f"this file is what the model was trained on, by its digest; {consequence}")
     return Familiar()
