@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError
+from ..structures.checks import net_force, net_torque
 from . import checks, sources
 from .agreement import Agreement, agreement
 from .findings import Finding
@@ -27,6 +28,8 @@ from .survey import Survey, survey
 
 SAME = 1e-4  # eV, eV/Å or eV/Å³; copies whose labels differ by more contradict each other
 FEW = 10  # structures; fewer give no validation that says something
+NET = 0.1  # of what unrelated forces add up to; codes leave a thousandth
+LEAST_NET = 0.1  # eV/Å of the largest force; below it a net force is noise
 LARGE_FORCE = 8.0  # eV/Å rms of a component; a crystal near melting has 1, kcal/mol read as eV 20
 
 
@@ -100,7 +103,7 @@ def diagnose(source: Any, **options: Any) -> Diagnosis:
     if no_stress_unit:
         records = [replace(r, labels={k: v for k, v in r.labels.items() if k != "stress"}) for r in records]
     survey_ = survey(records)
-    findings += [*state_findings(found, records), *_structures(records, survey_, name)]
+    findings += [*state_findings(found, records), *_unbalanced(records), *_structures(records, survey_, name)]
     if no_stress_unit or any(finding.fatal for finding in findings):
         return Diagnosis(options, survey_, tuple(findings))
     fault, reason = stress.fault()
@@ -160,6 +163,30 @@ def _times(record: Record, label: str, factor: float) -> Record:
     if label not in record.labels:
         return record
     return replace(record, labels={**record.labels, label: record.labels[label] * factor})
+
+
+def _unbalanced(records: Sequence[Record]) -> list[Finding]:
+    """Structures whose forces add up to a force, or to a torque where no axis is periodic."""
+    odd: dict[str, list[tuple[float, str]]] = {"force": [], "torque": []}
+    for record in records:
+        forces, atoms = record.labels.get("forces"), record.atoms
+        if forces is None or len(atoms) < 2 or np.linalg.norm(forces, axis=1).max() < LEAST_NET:
+            continue
+        odd["force"].append((net_force(forces), record.id))
+        if not atoms.pbc.any():
+            odd["torque"].append((net_torque(atoms.positions, forces), record.id))
+    found = []
+    for what, values in odd.items():
+        beyond = [value for value in values if value[0] > NET]
+        if beyond:
+            share, ident = max(beyond)
+            reason = (
+                f"forces of {len(beyond)} structures add up to a net {what} (the largest: {ident}, "
+                f"{share:.0%} of what unrelated forces would add up to)"
+            )
+            advice = "without fixed atoms or a field that is an error: are these the forces of these atoms?"
+            found.append(Finding(reason, advice))
+    return found
 
 
 def _structures(records: Sequence[Record], seen: Survey, name: str) -> list[Finding]:
