@@ -202,8 +202,7 @@ def _threads() -> int:
 
 
 def _print(rows: list[dict], title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from .console import Console, Table
 
     headers = ("ms", "µs/atom", "ratio", "neighbours", "model", "ASE", "MB")
     view = Table("atoms", "calculator", title=title, title_justify="left")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoint import FILE, find_run, load_checkpoint
+from ..data.sources import display_name
 from ..errors import ConfigError
 from ..models.base import Potential
 from ..structures.kinds import kind_of
@@ -240,7 +241,7 @@ def _data(run: RunFolder, found: RunData) -> list[Piece]:
     for name, label in (("source", "file"), ("test_source", "test file")):
         if origin.get(name):
             digest = digests.get(name)
-            pairs.append((label, Path(origin[name]).name + (f", sha256 {digest}" if digest else "")))
+            pairs.append((label, display_name(origin[name]) + (f", sha256 {digest}" if digest else "")))
     split = known.get("split") or {}
     pairs += [(f"{name} structures", split[name]) for name in ("train", "val", "test") if name in split]
     if known.get("elements"):
