@@ -10,8 +10,8 @@ from lennard_jones import Dimer, Free, argon
 from nfflr.workflows.dynamics import motion as motion_module
 from nfflr.workflows.dynamics.averages import mean_and_error, slope_and_error
 from nfflr.workflows.dynamics.distances import nearest_distance, radial_distribution
-from nfflr.workflows.dynamics.guard import pairs
 from nfflr.workflows.dynamics.motion import autocorrelation, motion, square_displacements
+from nfflr.workflows.dynamics.pairs import pairs
 from nfflr.workflows.md import MdSettings, md
 
 RNG = np.random.default_rng
