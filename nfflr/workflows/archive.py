@@ -130,6 +130,16 @@ class FolderArchive(Archive):
             self._writer.close()
             self._writer = None
 
+    def keep_records(self) -> None:
+        """Delete the frames, which the results hold now; the records say how the run goes on."""
+        self.close()
+        self._path.unlink(missing_ok=True)
+
+    def restore_frames(self, trajectory: Path) -> None:
+        """Take the frames of a finished run back, if they are not here."""
+        if not self._path.exists() and self.load("state") is not None and trajectory.exists():
+            write_trajectory(self._path, StoredFrames(trajectory))
+
     def remove(self) -> None:
         """Delete the folder, once the results are written elsewhere."""
         self.close()

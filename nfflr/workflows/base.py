@@ -148,7 +148,7 @@ def overlay(result: R, others: Mapping[str, R], label: str) -> list[tuple[str, R
 
 
 class FrameResults(SinglePointCalculator):
-    """Results of one structure; changes are seen to the last bit, ten times faster than ASE looks for them."""
+    """Results of one structure, which sees changes to the last bit, and faster than ASE's class."""
 
     def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
         mine = self.atoms

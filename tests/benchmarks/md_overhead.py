@@ -2,8 +2,9 @@
 
 Usage: python tests/benchmarks/md_overhead.py [ATOMS ...] [--steps N] [--rounds R]
 
-Processor time of one thread on one core, both contestants in turns, median of the rounds. ``md`` keeps its frames and states
-in a folder, as ``nff md`` does; its analysis after the last step is shown by itself, since it counts once per run.
+Processor time of one thread on one core, both contestants in turns, median of the rounds. ``md`` keeps its
+frames and states in a folder, as ``nff md`` does. Its analysis after the last step, which counts once per
+run, is shown by itself.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import os
 import resource
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 if hasattr(os, "sched_setaffinity"):
@@ -18,6 +20,7 @@ if hasattr(os, "sched_setaffinity"):
 
 from fair import in_turn  # isort: skip
 
+import numpy as np
 import torch
 from ase.build import bulk
 from ase.md.verlet import VelocityVerlet
@@ -34,14 +37,8 @@ TEMPERATURE = 600.0  # K
 def crystal(n_atoms):
     repeats = round((n_atoms / 8) ** (1 / 3))
     atoms = bulk("Si", a=5.469, cubic=True) * repeats
-    random_velocities(atoms, TEMPERATURE, torch_free_generator())
+    random_velocities(atoms, TEMPERATURE, np.random.default_rng(0))
     return atoms
-
-
-def torch_free_generator():
-    import numpy as np
-
-    return np.random.default_rng(0)
 
 
 def verlet(atoms, calculator, steps):
@@ -54,8 +51,8 @@ def verlet(atoms, calculator, steps):
     return time.process_time() - begin
 
 
-def run(atoms, calculator, ensemble, steps):
-    """Seconds of the steps, and of all with the analysis."""
+def run(atoms, calculator, ensemble, steps, analysis):
+    """Seconds of the steps; those of the analysis are added to a list."""
     settings = workflow.MdSettings(
         ensemble=ensemble, temperature=TEMPERATURE, steps=steps, keep_velocities=True
     )
@@ -66,9 +63,25 @@ def run(atoms, calculator, ensemble, steps):
         outcome = workflow.simulate(atoms.copy(), calculator, settings, workflow.silent, archive)
         stepping = time.process_time() - begin
         workflow._result(outcome, archive.frames(), settings)
-        whole = time.process_time() - begin
+        analysis.append(time.process_time() - begin - stepping)
         archive.close()
-    return stepping, whole
+    return stepping
+
+
+def compare(n_atoms, calculator, ensembles, steps, rounds):
+    """A line about one size."""
+    atoms, analysis = crystal(n_atoms), []
+    contestants = {"ASE": partial(verlet, atoms, calculator, steps)}
+    for name in ensembles:
+        contestants[name] = partial(run, atoms, calculator, name, steps, analysis)
+    costs = in_turn(contestants, rounds)
+    base = costs.pop("ASE")
+    ratios = "; ".join(f"{name} {cost / base:.3f} times" for name, cost in costs.items())
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return (
+        f"{len(atoms):7d} atoms: ASE {1000 * base / steps:8.3f} ms/step; {ratios}; "
+        f"analysis {min(analysis):.2f} s, as {min(analysis) / base * steps:.0f} steps; {memory:.2f} GiB"
+    )
 
 
 def main():
@@ -81,30 +94,8 @@ def main():
     torch.set_num_threads(1)
     calculator = NFFLrCalculator.load("mlearn-si", compile=True)
     for n_atoms in options.atoms:
-        atoms = crystal(n_atoms)
         steps = options.steps or max(100, min(1000, 400_000 // n_atoms))
-        analysis = []
-
-        def ours(ensemble):
-            stepping, whole = run(atoms, calculator, ensemble, steps)
-            analysis.append(whole - stepping)
-            return stepping
-
-        costs = in_turn(
-            {
-                "ASE": lambda: verlet(atoms, calculator, steps),
-                **{name: (lambda name=name: ours(name)) for name in options.ensembles},
-            },
-            options.rounds,
-        )
-        base = costs.pop("ASE")
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(
-            f"{len(atoms):7d} atoms: ASE {1000 * base / steps:8.3f} ms/step; "
-            + "; ".join(f"{name} {cost / base:.3f} times" for name, cost in costs.items())
-            + f"; analysis {min(analysis):.2f} s = {min(analysis) / base * steps:.0f} steps; {memory:.2f} GiB",
-            flush=True,
-        )
+        print(compare(n_atoms, calculator, options.ensembles, steps, options.rounds), flush=True)
 
 
 if __name__ == "__main__":

@@ -146,6 +146,10 @@ def _total(dynamics) -> float:
     )
 
 
+def _kept(dynamics) -> float:
+    return float(dynamics.get_conserved_energy())
+
+
 CHAIN = ("_thermostat._eta", "_thermostat._p_eta")
 BAROSTAT = ("_barostat._xi", "_barostat._p_xi")
 
@@ -164,14 +168,12 @@ ENSEMBLES = {
         lambda dynamics: _total(dynamics) - float(dynamics.transferred_energy),
         ("transferred_energy",),
     ),
-    "nvt-nose-hoover": Ensemble(_nose_hoover, _aim_chain, lambda d: d.get_conserved_energy(), CHAIN),
-    "npt": Ensemble(
-        _mtk(CellBarostat), _aim_mtk, lambda d: d.get_conserved_energy(), (*CHAIN, *BAROSTAT, "_p_g")
-    ),
+    "nvt-nose-hoover": Ensemble(_nose_hoover, _aim_chain, _kept, CHAIN),
+    "npt": Ensemble(_mtk(CellBarostat), _aim_mtk, _kept, (*CHAIN, *BAROSTAT, "_p_g")),
     "npt-isotropic": Ensemble(
         _mtk(IsotropicBarostat),
         _aim_mtk,
-        lambda d: d.get_conserved_energy(),
+        _kept,
         (*CHAIN, *BAROSTAT, "_eps", "_p_eps", "_volume0", "_cell0"),
     ),
     "npt-berendsen": Ensemble(_berendsen, _aim_berendsen, None),

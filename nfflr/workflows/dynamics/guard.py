@@ -152,9 +152,9 @@ class Guard(GetPropertiesMixin):
 
 
 def _shortest_distances(calculator: Calculator) -> np.ndarray | None:
-    """(Z, Z) Å, what the calculator knows of its training data; 0 where it knows nothing, None if nowhere.
+    """(Z, Z) Å, what the calculator says of its training data, 0 where it says nothing of a pair; or None.
 
-    A pair of elements that the data never show near each other (infinity) counts as the longest of the others.
+    Elements that the data never show near each other (infinity) count as the pair that stays furthest apart.
     """
     distances = getattr(calculator, "shortest_distances", None)
     if distances is None:

@@ -136,7 +136,13 @@ def power_spectrum(v: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarra
     """
     segment = min(len(v), max(8, round(RESOLUTION / spacing)))
     frequency, density = welch(v.reshape(len(v), -1), fs=1 / spacing, nperseg=segment, detrend=False, axis=0)
-    return frequency, density.sum(axis=1)
+    total = density.sum(axis=1)
+    # Welch folds negative frequencies onto positive ones; those without a partner, 0 and Nyquist's, stay
+    # single. Of a density they are points like all others, in bins half as wide.
+    total[0] *= 2
+    if segment % 2 == 0:
+        total[-1] *= 2
+    return frequency, total
 
 
 def _mean_cell(frames: Sequence[ase.Atoms]) -> np.ndarray:

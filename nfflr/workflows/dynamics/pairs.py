@@ -60,10 +60,10 @@ class _Candidates:
 class NearPairs:
     """Finds pairs that are nearer than a reach for their elements, in a structure that changes step by step.
 
-    Candidates are searched when an atom has moved half a skin, as in ``VerletList``, whose docstring derives the
-    bound: from a search on, with a cell deformed by F and atoms moved by u at most beside it, a distance d
-    becomes no less than σ d − 2u, where σ is the least singular value of F. So a step looks only at pairs
-    whose slack that may have used up, which in a crystal are none. Memory and time grow as N.
+    Candidates are searched when an atom has moved half a skin. With a cell deformed by F since the search,
+    and atoms moved by u at most beside it, a distance d is no less than σ d − 2u, where σ is the least
+    singular value of F (``nfflr/data/verlet.py`` derives this bound). So a step looks only at pairs whose
+    slack may be used up, which in a crystal are none. Memory and time grow as N.
 
     Args:
         numbers: (N,) atomic numbers.
@@ -82,7 +82,7 @@ class NearPairs:
         self._candidates = None
 
     def find(self, atoms: ase.Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pairs within their reach, each once: i (P,), j (P,), distance (P,) Å. All coordinates are finite."""
+        """Pairs within their reach, each once: i (P,), j (P,), distance (P,) Å, of finite coordinates."""
         used = np.inf if self._candidates is None else self._used(atoms, self._candidates)
         if not used < SKIN:
             self._candidates, used = self._collect(atoms), 0.0

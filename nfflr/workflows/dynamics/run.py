@@ -26,6 +26,7 @@ from ..base import Progress, has_stress, snapshot
 from ..spread import Excess, find_excess, labelled
 from .ensembles import ENSEMBLES, Integrator, hidden_state, restore
 from .guard import ExplosionError, Guard, TooNear
+from .preparation import prepared
 from .settings import MdSettings
 from .start import check_moving, degrees_of_freedom, random_velocities
 
@@ -55,6 +56,7 @@ class Outcome:
         explosion: (atom, what happened to it) in the step after the last, or None.
         too_near: the first pair that is nearer than any in the training data, or None.
         excess: the spread of ``last`` above its limit, at which the run was stopped, or None.
+        compressibility: 1/GPa, that the barostat went by, or None.
     """
 
     steps: int
@@ -63,6 +65,7 @@ class Outcome:
     explosion: tuple[int, str] | None
     too_near: TooNear | None
     excess: Excess | None = None
+    compressibility: float | None = None
 
 
 class Run:
@@ -215,6 +218,7 @@ def simulate(
     Raises:
         NumericsError, StructureError: not even the start is sound.
     """
+    atoms, settings = prepared(atoms, calculator, settings, archive)
     run = Run(atoms, calculator, settings)
     record = archive.load("state")
     archive.truncate(0 if record is None else int(record["step"]) // settings.interval + 1)
@@ -241,7 +245,7 @@ def simulate(
         return _uncertain(run, stopped.excess)
     finally:
         states.finish()
-    return Outcome(run.step, run.dof, run.frame(), None, run.guard.too_near)
+    return _outcome(run, run.step, run.frame())
 
 
 class _States:
@@ -270,12 +274,23 @@ def _exploded(run: Run, archive: Archive, stopped: _ExplodedError) -> Outcome:
     except ExplosionError:  # the calculator gives other answers than it gave; the last frame it is
         last = archive.frames()[-1]
     explosion = (stopped.cause.atom, stopped.cause.message)
-    return Outcome(int(stopped.record["step"]), run.dof, last, explosion, run.guard.too_near)
+    return _outcome(run, int(stopped.record["step"]), last, explosion)
 
 
 def _uncertain(run: Run, excess: Excess) -> Outcome:
     last = labelled(run.frame(), run.guard.results, run.step)
-    return Outcome(run.step, run.dof, last, None, run.guard.too_near, excess)
+    return _outcome(run, run.step, last, excess=excess)
+
+
+def _outcome(
+    run: Run,
+    steps: int,
+    last: ase.Atoms,
+    explosion: tuple[int, str] | None = None,
+    excess: Excess | None = None,
+) -> Outcome:
+    used = run.settings.compressibility if run.settings.ensemble == "npt-berendsen" else None
+    return Outcome(steps, run.dof, last, explosion, run.guard.too_near, excess, used)
 
 
 class _UncertainError(Exception):
