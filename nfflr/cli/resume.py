@@ -17,7 +17,7 @@ from ..workflows.archive import FolderArchive
 OPTION = click.Option(
     ["--resume"],
     is_flag=True,
-    help="Continue the run that was interrupted, or a finished md with more --steps.",
+    help="Continue the run that was interrupted, or a finished md to more --steps.",
 )
 
 

@@ -19,6 +19,7 @@ from ..errors import ConfigError, NFFLrError
 from ..workflows.base import Result
 from ..workflows.contract import Workflow, read_result, result_record
 from .failure import explain, fail
+from .notes import notes_about
 from .opening import Models
 from .output import Outputs, provenance
 from .progress import step_bar
@@ -234,7 +235,7 @@ class Run:
             extra["archive"] = stack.enter_context(
                 archive_folder(folder, self.resume, self.overwrite, trajectory)
             )
-        with step_bar(title) as progress:
+        with step_bar(title) as progress, notes_about(job.name):
             result = self.workflow.function(*structures, calculator, self.settings, progress, **extra)
         return Finding(source, result.message, 0 if result.converged else 5, result, calculator.todict())
 

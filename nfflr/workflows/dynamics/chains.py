@@ -55,6 +55,10 @@ class IsotropicBarostat(IsotropicMTKNPT):
         self._thermostat = _chain(self, temperature_K, tdamp, dof)
         self._num_atoms_global = dof / 3  # only three times this enters
 
+    def cell_kinetic_energy(self) -> float:
+        """Of the volume's momentum, eV; its mean is kT/2."""
+        return float(self._p_eps) ** 2 / (2 * self._barostat.W)  # type: ignore[no-any-return]
+
 
 class CellBarostat(MTKNPT):
     """Martyna, Tobias and Klein's barostat of the full cell, with as many momenta as a symmetric cell has.

@@ -11,6 +11,8 @@ from ase.units import fs
 from scipy.fft import next_fast_len
 from scipy.signal import welch
 
+from .start import free_axes
+
 MEMORY = 2**28  # bytes of coordinates held at a time
 BLOCKS = 10  # groups of atoms that give a diffusion coefficient each
 FIT = 0.2  # first lag of the straight line, in parts of the longest, which is half the run
@@ -159,14 +161,13 @@ def _coordinates(frames, group, cell, masses) -> tuple[np.ndarray, np.ndarray]:
     """Displacements (Å) from the first frame and velocities (Å/ps), (F, n, 3), without the centre's."""
     x, v = np.empty((2, len(frames), len(group), 3))
     weights = masses / masses.sum()
-    first = None
+    first, free = None, free_axes(frames[0])
     for k, frame in enumerate(frames):
         positions = frame.positions
         if frame.cell.rank == 3:
             positions = frame.cell.scaled_positions(positions) @ cell
         first = positions if first is None else first
         moved, velocities = positions - first, frame.get_velocities() * 1000 * fs
-        if not frame.constraints:
-            moved, velocities = moved - weights @ moved, velocities - weights @ velocities
+        moved, velocities = (a - free * (weights @ a) for a in (moved, velocities))
         x[k], v[k] = moved[group], velocities[group]
     return x, v

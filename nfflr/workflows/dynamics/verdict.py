@@ -53,8 +53,8 @@ def judge(
 ) -> Verdict:
     """The gravest of: exploded, uncertain, melted, outside the training range, drifting, off target.
 
-    Stable if it is none of these. Melting comes before the range, which a liquid leaves as a matter of course;
-    the message has both.
+    Stable if it is none of these. Melting comes before the range, which a liquid leaves as a matter of
+    course; the message has both.
 
     Args:
         start: the first frame.
