@@ -31,9 +31,9 @@ def degrees_of_freedom(atoms: ase.Atoms, keeps_momentum: bool = True) -> int:
     """Number of momentum coordinates that are free: those that no constraint and no conservation law fixes.
 
     Args:
-        keeps_momentum: whether the dynamics conserves the total momentum; if so, along each axis on which
-            nothing is held and it is zero one less is free, and without periodic axes and constraints those of
-            rotation too, if that is absent.
+        keeps_momentum: whether the dynamics conserves the total momentum. If so, one less is free along each
+            axis on which nothing is held and the momentum is zero; without periodic axes and constraints
+            those of rotation are not free either, if it is absent.
     """
     free = _unconstrained(atoms)
     if not keeps_momentum:
@@ -50,13 +50,13 @@ def degrees_of_freedom(atoms: ase.Atoms, keeps_momentum: bool = True) -> int:
 
 
 def free_axes(atoms: ase.Atoms) -> np.ndarray:
-    """(3,) bool: axes along which the structure as a whole can move, since no constraint holds a part of it."""
+    """(3,) bool: axes along which the structure can move as a whole, since no constraint holds a part."""
     free, others = _held(atoms)
     return np.zeros(3, dtype=bool) if others else free.all(axis=0)  # type: ignore[no-any-return]
 
 
 def _unconstrained(atoms: ase.Atoms) -> int:
-    """Coordinates that no constraint fixes; one that two constraints fix counts once, which ASE does twice."""
+    """Coordinates that no constraint fixes; what two constraints fix counts once (ASE counts it twice)."""
     free, others = _held(atoms)
     return int(free.sum()) - sum(constraint.get_removed_dof(atoms) for constraint in others)
 
