@@ -38,8 +38,7 @@ def archive_folder(
     claim_folder(folder)
     with locked(folder):
         if _begun(folder) and not resume:
-            finished = trajectory is not None and not (folder / "frames.traj").exists()
-            if not overwrite and not finished:
+            if not overwrite and not FolderArchive(folder).is_finished():
                 raise ConfigError(
                     f"{folder}: a run was interrupted here; use --resume, or --overwrite to drop it"
                 )
@@ -48,8 +47,8 @@ def archive_folder(
         if _begun(folder):
             click.echo(f"resuming from {folder}")
         archive = FolderArchive(folder)
-        if trajectory is not None:
-            archive.restore_frames(trajectory)
+        if trajectory is not None and archive.is_finished():
+            archive.reopen(trajectory)
         try:
             yield archive
         except NFFLrError:

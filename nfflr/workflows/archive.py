@@ -132,13 +132,19 @@ class FolderArchive(Archive):
 
     def keep_records(self) -> None:
         """Delete the frames, which the results hold now; the records say how the run goes on."""
+        self.save("finished", {})
         self.close()
         self._path.unlink(missing_ok=True)
 
-    def restore_frames(self, trajectory: Path) -> None:
-        """Take the frames of a finished run back, if they are not here."""
-        if not self._path.exists() and self.load("state") is not None and trajectory.exists():
+    def is_finished(self) -> bool:
+        """Whether the frames of the run are among its results."""
+        return self.load("finished") is not None
+
+    def reopen(self, trajectory: Path) -> None:
+        """Take the frames of a finished run back from its results."""
+        if not self._path.exists():
             write_trajectory(self._path, StoredFrames(trajectory))
+        (self.folder / "finished.npz").unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Delete the folder, once the results are written elsewhere."""

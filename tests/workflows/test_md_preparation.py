@@ -1,17 +1,12 @@
-"""What happens before the first step of md, and how a finished run is made longer from the command line."""
-
-import json
+"""What happens before the first step of md."""
 
 import numpy as np
 import pytest
 from ase.build import bulk, fcc111
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms, FixBondLength, FixCartesian, FixCom
-from ase.io import read
-from click.testing import CliRunner
 from lennard_jones import LennardJones, argon
 
-from nfflr.cli.main import cli
 from nfflr.errors import StructureError
 from nfflr.workflows.archive import FolderArchive
 from nfflr.workflows.dynamics.preparation import repeated
@@ -117,30 +112,3 @@ def test_the_figure_shows_what_was_set():
     assert any(np.array_equal(line.get_ydata(), [0.2, 0.2]) for line in figure.axes[6].lines)
     free = md(argon(), LennardJones(), MdSettings(ensemble="nve", temperature=30, **more))
     assert free.temperature_target is None and len(plot(free).axes) == 6
-
-
-def run(*arguments):
-    return CliRunner().invoke(cli, ["md", *map(str, arguments)])
-
-
-def test_a_finished_run_is_made_longer_as_if_it_never_stopped(tmp_path):
-    path = tmp_path / "si.xyz"
-    (bulk("Si", cubic=True) * (2, 2, 1)).write(path)
-    common = [path, "--model", "mlearn-si", "--ensemble", "nvt-langevin", "--interval", 5, "--checkpoint", 10]
-    out = tmp_path / "out"
-    assert run(*common, "--steps", 25, "--out", out).exit_code == 0
-    first = json.loads((out / "si-md.json").read_text())
-    assert run(*common, "--steps", 60, "--out", out).exit_code == 2  # exists
-    assert run(*common, "--steps", 60, "--seed", 4, "--out", out, "--resume").exit_code == 2
-    assert json.loads((out / "si-md.json").read_text()) == first
-    assert run(*common, "--steps", 60, "--out", out, "--resume").exit_code == 0
-    assert run(*common, "--steps", 60, "--out", tmp_path / "whole").exit_code == 0
-    longer, whole = ((tmp_path / name / "si-md.traj").read_bytes() for name in ("out", "whole"))
-    assert longer == whole
-    results = [json.loads((tmp_path / n / "si-md.json").read_text())["result"] for n in ("out", "whole")]
-    assert results[0] == results[1] and results[0]["steps"] == 60
-    assert np.abs(read(out / "si-md.traj").get_velocities()).max() > 0
-    assert run(*common, "--steps", 60, "--out", out, "--resume").exit_code == 0  # nothing to do
-    assert run(*common, "--steps", 90, "--out", out, "--resume").exit_code == 0  # and once more
-    assert run(*common, "--steps", 30, "--out", out, "--resume").exit_code == 2  # not shorter
-    assert run(*common, "--steps", 30, "--out", out, "--overwrite").exit_code == 0
