@@ -29,6 +29,7 @@ class Workflow:
         plot: the file's ``plot(result)``, or None.
         overlays: whether it can be called ``plot(result, others, label)`` too.
         archives: whether the function keeps what is finished in an ``archive``, and can be resumed.
+        extends: settings of a finished run that may be raised to continue it.
         scores: by which its results are judged: the file's ``SCORES``, or ``default_scores``.
     """
 
@@ -41,6 +42,7 @@ class Workflow:
     plot: Callable | None
     overlays: bool
     archives: bool
+    extends: tuple[str, ...]
     scores: dict[str, Score]
 
     def prepare(
@@ -73,6 +75,7 @@ def find_workflow(name: str) -> Workflow:
         plot=plot,
         overlays=plot is not None and "others" in inspect.signature(plot).parameters,
         archives="archive" in signature.parameters,
+        extends=getattr(module, "EXTENDS", ()),
         scores=getattr(module, "SCORES", None) or default_scores(signature.return_annotation),
     )
 
