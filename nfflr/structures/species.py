@@ -49,6 +49,8 @@ def element(label: str) -> tuple[int, float | None]:
         return 1, HYDROGEN_ISOTOPES[symbol.upper()]
     number = atomic_numbers.get(symbol.capitalize(), 0) if match else 0
     if not number:
+        if label == chemical_symbols[0]:
+            raise ValueError(f"species {label!r} has atomic number 0, no element; write a chemical symbol")
         raise ValueError(f"species {label!r} is no element; write a chemical symbol such as Si")
     return number, None
 
