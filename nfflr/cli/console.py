@@ -28,7 +28,7 @@ class Table(rich.table.Table):
     """``rich.table.Table`` whose strings are plain text."""
 
     def __init__(self, *headers: Any, title: Any = None, **options: Any):
-        super().__init__(*map(_plain, headers), title=_plain(title), **options)
+        super().__init__(*headers, title=_plain(title), **options)
 
     def add_column(self, header: Any = "", footer: Any = "", **options: Any) -> None:
         super().add_column(_plain(header), _plain(footer), **options)

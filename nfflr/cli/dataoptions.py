@@ -22,6 +22,7 @@ OPTIONS = (
     ),
     click.option(
         "--force-units",
+        metavar="UNIT",
         help="Force unit of the data: eV/Å, Ha/Bohr, kcal/mol/Å …; default: that of the energy per Å.",
     ),
     click.option(

@@ -8,6 +8,7 @@ import matplotlib.figure
 import numpy as np
 
 from ..data.survey import Survey
+from .report import literal
 
 MOST_GROUPS = 8  # colours and bars that can be told apart
 
@@ -15,7 +16,7 @@ MOST_GROUPS = 8  # colours and bars that can be told apart
 def draw(seen: Survey, title: str = "") -> matplotlib.figure.Figure:
     """Structures per group or composition, energy residuals, forces, and nearest distances."""
     figure = matplotlib.figure.Figure(figsize=(10, 7), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(literal(title))
     counts, residuals, forces, distances = figure.subplots(2, 2).flat
     _counts(counts, seen)
     _residuals(residuals, seen)
@@ -42,7 +43,7 @@ def _shown(names: np.ndarray) -> np.ndarray:
 def _counts(axes, seen: Survey) -> None:
     what, names = kinds(seen)
     shown = Counter(_shown(names).tolist()).most_common()[::-1]
-    labels = [name for name, _ in shown]
+    labels = [literal(name) for name, _ in shown]
     bars = axes.barh(labels, [count for _, count in shown], color=[f"C{k}" for k in range(len(shown))][::-1])
     axes.set_ylim(-0.6, max(len(shown), 4) - 0.4)  # a single bar need not fill the panel
     axes.bar_label(bars, padding=3, fontsize=9)

@@ -69,6 +69,12 @@ def learning_curve(history: list[dict[str, float]], columns: Sequence[Column]) -
     return figure
 
 
+def literal(text: str) -> str:
+    """Text of users for a figure: a dollar sign would start a formula, a first underscore hide a legend."""
+    shown = str(text).replace("$", r"\$")
+    return f"\u200b{shown}" if shown.startswith("_") else shown
+
+
 def parity(predictions: Predictions, title: str = "") -> matplotlib.figure.Figure:
     """Predicted against labelled energies, force components and stress components, coloured by group.
 
@@ -84,12 +90,12 @@ def parity(predictions: Predictions, title: str = "") -> matplotlib.figure.Figur
     ]
     panels = [panel for panel in panels if np.isfinite(panel[2][..., 1]).any()] or panels[:1]
     figure = matplotlib.figure.Figure(figsize=(4 * len(panels), 4.2), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(literal(title))
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
         name, unit, pairs, owners, factor, error_factor, error_unit = panel
         for k, group in enumerate(groups):
             chosen = pairs[owners == group].reshape(-1, 2) * factor
-            axes.plot(chosen[:, 1], chosen[:, 0], ".", ms=3, alpha=0.6, color=f"C{k}", label=group)
+            axes.plot(chosen[:, 1], chosen[:, 0], ".", ms=3, alpha=0.6, color=f"C{k}", label=literal(group))
         finite = pairs[np.isfinite(pairs)] * factor
         if finite.size:
             ends = [finite.min(), finite.max()]
@@ -108,7 +114,7 @@ def property_parity(
     """Predicted against labelled values of each target; a class as its confusion matrix."""
     names = [*predictions.values, *predictions.scores]
     figure = matplotlib.figure.Figure(figsize=(4.2 * len(names), 4.2), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(literal(title))
     errors = predictions.errors()
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False).flat, names, strict=True):
         if name in predictions.scores:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,9 +68,7 @@ def predicted(model, dataset: AtomsDataset, indices: Sequence[int], title: str):
     """Errors by metric, and the parity figure."""
     if dataset.is_force_field:
         pairs = predict(model, dataset, indices)
-        # A dollar sign in a name would start a formula.
-        groups = np.array([str(g).replace("$", r"\$") for g in pairs.groups])
-        return pairs.errors(), parity(dataclasses.replace(pairs, groups=groups), title)
+        return pairs.errors(), parity(pairs, title)
     properties = predict_properties(model, dataset, indices)
     return properties.errors(), property_parity(properties, dataset.classes, title)
 

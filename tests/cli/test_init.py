@@ -6,6 +6,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
+from builders import copper
 
 from nfflr.cli.main import run
 from nfflr.structures.readers import read_structures
@@ -243,3 +244,162 @@ def test_kilocalories_are_noticed_by_the_size_of_forces(tmp_path, capsys):
     assert "give --energy-units kcal/mol" in capsys.readouterr().out
     assert init(source, tmp_path, "--energy-units", "kcal/mol", "--overwrite") == 0
     assert "kcal" not in capsys.readouterr().out
+
+
+def advice_of(capsys) -> str:
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_two_calculations_in_one_file_have_to_be_chosen_between(tmp_path, capsys):
+    """``energy`` and ``forces`` of another potential beside those of the reference."""
+    frames = silicon(30)
+    for k, atoms in enumerate(frames):
+        results = atoms.calc.results
+        atoms.info["REF_energy"] = results["energy"] + 0.3 * np.sin(7 * k) * len(atoms)
+        atoms.arrays["REF_forces"] = results["forces"] * 1.4 + 0.1
+    source = written(tmp_path, frames)
+    assert init(source, tmp_path) == 3
+    message = refusal(capsys)
+    reference = "--key total_energy=REF_energy --key forces=REF_forces"
+    own = "--key total_energy=energy --key forces=forces"
+    assert "energy and REF_energy differ by 0.2" in message and reference in message and own in message
+    assert init(source, tmp_path, *own.split()) == 0
+    dataset = load_config(tmp_path / "out" / "config.py").dataset
+    assert float(dataset.records[0].labels["total_energy"]) == pytest.approx(frames[0].calc.results["energy"])
+
+
+@pytest.mark.parametrize(
+    "name", ["REF_energy", "formation_energy", "mace_energy", "free_energy", "kinetic_energy"]
+)
+def test_energies_that_agree_or_mean_something_else_are_no_contradiction(name, tmp_path, capsys):
+    frames = silicon(30)
+    for atoms in frames:
+        shift = 158.0 if name == "REF_energy" else 0.1 * np.random.default_rng(len(atoms)).normal()
+        atoms.info[name] = atoms.calc.results["energy"] + shift * len(atoms)  # another zero per atom
+    assert init(written(tmp_path, frames), tmp_path) == 0
+    assert "differ by" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["charge", "total_charge", "spin", "multiplicity", "magmom"])
+def test_mixed_states_are_told_with_how_far_their_energies_are_apart(name, tmp_path, capsys):
+    frames = silicon(30)
+    for k, atoms in enumerate(frames):
+        atoms.info[name] = 2 * (k % 3)
+        atoms.calc.results["energy"] += 5.0 * (k % 3)
+    assert init(written(tmp_path, frames), tmp_path) == 0
+    text = advice_of(capsys)
+    assert "the data mix states" in text and " 0, 2, 4" in text and "nothing suspicious" not in text
+
+
+def test_one_state_or_moments_that_fluctuate_are_no_mixture(tmp_path, capsys):
+    frames = silicon(30)
+    for k, atoms in enumerate(frames):
+        atoms.info["charge"] = 1
+        atoms.info["total_magmom"] = 20.0 + 0.5 * (k % 5)
+    assert init(written(tmp_path, frames), tmp_path) == 0
+    assert "mix" not in capsys.readouterr().out
+
+
+def test_an_element_that_occurs_alone_is_not_claimed(tmp_path, capsys):
+    frames = silicon(30)
+    for symbol, energy in (("O", -432.0), ("Si", -0.8)):
+        atoms = ase.Atoms(symbol, [(0, 0, 0)])
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=np.zeros((1, 3)))
+        frames.append(atoms)
+    assert init(written(tmp_path, frames), tmp_path) == 0
+    assert "O occurs only in isolated atoms" in capsys.readouterr().out
+    settings = load_config(tmp_path / "out" / "config.py")
+    assert settings.model.elements == ("Si",) == settings.dataset.elements
+
+
+def test_five_structures_and_no_forces_are_told(tmp_path, capsys):
+    frames = silicon(30)[:5]
+    for atoms in frames:
+        del atoms.calc.results["forces"]
+    assert init(written(tmp_path, frames), tmp_path) == 0
+    text = advice_of(capsys)
+    assert "5 structures are few" in text and "no structure has forces" in text
+
+
+def test_forces_of_other_atoms_are_told_by_their_sum(tmp_path, capsys):
+    frames = silicon(60)
+    for atoms in frames[::3]:
+        forces = atoms.calc.results["forces"]
+        forces[: len(atoms) // 2] = np.abs(forces[: len(atoms) // 2]) + 0.2
+    assert init(written(tmp_path, frames), tmp_path) == 0
+    assert "add up to a net force" in advice_of(capsys)
+
+
+@pytest.mark.parametrize("name", ["acac", "ethanol", "mlearn-si"])
+def test_good_data_are_not_suspected(name, tmp_path, capsys):
+    assert init(SILICON.parents[1] / name / "train.xyz.xz", tmp_path) == 0
+    assert "nothing suspicious" in capsys.readouterr().out
+
+
+def test_the_shear_stresses_of_lithium_are_told_and_not_trained_on(tmp_path, capsys):
+    """They have the wrong sign in the published data: C44 of −13 GPa by stress, 9.8 by energy."""
+    assert init(SILICON.parents[1] / "mlearn-li" / "train.xyz.xz", tmp_path) == 0
+    text = advice_of(capsys)
+    assert "shear stresses disagree with energies along strains" in text and "group Elastic" in text
+    assert load_config(tmp_path / "out" / "config.py").weights(1.0)["stress"] == 0
+
+
+def test_cells_shorter_than_twice_the_cutoff_are_told(tmp_path, capsys):
+    assert init(written(tmp_path, copper(24, ((2, 2, 2),), strain=0.02)), tmp_path) == 0
+    text = advice_of(capsys)
+    assert "24 of 24 cells are shorter than twice the cutoff of 5.0 Å (the median is 7.2 Å)" in text
+    large = copper(12, ((3, 3, 3),), strain=0.01)  # 10.8 Å: half of it is still more than 5 Å
+    assert init(written(tmp_path, large), tmp_path, "--overwrite") == 0
+    assert load_config(tmp_path / "out" / "config.py").model.cutoff == 5.4
+    assert "are shorter than" not in capsys.readouterr().out
+
+
+def test_energies_stand_with_a_tenth_of_a_millielectronvolt(tmp_path, capsys):
+    frames = silicon(30)
+    assert init(written(tmp_path, frames), tmp_path) == 0
+    lowest = min(a.get_potential_energy() / len(a) for a in frames)
+    assert f" {lowest:.4f} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["files", "pattern", "folder"])
+def test_several_inputs_are_one_data_set_and_move_with_the_config(how, tmp_path, capsys):
+    frames, parts = silicon(30), []
+    for k, part in enumerate((frames[:12], frames[12:])):
+        folder = tmp_path / "runs" / ("" if how == "folder" else f"run[{k}]")
+        folder.mkdir(parents=True, exist_ok=True)
+        parts.append(folder / (f"part{k}.xyz" if how == "folder" else "frames.xyz"))
+        ase.io.write(parts[-1], part)
+    arguments = {
+        "files": parts,
+        "pattern": [tmp_path / "runs" / "*" / "frames.xyz"],
+        "folder": [tmp_path / "runs"],
+    }
+    out = tmp_path / "out"
+    assert run(["init", *map(str, arguments[how]), "--out", str(out)]) == 0
+    assert next(out.glob("*-and-1-more-init.png")).is_file()
+    moved = tmp_path.rename(tmp_path.with_name(f"moved-{how}"))
+    dataset = load_config(moved / "out" / "config.py").dataset
+    assert len(dataset) == len(frames) and len({record.id for record in dataset.records}) == len(frames)
+    for record, atoms in zip(dataset.records, frames, strict=True):
+        assert float(record.labels["total_energy"]) == pytest.approx(atoms.get_potential_energy())
+    assert [name.rpartition("/")[2][:4] for name in dataset.origin["source"]] in (["fram"] * 2, ["part"] * 2)
+
+
+def test_copies_in_several_inputs_are_left_out(tmp_path):
+    frames = silicon(30)
+    for name, part in (("a.xyz", frames), ("b.xyz", frames[:3])):
+        ase.io.write(tmp_path / name, part)
+    arguments = ["init", str(tmp_path / "a.xyz"), str(tmp_path / "b.xyz"), "--out", str(tmp_path / "out")]
+    assert run(arguments) == 0
+    assert len(load_config(tmp_path / "out" / "config.py").dataset) == len(frames)
+
+
+def test_a_folder_without_data_says_where_there_are_some(tmp_path, capsys):
+    (tmp_path / "runs" / "1").mkdir(parents=True)
+    assert init(tmp_path / "runs", tmp_path) == 2
+    assert "no labelled data in this folder" in refusal(capsys)
+    (tmp_path / "runs" / "1" / "OUTCAR").write_text("")
+    assert init(tmp_path / "runs", tmp_path) == 2
+    assert "/runs/*/OUTCAR'" in refusal(capsys)
+    assert init(tmp_path / "runs" / "*.xyz", tmp_path) == 2
+    assert "no file matches" in refusal(capsys)

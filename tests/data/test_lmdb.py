@@ -1,12 +1,17 @@
 """LMDB: written whole, read on demand, damage named, nothing executed, usable from many processes."""
 
 import pickle
+import tempfile
 import tracemalloc
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
+from ase.build import bulk
 from builders import copper, radius_graph
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from nfflr.data.dataset import AtomsDataset, collate
@@ -211,3 +216,69 @@ def copper_cells(k):
     atoms.positions += 0.05 * np.random.default_rng(k).normal(size=(len(atoms), 3))
     atoms.calc = SinglePointCalculator(atoms, energy=-3.5 * len(atoms), forces=np.zeros((len(atoms), 3)))
     return atoms
+
+
+SHAPES = st.lists(st.integers(0, 4), max_size=3).map(tuple)
+KINDS = st.sampled_from(["<f8", ">f8", "<f4", ">f4", ">i4", "<i8", ">i2", "u1", "?", "<f2"])
+
+
+@st.composite
+def laid_out(draw) -> np.ndarray:
+    """An array of any layout in memory: transposed, reversed, with steps, in either byte order."""
+    kind, shape = np.dtype(draw(KINDS)), draw(SHAPES)
+    numbers = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 100, (*shape, 2)).astype(kind)
+    array = numbers[..., draw(st.integers(0, 1))]  # steps of two
+    array = array.transpose(draw(st.permutations(range(array.ndim))))
+    for axis in range(array.ndim):
+        if draw(st.booleans()):
+            array = np.flip(array, axis)
+    return np.asfortranarray(array) if draw(st.booleans()) else array
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["forces", "magmoms", "x", "born_charges"]),
+        st.one_of(
+            laid_out(), st.floats(allow_nan=False), st.booleans(), st.text(max_size=5), st.integers(-9, 9)
+        ),
+        max_size=3,
+    ),
+    laid_out(),
+)
+def test_values_of_any_layout_round_trip(values, extra):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.lmdb"
+        atoms = bulk("NaCl", "rocksalt", a=5.6)
+        atoms.positions = np.asfortranarray(atoms.positions)[::-1]
+        write_lmdb(path, [Record("a", "g", atoms, {**values, "extra": extra})])
+        (entry,) = lmdb_store.read(path)
+        np.testing.assert_array_equal(entry.atoms.positions, atoms.positions)
+        assert entry.values.keys() == {*values, "extra"}
+        for name, value in {**values, "extra": extra}.items():
+            stored = entry.values[name]
+            np.testing.assert_array_equal(stored, value)
+            if isinstance(value, np.ndarray):
+                assert stored.shape == value.shape and stored.dtype == value.dtype.newbyteorder("=")
+
+
+@pytest.mark.parametrize("name", ["mlearn-si", "ethanol"])
+def test_extended_xyz_as_ase_reads_it_is_stored(name, tmp_path):
+    """ASE leaves forces as columns of a wider table, which no tensor takes as they lie."""
+    source = Path(__file__).parents[2] / "calculators" / name / "test.xyz.xz"
+    frames = ase.io.read(source, index=":20")
+    write_lmdb(tmp_path / "a.lmdb", frames)
+    write_lmdb(tmp_path / "b.lmdb", AtomsDataset(frames, n_train=1.0, n_val=0.0).records)
+    for file in ("a.lmdb", "b.lmdb"):
+        for record, atoms in zip(AtomsDataset(tmp_path / file).records, frames, strict=True):
+            np.testing.assert_array_equal(record.labels["forces"], atoms.get_forces())
+            assert float(record.labels["total_energy"]) == atoms.get_potential_energy()
+            if "stress" in atoms.calc.results:
+                np.testing.assert_allclose(record.labels["stress"], atoms.get_stress(voigt=False), atol=1e-15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", sorted(Path(__file__).parents[2].glob("calculators/*/t*.xyz.xz")), ids=str)
+def test_every_bundled_set_is_stored(source, tmp_path):
+    frames = ase.io.read(source, index=":")
+    assert write_lmdb(tmp_path / "a.lmdb", frames) == len(frames) == len(lmdb_store.read(tmp_path / "a.lmdb"))
