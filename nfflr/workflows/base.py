@@ -151,7 +151,7 @@ class FrameResults(SinglePointCalculator):
     """Results of one structure, which sees changes to the last bit, and faster than ASE's class."""
 
     def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
-        mine = self.atoms
+        mine: ase.Atoms = self.atoms  # type: ignore[assignment]  # set when it is made
         pairs = {
             "positions": (mine.positions, atoms.positions),
             "numbers": (mine.numbers, atoms.numbers),

@@ -57,7 +57,7 @@ class IsotropicBarostat(IsotropicMTKNPT):
 
     def cell_kinetic_energy(self) -> float:
         """Of the volume's momentum, eV; its mean is kT/2."""
-        return float(self._p_eps) ** 2 / (2 * self._barostat.W)  # type: ignore[no-any-return]
+        return float(self._p_eps) ** 2 / (2 * self._barostat.W)
 
 
 class CellBarostat(MTKNPT):
@@ -76,12 +76,12 @@ class CellBarostat(MTKNPT):
 
     def cell_kinetic_energy(self) -> float:
         """Of the cell's momenta, eV; its mean is 6/2 kT."""
-        return self._get_cell_kinetic_energy()  # type: ignore[no-any-return]
+        return self._get_cell_kinetic_energy()
 
 
 def _chain(dynamics, temperature_K: float, tdamp: float, dof: int) -> NoseHooverChainThermostat:
     return NoseHooverChainThermostat(
-        num_atoms_global=dof / 3,
+        num_atoms_global=dof / 3,  # type: ignore[arg-type]  # only three times this enters
         masses=np.array(dynamics.masses),  # (N, 1)
         temperature_K=temperature_K,
         tdamp=tdamp,

@@ -161,4 +161,4 @@ def _shortest_distances(calculator: Calculator) -> np.ndarray | None:
         return None
     longest = distances[np.isfinite(distances)].max(initial=0.0)
     distances = np.nan_to_num(distances, nan=0.0, posinf=longest)
-    return np.maximum(distances, distances.T)  # type: ignore[no-any-return]
+    return np.maximum(distances, distances.T)

@@ -37,7 +37,7 @@ def _search(atoms: ase.Atoms, cutoff: float, quantities: str) -> tuple[np.ndarra
 def _box(atoms: ase.Atoms) -> np.ndarray:
     """The cell (3, 3) with unit normals in place of the vectors of open axes."""
     vectors = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
-    return Cell(vectors).complete().array  # type: ignore[no-any-return]
+    return Cell(vectors).complete().array
 
 
 @dataclass

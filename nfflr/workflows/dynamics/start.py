@@ -52,7 +52,7 @@ def degrees_of_freedom(atoms: ase.Atoms, keeps_momentum: bool = True) -> int:
 def free_axes(atoms: ase.Atoms) -> np.ndarray:
     """(3,) bool: axes along which the structure can move as a whole, since no constraint holds a part."""
     free, others = _held(atoms)
-    return np.zeros(3, dtype=bool) if others else free.all(axis=0)  # type: ignore[no-any-return]
+    return np.array([not others] * 3) & free.all(axis=0)
 
 
 def _unconstrained(atoms: ase.Atoms) -> int:

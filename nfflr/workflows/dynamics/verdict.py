@@ -76,7 +76,7 @@ def judge(
     if drift is not None and abs(drift[0]) > max(settings.max_drift, 3 * drift[1]):
         text = f"drifting: the conserved quantity changes by {drift[0]:.3g} meV/atom/ns"
         return Verdict("drifting", text, outcome.steps)
-    misses = [text for name in TOLERANCES if (text := _miss(name, averages, settings))]
+    misses = [miss for name in TOLERANCES if (miss := _miss(name, averages, settings))]
     if misses:
         return Verdict("off target", f"off target: {'; '.join(misses)}", outcome.steps)
     return Verdict("stable", f"stable for {outcome.steps} steps")
