@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import ase
 import torch
 
 from ..data.graph import Graph
@@ -55,6 +56,10 @@ def trained_domain(config: TrainingConfig) -> Domain | None:
     dataset = config.dataset
     if not dataset.is_force_field or config.init_from is not None or not config.model.fits_references:
         return None
-    chosen = dataset.split["train"]
-    bonded = (k for k in chosen if bonds(config.model.graph(dataset[k][0])).any())
-    return domain_of(dataset.records[k].atoms for k in bonded)
+    kinds: dict[tuple, ase.Atoms] = {}  # one of each composition in which atoms are bound
+    for k in dataset.split["train"]:
+        atoms = dataset.records[k].atoms
+        kind = (atoms.get_chemical_formula(), bool(atoms.pbc.any()))
+        if kind not in kinds and bonds(config.model.graph(dataset[k][0])).any():
+            kinds[kind] = atoms
+    return domain_of(kinds.values())
