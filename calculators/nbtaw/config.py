@@ -7,7 +7,7 @@ from nfflr.models.moment import MomentConfig, MomentNetwork
 
 here, output_dir = Path(__file__).parent, Path("runs/nbtaw")
 dataset = AtomsDataset(here / "train.xyz.xz", n_train=0.9, n_val=0.1, test_source=here / "test.xyz.xz")
-model = MomentNetwork(MomentConfig(elements=("Nb", "Ta", "W"), cutoff=6.4))
+model = MomentNetwork(MomentConfig(elements=("Nb", "Ta", "W"), cutoff=5.0))
 random_seed = 0
 epochs, batch_size, compile = 50, 16, True
 notes = {

@@ -147,7 +147,7 @@ class Run:
     def begin(self, job: Job, structures: list[ase.Atoms], sources: Sequence[str]) -> Begun:
         """Claim the files of a job, or find what a run that is being resumed has made of it already."""
         calculator = self.attach(sources[0], structures)
-        outputs = Outputs(self.out, job.stem, self.workflow, structures[0], job.paths[0], self.format)
+        outputs = self._outputs(job, structures)
         asked = {
             "structure": job.name,
             "structure_sha256": job.digests(),  # now, since a file may change during a long run
@@ -256,7 +256,10 @@ class Run:
         """File of the frames of a run that can be made longer: the first model's."""
         if not self.workflow.extends or source != self.models.sources_for(structures[0])[0]:
             return None
-        return Outputs(self.out, job.stem, self.workflow, structures[0]).paths["trajectory"]
+        return self._outputs(job, structures).paths["trajectory"]
+
+    def _outputs(self, job: Job, structures: list[ase.Atoms]) -> Outputs:
+        return Outputs(self.out, job.stem, self.workflow, structures[0], job.paths[0], self.format)
 
     def archive(self, job: Job, source: str | None = None) -> Path:
         """Folder of the archive; each model to compare with has its own."""
