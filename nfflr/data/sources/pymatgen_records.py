@@ -1,7 +1,7 @@
 """JSON records with a structure of pymatgen's each, from no data set whose stresses are known.
 
-Energies are eV per structure and forces eV/Å, as pymatgen has them. Unit, sign and order of ``stress`` are asked
-for. MPtrj and MatPES fix theirs: they are read as any file is.
+Energies are eV per structure and forces eV/Å, as pymatgen has them. Unit, sign and order of ``stress`` are
+asked for. MPtrj and MatPES fix theirs: they are read as any file is.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ Of records, energies are eV per structure and forces eV/Å. What ``stress`` is d
 - MPtrj (Deng et al., Nat. Mach. Intell. 5, 1031 (2023); https://doi.org/10.6084/m9.figshare.23713842): kbar,
   pressure positive, as VASP prints it. The energy is ``corrected_total_energy``; where records have none, it
   follows from ``energy_per_atom``, which is the corrected one too, and else is ``uncorrected_total_energy``.
-- MatPES (Kaplan et al., arXiv:2503.04070; fields at https://matpes.ai): kbar, pressure positive, six numbers in
-  the order xx, yy, zz, yz, xz, xy.
+- MatPES (Kaplan et al., arXiv:2503.04070; fields at https://matpes.ai): kbar, pressure positive, six numbers
+  in the order xx, yy, zz, yz, xz, xy.
 - Of other records nobody knows. Their ``stress`` is kept as ``info["stress_as_stored"]``.
 """
 
@@ -107,7 +107,9 @@ def _labelled(record: dict, name: str, where: str, known: bool) -> ase.Atoms:
     if energy is not None:
         results["energy"] = _array(energy, (), "energy", where)
         atoms.info.pop("energy", None)
-    forces = next((record[key] for key in FORCES if record.get(key) is not None), atoms.info.pop("forces", None))
+    forces = next(
+        (record[key] for key in FORCES if record.get(key) is not None), atoms.info.pop("forces", None)
+    )
     if forces is not None:
         results["forces"] = _array(forces, (len(atoms), 3), "forces", where)
     stress = record.get("stress")
@@ -191,9 +193,7 @@ def _symbol(site: Any, k: int, where: str) -> str:
         raise StructureError(f"{where}: site {k} has no list of species; expected one element")
     if len(species) > 1 or abs(float(species[0].get("occu", 1)) - 1) > 1e-6:
         shares = ", ".join(f"{kind.get('element')} {kind.get('occu', 1)}" for kind in species)
-        raise StructureError(
-            f"{where}: site {k} is partially occupied ({shares}); give an ordered structure"
-        )
+        raise StructureError(f"{where}: site {k} is partially occupied ({shares}); give an ordered structure")
     symbol = str(species[0].get("element"))
     plain = re.match(r"[A-Z][a-z]?", symbol)
     element = plain[0] if plain else symbol
@@ -252,7 +252,7 @@ def _constraints(atoms: ase.Atoms, free: np.ndarray) -> list:
     fixed = np.flatnonzero(~free.any(axis=1))
     partly = np.flatnonzero(free.any(axis=1) & ~free.all(axis=1))
     constraints: list = [FixAtoms(fixed)] if len(fixed) else []
-    if not atoms.cell.rank == 3:
+    if atoms.cell.rank != 3:
         return constraints
     return constraints + [FixScaled([k], ~free[k]) for k in partly]
 
