@@ -14,6 +14,7 @@ from builders import copper
 from nfflr.data import sources
 from nfflr.data.records import read_records
 from nfflr.errors import StructureError
+from nfflr.structures.formats import aselmdb
 from nfflr.structures.readers import read_structures
 
 
@@ -78,7 +79,7 @@ def test_a_folder_of_files_is_one_source(tmp_path):
     assert records[2].id == "data.0001.aselmdb[0]"
 
 
-def test_damage_is_refused_by_its_row(tmp_path):
+def test_damage_is_refused_by_its_row(tmp_path, monkeypatch):
     frames = copper(2)
     path = write(tmp_path / "a.aselmdb", frames, **{"2": b"no zlib"})
     with pytest.raises(StructureError, match=r"a\.aselmdb: row 2 is no compressed JSON"):
@@ -89,9 +90,10 @@ def test_damage_is_refused_by_its_row(tmp_path):
     path = write(tmp_path / "c.aselmdb", frames, nextid=4)
     with pytest.raises(StructureError, match=r"c\.aselmdb: row 3 is missing"):
         read_records(path)[2]
-    bomb = zlib.compress(b" " * (2**28 + 1))
+    monkeypatch.setattr(aselmdb, "LARGEST", 2**20)
+    bomb = zlib.compress(b" " * (2**20 + 1))
     path = write(tmp_path / "d.aselmdb", frames, **{"1": bomb})
-    with pytest.raises(StructureError, match="larger than 256 MiB"):
+    with pytest.raises(StructureError, match="larger than 1 MiB"):
         read_records(path)[0]
 
 

@@ -70,6 +70,9 @@ def test_other_units_of_length_and_shapes_are_refused(tmp_path):
     np.savez(tmp_path / "short.npz", z=np.ones(3, int), R=np.zeros((2, 4, 3)), E=np.zeros(2))
     with pytest.raises(StructureError, match=r"positions have shape \(2, 4, 3\), expected \(frames, 3, 3\)"):
         read_records(tmp_path / "short.npz", energy_units="eV")
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    with pytest.raises(StructureError, match=r"other\.npz: has no positions; expected an array coords or R"):
+        read_structures(tmp_path / "other.npz")
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(StructureError, match="ethanol.npz: cannot be read"):
         read_records(path, energy_units="eV")

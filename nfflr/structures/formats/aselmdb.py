@@ -80,7 +80,7 @@ class Rows:
             unpacking = zlib.decompressobj()
             text = unpacking.decompress(content, LARGEST)
             if not unpacking.eof:
-                raise ValueError("it ends early, or is larger than 256 MiB")
+                raise ValueError(f"it ends early, or is larger than {LARGEST >> 20} MiB")
             refuse_deep(text)
             return json.loads(text)
         except (ValueError, zlib.error) as error:
