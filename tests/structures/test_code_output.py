@@ -206,6 +206,16 @@ def test_a_run_without_an_end_gives_its_whole_steps_with_a_note(tmp_path, caplog
         read_records(path)
 
 
+@pytest.mark.skipif(not AIMS.is_dir(), reason="ASE is installed without its tests")
+def test_gpaw_that_was_cut_off_inside_a_line(tmp_path):
+    text = (AIMS.parent / "gpaw_expected_text_output").read_text()
+    (record,) = read_records(write(tmp_path, "gpaw.txt", text))
+    assert set(record.labels) == {"total_energy", "forces"}
+    place = text.index("Forces in eV/Ang") + 40
+    with pytest.raises(StructureError, match=r"gpaw\.txt: ends inside a line"):
+        read_records(write(tmp_path, "gpaw.txt", text[:place]))
+
+
 def test_cp2k_is_refused_with_a_way_out(tmp_path):
     text = "  **** ****  PROGRAM STARTED AT  2024-01-01\n CP2K| version string: CP2K version 2023.1\n"
     with pytest.raises(StructureError, match="cp2k.out: output of CP2K is not read; convert it with dpdata"):

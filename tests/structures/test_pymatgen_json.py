@@ -187,6 +187,14 @@ def unknown(content):
     content["sites"][0]["species"][0]["element"] = "Xx"
 
 
+def infinite(content):
+    content["lattice"]["matrix"][0][0] = float("inf")
+
+
+def nameless(content):
+    content["sites"][0]["properties"] = 3
+
+
 def shapeless(content):
     content["lattice"]["matrix"] = [[1, 0], [0, 1]]
 
@@ -198,6 +206,8 @@ def shapeless(content):
         (vacant, "site 0 is partially occupied"),
         (contradiction, "site 1 lies at .* by 'abc'"),
         (unknown, "site 0 has the unknown element 'Xx'"),
+        (infinite, "lattice matrix is not finite"),
+        (nameless, "is malformed"),
         (shapeless, r"lattice matrix has shape \(2, 2\), expected \(3, 3\)"),
     ],
     ids=lambda x: getattr(x, "__name__", ""),

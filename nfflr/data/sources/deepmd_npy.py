@@ -22,7 +22,6 @@ KEYS = {"total_energy": ("energy",), "forces": ("force",), "stress": ("stress",)
 ENERGY_UNITS = "eV"
 STRESS = ("eV/Å^3", 1, "3x3")
 
-SIZES = {"coord": 3, "force": 3}  # numbers an atom
 VIRTUAL = -1  # type of atoms that fill the mixed form up
 
 
@@ -55,7 +54,9 @@ def _entries(system: Path, name: str, wanted: Wanted) -> Iterator[Entry]:
         frames = _frames(folder, len(types), periodic)
         for k in range(len(frames["coord"])):
             where = f"{folder}: frame {k}"
-            kinds = frames["real_atom_types"][k].astype(int) if "real_atom_types" in frames else types
+            kinds = types
+            if "real_atom_types" in frames:
+                kinds = np.nan_to_num(frames["real_atom_types"][k], nan=-2).astype(int)
             real = kinds != VIRTUAL
             atoms = ase.Atoms(
                 _numbers(kinds[real], names, system),

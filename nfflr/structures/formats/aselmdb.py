@@ -67,7 +67,7 @@ class Rows:
             raise StructureError(f"{where} is missing; the file is not whole, copy it again")
         try:
             atoms = _atoms(row)
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise StructureError(f"{where} holds no structure ({error!r}); write the file again") from error
         check_structure(atoms, where)
         return atoms

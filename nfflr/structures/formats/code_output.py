@@ -61,7 +61,7 @@ PROGRAMS = (
         rb"Calculation completed|END DATASET",
         rb"was not enough scf cycles to converge",
     ),
-    _program("GPAW", "gpaw-out", rb"  ___ ___ ___ _ _ _", rb"^Date: ", rb"did not converge"),
+    _program("GPAW", "gpaw-out", rb"  ___ ___ ___ _ _ _", rb"^Total: .* 100\.0%", rb"did not converge"),
     _program(
         "ORCA",
         "orca-output",

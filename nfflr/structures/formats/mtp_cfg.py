@@ -110,10 +110,13 @@ class Block:
                 continue
             name = words[0].rstrip(":").lower()
             if name == "size":
-                self.size = int(self._row(k, 1)[0])
+                size = self._row(k, 1)[0]
+                if not (size.is_integer() and size >= 0):
+                    raise self._error(k, "Size is no whole number")
+                self.size = int(size)
                 k += 1
             elif name == "supercell":
-                rows = []
+                rows: list[list[float]] = []
                 while k < len(self.lines) and _numbers(self.lines[k]) is not None and len(rows) < 3:
                     rows.append(self._row(k, 3))
                     k += 1
@@ -163,6 +166,8 @@ class Block:
             )
         if direct and len(self.cell) != 3:
             raise StructureError(f"{self.where}: direct coordinates need three vectors in Supercell")
+        if not np.isfinite(self.cell).all() or not np.isfinite(coordinates).all():
+            raise StructureError(f"{self.where}: Supercell or a coordinate is not finite; correct the file")
         cell = np.zeros((3, 3))
         cell[: len(self.cell)] = self.cell
         atoms = ase.Atoms(
@@ -176,7 +181,7 @@ class Block:
         forces = self._columns("f", "")
         if forces is not None:
             results["forces"] = forces
-        if self.stress and atoms.cell.rank == 3:
+        if self.stress and atoms.cell.rank == 3 and atoms.cell.volume > 0:
             missing = [name for name in COMPONENTS if name not in self.stress]
             if missing:
                 raise StructureError(f"{self.where}: PlusStress lacks {', '.join(missing)}; correct the file")
@@ -192,7 +197,7 @@ class Block:
                 f"into {self.path.name}.species, as: Cu Zr"
             )
         kinds = self.table[:, self.columns.index("type")] if "type" in self.columns else np.zeros(self.size)
-        types = kinds.astype(int)
+        types = np.nan_to_num(kinds, nan=-1, posinf=-1).astype(int)
         if types.min() < 0 or types.max() >= len(species) or not (types == kinds).all():
             raise StructureError(
                 f"{self.where}: has the type {kinds[np.argmax(np.abs(kinds))]:g}, but {len(species)} symbols "

@@ -45,6 +45,7 @@ FORCES = ("forces", "force")
 IDENTIFIERS = ("matpes_id", "entry_id", "material_id", "mp_id", "task_id")
 HEAVY_HYDROGEN = {"D": 2.01410178, "T": 3.01604928}  # u
 DISAGREEMENT = 1e-3  # Å between the fractional and the Cartesian coordinates of a site
+MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 STORED_STRESS = "stress_as_stored"
 KBAR = factor("kbar", "stress")  # eV/Å³
 
@@ -69,7 +70,7 @@ def read(path: Path) -> Iterator[ase.Atoms]:
     for where, document in documents(path):
         for name, record in _records(document, ""):
             place = f"{where}: frame {count}" + (f" ({name})" if name else "")
-            yield _labelled(record, name, place, known)
+            yield _record(record, name, place, known)
             count += 1
     if not count:
         raise StructureError(f"{path}: holds no structure of pymatgen; give Structure, Molecule or records")
@@ -96,13 +97,20 @@ def _records(node: Any, name: str) -> Iterator[tuple[str, dict]]:
             yield from _records(value, "")
 
 
+def _record(record: dict, name: str, where: str, known: bool) -> ase.Atoms:
+    try:
+        return _labelled(record, name, where, known)
+    except MALFORMED as error:
+        raise StructureError(f"{where}: is malformed ({error}); correct the file") from error
+
+
 def _labelled(record: dict, name: str, where: str, known: bool) -> ase.Atoms:
     atoms = structure(record["structure"], where)
     skip = {"structure", "stress", *FORCES}
     atoms.info |= {key: value for key, value in record.items() if key not in skip and _is_value(value)}
     if name:
         atoms.info["config_id"] = name
-    results = {}
+    results: dict[str, Any] = {}
     energy = _energy(record, len(atoms))
     if energy is not None:
         results["energy"] = _array(energy, (), "energy", where)
@@ -280,4 +288,6 @@ def _array(value: Any, shape: tuple[int, ...], name: str, where: str) -> np.ndar
         raise StructureError(f"{where}: {name} is not made of numbers; correct the file") from error
     if array.shape != shape:
         raise StructureError(f"{where}: {name} has shape {array.shape}, expected {shape}; correct the file")
+    if not np.isfinite(array).all():
+        raise StructureError(f"{where}: {name} is not finite; correct the file")
     return array
