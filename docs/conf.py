@@ -18,7 +18,7 @@ extensions = [
     "pages",
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "upstream"]
 html_theme = "furo"
 html_title = f"NFFLr {release}"
 autodoc_member_order = "bysource"

@@ -20,13 +20,14 @@ from .errors import ConfigError, NFFLrError, NumericsError, StructureError
 from .models.base import Potential
 from .models.ensemble import Ensemble
 from .structures.checks import check_structure
+from .structures.constraints import repeated
 from .units import GPA
-from .workflows.base import check_crystal
 from .workflows.relax import (
     EXPLODED,
-    CellFilter,
     RelaxResult,
     RelaxSettings,
+    cell_filter,
+    check_axes,
     describe_end,
     frame_of,
     relax,
@@ -108,8 +109,8 @@ def check_batch(calculator: Any, settings: RelaxSettings) -> None:
     """
     if settings.optimizer != "fire":
         raise ConfigError(f"--optimizer: a batch is relaxed by fire, not {settings.optimizer}; leave it out")
-    for name in ("symmetry", "max_forces_std", "max_energy_std"):
-        if getattr(settings, name):
+    for name in ("symmetry", "max_forces_std", "max_energy_std", "cell_axes"):
+        if getattr(settings, name) != RelaxSettings.model_fields[name].default:
             raise ConfigError(
                 f"--{name.replace('_', '-')}: not for a batch; relax one by one, without --batch"
             )
@@ -122,16 +123,23 @@ class _Run:
     """One structure on its way down."""
 
     def __init__(self, index: int, atoms: ase.Atoms, settings: RelaxSettings):
-        self.index, self.atoms, self.settings = index, atoms, settings
+        self.index, self.given, self.atoms = index, atoms, atoms
+        self.settings = settings
         self.energies: list[float] = []
         self.fmax: list[float] = []
         self.failed = False
         self.error: NFFLrError | None = None
         self.state: torch_sim.SimState | None = None
 
+    @property
+    def size(self) -> int:
+        """Number of atoms, those of the supercell."""
+        return len(self.given) * int(np.prod(self.settings.supercell or 1))
+
     def check(self) -> None:
-        """Refuse a structure that cannot go into a batch."""
+        """Make the supercell; refuse a structure that cannot go into a batch."""
         check_structure(self.atoms)
+        self.atoms = repeated(self.given, self.settings.supercell or (1, 1, 1))
         if self.atoms.pbc.any() and not self.atoms.pbc.all():
             raise StructureError(
                 "structure: torch-sim knows structures periodic along three axes or none; leave --batch out"
@@ -139,7 +147,7 @@ class _Run:
         if self.atoms.constraints:
             raise StructureError("structure: torch-sim moves all atoms, some are fixed; leave --batch out")
         if self.settings.cell:
-            check_crystal(self.atoms, "a cell relaxation", "use --no-cell")
+            check_axes(self.atoms, self.settings)
 
     def observe(self, energy: float, fmax: float) -> bool:
         """Take note of a step; whether it was the last.
@@ -169,12 +177,12 @@ class _Run:
         if self.error is not None:
             raise self.error
         if self.failed or self.state is None:
-            return relax(self.atoms, calculator, self.settings)
+            return relax(self.given, calculator, self.settings)
         atoms = self.atoms.copy()
         atoms.calc = calculator
         moving = atoms
         if self.settings.cell:
-            moving = CellFilter(atoms, scalar_pressure=self.settings.pressure * GPA)
+            moving = cell_filter(atoms, self.settings)
         frames = [frame_of(atoms, _largest(moving.get_forces()))]
         atoms.cell[:] = self.state.row_vector_cell[0].cpu().numpy()
         atoms.positions[:] = self.state.positions.cpu().numpy()
@@ -206,7 +214,7 @@ class _Together:
         states = self._enter(runs)
         for first in states:
             self.entered = self.entered[-1:]
-            yield from self._batches(chain([first], states), max(len(run.atoms) for run in runs))
+            yield from self._batches(chain([first], states), max(run.size for run in runs))
         yield from self._results()
 
     def _enter(self, runs: list[_Run]) -> Iterator[torch_sim.SimState]:

@@ -131,7 +131,20 @@ def test_too_few_steps_are_said(calculator):
     assert result.steps == 2 and not result.converged and "2 steps" in result.message
 
 
-@pytest.mark.parametrize("setting", [{"optimizer": "bfgs"}, {"symmetry": True}, {"max_energy_std": 0.1}])
+@pytest.mark.parametrize(
+    "setting",
+    [{"optimizer": "bfgs"}, {"symmetry": True}, {"max_energy_std": 0.1}, {"cell": True, "cell_axes": "ab"}],
+)
 def test_what_torch_sim_does_not_offer_is_refused(calculator, setting):
-    with pytest.raises(ConfigError, match=next(iter(setting)).replace("_", ".")):
+    with pytest.raises(ConfigError, match=list(setting)[-1].replace("_", ".")):
         list(relax_together(cells(1), calculator, RelaxSettings(**setting)))
+
+
+def test_supercells_are_made_before_the_batch(calculator):
+    asked = RelaxSettings(fmax=1e-3, supercell=(1, 1, 2))
+    structures = [*cells(2), ase.Atoms("Si2", [(0, 0, 0), (2.5, 0, 0)])]
+    found = dict(relax_together(structures, calculator, asked, max_atoms=8))
+    for k, atoms in enumerate(structures[:2]):
+        assert len(found[k].symbols) == 2 * len(atoms)
+        assert found[k].energy == pytest.approx(relax(atoms, calculator, asked).energy, abs=1e-5)
+    assert isinstance(found[2], StructureError) and "axis c" in str(found[2])

@@ -38,7 +38,7 @@ def all_together(run: Run, debug: bool) -> int:
     def prepare(job: Job) -> int:
         from ..structures.readers import read_structure
 
-        atoms = read_structure(job.paths[0])
+        (atoms,) = run.workflow.prepare([read_structure(job.paths[0])], run.settings, [job.name])
         try:
             (source,) = run.models.sources_for(atoms)
             begun = run.begin(job, [atoms], (source,))

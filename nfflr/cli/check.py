@@ -161,8 +161,7 @@ def _plain(row: dict) -> dict:
 
 
 def _print(results, title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from .console import Console, Table, styled
 
     view = Table(title=title, title_justify="left")
     for header in ("check", ""):
@@ -175,6 +174,6 @@ def _print(results, title: str) -> None:
         value = "–" if result.value is None else f"{result.value:.2g}"
         bound = "≥" if result.at_least else "≤"
         limit = "" if result.limit is None else f"{bound} {result.limit:g}"
-        shown = f"[{COLOURS[result.status]}]{result.status}[/]"
+        shown = styled(result.status, COLOURS[result.status])
         view.add_row(result.name, shown, value, limit, result.unit, result.message)
     Console(width=None if Console().is_terminal else 140).print(view)

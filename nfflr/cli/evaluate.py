@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
 from ..errors import StructureError
 from ..files import all_or_none, claim_folder, write_figure, write_json
-from .options import OUT, label_names
+from .dataoptions import LABELS, data_options, dataset_arguments
+from .options import OUT
 from .output import provenance, refuse_existing
+from .structures import data_stem, find_data
 
 TOPIC = "Judge a potential"
 PLACE = 3
@@ -21,61 +22,54 @@ EXAMPLES = ("nff evaluate mlearn-si calculators/mlearn-si/test.xyz.xz",)
 
 @click.command("evaluate")
 @click.argument("checkpoint")
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data", nargs=-1, required=True)
 @click.option("--out", "-o", **OUT)
-@click.option(
-    "--energy-units",
-    help="Energy unit of the data: eV, eV/atom, Ha or kcal/mol; default: what its format says.",
-)
-@click.option(
-    "--stress-units",
-    help="Stress unit of the data: eV/Å^3, GPa or kbar; default: what its format says, else no stress.",
-)
-@click.option(
-    "--stress-sign",
-    type=click.Choice(["1", "-1"]),
-    help="1: tension is positive; -1: pressure is; default: what the format says.",
-)
-@click.option(
-    "--key",
-    "keys",
-    multiple=True,
-    metavar="LABEL=NAME",
-    help="Name of a label in the data, as total_energy=dft_energy; repeated.",
-)
+@data_options
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
-def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys, overwrite) -> int:
+def command(checkpoint, data, out, overwrite, **given) -> int:
     """Compare a checkpoint with labelled data: errors per group, parity plot.
 
+    DATA are files, folders of files, patterns, or the name of a JARVIS data set; several are taken together.
     Prints a table and writes <data>-evaluate.json and <data>-evaluate.png. A checkpoint that predicts
     properties is compared with the labels of those names. Of an ensemble (a folder of member-<k>.safetensors,
-    or a+b+c) the errors are compared with its spread too.
+    or a+b+c) the errors are compared with its spread too. Structures that the checkpoint was trained on are
+    counted in a note, as far as they are known.
     """
     from ..checkpoint import load_model
     from ..data.dataset import AtomsDataset
+    from ..data.sources import display_name
+    from ..notes import note
+    from ..train.familiar import familiar
 
-    stem = data.name.split(".")[0]
-    paths = {kind: out / f"{stem}-evaluate.{kind}" for kind in ("json", "png")}
+    found = find_data(data)
+    source = found[0] if len(found) == 1 else found
+    paths = {kind: out / f"{data_stem(found)}-evaluate.{kind}" for kind in ("json", "png")}
     refuse_existing(paths.values(), overwrite)
     model, metadata = load_model(checkpoint)
     targets = metadata.get("targets") or {}
-    units = {"stress_units": stress_units, "stress_sign": stress_sign and int(stress_sign)}
+    arguments = dataset_arguments(given, tuple(targets) or LABELS)
+    if targets:  # of properties there are no forces and stresses
+        arguments = {name: arguments[name] for name in ("energy_units", "keys")} | {
+            "classes": _classes(targets)
+        }
     dataset = AtomsDataset(
-        str(data),  # a path, or the name of a JARVIS data set
+        source,
         tuple(targets) or "energy_and_forces",
-        energy_units=energy_units,
         n_train=1.0,
         n_val=0.0,
         allow_missing=True,
         allow_duplicates=True,
-        keys=label_names(keys),
-        **({"classes": _classes(targets)} if targets else units),
+        **arguments,
     )
     claim_folder(out)
-    started, title = time.perf_counter(), f"{checkpoint} on {data.name}"
+    name = display_name(source)
+    started, title = time.perf_counter(), f"{checkpoint} on {name}"
+    trained_on = familiar(checkpoint, dataset, found)
+    if trained_on:
+        note(f"{name}: {trained_on}")
     table, columns, figure, spread = (_properties if targets else _force_field)(model, dataset, title)
     if not any(math.isfinite(row[column.key]) for row in table.values() for column in columns):
-        raise StructureError(f"{data}: holds no label that the model predicts; nothing to compare with")
+        raise StructureError(f"{name}: holds no label that the model predicts; nothing to compare with")
     if targets:
         _print_targets(table["all"], columns, dataset.targets, title)
     else:
@@ -83,8 +77,12 @@ def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys
     _print_spread(spread)
     record = {
         "checkpoint": {"source": str(checkpoint), "digest": metadata["sha256"]},
-        "data": {"file": str(data), "digest": dataset.digest()},
-        "settings": {"energy_units": energy_units, **units, "keys": label_names(keys)},
+        "data": {
+            "file": found[0] if len(found) == 1 else found,
+            "digest": dataset.digest(),
+            **trained_on.record,
+        },
+        "settings": {name: value for name, value in arguments.items() if name != "classes"},
         "errors": {
             g: {k: v if math.isfinite(v) else None for k, v in row.items()} for g, row in table.items()
         },
@@ -153,16 +151,17 @@ def _print_spread(spread: dict[str, float]) -> None:
 
 
 def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.4g}"
+    if math.isnan(value):
+        return "–"
+    return f"{value:.4g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
 
 
 def _print(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from .console import narrow_table, show
 
-    view = Table(title=title, title_justify="left")
+    view = narrow_table(title)
     for k, header in enumerate(headers):
-        view.add_column(header, justify="right" if k else "left")
+        view.add_column(header, justify="right" if k else "left", overflow="fold", no_wrap=bool(k))
     for row in rows:
         view.add_row(*row[: len(headers)])
-    Console(width=None if Console().is_terminal else 120).print(view)
+    show(view)

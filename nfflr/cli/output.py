@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
-import io
 import shlex
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import ase
-import ase.io
 import click
 
 from ..checkpoint import library_versions
 from ..errors import ConfigError
 from ..files import all_or_none, claim_folder, sweep, write_atomically, write_figure, write_json
+from ..notes import note
+from ..structures.writers import FORMATS, OPEN, TRAJECTORY, file_name, format_of, losses, structure_bytes
 from ..trajectories import write_trajectory
 from ..workflows.base import Result
 from ..workflows.contract import Workflow, file_fields, result_record
@@ -24,8 +24,8 @@ from .tables import write_table
 class Outputs:
     """Files of one structure's result: ``si-relax.json``, ``si-relaxed.cif``, ``si-relax.traj`` and a figure.
 
-    A field of the result that is an ``ase.Atoms`` becomes ``<stem>-<field>.cif`` (extended XYZ where an axis
-    is open, which CIF cannot say), one with its results
+    A field of the result that is an ``ase.Atoms`` becomes ``<stem>-<field>`` in the format of the input, or
+    in another that holds what it carries (see ``structures.writers``); one with its results
     ``<stem>-<workflow>-<field>.xyz``, a list or sequence of them ``<stem>-<workflow>.traj``, a table
     ``<stem>-<workflow>.csv``, a text ``<stem>-<workflow>`` with its suffix.
 
@@ -33,24 +33,43 @@ class Outputs:
         folder: where they go.
         stem: the structure file's stem, ``si``.
         workflow: whose result it is.
-        atoms: the structure: periodic along all axes or not.
+        atoms: the structure, by which the format is foretold.
+        source: its file.
+        form: format of structures that was asked for, a name in ``writers.FORMATS``; default: the input's.
     """
 
-    def __init__(self, folder: Path, stem: str, workflow: Workflow, atoms: ase.Atoms):
+    def __init__(
+        self,
+        folder: Path,
+        stem: str,
+        workflow: Workflow,
+        atoms: ase.Atoms,
+        source: Path,
+        form: str | None = None,
+    ):
         self.kinds = file_fields(workflow.result)
-        self.format = "cif" if atoms.pbc.all() and atoms.cell.rank == 3 else "extxyz"
-        suffix = ".cif" if self.format == "cif" else ".xyz"
-        base = f"{stem}-{workflow.name}"
-        names = {"json": f"{base}.json"}
+        self.folder, self.asked = folder, form is not None
+        chain = [FORMATS[form or format_of(source)], FORMATS["xyz"], TRAJECTORY]
+        self.formats = list(dict.fromkeys(chain))
+        first = self.formats[self._best(atoms)]
+        self.paths = {"json": folder / f"{stem}-{workflow.name}.json"}
+        self.candidates: dict[str, list[Path]] = {}  # of each structure, a path for each of the formats
         for field, kind in self.kinds.items():
-            endings = {"trajectory": ".traj", "table": ".csv", "labelled": f"-{field}.xyz"}
-            names[field] = (
-                f"{stem}-{field}{suffix}" if kind == "structure" else base + endings.get(kind, kind)
-            )
+            if kind == "structure":
+                self.candidates[field] = [
+                    # "-vacancy.traj" could be the trajectory of the workflow.
+                    folder / file_name(stem, f"{workflow.name}-{field}" if f is TRAJECTORY else field, f)
+                    for f in self.formats
+                ]
+                self.paths[field] = self.candidates[field][self.formats.index(first)]
+            elif kind == "trajectory":
+                self.paths[field] = folder / file_name(stem, workflow.name, TRAJECTORY)
+            elif kind == "labelled":
+                self.paths[field] = folder / file_name(stem, f"{workflow.name}-{field}", FORMATS["xyz"])
+            else:
+                self.paths[field] = folder / f"{stem}-{workflow.name}{'.csv' if kind == 'table' else kind}"
         if workflow.plot:
-            names["plot"] = f"{base}.png"
-        self.paths = {key: folder / name for key, name in names.items()}
-        self.folder = folder
+            self.paths["plot"] = folder / f"{stem}-{workflow.name}.png"
 
     def claim(self, overwrite: bool, inputs: Collection[Path] = ()) -> None:
         """Make the folder and see that the files can be written, before anything is computed.
@@ -59,20 +78,31 @@ class Outputs:
             ConfigError: a file exists and ``overwrite`` is not set, or is one of the (resolved) ``inputs``.
             ResourceError: the folder cannot be written.
         """
-        refuse_existing(self.paths.values(), overwrite)
         for path in self.paths.values():
             if path.resolve() in inputs:
                 raise ConfigError(f"{path}: is an input and would be replaced; use another --out")
+        for field, paths in self.candidates.items():
+            self.candidates[field] = [path for path in paths if path.resolve() not in inputs]
+        others = [path for paths in self.candidates.values() for path in paths]
+        everything = list(dict.fromkeys([*self.paths.values(), *others]))
+        refuse_existing(everything, overwrite)
         claim_folder(self.folder)
-        sweep(self.paths.values())
+        sweep(everything)
 
     def write(self, result: Result, record: dict, figure: Callable | None) -> None:
         """Write every file of the result, or none; ``record`` is what the JSON says besides it.
 
         Where the result has no structure to write, the path is forgotten.
         """
-        for name in [n for n in self.kinds if getattr(result, n) is None]:
-            self.paths.pop(name).unlink(missing_ok=True)
+        for name in self.kinds:
+            value = getattr(result, name)
+            if name in self.candidates and value is not None:
+                self._choose(name, value)
+            for path in {*self.candidates.get(name, ()), self.paths[name]}:
+                if value is None or path != self.paths[name]:
+                    path.unlink(missing_ok=True)
+            if value is None:
+                del self.paths[name]
         with all_or_none(self.paths.values()):
             for name in self.kinds.keys() & self.paths.keys():
                 self._write_field(name, getattr(result, name))
@@ -81,17 +111,43 @@ class Outputs:
             files = {name: path.name for name, path in self.paths.items()}
             write_json(self.paths["json"], {**record, **result_record(result), "files": files})
 
+    def _best(self, atoms: ase.Atoms) -> int:
+        """Which of the formats is the first that can be written, and holds all unless it was asked for."""
+        lost = [losses(atoms, form) for form in self.formats]
+        if self.asked and OPEN not in lost[0]:
+            return 0
+        return next(k for k, words in enumerate(lost) if not words)
+
+    def _choose(self, name: str, atoms: ase.Atoms) -> None:
+        """Take the format that suits a structure, and say what is not as one expects."""
+        k = self._best(atoms)
+        form, first = self.formats[k], self.formats[0]
+        paths = [path for path in self.candidates[name] if path.suffix == form.suffix]
+        path = self.paths[name] = paths[0] if paths else self.candidates[name][-1]
+        lost = losses(atoms, form)
+        if lost:
+            note(f"{path}: {form.title} cannot hold {_listed(lost)}, which are left out")
+        elif form is not first and (self.asked or losses(atoms, first) != [OPEN]):
+            why = _listed(losses(atoms, first))
+            note(f"{path}: is {form.title}, since {first.title} cannot hold {why}")
+
     def _write_field(self, name: str, value) -> None:
         path, kind = self.paths[name], self.kinds[name]
-        if kind in ("structure", "labelled"):
-            form = self.format if kind == "structure" else "extxyz"
-            write_atomically(path, _structure(value, form))
+        if kind == "structure":
+            form = next(form for form in self.formats if form.suffix == path.suffix)
+            write_atomically(path, structure_bytes(value, form))
+        elif kind == "labelled":
+            write_atomically(path, structure_bytes(value, FORMATS["xyz"]))
         elif kind == "trajectory":
             write_trajectory(path, value)
         elif kind == "table":
             write_table(path, value)
         else:
             write_atomically(path, value.encode())
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
 def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
@@ -110,10 +166,3 @@ def provenance() -> dict:
     versions = library_versions()
     versions |= {n: importlib.metadata.version(n) for n in ("vesin", "matscipy", "phonopy", "spglib")}
     return {"versions": versions, "command": shlex.join(["nff", *click.get_current_context().obj])}
-
-
-def _structure(atoms: ase.Atoms, form: str) -> bytes:
-    content = io.StringIO() if form == "extxyz" else io.BytesIO()  # ASE's writers differ in what they take
-    ase.io.write(content, atoms, format=form)
-    text = content.getvalue()
-    return text if isinstance(text, bytes) else text.encode()

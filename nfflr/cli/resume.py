@@ -15,15 +15,20 @@ from ..lock import locked
 from ..workflows.archive import FolderArchive
 
 OPTION = click.Option(
-    ["--resume"], is_flag=True, help="Continue the run that was interrupted, if there is one."
+    ["--resume"],
+    is_flag=True,
+    help="Continue the run that was interrupted, or a finished md to more --steps.",
 )
 
 
 @contextmanager
-def archive_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[FolderArchive]:
+def archive_folder(
+    folder: Path, resume: bool, overwrite: bool, trajectory: Path | None = None
+) -> Iterator[FolderArchive]:
     """The archive of a run; deleted when the block ends, kept when the run is interrupted.
 
-    A run that is refused before it saved anything leaves nothing.
+    A run that is refused before it saved anything leaves nothing. Of a run that can be made longer, whose
+    frames go to ``trajectory``, the records stay.
 
     Raises:
         ConfigError: another run was interrupted here, and neither option says what to do with it.
@@ -33,7 +38,7 @@ def archive_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[Fold
     claim_folder(folder)
     with locked(folder):
         if _begun(folder) and not resume:
-            if not overwrite:
+            if not overwrite and not FolderArchive(folder).is_finished():
                 raise ConfigError(
                     f"{folder}: a run was interrupted here; use --resume, or --overwrite to drop it"
                 )
@@ -42,6 +47,8 @@ def archive_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[Fold
         if _begun(folder):
             click.echo(f"resuming from {folder}")
         archive = FolderArchive(folder)
+        if trajectory is not None and archive.is_finished():
+            archive.reopen(trajectory)
         try:
             yield archive
         except NFFLrError:
@@ -56,7 +63,10 @@ def archive_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[Fold
             raise StoppedError(text, getattr(error, "signum", signal.SIGINT)) from error
         finally:
             archive.close()
-        archive.remove()
+        if trajectory is None:
+            archive.remove()
+        else:
+            archive.keep_records()
 
 
 def drop_archive(folder: Path) -> None:

@@ -19,6 +19,7 @@ from ..errors import ConfigError, NFFLrError
 from ..workflows.base import Result
 from ..workflows.contract import Workflow, read_result, result_record
 from .failure import explain, fail
+from .notes import notes_about
 from .opening import Models
 from .output import Outputs, provenance
 from .progress import step_bar
@@ -93,8 +94,10 @@ class Run:
         out: Path,
         overwrite: bool,
         resume: bool,
+        format: str | None,
     ):
         self.workflow, self.settings, self.jobs = workflow, settings, jobs
+        self.format = format or None
         self.out, self.overwrite, self.compare, self.resume = out, overwrite, compare, bool(resume)
         if len(model) > 1 and not workflow.overlays:
             raise ConfigError(f"--model: nff {workflow.name} does not compare models; give one")
@@ -114,6 +117,7 @@ class Run:
         from ..structures.readers import read_structure
 
         structures = [read_structure(path) for path in job.paths]
+        structures = self.workflow.prepare(structures, self.settings, [str(path) for path in job.paths])
         try:
             findings, outputs = self._compute(job, structures)
         except NFFLrError as error:
@@ -143,20 +147,21 @@ class Run:
     def begin(self, job: Job, structures: list[ase.Atoms], sources: Sequence[str]) -> Begun:
         """Claim the files of a job, or find what a run that is being resumed has made of it already."""
         calculator = self.attach(sources[0], structures)
-        outputs = Outputs(self.out, job.stem, self.workflow, structures[0])
+        outputs = Outputs(self.out, job.stem, self.workflow, structures[0], job.paths[0], self.format)
         asked = {
             "structure": job.name,
             "structure_sha256": job.digests(),  # now, since a file may change during a long run
             "settings": self.settings.model_dump(mode="json"),
         }
         if self.resume and (done := self._finished(asked, sources[0], calculator.todict(), outputs)):
-            for source in sources:
+            for source in sources[1:] if self.workflow.extends else sources:
                 drop_archive(self.archive(job, source))
             return Begun(outputs, asked, time.perf_counter(), done)
         # Killed while it wrote its results, of which the JSON is the last: they are written again.
         half = self.resume and not outputs.paths["json"].exists()
+        longer = self.resume and self._extends(job, asked, sources[0], calculator.todict(), outputs)
         inputs = {path.resolve() for one in self.jobs for path in one.files()}
-        outputs.claim(self.overwrite or half, inputs)
+        outputs.claim(self.overwrite or half or longer, inputs)
         return Begun(outputs, asked, time.perf_counter())
 
     def write(
@@ -202,15 +207,23 @@ class Run:
         if not path.is_file():
             return None
         result, record = read_result(path, self.workflow)
-        known = record.get("calculator") or {}
-        # Where a model was read from may change, and how it is evaluated; what it is, its precision too, may
-        # not.
-        free = {"source": None, "compiled": None}
-        same = {**calculator, **free} == {**known, **free}
-        if not same or any(record.get(name) != value for name, value in asked.items()):
+        if not _same_calculator(record, calculator) or any(record.get(n) != v for n, v in asked.items()):
             return None
         outputs.paths = {name: path.with_name(file) for name, file in record["files"].items()}
         return Finding(source, result.message, 0 if result.converged else 5, result)
+
+    def _extends(self, job: Job, asked: dict, source: str, calculator: dict, outputs: Outputs) -> bool:
+        """Whether this makes a finished run longer, of which the records are kept."""
+        path = outputs.paths["json"]
+        if not (self.workflow.extends and path.is_file() and self.archive(job, source).is_dir()):
+            return False
+        _, record = read_result(path, self.workflow)
+        before, now = dict(record.get("settings") or {}), dict(asked["settings"])
+        for name in self.workflow.extends:
+            if name not in before or not now.pop(name) >= before.pop(name):
+                return False
+        same = before == now and record.get("structure_sha256") == asked["structure_sha256"]
+        return same and _same_calculator(record, calculator)
 
     def attach(self, source: str, structures: list[ase.Atoms]):
         """A calculator, which refuses unknown elements before the first step, and atoms far too close."""
@@ -231,10 +244,19 @@ class Run:
             title += f" ({self.jobs.index(job) + 1}/{len(self.jobs)})"
         if self.workflow.archives:
             folder = self.archive(job, source)
-            extra["archive"] = stack.enter_context(archive_folder(folder, self.resume, self.overwrite))
-        with step_bar(title) as progress:
+            trajectory = self._trajectory(job, source, structures)
+            extra["archive"] = stack.enter_context(
+                archive_folder(folder, self.resume, self.overwrite, trajectory)
+            )
+        with step_bar(title) as progress, notes_about(job.name):
             result = self.workflow.function(*structures, calculator, self.settings, progress, **extra)
         return Finding(source, result.message, 0 if result.converged else 5, result, calculator.todict())
+
+    def _trajectory(self, job: Job, source: str, structures: list[ase.Atoms]) -> Path | None:
+        """File of the frames of a run that can be made longer: the first model's."""
+        if not self.workflow.extends or source != self.models.sources_for(structures[0])[0]:
+            return None
+        return Outputs(self.out, job.stem, self.workflow, structures[0]).paths["trajectory"]
 
     def archive(self, job: Job, source: str | None = None) -> Path:
         """Folder of the archive; each model to compare with has its own."""
@@ -285,6 +307,12 @@ class Run:
         """Write the table if there are several results: whole at any time, so after each job."""
         if self.several and self.out.is_dir():
             self.table.write()  # the folder is made by the first result; where all fail, nothing is left
+
+
+def _same_calculator(record: dict, calculator: dict) -> bool:
+    """Whether a result's model is this one: where it was read from may change, and how it is evaluated."""
+    free = {"source": None, "compiled": None}
+    return {**calculator, **free} == {**(record.get("calculator") or {}), **free}
 
 
 def with_file(error: NFFLrError, job: Job) -> str:

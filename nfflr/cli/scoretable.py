@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from rich.console import Console, JustifyMethod
-from rich.table import Table
+from rich.console import JustifyMethod
+from rich.text import Text
 
 from ..validation.suite import Report
 from ..validation.tasks import Outcome
+from .console import Console, Table, styled
 
 HEADERS = ("task", "", "score", "value", "limit", "unit", "time (s)")
 
@@ -29,7 +30,7 @@ def print_report(report: Report, title: str) -> None:
     console.print(view)
     for outcome in report.outcomes:
         if outcome.status != "scored":
-            console.print(f"{outcome.task.name} {outcome.status}: {outcome.message}", markup=False)
+            console.print(f"{outcome.task.name} {outcome.status}: {outcome.message}")
     scored = sum(outcome.status == "scored" for outcome in report.outcomes)
     beyond = sum(len(outcome.exceeded) for outcome in report.outcomes)
     limits = sum(len(outcome.task.limits) for outcome in report.outcomes)
@@ -40,15 +41,15 @@ def print_report(report: Report, title: str) -> None:
     )
 
 
-def _rows(outcome: Outcome) -> Iterator[list[str]]:
-    first = [outcome.task.name, _verdict(outcome)]
+def _rows(outcome: Outcome) -> Iterator[list[str | Text]]:
+    first: list[str | Text] = [outcome.task.name, _verdict(outcome)]
     for name, value in outcome.scores.items():
         limit = outcome.task.limits.get(name)
         shown = f"{value:.4g}" if math.isfinite(value) else "–"
         yield [
             *first,
             name,
-            f"[red]{shown}[/red]" if name in outcome.exceeded else shown,
+            styled(shown, "red") if name in outcome.exceeded else shown,
             "" if limit is None else f"{limit:g}",
             outcome.units[name],
             f"{outcome.seconds:.1f}" if first[0] else "",
@@ -56,7 +57,7 @@ def _rows(outcome: Outcome) -> Iterator[list[str]]:
         first = ["", ""]
 
 
-def _verdict(outcome: Outcome) -> str:
+def _verdict(outcome: Outcome) -> str | Text:
     if outcome.status != "scored":
-        return f"[red]{outcome.status}[/red]"
-    return "[red]over[/red]" if outcome.exceeded else "ok"
+        return styled(outcome.status, "red")
+    return styled("over", "red") if outcome.exceeded else "ok"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.socketio import SocketClient
 
+SERVED = "the server decides which atoms move, i-PI by fixatoms in its input"
 PAUSE = 0.2  # s between attempts to reach a server that is not there yet
 
 
@@ -51,10 +52,12 @@ def command(checkpoint, structure, unix, port, host, wait, device, dtype, compil
     """Serve energies and forces to i-PI, or any program that speaks its protocol.
 
     STRUCTURE says which elements the atoms are, in the server's order, and which axes are periodic; positions
-    and cell come from the server. Several may serve one server, which shares beads or replicas between them.
-    Ends when the server closes the connection. Messages are not encrypted, so only this machine is spoken to.
+    and cell come from the server. Forces are raw: constraints of STRUCTURE do not act. Several may serve one
+    server, which shares beads or replicas between them. Ends when the server closes the connection. Messages
+    are not encrypted, so only this machine is spoken to.
     """
     from ..structures.readers import read_structure
+    from ..workflows.attributes import without_constraints
 
     if (unix is None) == (port is None):
         raise ConfigError("nff serve: give one of --unix and --port; see nff serve --help")
@@ -64,7 +67,8 @@ def command(checkpoint, structure, unix, port, host, wait, device, dtype, compil
         raise ConfigError(
             f"--host: {host} is not this machine; expected 127.0.0.1, or tunnel the port (ssh -L)"
         )
-    atoms = read_structure(structure)
+    # The server integrates: forces that a constraint has changed would change its dynamics.
+    atoms = without_constraints(read_structure(structure), str(structure), SERVED)
     atoms.calc = Models((checkpoint,), device, dtype, compile, trust).calculator(checkpoint)
     where = f"/tmp/ipi_{unix}" if unix else f"{host}:{port}"
     client = _connect(where, wait, {"unixsocket": unix} if unix else {"host": host, "port": port})

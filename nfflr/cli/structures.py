@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 from collections import Counter
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from ..errors import ConfigError
@@ -13,6 +14,9 @@ from ..files import COMPRESSIONS, stem
 # What counts as a structure in a folder that is given whole: one structure per file, no results of ours.
 FORMATS = {".cif", ".vasp", ".poscar", ".xyz", ".extxyz", ".exyz", ".pdb", ".res", ".xsf", ".gen"}
 NAMES = ("POSCAR", "CONTCAR")
+# What counts as labelled data in a folder that is given whole.
+DATA_FORMATS = {".xyz", ".extxyz", ".exyz", ".db", ".traj", ".lmdb", ".aselmdb", ".npz"}
+DATA_NAMES = ("*OUTCAR*", "*vasprun*.xml*")
 
 
 def find_structures(arguments: Sequence[str]) -> list[Path]:
@@ -37,10 +41,60 @@ def _find(argument: str) -> list[Path]:
         return inside
     if path.exists() or not glob.has_magic(argument):
         return [path]
-    matches = sorted(p for p in map(Path, glob.glob(argument, recursive=True)) if p.is_file())
+    return _matches(argument)
+
+
+def _matches(pattern: str) -> list[Path]:
+    matches = sorted(p for p in map(Path, glob.glob(pattern, recursive=True)) if p.is_file())
     if not matches:
-        raise ConfigError(f"{argument}: no file matches; check the pattern")
+        raise ConfigError(f"{pattern}: no file matches; check the pattern")
     return matches
+
+
+def find_data(arguments: Sequence[str]) -> list[str]:
+    """Sources of labelled data that arguments name: files, folders, patterns, names of JARVIS data sets.
+
+    A source named twice counts once; the order is that of the arguments, sorted within folder and pattern.
+
+    Raises:
+        ConfigError: a folder or pattern holds no data. A file that is missing is found out on reading.
+    """
+    found = [source for argument in arguments for source in _find_data(argument)]
+    return list({Path(source).resolve(): source for source in reversed(found)}.values())[::-1]
+
+
+def _find_data(argument: str) -> list[str]:
+    from ..data.sources import modules
+
+    path = Path(argument)
+    if any(module.opens(argument) for module in modules()):
+        return [argument]
+    if path.is_dir():
+        inside = sorted(str(p) for p in path.iterdir() if p.is_file() and _is_data(p))
+        if inside:
+            return inside
+        below = sorted(p for p in path.glob("*/*") if p.is_file() and _is_data(p))
+        hint = f"; give '{path}/*/{below[0].name}' for those in its folders" if below else ""
+        formats = ", ".join(sorted(DATA_FORMATS))
+        raise ConfigError(
+            f"{argument}: no labelled data in this folder; expected files {formats}, OUTCAR, vasprun.xml or "
+            f"id_prop.csv{hint}"
+        )
+    if not glob.has_magic(argument):
+        return [argument]
+    return [str(p) for p in _matches(argument)]
+
+
+def _is_data(path: Path) -> bool:
+    suffixes = [s.lower() for s in path.suffixes if s.lower() not in COMPRESSIONS]
+    known = bool(suffixes) and suffixes[-1] in DATA_FORMATS
+    return not path.name.startswith(".") and (known or any(fnmatch(path.name, name) for name in DATA_NAMES))
+
+
+def data_stem(found: Sequence[str]) -> str:
+    """What results are called: the stem of a file, of several that of the first and their number."""
+    first = stem(Path(found[0]).absolute())
+    return first if len(found) == 1 else f"{first}-and-{len(found) - 1}-more"
 
 
 def _is_structure(path: Path) -> bool:

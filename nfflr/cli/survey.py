@@ -19,45 +19,54 @@ MOST_PAIRS = 20
 
 def report(found: Diagnosis, name: str) -> None:
     """Print the survey, then what is suspicious."""
+    from .console import wrapped
+
     if found.survey is not None:
         _table(found.survey, name)
         for title, text in _lines(found.survey).items():
-            first, *rest = textwrap.wrap(text, 100)
+            first, *others = textwrap.wrap(text, _room() - 20)
             click.echo(f"{title:19s} {first}")
-            for line in rest:
+            for line in others:
                 click.echo(" " * 20 + line)
         _outliers(found.survey)
     fatal = [finding for finding in found.findings if finding.fatal]
     for finding in fatal[1:]:  # the first becomes the error
-        click.echo(f"{click.style('problem', fg='red')}: {finding}")
+        click.echo(wrapped(f"{click.style('problem', fg='red')}: {finding}", "  "))
     for finding in found.findings:
         if not finding.fatal:
-            click.echo(f"{click.style('note', fg='yellow')}: {finding}")
+            click.echo(wrapped(f"{click.style('note', fg='yellow')}: {finding}", "  "))
     if found.survey is not None and not (found.findings or found.survey.outliers):
         click.echo(click.style("nothing suspicious", fg="green"))
 
 
+def _room() -> int:
+    """Characters of a line."""
+    from .console import PIPE_WIDTH, Console
+
+    return min(PIPE_WIDTH, Console(PIPE_WIDTH).width)
+
+
 def _table(seen: Survey, name: str) -> None:
     """Counts and ranges by group and composition."""
-    from rich.console import Console
-    from rich.table import Table
+    from .console import narrow_table, show
 
     counts = Counter(zip(seen.groups, seen.compositions, strict=True))
     by_group = len(counts) > MOST_ROWS  # then the compositions of a group share a row
     keys = [(g, "" if by_group else c) for g, c in zip(seen.groups, seen.compositions, strict=True)]
     rows = Counter(keys).most_common()
-    view = Table(title=f"{name}: {len(seen)} structures, {seen.sizes.sum()} atoms", title_justify="left")
-    view.add_column("group")
-    view.add_column("composition")
+    view = narrow_table(f"{name}: {len(seen)} structures, {seen.sizes.sum()} atoms")
+    view.add_column("group", overflow="fold", min_width=5)
+    view.add_column("formula", overflow="fold", min_width=4)
     for header in (
-        "structures",
+        "number",
         "atoms",
-        "energy\neV/atom",
-        "spread\nmeV/atom",
+        "lowest E\neV/atom",
+        "highest E\neV/atom",
+        "rms\nmeV/atom",
         "max |F|\neV/Å",
-        "max |σ|\nGPa",
     ):
-        view.add_column(header, justify="right")
+        view.add_column(header, justify="right", no_wrap=True)
+    view.add_column("max |σ|\nGPa", justify="right", no_wrap=True)
     for key, count in rows[:MOST_ROWS]:
         chosen = np.array([k == key for k in keys])
         kinds = {c for (g, c), _ in counts.items() if g == key[0]}
@@ -69,7 +78,7 @@ def _table(seen: Survey, name: str) -> None:
     if len(rows) > 1:
         view.add_section()
         view.add_row("all", "", str(len(seen)), *_numbers(seen, np.ones(len(seen), bool)))
-    Console(width=None if Console().is_terminal else 120).print(view)
+    show(view)
 
 
 def _numbers(seen: Survey, chosen: np.ndarray) -> list[str]:
@@ -77,20 +86,23 @@ def _numbers(seen: Survey, chosen: np.ndarray) -> list[str]:
     residuals = residuals[np.isfinite(residuals)]
     rms = f"{1e3 * np.sqrt(np.mean(residuals**2)):.3g}" if len(residuals) else "–"
     return [
-        _range(seen.sizes[chosen], "d"),
-        _range(seen.energy[chosen], ".3f"),
+        _range(seen.sizes[chosen]),
+        *_ends(seen.energy[chosen]),
         rms,
         _largest(seen.largest_force[chosen]),
         _largest(seen.largest_stress[chosen] / GPA),
     ]
 
 
-def _range(values: np.ndarray, form: str) -> str:
+def _ends(values: np.ndarray) -> tuple[str, str]:
+    """The least and the largest energy to 0.1 meV."""
     values = values[np.isfinite(values)]
-    if not len(values):
-        return "–"
-    low, high = format(values.min(), form), format(values.max(), form)
-    return low if low == high else f"{low} … {high}"
+    return (f"{values.min():.4f}", f"{values.max():.4f}") if len(values) else ("–", "–")
+
+
+def _range(values: np.ndarray) -> str:
+    low, high = values.min(), values.max()
+    return f"{low}" if low == high else f"{low}–{high}"
 
 
 def _largest(values: np.ndarray) -> str:
@@ -105,7 +117,7 @@ def _lines(seen: Survey) -> dict[str, str]:
         [*closest[:MOST_PAIRS], f"{len(closest) - MOST_PAIRS} more"] if len(closest) > MOST_PAIRS else closest
     )
     labels = [f"{name} {count} of {len(seen)}" for name, count in seen.labels.items()]
-    references = ", ".join(f"{e} {v:.3f}" for e, v in seen.references.items()) + " eV"
+    references = ", ".join(f"{e} {v:.4f}" for e, v in seen.references.items()) + " eV"
     lines = {
         "elements": ", ".join(f"{e}" for e in seen.elements),
         "labels": ", ".join(labels) or "none",
@@ -114,7 +126,7 @@ def _lines(seen: Survey) -> dict[str, str]:
     }
     if seen.labels.get("total_energy") and seen.spacing:
         unknown = "not unique: the compositions do not tell the elements apart"
-        lines["element energies"] = f"{references}; spread: rms about them" if seen.determined else unknown
+        lines["element energies"] = f"{references}; rms: what they leave" if seen.determined else unknown
     if seen.isolated:
         lines["isolated atoms"] = f"{len(seen.isolated)}: {_some(seen, seen.isolated)}"
     if seen.repeats:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import ConfigError
-from ..workflows.contract import Workflow, find_workflow
+from ..workflows.contract import Workflow, file_fields, find_workflow
 from .dress import complete_model
 from .options import OUT, TRUST, SettingsCommand, read_settings, settings_options
 from .resume import OPTION as RESUME
@@ -16,7 +16,7 @@ from .resume import OPTION as RESUME
 if TYPE_CHECKING:  # help and completion need none of what computes
     from .run import Job
 
-SHARED = ("model", "compare", "device", "dtype", "compile", "trust", "out", "overwrite", "resume")
+SHARED = ("model", "compare", "device", "dtype", "compile", "trust", "out", "overwrite", "resume", "format")
 SPREAD = [
     click.Option(
         ["--jobs", "-j"],
@@ -91,6 +91,7 @@ def _shared_options(workflow: Workflow, several: bool) -> list[click.Parameter]:
         ),
         click.Option(["--trust"], **TRUST),
         click.Option(["--out", "-o"], **OUT),
+        *([_format_option()] if "structure" in file_fields(workflow.result).values() else []),
         click.Option(
             ["--config"], type=path, help="YAML file of settings (default: none); options given here win."
         ),
@@ -99,6 +100,17 @@ def _shared_options(workflow: Workflow, several: bool) -> list[click.Parameter]:
         *(SPREAD if several else []),
         *([click.Option(["--batch"], is_flag=True, help=BATCHED[name])] if name in BATCHED else []),
     ]
+
+
+def _format_option() -> click.Option:
+    from ..structures.writers import FORMATS
+
+    return click.Option(
+        ["--format"],
+        type=click.Choice(list(FORMATS)),
+        help="Format of structures that are written; default: the input's, or extended XYZ where that cannot "
+        "hold what a structure carries.",
+    )
 
 
 def run_workflow(workflow: Workflow, values: dict) -> int:

@@ -245,6 +245,11 @@ def fingerprint(record: Record) -> bytes:
     return content.digest()
 
 
+def short_fingerprint(record: Record) -> str:
+    """A structure's fingerprint as 16 letters, for records of runs."""
+    return fingerprint(record).hex()[:16]
+
+
 def _images(atoms: ase.Atoms) -> np.ndarray:
     """Lattice steps (N, 3) from the cell to each atom; one at −1e-9 Å is in the cell, as that at 0 is."""
     box = complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))

@@ -16,7 +16,8 @@ import torch
 from torch.utils.data import Dataset
 
 from ..errors import ConfigError, StructureError, did_you_mean
-from . import checks
+from ..units import factor
+from . import checks, sources
 from .diskcache import DiskCache
 from .graph import periodic_radius_graph
 from .inputs import batch_inputs
@@ -27,11 +28,12 @@ from .records import (
     STRESS_UNITS,
     Chosen,
     Record,
+    joined,
     read_records,
 )
 from .targets import FORCE_FIELDS, LABELS, Labels, Property, TargetCheck, refuse_unknown, target_names
 
-Source = str | Path | Sequence[ase.Atoms]
+Source = str | Path | Sequence[str | Path] | Sequence[ase.Atoms]
 DEFAULT_CUTOFF = 5.0  # Å; where no model says otherwise
 
 
@@ -41,14 +43,19 @@ class AtomsDataset(Dataset):
     Args:
         source: a file that ASE reads (extended XYZ, also .xz and .gz; ASE database; vasprun.xml, OUTCAR),
             JSON or JSON lines in JARVIS form, the name of a JARVIS data set, a folder with ``id_prop.csv`` or
-            ``id_prop.json``, an LMDB file by ``write_lmdb``, or a list of ``ase.Atoms``.
+            ``id_prop.json``, an LMDB file by ``write_lmdb``, a list of any of these (several OUTCARs), or a
+            list of ``ase.Atoms``.
         target: ``"energy_and_forces"`` (stress is used where it is given), ``"total_energy"`` (forces and
             stress are not read), or the name of a value in the data, or several: numbers and vectors of one
             length are regressed, text and truth values are classes.
-        energy_units: eV, eV/atom, Ha or kcal/mol, as stored in the source; inside, everything is eV. Forces
-            are taken to be in the same unit per Å (eV/Å for eV/atom). Needed where the format does not fix
-            it (JARVIS, ``id_prop``); properties keep their own unit.
-        stress_units: eV/Å^3, GPa or kbar. Stresses of a format that fixes none are left out without it.
+        energy_units: eV, eV/atom, Ha, Ha/atom, Ry, kcal/mol or kJ/mol, as stored in the source; inside,
+            everything is eV. Needed where the format does not fix it (JARVIS, ``id_prop``); properties keep
+            their own unit.
+        force_units: eV/Å, Ha/Bohr, kcal/mol/Å …; default: the energy unit per Å (eV/Å for eV/atom).
+        force_sign: 1, or −1 where the data hold gradients of the energy instead of forces.
+        stress_units: eV/Å^3, GPa or kbar; eV where the data hold virials, which are divided by the volume:
+            with the sign −1 for −V σ, as QUIP, GAP and MACE store ``virial``. Stresses of a format that
+            fixes no unit are left out without it.
         stress_sign: 1 if tension is positive (ASE), −1 if pressure is (VASP).
         stress_order: of six numbers: ``"voigt"`` (ASE: xx, yy, zz, yz, xz, xy) or ``"vasp"`` (xx, yy, zz, xy,
             yz, zx); ``"3x3"`` refuses them. Nine numbers are always rows.
@@ -82,6 +89,8 @@ class AtomsDataset(Dataset):
         target: str | Sequence[str] = "energy_and_forces",
         *,
         energy_units: str | None = None,
+        force_units: str | None = None,
+        force_sign: int | None = None,
         stress_units: str | None = None,
         stress_sign: int | None = None,
         stress_order: str | None = None,
@@ -98,7 +107,15 @@ class AtomsDataset(Dataset):
         classes: Mapping[str, Sequence[str]] | None = None,
     ):
         names, keys = target_names(target), dict(keys or {})
-        _check_options(energy_units, stress_units, stress_sign, stress_order)
+        units: dict[str, Any] = {
+            "energy_units": energy_units,
+            "force_units": force_units,
+            "force_sign": force_sign,
+            "stress_units": stress_units,
+            "stress_sign": stress_sign,
+            "stress_order": stress_order,
+        }
+        _check_options(units)
         for key in keys:
             _choose("keys", key, {*FORCE_FIELD_LABELS, *names})
         if names and energy_units not in (None, "eV") and "total_energy" not in names:
@@ -108,10 +125,7 @@ class AtomsDataset(Dataset):
             "source": named_source(source),
             "test_source": None if test_source is None else named_source(test_source),
             "target": target if isinstance(target, str) else list(target),
-            "energy_units": energy_units,
-            "stress_units": stress_units,
-            "stress_sign": stress_sign,
-            "stress_order": stress_order,
+            **units,
             "n_train": n_train,
             "n_val": n_val,
             "seed": seed,
@@ -121,22 +135,18 @@ class AtomsDataset(Dataset):
             "classify": classify if isinstance(classify, str) else list(classify),
             "classes": None if classes is None else {k: list(v) for k, v in classes.items()},
         }
-        read = partial(
-            read_records,
-            labels=names or LABELS[str(target)],  # without names it is a word
-            energy_units=energy_units,
-            stress_units=stress_units,
-            stress_sign=stress_sign,
-            stress_order=stress_order,
-            keys=keys,
-        )
+        wanted = names or LABELS[str(target)]  # without names it is a word
+
+        def read(part: Source) -> Sequence[Record]:
+            return read_records(part, wanted, **units, keys=keys)
+
         self._load = self._loader()
         self.records = read(source)
         self.split = split_indices(len(self.records), n_train, n_val, seed)
         if test_source is not None:
             first, extra = len(self.records), read(test_source)
             self.split["test"] = [*self.split["test"], *range(first, first + len(extra))]
-            self.records = _joined(self.records, extra)
+            self.records = joined([self.records, extra])
         for name in names:
             if not any(name in record.labels for record in self.records):
                 refuse_unknown(source, name, keys.get(name, name))
@@ -240,12 +250,6 @@ def _digest_record(content: hashlib._Hash, record: Record) -> None:
         content.update(key.encode() + record.labels[key].tobytes())
 
 
-def _joined(first: Sequence[Record], second: Sequence[Record]) -> Sequence[Record]:
-    if isinstance(first, list) and isinstance(second, list):
-        return [*first, *second]
-    return Chosen([first, second], range(len(first) + len(second)))
-
-
 def collate(items: Sequence[tuple[Any, Labels]]) -> tuple[Any, Labels]:
     """Batch inputs (see ``batch_inputs``); labels are stacked, ``forces`` concatenated; NaN where missing."""
     inputs, labels = zip(*items, strict=True)
@@ -273,26 +277,29 @@ def label_tensors(record: Record, properties: Sequence[Property] = ()) -> Labels
     return {key: t.double() for key, t in tensors.items()} | {"n_atoms": torch.tensor(n)}
 
 
-def named_source(source: Source) -> str | None:
-    """The name of a source, a file's with its folder; None for structures that were in memory."""
-    if not isinstance(source, str | Path):
-        return None
-    return str(Path(source).resolve() if Path(source).exists() else source)
+def named_source(source: Source) -> str | list[str] | None:
+    """The name of a source, a file's with its folder, or of each of a list; None for structures in memory."""
+    names = [
+        str(Path(part).resolve() if Path(part).exists() else part) if isinstance(part, str | Path) else None
+        for part in sources.parts(source)
+    ]
+    return names[0] if isinstance(source, str | Path) or None in names else [str(name) for name in names]
 
 
-def _check_options(
-    energy_units: str | None, stress_units: str | None, stress_sign: int | None, stress_order: str | None
-) -> None:
-    given: dict[str, tuple[str | None, Collection[str]]] = {
-        "energy_units": (energy_units, ENERGY_UNITS),
-        "stress_units": (stress_units, STRESS_UNITS),
-        "stress_order": (stress_order, STRESS_ORDERS),
+def _check_options(given: Mapping[str, Any]) -> None:
+    options: dict[str, Collection[str]] = {
+        "energy_units": ENERGY_UNITS,
+        "stress_units": STRESS_UNITS,
+        "stress_order": STRESS_ORDERS,
     }
-    for name, (value, options) in given.items():
-        if value is not None:
-            _choose(name, value, options)
-    if stress_sign not in (None, 1, -1):
-        raise ConfigError(f"stress_sign: got {stress_sign!r}; expected 1 (tension positive) or -1")
+    for name, values in options.items():
+        if given[name] is not None:
+            _choose(name, given[name], values)
+    if given["force_units"] is not None:
+        factor(given["force_units"], "forces")
+    for name, meaning in (("stress_sign", "tension positive"), ("force_sign", "forces")):
+        if given[name] not in (None, 1, -1):
+            raise ConfigError(f"{name}: got {given[name]!r}; expected 1 ({meaning}) or -1")
 
 
 def split_indices(n: int, n_train: int | float, n_val: int | float, seed: int) -> dict[str, list[int]]:

@@ -9,37 +9,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import ase
 import numpy as np
 
-from ..errors import ConfigError, NFFLrError, StructureError
-from ..units import GPA
+from ..errors import ConfigError
+from ..structures.checks import net_force, net_torque
 from . import checks, sources
-from .consistency import StressOffset, stress_offset
+from .agreement import Agreement, agreement
+from .findings import Finding
 from .graph import COINCIDENT
-from .records import FORCE_FIELD_LABELS, STRESS_UNITS, Record, is_missing, read_records
+from .records import VIRIAL, Record, joined, readings
+from .rivals import rival_finding, state_findings, unnamed_findings
+from .scales import force_finding, six_numbers
+from .steps import near_steps
+from .stresses import StressJudge, objection_of, reason_of
 from .survey import Survey, survey
 
-# In the order in which people have them: a sign or unit of VASP's is commoner than its other half.
-STRESSES = (("eV/Å^3", 1), ("eV/Å^3", -1), ("kbar", -1), ("GPa", 1), ("GPa", -1), ("kbar", 1))
 SAME = 1e-4  # eV, eV/Å or eV/Å³; copies whose labels differ by more contradict each other
+FEW = 10  # structures; fewer give no validation that says something
+NET = 0.1  # of what unrelated forces add up to; codes leave a thousandth
+LEAST_NET = 0.1  # eV/Å of the largest force; below it a net force is noise
 LARGE_FORCE = 8.0  # eV/Å rms of a component; a crystal near melting has 1, kcal/mol read as eV 20
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something to tell: ``advice`` is the argument or act that mends it; ``fatal`` forbids training."""
-
-    reason: str
-    advice: str = ""
-    fatal: bool = False
-    kind: type[NFFLrError] = StructureError
-
-    def __str__(self) -> str:
-        return f"{self.reason}; {self.advice}" if self.advice else self.reason
 
 
 @dataclass(frozen=True)
@@ -48,14 +39,14 @@ class Diagnosis:
 
     Attributes:
         options: arguments of ``AtomsDataset`` by which the source is to be read.
-        offset: of stresses from energies, where it matters.
         survey: None where labels are malformed, so that nothing could be counted.
+        stress_fault: why stresses are not to be trained on; empty if they are sound.
     """
 
     options: Mapping[str, object]
     survey: Survey | None
     findings: tuple[Finding, ...]
-    offset: StressOffset | None = None
+    stress_fault: str = ""
 
     @property
     def usable(self) -> bool:
@@ -68,112 +59,82 @@ class Diagnosis:
                 raise finding.kind(str(finding))
 
 
-def diagnose(source: str | Path | Sequence[ase.Atoms], **options: Any) -> Diagnosis:
+def diagnose(source: Any, **options: Any) -> Diagnosis:
     """Read a source and judge it.
 
     Args:
         source: as ``AtomsDataset`` takes it.
-        options: ``energy_units``, ``stress_units``, ``stress_sign``, ``stress_order`` and ``keys``, as
-            ``AtomsDataset`` takes them; None or left out: what the format fixes.
+        options: ``energy_units``, ``force_units``, ``force_sign``, ``stress_units``, ``stress_sign``,
+            ``stress_order`` and ``keys``, as ``AtomsDataset`` takes them; None or left out: what the format
+            fixes.
 
     Raises:
         ConfigError, StructureError: the source cannot be read at all.
     """
     options = {name: value for name, value in options.items() if value is not None and value != {}}
-    module = sources.find(source)
+    modules = [sources.find(part) for part in sources.parts(source)]
     # Where the format fixes no unit and none is given, the numbers are read as they stand, to be looked at.
-    assumed: dict[str, Any] = {"energy_units": "eV"} if module.ENERGY_UNITS is None else {}
-    no_stress_unit = module.STRESS is None and "stress_units" not in options
+    assumed: dict[str, Any] = {}
+    if any(module.ENERGY_UNITS is None for module in modules) and "energy_units" not in options:
+        assumed["energy_units"] = "eV"
+    no_stress_unit = any(module.STRESS is None for module in modules) and "stress_units" not in options
     if no_stress_unit:
         assumed |= {"stress_units": "eV/Å^3", "stress_sign": 1, "stress_order": "voigt"}
-    records = read_records(source, **(assumed | options))
+    stored = str(options.get("keys", {}).get("stress", ""))
+    if "virial" in stored.lower() and "stress" not in stored.lower() and "stress_units" not in options:
+        assumed |= {"stress_units": VIRIAL, "stress_sign": options.get("stress_sign", -1)}
+    elif options.get("stress_units") == VIRIAL and "stress_sign" not in options:
+        assumed["stress_sign"] = -1
+    found = readings(source, everything=True, **(assumed | options))
+    six = None if "stress_order" in options else six_numbers(found)
+    if six is not None:
+        found = [replace(r, conversion=replace(r.conversion, stress_order="voigt")) for r in found]
+    records = joined([reading.records() for reading in found])
     malformed = _malformed(records)
     if malformed:
         return Diagnosis(options, None, tuple(malformed))
-    found = [
-        *_unnamed(records, source, module, options),
-        *_energies(records, "energy_units" in assumed, options),
-    ]
+    name, steps = sources.display_name(source), near_steps(records)
+    rival = rival_finding(found, options, name)
+    findings = [*unnamed_findings(found, records, options, name), *([rival] if rival else [])]
+    fit = agreement(records, steps)
+    findings += _energies(records, "energy_units" in assumed, options, fit)
+    stress = StressJudge(found, records, steps, options, assumed, six, fit)
+    findings += stress.findings(no_stress_unit)
     if no_stress_unit:
-        found += _unread_stress(records)
         records = [replace(r, labels={k: v for k, v in r.labels.items() if k != "stress"}) for r in records]
-    else:
-        found += _stresses(records, options)
-    seen = survey(records)
-    found += _structures(records, seen, sources.display_name(source))
-    offset = None if any(finding.fatal for finding in found) else stress_offset(records)
-    if offset is None or not offset.matters:
-        return Diagnosis(options, seen, tuple(found))
-    size = f"{offset.value / GPA:+.2f} ± {offset.error / GPA:.2f} GPa"
-    reason = f"stresses are off the strain derivative of energies by {size} ({offset.count} strained cells)"
-    found.append(Finding(reason, "the config leaves them out of the loss"))
-    return Diagnosis(options, seen, tuple(found), offset)
-
-
-def _objection(records: Sequence[Record], check: checks.Check) -> str | None:
-    try:
-        checks.run(records, check)
-    except StructureError as error:
-        return str(error)
-    return None
+    survey_ = survey(records)
+    findings += [*state_findings(found, records), *_unbalanced(records), *_structures(records, survey_, name)]
+    if no_stress_unit or any(finding.fatal for finding in findings):
+        return Diagnosis(options, survey_, tuple(findings))
+    fault, reason = stress.fault()
+    return Diagnosis(options, survey_, (*findings, *fault), reason)
 
 
 def _malformed(records: Sequence[Record]) -> list[Finding]:
-    objection = _objection(records, checks.LabelCheck(()))
+    objection = objection_of(records, checks.LabelCheck(()))
     if objection and ": stress " in objection:
         return [
             Finding(
-                _reason(objection), "correct it, or leave all stresses out: --key stress=none", fatal=True
+                reason_of(objection), "correct it, or leave all stresses out: --key stress=none", fatal=True
             )
         ]
     return [Finding(objection, fatal=True)] if objection else []
 
 
-def _unnamed(records, source, module, options) -> list[Finding]:
-    """Labels that are nowhere under their own name, while a value of another name looks like them."""
-    found = []
-    for label, word in zip(FORCE_FIELD_LABELS, ("energy", "force", "stress"), strict=True):
-        chosen = label in options.get("keys", {}) and label != "total_energy"  # left out on purpose, maybe
-        if chosen or any(label in record.labels for record in records):
-            continue
-        alike = {n for entry in _sample(module.read(source)) for n in _alike(entry, label, word)}
-        stored = sorted(alike, key=lambda name: ("total" not in name, name))
-        if stored:
-            advice = f"give --key {label}={stored[0]}"
-            reason = f"{sources.display_name(source)}: no {label}, but values named {', '.join(stored)}"
-            found.append(Finding(reason, advice, fatal=label == "total_energy"))
-        elif label == "total_energy":
-            reason = (
-                f"{sources.display_name(source)}: no structure has a total_energy, a force field needs it"
-            )
-            found.append(Finding(reason, "name it by --key total_energy=NAME, or compute it", fatal=True))
-    return found
-
-
-def _sample(entries: Sequence[sources.Entry]) -> list[sources.Entry]:
-    return [entries[k] for k in range(0, len(entries), max(1, len(entries) // 20))]
-
-
-def _alike(entry: sources.Entry, label: str, word: str) -> list[str]:
-    sizes = {"total_energy": {1}, "forces": {3 * len(entry.atoms)}, "stress": {6, 9}}[label]
-    names = []
-    for name, value in entry.values.items():
-        numeric = not is_missing(value) and not isinstance(value, str | dict | bool)
-        if word in name.lower() and numeric and np.size(value) in sizes and not name.startswith("free"):
-            names.append(name)
-    return names
-
-
-def _energies(records: Sequence[Record], assumed: bool, options: Mapping) -> list[Finding]:
-    assumed = assumed and "energy_units" not in options
-    objection = _objection(records, checks.EnergyCheck(len(records)))
+def _energies(
+    records: Sequence[Record], assumed: bool, options: Mapping[str, Any], fit: Agreement
+) -> list[Finding]:
+    objection = objection_of(records, checks.EnergyCheck(len(records)))
     as_mean = [_times(r, "total_energy", len(r.atoms)) for r in records] if objection else []
-    per_atom = bool(objection) and _objection(as_mean, checks.EnergyCheck(len(records))) is None
+    per_atom = bool(objection) and objection_of(as_mean, checks.EnergyCheck(len(records))) is None
     if assumed and any("total_energy" in r.labels for r in records):
         return [Finding(_unknown_unit(records, per_atom), fatal=True, kind=ConfigError)]
     if objection and per_atom:
-        return [Finding(_reason(objection), "give --energy-units eV/atom", fatal=True)]
-    return [Finding(objection, fatal=True)] if objection else _large_forces(records)
+        return [Finding(reason_of(objection), "give --energy-units eV/atom", fatal=True)]
+    if objection:
+        return [Finding(objection, fatal=True)]
+    disagreement = force_finding(fit.forces, records, options)
+    return [disagreement] if disagreement else _large_forces(records)
 
 
 def _unknown_unit(records: Sequence[Record], per_atom: bool) -> str:
@@ -199,41 +160,34 @@ def _large_forces(records: Sequence[Record]) -> list[Finding]:
     return [Finding(reason, "if they are in kcal/mol, give --energy-units kcal/mol")]
 
 
-def _stresses(records: Sequence[Record], options: Mapping) -> list[Finding]:
-    objection = _objection(records, checks.StressCheck())
-    if objection is None:
-        return []
-    scale = STRESS_UNITS[options.get("stress_units", "eV/Å^3")] * options.get("stress_sign", 1)
-    likely = _likely_stress([_times(r, "stress", 1 / scale) for r in records])
-    return [Finding(_reason(objection), f"give {likely}" if likely else "correct or drop them", fatal=True)]
-
-
-def _unread_stress(records: Sequence[Record]) -> list[Finding]:
-    if not any("stress" in r.labels for r in records):
-        return []
-    likely = _likely_stress(records)
-    advice = f"to train on them give their unit and sign, likely {likely}" if likely else ""
-    return [Finding("stresses are left out, the format fixes no unit for them", advice)]
-
-
-def _likely_stress(raw: Sequence[Record]) -> str | None:
-    """Options for the first reading of stresses as stored that the check accepts."""
-    for unit, sign in STRESSES:
-        records = [_times(r, "stress", sign * STRESS_UNITS[unit]) for r in raw]
-        if _objection(records, checks.StressCheck()) is None:
-            return f"--stress-units {unit} --stress-sign {sign}"
-    return None
-
-
 def _times(record: Record, label: str, factor: float) -> Record:
     if label not in record.labels:
         return record
     return replace(record, labels={**record.labels, label: record.labels[label] * factor})
 
 
-def _reason(objection: str) -> str:
-    """What a check found, without the Python argument that it proposes."""
-    return objection.rpartition(";")[0] or objection
+def _unbalanced(records: Sequence[Record]) -> list[Finding]:
+    """Structures whose forces add up to a force, or to a torque where no axis is periodic."""
+    odd: dict[str, list[tuple[float, str]]] = {"force": [], "torque": []}
+    for record in records:
+        forces, atoms = record.labels.get("forces"), record.atoms
+        if forces is None or len(atoms) < 2 or np.linalg.norm(forces, axis=1).max() < LEAST_NET:
+            continue
+        odd["force"].append((net_force(forces), record.id))
+        if not atoms.pbc.any():
+            odd["torque"].append((net_torque(atoms.positions, forces), record.id))
+    found = []
+    for what, values in odd.items():
+        beyond = [value for value in values if value[0] > NET]
+        if beyond:
+            share, ident = max(beyond)
+            reason = (
+                f"forces of {len(beyond)} structures add up to a net {what} (the largest: {ident}, "
+                f"{share:.0%} of what unrelated forces would add up to)"
+            )
+            advice = "without fixed atoms or a field that is an error: are these the forces of these atoms?"
+            found.append(Finding(reason, advice))
+    return found
 
 
 def _structures(records: Sequence[Record], seen: Survey, name: str) -> list[Finding]:
@@ -246,12 +200,25 @@ def _structures(records: Sequence[Record], seen: Survey, name: str) -> list[Find
                 found.append(Finding(reason, "keep the one that is right", fatal=True))
     if seen.copies:
         first, second = (seen.ids[k] for k in seen.copies[0][:2])
-        reason = f"{len(seen.repeats)} structures repeat others (the first: {second} repeats {first})"
+        count = len(seen.repeats)
+        several = f"{count} structures repeat others" if count > 1 else "1 structure repeats another"
+        reason = f"{several} (the first: {second} repeats {first})"
         found.append(Finding(reason, "a copy in both splits would flatter the validation"))
     useful = len(seen) - len(set(seen.isolated) | set(seen.repeats))
     if useful < 2:
         reason = f"{name}: distinct structures of more than isolated atoms: {useful}, expected at least 2"
         found.append(Finding(reason, "give more data", fatal=True))
+    elif useful < FEW:
+        reason = f"{useful} structures are few: too few to hold some out and judge the errors by them"
+        found.append(Finding(reason, "compute more, at least some tens"))
+    if seen.labels.get("total_energy") and not seen.labels.get("forces"):
+        reason = "no structure has forces, so that energies alone are trained on"
+        advice = "one energy says far less than the forces of all atoms; compute forces if you can"
+        found.append(Finding(reason, advice))
+    if alone := [e for e in seen.elements if e not in seen.bonded]:
+        verb = "occurs" if len(alone) == 1 else "occur"
+        reason = f"{', '.join(alone)} {verb} only in isolated atoms, which say nothing about neighbours"
+        found.append(Finding(reason, "the potential will not know it"))
     for distance in seen.pairs.values():
         if distance.min() < COINCIDENT:
             reason = f"{seen.ids[int(distance.argmin())]}: two atoms coincide"

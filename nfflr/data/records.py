@@ -18,18 +18,21 @@ from . import sources
 from .sources import Entry
 
 FORCE_FIELD_LABELS = ("total_energy", "forces", "stress")
+PER_ATOM = "/atom"
 ENERGY_UNITS = {
-    "eV": 1.0,
-    "eV/atom": 1.0,
-    **{symbol: factor(symbol, "energy") for symbol in ("Ha", "kcal/mol")},
+    unit: factor(unit.removesuffix(PER_ATOM), "energy")
+    for unit in ("eV", "eV/atom", "Ha", "Ha/atom", "Ry", "kcal/mol", "kJ/mol")
 }
-STRESS_UNITS = {"eV/Å^3": 1.0, "GPa": GPA, "kbar": factor("kbar", "stress")}
+STRESS_UNITS = {"eV/Å^3": 1.0, "GPa": GPA, "kbar": factor("kbar", "stress"), "eV": 1.0}
+VIRIAL = "eV"  # the stress unit that means a virial, to be divided by the volume
+VIRIALS = tuple(f"{code}virial{s}" for code in ("", "REF_", "ref_", "dft_", "DFT_") for s in ("", "s"))
 # Where each element of the 3×3 stands among the six numbers.
 STRESS_ORDERS = {
     "voigt": [[0, 5, 4], [5, 1, 3], [4, 3, 2]],  # ASE: xx, yy, zz, yz, xz, xy
     "vasp": [[0, 3, 5], [3, 1, 4], [5, 4, 2]],  # VASP: xx, yy, zz, xy, yz, zx
     "3x3": None,
 }
+DEFAULT_STRESS = ("eV/Å^3", 1, "voigt")
 MISSING = ("", "na", "n/a", "nan")  # JARVIS writes "na"
 
 
@@ -85,6 +88,8 @@ class Conversion:
     Attributes:
         names: of each label, the names that a source may store it by.
         energy_units, stress_units, stress_sign, stress_order: as ``AtomsDataset`` takes them.
+        force_units, force_sign: likewise.
+        folder: what stands before the names of records, so that files of one name are told apart.
     """
 
     names: Mapping[str, Sequence[str]]
@@ -92,6 +97,9 @@ class Conversion:
     stress_units: str = "eV/Å^3"
     stress_sign: int = 1
     stress_order: str | None = "voigt"
+    force_units: str | None = None
+    force_sign: int = 1
+    folder: str = ""
 
     def __call__(self, entry: Entry) -> Record:
         labels = {}
@@ -100,9 +108,11 @@ class Conversion:
             number = label in FORCE_FIELD_LABELS and isinstance(
                 value, float
             )  # a NaN here is a failed calculation
+            if label == "stress" and self.stress_units == VIRIAL and entry.atoms.cell.rank < 3:
+                continue  # without a volume a virial says nothing about stress
             if number or not is_missing(value):
                 labels[label] = self._label(label, value, entry)
-        return Record(entry.id, entry.group, entry.atoms, labels)
+        return Record(f"{self.folder}{entry.id}", entry.group, entry.atoms, labels)
 
     def _label(self, label: str, value: Any, entry: Entry) -> np.ndarray:
         if label not in FORCE_FIELD_LABELS:
@@ -110,69 +120,177 @@ class Conversion:
         numbers = _numbers(entry.id, label, value)
         scale = ENERGY_UNITS[self.energy_units]
         if label == "total_energy":
-            return numbers * (scale * (len(entry.atoms) if self.energy_units.endswith("/atom") else 1))
+            return numbers * (scale * (len(entry.atoms) if self.energy_units.endswith(PER_ATOM) else 1))
         if label == "forces":
-            return numbers * scale
-        return self._square(numbers, entry.id) * (self.stress_sign * STRESS_UNITS[self.stress_units])
+            return numbers * (
+                self.force_sign * (factor(self.force_units, "forces") if self.force_units else scale)
+            )
+        volume = entry.atoms.get_volume() if self.stress_units == VIRIAL else 1.0
+        return self._square(numbers, entry.id) * (self.stress_sign * STRESS_UNITS[self.stress_units] / volume)
 
     def _square(self, stress: np.ndarray, ident: str) -> np.ndarray:
         if stress.shape != (6,):
             return stress.reshape(3, 3) if stress.size == 9 else stress
-        if self.stress_order is None:
+        if self.stress_order is None and np.ptp(stress[3:]) > 0:  # equal ones are the same in any order
             raise ConfigError(
-                f"stress_order: {ident} has six numbers; say whether they are in ASE's order ('voigt': "
-                "xx, yy, zz, yz, xz, xy) or VASP's ('vasp': xx, yy, zz, xy, yz, zx)"
+                f"stress_order: {self.folder}{ident} has six numbers; say whether they are in ASE's order "
+                "('voigt': xx, yy, zz, yz, xz, xy) or VASP's ('vasp': xx, yy, zz, xy, yz, zx)"
             )
-        order = STRESS_ORDERS[self.stress_order]
+        order = STRESS_ORDERS[self.stress_order or "voigt"]
         return stress if order is None else stress[order]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """One source with what is needed to make records of it.
+
+    Attributes:
+        source: as ``nfflr.data.sources`` opens it.
+        name: how messages call it.
+        module: what reads it.
+        entries: its structures and their values as stored.
+        conversion: from entries to records.
+        unread: what to say about stresses that are there and not read; empty if there are none.
+    """
+
+    source: Any
+    name: str
+    module: ModuleType
+    entries: Sequence[Entry]
+    conversion: Conversion
+    unread: str
+
+    def records(self) -> Sequence[Record]:
+        if isinstance(self.entries, list):
+            return [self.conversion(entry) for entry in self.entries]
+        return LazyRecords(self.entries, self.conversion)
+
+
 def read_records(
-    source: str | Path | Sequence[ase.Atoms],
+    source: str | Path | Sequence[str | Path] | Sequence[ase.Atoms],
     labels: Sequence[str] = FORCE_FIELD_LABELS,
-    *,
-    energy_units: str | None = None,
-    stress_units: str | None = None,
-    stress_sign: int | None = None,
-    stress_order: str | None = None,
-    keys: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> Sequence[Record]:
     """Structures and those of their labels that are named, in eV, eV/Å and eV/Å³.
 
     Args:
-        source: whatever one of ``nfflr.data.sources`` opens.
+        source: whatever one of ``nfflr.data.sources`` opens, or a list of paths and names.
         labels: ``total_energy``, ``forces``, ``stress``, and names of properties.
-        energy_units, stress_units, stress_sign, stress_order: as ``AtomsDataset`` takes them; None takes what
-            the format fixes.
-        keys: names of labels in the source where they differ.
+        options: ``energy_units``, ``force_units``, ``force_sign``, ``stress_units``, ``stress_sign``,
+            ``stress_order`` and ``keys`` as ``AtomsDataset`` takes them; None takes what the format fixes.
 
     Returns:
-        A list, or a lazy sequence where the source is one.
+        A list, or a lazy sequence where a source is one.
 
     Raises:
         ConfigError: the file is missing, or a unit is and the format does not fix it.
         StructureError: a structure cannot be used.
     """
-    module, name = sources.find(source), sources.display_name(source)
-    keys = keys or {}
-    _refuse_reserved([label for label in labels if label not in keys], module, name)
-    names = {label: (keys[label],) if label in keys else module.KEYS.get(label, (label,)) for label in labels}
+    found = readings(source, labels, **options)
+    for reading in found:
+        if reading.unread:
+            note(f"{reading.name}: {reading.unread}")
+    return joined([reading.records() for reading in found])
+
+
+def joined(parts: Sequence[Sequence[Record]]) -> Sequence[Record]:
+    """Several sequences as one: a list if all are."""
+    if len(parts) == 1:
+        return parts[0]
+    if all(isinstance(part, list) for part in parts):
+        return [record for part in parts for record in part]
+    return Chosen(parts, range(sum(map(len, parts))))
+
+
+def readings(
+    source: Any, labels: Sequence[str] = FORCE_FIELD_LABELS, everything: bool = False, **options: Any
+) -> list[Reading]:
+    """Open a source, or each of a list. Arguments and errors are those of ``read_records``.
+
+    Args:
+        everything: keep every value that is stored, not only the labels.
+    """
+    sources_ = sources.parts(source)
+    folders = sources.folders(sources_)
+    return [
+        _reading(one, folder, labels, everything, **options)
+        for one, folder in zip(sources_, folders, strict=True)
+    ]
+
+
+def _reading(
+    source: Any,
+    folder: str,
+    labels: Sequence[str],
+    everything: bool,
+    *,
+    energy_units: str | None = None,
+    force_units: str | None = None,
+    force_sign: int | None = None,
+    stress_units: str | None = None,
+    stress_sign: int | None = None,
+    stress_order: str | None = None,
+    keys: Mapping[str, str] | None = None,
+) -> Reading:
+    module, name = sources.find(source), folder + sources.display_name(source)
+    names = _stored_names(labels, module, name, keys or {})
     if "total_energy" in labels or "forces" in labels:
         energy_units = energy_units or _fixed_energy_units(module, name)
     stress, left_out = None, tuple[str, ...]()
     if "stress" in labels:
-        stress = _stress_options(module, stress_units, stress_sign, stress_order)
-        left_out = names.pop("stress") if stress is None else ()
-    entries = module.read(source, {n for group in names.values() for n in group} | set(left_out))
+        stress = _stress_options(module, names["stress"], stress_units, stress_sign, stress_order)
+        left_out = tuple(names.pop("stress")) if stress is None else ()
+    wanted = {n for group in names.values() for n in group} | set(left_out)
+    wanted |= set(VIRIALS) if "stress" in names else set()
+    entries = module.read(source, None if everything else wanted)
     if not len(entries):
         raise StructureError(f"{name}: holds no structure; expected at least one")
-    if left_out and any(n in entry.values for entry in entries for n in left_out):
-        note(
-            f"{name}: stresses are left out, since their unit and sign are not known; give stress_units and "
+    conversion = Conversion(
+        names,
+        energy_units or "eV",
+        *(stress or DEFAULT_STRESS),
+        force_units,
+        force_sign or 1,
+        folder,
+    )
+    unread = _unread(
+        entries, left_out, names.get("stress", ()), stress_given=bool((keys or {}).get("stress"))
+    )
+    return Reading(source, name, module, entries, conversion, unread)
+
+
+def _unread(
+    entries: Sequence[Entry], left_out: Sequence[str], stress: Sequence[str], stress_given: bool
+) -> str:
+    """What to say about stresses that a source holds and that are not read."""
+    some = entries if isinstance(entries, list) else [entries[0]]
+    if left_out and any(n in entry.values for entry in some for n in left_out):
+        return (
+            "stresses are left out, since their unit and sign are not known; give stress_units and "
             "stress_sign"
         )
-    conversion = Conversion(names, energy_units or "eV", *(stress or ()))
-    return [conversion(e) for e in entries] if isinstance(entries, list) else LazyRecords(entries, conversion)
+    if stress_given or any(n in entry.values for entry in some for n in stress):
+        return ""
+    virial = next((n for entry in some for n in VIRIALS if n in entry.values), None)
+    if virial is None:
+        return ""
+    return (
+        f"no stress is read; {virial!r} is one if it is −stress × volume in eV, as QUIP, GAP and MACE "
+        f"store it: --key stress={virial} --stress-units eV --stress-sign -1"
+    )
+
+
+def _stored_names(
+    labels: Sequence[str], module: ModuleType, name: str, keys: Mapping[str, str]
+) -> dict[str, Sequence[str]]:
+    """Of each label, the names that the source may store it by."""
+    _refuse_reserved([label for label in labels if label not in keys], module, name)
+    names: dict[str, Sequence[str]] = {}
+    for label in labels:
+        own = module.KEYS.get(label, (label,))
+        given = keys.get(label)
+        names[label] = own if given is None or given in own else (given,)
+    return names
 
 
 def _refuse_reserved(labels: Sequence[str], module: ModuleType, name: str) -> None:
@@ -195,8 +313,20 @@ def _fixed_energy_units(module: ModuleType, name: str) -> str:
 
 
 def _stress_options(
-    module: ModuleType, units: str | None, sign: int | None, order: str | None
+    module: ModuleType, names: Sequence[str], units: str | None, sign: int | None, order: str | None
 ) -> tuple[str, int, str | None] | None:
+    virial = next((n for n in names if "virial" in n.lower() and "stress" not in n.lower()), None)
+    if units is None and virial is not None:
+        raise ConfigError(
+            f"stress_units: is {virial!r} a virial or a stress? If it is −stress × volume in eV, as QUIP, "
+            "GAP and MACE store it, give stress_units='eV' and stress_sign=-1 "
+            "(--stress-units eV --stress-sign -1)"
+        )
+    if units == VIRIAL and sign is None:
+        raise ConfigError(
+            "stress_sign: of virials in eV, expected -1 (−stress × volume, as QUIP, GAP and MACE store it) "
+            "or 1 (stress × volume, tension positive)"
+        )
     if module.STRESS is not None:
         fixed = module.STRESS
         return units or fixed[0], sign or fixed[1], order or fixed[2]

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
+from ase.geometry import complete_cell
 
 from ..units import Unit
 from .checks import fingerprint
@@ -47,6 +48,8 @@ class Survey:
         spacing: of each element, the median distance from an atom to its nearest neighbour.
         copies: indices of structures that are equal in elements, cell and positions.
         isolated: indices of structures in which no atom has a neighbour.
+        bonded: elements of the other structures.
+        heights: least distance between the faces of each cell along a periodic axis; infinity without one.
     """
 
     ids: tuple[str, ...]
@@ -66,6 +69,8 @@ class Survey:
     spacing: Annotated[dict[str, float], Unit("Å")]
     copies: tuple[tuple[int, ...], ...]
     isolated: tuple[int, ...]
+    bonded: tuple[str, ...]
+    heights: Annotated[np.ndarray, Unit("Å")]  # (S,)
     outliers: tuple[Outlier, ...]
 
     def __len__(self) -> int:
@@ -84,7 +89,7 @@ def survey(records: Sequence[Record]) -> Survey:
     """Look at every record once; needs sound label shapes (``nfflr.data.checks.LabelCheck``)."""
     count, labels = len(records), Counter[str]()
     same = defaultdict(list)
-    ids, groups, formulas, norms, counts, isolated = [], [], [], [], [], []
+    ids, groups, formulas, norms, counts, isolated, heights = [], [], [], [], [], [], []
     energy, force, stress = np.full((3, count), np.nan)
     shortest: dict[tuple[int, int], np.ndarray] = {}
     nearest: dict[int, list[np.ndarray]] = defaultdict(list)
@@ -94,6 +99,7 @@ def survey(records: Sequence[Record]) -> Survey:
         groups.append(record.group)
         formulas.append(atoms.symbols.formula.reduce()[0].format("hill"))
         counts.append(np.bincount(atoms.numbers, minlength=119))
+        heights.append(_height(atoms))
         same[fingerprint(record)].append(k)
         labels.update(label for label in FORCE_FIELD_LABELS if label in record.labels)
         if "total_energy" in record.labels:
@@ -134,8 +140,20 @@ def survey(records: Sequence[Record]) -> Survey:
         },
         copies=tuple(tuple(group) for group in same.values() if len(group) > 1),
         isolated=tuple(isolated),
+        bonded=tuple(
+            chemical_symbols[z] for z in np.flatnonzero(np.delete(per_element, isolated, axis=0).any(axis=0))
+        ),
+        heights=np.array(heights),
         outliers=_outliers(ids, groups, residuals, force, pairs),
     )
+
+
+def _height(atoms) -> float:
+    """Least distance between opposite faces of the cell along a periodic axis (Å), infinity without one."""
+    if not atoms.pbc.any():
+        return float("inf")
+    box = complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
+    return float((1 / np.linalg.norm(np.linalg.inv(box), axis=0))[atoms.pbc].min())
 
 
 def _distances(atoms, k: int, count: int, shortest: dict, nearest: dict) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -173,8 +174,8 @@ def refuse_unknown(source: object, target: str, stored: str) -> None:
         ConfigError: the name is nearly that of a force-field target.
         StructureError: otherwise; names the nearest key of the data.
     """
-    where = Path(source) if isinstance(source, str | Path) else "structures"
-    entries = sources.find(source).read(source)
+    where = Path(source) if isinstance(source, str | Path) else sources.display_name(source)
+    entries = chain.from_iterable(sources.find(part).read(part) for part in sources.parts(source))
     known = sorted({name for entry in entries for name in entry.values})
     if stored in known:
         raise StructureError(f"{where}: no record has a value of {stored!r}, all are missing; choose another")

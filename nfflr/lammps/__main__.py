@@ -10,8 +10,10 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ..errors import ConfigError, NFFLrError, NumericsError, ResourceError
+from ..files import write_atomically
 
 FIXES = re.compile(r"^\s*fix\s+(\S+)\s+all\s+external\s+pf/callback\s+1\s+1\s*(#.*)?$")
 UNSTABLE = ("Lost atoms", "Non-numeric", "out of range", "not compute")
@@ -63,6 +65,8 @@ def run(arguments: argparse.Namespace) -> None:
             options = {"fix": fix, "skin": arguments.skin, "compile": arguments.compile}
             attach(lmp, calculator, arguments.species, **options)
             lmp.file(following.name)
+            if arguments.final is not None:
+                _name_boundary(lmp, arguments.final)
         except NFFLrError:
             raise
         except Exception as error:  # LAMMPS has no more to say than its text
@@ -71,6 +75,15 @@ def run(arguments: argparse.Namespace) -> None:
             raise kind(f"{arguments.script}: LAMMPS: {text}; see {log}") from error
         finally:
             lmp.close()
+
+
+def _name_boundary(lmp: Any, path: Path) -> None:
+    """Add the boundaries, which LAMMPS leaves out, to the title of a data file, where ``nff`` reads them."""
+    if lmp.comm.rank or not path.is_file():
+        return
+    boundary = " ".join("ps"[not periodic] for periodic in lmp.extract_box()[5])
+    title, _, rest = path.read_text(encoding="utf-8").partition("\n")
+    write_atomically(path, f"{title}, boundary = {boundary}\n{rest}".encode())
 
 
 def main() -> None:
@@ -83,6 +96,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "float64"])
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--log", type=Path, help="LAMMPS's log file; default: the input's name with .log")
+    parser.add_argument("--final", type=Path, help="data file that the input writes last")
     arguments = parser.parse_args()
     try:
         from mpi4py import MPI

@@ -8,8 +8,8 @@ from ase.data import covalent_radii
 
 from ..notes import note
 from .close_pairs import close_pairs
+from .vacuum import VACUUM, widest_gaps
 
-VACUUM = 4.5  # Å; a wider gap between planes of atoms separates a molecule or a slab from its images
 BONDED = (0.7, 1.35)  # shortest distance in a crystal, as a share of the sum of covalent radii
 
 
@@ -28,11 +28,8 @@ def advise(atoms: ase.Atoms, name: str) -> None:
 def _looks_periodic(atoms: ase.Atoms) -> bool:
     """Whether the cell, repeated, would be a crystal: no wide gap, and bonds across its faces."""
     cell, everywhere = atoms.cell.array, np.ones(3, bool)
-    fractional = np.linalg.solve(cell.T, atoms.positions.T).T % 1
     heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
-    planes = np.sort(fractional, axis=0)
-    gaps = np.diff(planes, axis=0, append=planes[:1] + 1).max(axis=0) * heights  # (3,) Å
-    if (gaps > VACUUM).any():
+    if (widest_gaps(atoms) > VACUUM).any():
         return False
     radii = covalent_radii[atoms.numbers]
     if heights.min() < 0.5:

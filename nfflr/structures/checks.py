@@ -97,3 +97,29 @@ def _pair(atoms: ase.Atoms, pairs: ClosePairs, k: int) -> str:
     atoms_named = f"atoms {i} and {j} ({atoms.symbols[i]}, {atoms.symbols[j]}){image}"
     distance = pairs.distances[k]
     return f"{atoms_named} " + (f"are {distance:.3g} Å apart" if distance > 1e-3 else "coincide")
+
+
+def net_force(forces: np.ndarray) -> float:
+    """Sum of the forces (N, 3) relative to what independent forces of these sizes would add up to.
+
+    That is |Σ F| / (Σ |F|²)^½, without unit. It is zero where nothing acts from outside, about one for forces
+    that do not belong to the structure (of other atoms, or read from shifted columns), and zero where all
+    forces are zero.
+    """
+    return _ratio(forces.sum(axis=0), forces)
+
+
+def net_torque(positions: np.ndarray, forces: np.ndarray) -> float:
+    """Torque on a structure without periodic axes, relative to that of independent forces of these sizes.
+
+    That is |Σ r × F| / (Σ |r|²|F|²)^½ with r (N, 3) from the centroid, without unit; it says the same as
+    ``net_force``. Along a periodic axis the torque has no meaning.
+    """
+    arms = positions - positions.mean(axis=0)
+    scales = np.linalg.norm(arms, axis=1)[:, None] * forces  # (N, 3)
+    return _ratio(np.cross(arms, forces).sum(axis=0), scales)
+
+
+def _ratio(total: np.ndarray, parts: np.ndarray) -> float:
+    scale = np.linalg.norm(parts)
+    return float(np.linalg.norm(total) / scale) if scale > 0 else 0.0

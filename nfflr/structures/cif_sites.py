@@ -11,9 +11,10 @@ import numpy as np
 from ase.cell import Cell
 from ase.data import atomic_numbers, covalent_radii
 
-from .cif_values import ISOTOPES, BadValue, Block, element, formula_of, is_ambiguous, named_by_label, number
+from .cif_values import BadValue, Block, element, formula_of, is_ambiguous, named_by_label, number
 from .close_pairs import close_pairs
 from .operations import CLOSEST, Operations
+from .species import ISOTOPES
 
 FRACTIONAL = tuple(f"_atom_site_fract_{axis}" for axis in "xyz")
 CARTESIAN = tuple(f"_atom_site_cartn_{axis}" for axis in "xyz")

@@ -10,9 +10,10 @@ from typing import cast
 from ase.data import atomic_numbers
 from gemmi import cif
 
+from .species import ISOTOPES
+
 NUMBER = re.compile(r"([+-]?)(\d+\.?\d*|\.\d+)(?:[eEdD]([+-]?\d+))?(?:\((\d+)\)?)?$")
 FRACTION = re.compile(r"([+-]?\d+)/(\d+)$")
-ISOTOPES = {"D": 2.01410177812, "T": 3.01604928199}  # u, AME 2020
 LETTERS = re.compile(r"[A-Za-z]+")
 
 

@@ -16,6 +16,7 @@ from . import formats
 from .advice import advise
 from .ase_formats import DATABASES, format_of, read_with_ase
 from .checks import check_distances, check_structure
+from .kinds import OTHERS, kind_of
 
 FRAME = re.compile(r"(.+)@(-?\d+)$")
 
@@ -31,6 +32,8 @@ def read_structures(path: str | Path) -> list[ase.Atoms]:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; check the path")
+    if (kind := kind_of(path, structures=False)) in OTHERS:
+        raise StructureError(f"{path}: is {kind}, not a structure; {OTHERS[kind]}")
     frames: list[ase.Atoms] = []
     for atoms in _frames(path):
         check_structure(atoms, f"{path}: frame {len(frames)}")
@@ -86,7 +89,7 @@ def _frames(path: Path) -> Iterator[ase.Atoms]:
                 raise ValueError("no structure found in it")
             yield atoms
             count += 1
-    except (GeneratorExit, NFFLrError):
+    except (GeneratorExit, MemoryError, NFFLrError):
         raise
     except Exception as error:  # ASE's parsers raise whatever their line of code happened to raise
         raise StructureError(f"{path}: frame {count} {_failure(path, error)}") from error
@@ -134,7 +137,7 @@ def _ends_inside_a_number(path: Path) -> bool:
     if len(rows) < 2 or len(rows[-1]) < 2 or len(rows[-1]) != len(rows[-2]):
         return False
     *same, last = ([_decimals(cell) for cell in column] for column in zip(*rows, strict=True))
-    return all(above == below for above, below in same) and last[1] < last[0]
+    return all(above == below for above, below in same) and last[1] < last[0] >= 5
 
 
 def _decimals(cell: str) -> int:

@@ -14,6 +14,8 @@ from ..models.base import Potential
 from ..models.ensemble import Ensemble
 from .batches import by_atoms
 
+TOTAL_TWIN = "all (group)"
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -116,12 +118,16 @@ def calibration(predictions: Predictions) -> dict[str, float]:
 
 
 def error_table(predictions: Predictions) -> dict[str, dict[str, float]]:
-    """Errors per group and over all structures, with the number of structures and atoms."""
-    names = [None, *sorted(set(predictions.groups) - {"all"})]
+    """Errors per group and over all structures (``"all"``), with the number of structures and atoms.
+
+    A group that is called ``all`` itself has the row ``TOTAL_TWIN``.
+    """
+    names = [None, *sorted(set(predictions.groups))]
     table = {}
     for name in names:
         chosen = np.ones(len(predictions.groups), bool) if name is None else predictions.groups == name
-        table[name or "all"] = {
+        row = "all" if name is None else TOTAL_TWIN if name == "all" else name
+        table[row] = {
             "structures": int(chosen.sum()),
             "atoms": int(chosen[predictions.owner].sum()),
             **predictions.errors(name),

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoint import library_versions
+from ..data.checks import short_fingerprint
 from ..errors import ConfigError
 from ..files import write_json
 from .config import TrainingConfig
 
 FILE = "run.json"
+MOST_FINGERPRINTS = 50_000  # structures; a megabyte of text
 
 
 class RunRecord:
@@ -79,11 +81,25 @@ def described_data(dataset) -> dict:
     files = {name: origin[name] for name in ("source", "test_source") if origin[name]}
     return {
         "origin": origin,
-        "sha256": {name: file_digest(Path(file)) for name, file in files.items()},
+        "sha256": {name: _digests(file) for name, file in files.items()},
+        "structures": _fingerprints(dataset),
         "digest": dataset.digest(),
         "split": {name: len(indices) for name, indices in dataset.split.items()},
         "elements": list(dataset.elements),
     }
+
+
+def _digests(files: str | list[str]) -> str | list[str | None] | None:
+    return (
+        [file_digest(Path(file)) for file in files] if isinstance(files, list) else file_digest(Path(files))
+    )
+
+
+def _fingerprints(dataset) -> dict[str, list[str]]:
+    """Short fingerprints of the structures that training sees, by which they are known again."""
+    if len(dataset) > MOST_FINGERPRINTS:
+        return {}
+    return {part: [short_fingerprint(record) for record in dataset.part(part)] for part in ("train", "val")}
 
 
 def file_digest(path: Path) -> str | None:

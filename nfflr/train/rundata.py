@@ -116,29 +116,41 @@ def _range(values) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _sources(known: dict, given: Path | None) -> dict[str, Path] | None:
+def _sources(known: dict, given: Path | None) -> dict[str, Path | list[Path]] | None:
     """Files of the record that exist, the given one in the place of its equal; None if one is missing."""
     origin, digests = known.get("origin") or {}, known.get("sha256") or {}
     if not origin.get("source"):
         return None
     given_digest = file_digest(given) if given is not None else None
-    found = {}
+    found: dict[str, Path | list[Path]] = {}
     for name in ("source", "test_source"):
         if origin.get(name):
             same = given is not None and digests.get(name) == given_digest
-            found[name] = given if given is not None and same else Path(origin[name])
-    if given is not None and given.resolve() not in [p.resolve() for p in found.values()]:
+            listed = isinstance(origin[name], list)
+            own = [Path(path) for path in origin[name]] if listed else Path(origin[name])
+            found[name] = given if given is not None and same else own
+    paths = [path for source in found.values() for path in _paths(source)]
+    if given is not None and given.resolve() not in [p.resolve() for p in paths]:
         return None  # another file: what it holds is what was asked for
-    return found if all(path.exists() for path in found.values()) else None
+    return found if all(path.exists() for path in paths) else None
 
 
-def _same_bytes(known: dict, sources: dict[str, Path]) -> bool:
+def _paths(source: Path | list[Path]) -> list[Path]:
+    return source if isinstance(source, list) else [source]
+
+
+def _same_bytes(known: dict, sources: dict[str, Path | list[Path]]) -> bool:
     """Whether files are those of the record, whatever their names (which the data's digest is over too)."""
-    digests = known.get("sha256") or {}
-    return all(digests.get(n) and file_digest(path) == digests[n] for n, path in sources.items())
+    recorded = known.get("sha256") or {}
+    for name, source in sources.items():
+        digests = recorded.get(name)
+        digests = digests if isinstance(digests, list) else [digests]
+        if not all(digests) or [file_digest(path) for path in _paths(source)] != digests:
+            return False
+    return True
 
 
-def _rebuilt(origin: dict, sources: dict[str, Path]) -> AtomsDataset:
+def _rebuilt(origin: dict, sources: dict[str, Path | list[Path]]) -> AtomsDataset:
     options = {k: v for k, v in origin.items() if k not in ("source", "test_source", "target")}
     target = origin["target"] if isinstance(origin["target"], str) else tuple(origin["target"])
     return AtomsDataset(sources["source"], target, test_source=sources.get("test_source"), **options)
@@ -147,7 +159,15 @@ def _rebuilt(origin: dict, sources: dict[str, Path]) -> AtomsDataset:
 def _alone(given: Path, metadata: dict, origin: dict) -> AtomsDataset:
     """All structures of a file, its labels in the units of the run's."""
     targets = metadata.get("targets") or {}
-    names = ("energy_units", "stress_units", "stress_sign", "stress_order", "keys")
+    names = (
+        "energy_units",
+        "force_units",
+        "force_sign",
+        "stress_units",
+        "stress_sign",
+        "stress_order",
+        "keys",
+    )
     options: dict[str, Any] = {name: origin[name] for name in names if origin.get(name)}
     classes = {k: tuple(t["classes"]) for k, t in targets.items() if t["kind"] == "class"}
     return AtomsDataset(

@@ -6,16 +6,16 @@ import json
 import os
 import textwrap
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..data.consistency import StressOffset
+from ..data import sources
 from ..data.diagnosis import Diagnosis
+from ..data.findings import Finding
 from ..data.survey import Survey
-from ..units import GPA
 
 SHELLS = 2.3  # cutoff over nearest-neighbour distance: three shells in diamond, fcc and bcc
 CUTOFFS = (5.0, 6.5)  # Å; less misses non-bonded neighbours, more costs as its cube
@@ -23,6 +23,7 @@ ATOMS_PER_BATCH = 256
 UPDATES = 8000  # steps, as of the bundled potentials
 EPOCHS = (30, 500)
 OWN_WEIGHTS = 8  # elements; with more, they share weights
+MOST = 0.5  # share of cells that are short from which that is said
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def choose(seen: Survey, left_out: int = 0) -> Choices:
     epochs = int(np.clip(UPDATES * batch / n_train, *EPOCHS))
     forces = bool(seen.labels.get("forces"))
     return Choices(
-        cutoff=round(float(np.clip(SHELLS * max(seen.spacing.values()), *CUTOFFS)), 1),
+        cutoff=choose_cutoff(seen),
         n_val=n_val,
         n_train=n_train,
         batch_size=batch,
@@ -65,11 +66,35 @@ def choose(seen: Survey, left_out: int = 0) -> Choices:
     )
 
 
-def config_text(source: str | Path, folder: Path, found: Diagnosis, filtered: bool) -> str:
+def choose_cutoff(seen: Survey) -> float:
+    """Radius (Å) of three shells, or half the height of most cells where that is less, within ``CUTOFFS``."""
+    shells = SHELLS * max(seen.spacing.values())
+    half = np.floor(10 * np.median(seen.heights) / 2) / 10 if np.isfinite(np.median(seen.heights)) else np.inf
+    return round(float(np.clip(min(shells, half), *CUTOFFS)), 1)
+
+
+def advised(found: Diagnosis) -> Diagnosis:
+    """The diagnosis with what the choice of the cutoff adds to it."""
+    if found.survey is None or not found.survey.spacing:
+        return found
+    seen, cutoff = found.survey, choose_cutoff(found.survey)
+    short = seen.heights < 2 * cutoff
+    if short.mean() <= MOST:
+        return found
+    reason = (
+        f"{short.sum()} of {len(seen)} cells are shorter than twice the cutoff of {cutoff} Å (the median is "
+        f"{np.median(seen.heights[short]):.1f} Å): atoms see neighbours together with their images, so that "
+        "held-out structures of this kind cannot show what is wrong in larger cells"
+    )
+    finding = Finding(reason, "add some cells of at least twice the cutoff, or compare with them afterwards")
+    return replace(found, findings=(*found.findings, finding))
+
+
+def config_text(source: str | Path | Sequence[str], folder: Path, found: Diagnosis, filtered: bool) -> str:
     """The Python text of a config that ``nfflr.train.config.load_config`` takes.
 
     Args:
-        source: the data, a path or the name of a JARVIS set.
+        source: the data, a path, the name of a JARVIS set, or a list of these.
         folder: where the config will lie.
         found: what is in the data, and how they are read.
         filtered: whether single structures can be left out (the source is a file of structures).
@@ -78,23 +103,25 @@ def config_text(source: str | Path, folder: Path, found: Diagnosis, filtered: bo
     assert seen is not None  # the data are usable
     left_out = sorted({*seen.isolated, *seen.repeats}) if filtered else []
     chosen = choose(seen, len(left_out))
-    name = Path(source).name
-    contents = f"{len(seen)} structures of {', '.join(seen.elements)}"
+    elements = seen.bonded if filtered else seen.elements  # isolated atoms are left out
+    name = sources.display_name(source)
+    contents = f"{len(seen)} structures of {', '.join(elements)}"
     usage = "Written by nff init; edit at will, run with: nff train config.py"
     blocks = [
         f'"""Training on {name}: {contents}.\n\n{usage}\n"""\n',
-        _imports(filtered and bool(left_out)),
+        _imports(filtered and bool(left_out), len(sources.parts(source)) > 1),
         _data(source, folder, seen, options, chosen, left_out),
-        _model(seen, chosen),
+        _model(seen, elements, chosen),
         _schedule(seen, chosen),
-        _loss(seen, chosen, found.offset),
+        _loss(chosen, found.stress_fault),
         f'notes = {{"data": {json.dumps(name)}}}  # kept in the checkpoint: add licence and citation\n',
     ]
     return "\n".join(block for block in blocks if block)
 
 
-def _imports(reading: bool) -> str:
-    lines = ["from pathlib import Path", "", "from nfflr.data.dataset import AtomsDataset"]
+def _imports(reading: bool, several: bool) -> str:
+    lines = ["from itertools import chain"] if reading and several else []
+    lines += ["from pathlib import Path", "", "from nfflr.data.dataset import AtomsDataset"]
     lines += ["from nfflr.structures.readers import read_structures"] if reading else []
     return "\n".join([*lines, "from nfflr.models.moment import MomentConfig, MomentNetwork", ""])
 
@@ -106,11 +133,11 @@ def _data(source, folder, seen: Survey, options: Mapping, chosen: Choices, left_
         "random_seed = 0  # of initial weights and shuffling; another seed tells how much is chance",
         "",
         *_groups(seen),
-        f"data = {_path(source, folder)}",
+        *_sources(source, folder),
     ]
     used = "data"
     if left_out:
-        lines += _left_out(seen, left_out)
+        lines += _left_out(seen, left_out, len(sources.parts(source)) > 1)
         used = "structures"
     arguments = [f"{used},", f'"{chosen.target}",  # {_labels(seen)}']
     for key, value in options.items():
@@ -138,7 +165,7 @@ def _groups(seen: Survey) -> list[str]:
     return _comment("Groups in the data, by which nff evaluate tells errors: " + ", ".join(told) + ".")
 
 
-def _left_out(seen: Survey, left_out: list[int]) -> list[str]:
+def _left_out(seen: Survey, left_out: list[int], several: bool) -> list[str]:
     reasons = []
     if seen.isolated:
         reasons.append(
@@ -149,8 +176,9 @@ def _left_out(seen: Survey, left_out: list[int]) -> list[str]:
         reasons.append(
             "Repeated structures are left out: a copy in both splits would flatter the validation."
         )
-    listed = _wrapped("left_out = {", ", ".join(map(str, left_out)), "}  # by their place in the file")
-    pick = "structures = [atoms for k, atoms in enumerate(read_structures(data)) if k not in left_out]"
+    listed = _wrapped("left_out = {", ", ".join(map(str, left_out)), "}  # by their place in the data")
+    frames = "chain.from_iterable(map(read_structures, data))" if several else "read_structures(data)"
+    pick = f"structures = [atoms for k, atoms in enumerate({frames}) if k not in left_out]"
     return [line for reason in reasons for line in _comment(reason)] + [*listed, pick]
 
 
@@ -162,6 +190,13 @@ def _wrapped(start: str, text: str, end: str) -> list[str]:
 
 def _comment(text: str) -> list[str]:
     return [f"# {line}" for line in textwrap.wrap(text, 104)]
+
+
+def _sources(source: str | Path | Sequence[str], folder: Path) -> list[str]:
+    paths = [_path(part, folder) for part in sources.parts(source)]
+    return (
+        [f"data = {paths[0]}"] if len(paths) == 1 else ["data = [", *(f"    {path}," for path in paths), "]"]
+    )
 
 
 def _path(source: str | Path, folder: Path) -> str:
@@ -184,28 +219,31 @@ def _labels(seen: Survey) -> str:
 def _unit_reason(key: str) -> str:
     return {
         "energy_units": "of the file; inside, everything is eV",
-        "stress_units": "of the file; inside, eV/Å^3",
-        "stress_sign": "-1: the file counts pressure positive, as VASP does",
+        "force_units": "of the file; inside, eV/Å",
+        "force_sign": "-1: the file holds gradients",
+        "stress_units": "of the file; inside, eV/Å^3; eV: virials, which are divided by the volume",
+        "stress_sign": "-1: the file counts pressure positive, as VASP and virials do",
         "stress_order": "how six numbers make a tensor",
         "keys": "names of the labels in the file",
     }[key]
 
 
-def _model(seen: Survey, chosen: Choices) -> str:
+def _model(seen: Survey, elements: tuple[str, ...], chosen: Choices) -> str:
     element = max(seen.spacing, key=seen.spacing.__getitem__)
     spacing = seen.spacing[element]
     low, high = CUTOFFS
     reason = (
         f"Nearest neighbours of {element} are typically {spacing:.2f} Å away; {SHELLS} times that takes in "
-        f"the third shell of most solids. Kept between {low} and {high} Å, as the cost grows with its cube."
+        f"the third shell of most solids. Kept between {low} and {high} Å, as the cost grows with its cube, "
+        "and within half the height of most cells, beyond which atoms see neighbours and their images."
     )
-    shared = len(seen.elements) > OWN_WEIGHTS
+    shared = len(elements) > OWN_WEIGHTS
     return "\n".join(
         [
             *_comment(reason),
             "model = MomentNetwork(",
             "    MomentConfig(",
-            *_elements(seen.elements),
+            *_elements(elements),
             f"        cutoff={chosen.cutoff},  # Å",
             *(["        own_weights=False,  # many elements share them"] if shared else []),
             "    )",
@@ -244,14 +282,12 @@ def _schedule(seen: Survey, chosen: Choices) -> str:
     )
 
 
-def _loss(seen: Survey, chosen: Choices, offset: StressOffset | None) -> str:
+def _loss(chosen: Choices, stress_fault: str) -> str:
     lines = []
     if chosen.target != "energy_and_forces":
         lines.append("force_weight, energy_weight = 0.0, 1.0  # there are no forces to learn from")
     if not chosen.stress:
         lines.append("stress_weight = 0.0  # no stress labels")
-    elif offset is not None:
-        lines.append(
-            f"stress_weight = 0.0  # stresses are {offset.value / GPA:+.1f} GPa off what the energies say"
-        )
+    elif stress_fault:
+        lines.append(f"stress_weight = 0.0  # {stress_fault}")
     return "\n".join([*lines, ""]) if lines else ""

@@ -52,7 +52,8 @@ def _bars(axes, report: Report) -> None:
             axes.text(fraction + 0.03, y, text, va="center", fontsize="small", bbox=paper)
     axes.axvline(1, color="black", lw=0.8, zorder=0)
     axes.set_yticks(range(len(labels)), labels, fontsize="small")
-    axes.set(xlim=(0, FURTHEST + 0.6), ylim=(len(labels) - 0.4, -0.6), xlabel="score / limit")
+    longest = max([1.0, *(bar.get_width() for bar in axes.patches)])
+    axes.set(xlim=(0, 1.3 * longest + 0.5), ylim=(len(labels) - 0.4, -0.6), xlabel="score / limit")
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-NOT_WORKFLOWS = {"__init__", "archive", "base", "batch", "contract", "scores", "spread"}
+NOT_WORKFLOWS = {"__init__", "archive", "attributes", "base", "batch", "contract", "scores", "spread"}
 
 
 def workflow_names() -> list[str]:

@@ -130,6 +130,22 @@ class FolderArchive(Archive):
             self._writer.close()
             self._writer = None
 
+    def keep_records(self) -> None:
+        """Delete the frames, which the results hold now; the records say how the run goes on."""
+        self.save("finished", {})
+        self.close()
+        self._path.unlink(missing_ok=True)
+
+    def is_finished(self) -> bool:
+        """Whether the frames of the run are among its results."""
+        return self.load("finished") is not None
+
+    def reopen(self, trajectory: Path) -> None:
+        """Take the frames of a finished run back from its results."""
+        if not self._path.exists():
+            write_trajectory(self._path, StoredFrames(trajectory))
+        (self.folder / "finished.npz").unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Delete the folder, once the results are written elsewhere."""
         self.close()

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import ase
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ..errors import ConfigError, did_you_mean
 from ..units import unit_of
+from .attributes import follow_rule, prepared
 from .base import Labelled, Result, Settings, Table, Text
 from .scores import Score, default_scores
 
@@ -28,6 +29,7 @@ class Workflow:
         plot: the file's ``plot(result)``, or None.
         overlays: whether it can be called ``plot(result, others, label)`` too.
         archives: whether the function keeps what is finished in an ``archive``, and can be resumed.
+        extends: settings of a finished run that may be raised to continue it.
         scores: by which its results are judged: the file's ``SCORES``, or ``default_scores``.
     """
 
@@ -40,13 +42,27 @@ class Workflow:
     plot: Callable | None
     overlays: bool
     archives: bool
+    extends: tuple[str, ...]
     scores: dict[str, Score]
+
+    def prepare(
+        self, structures: Sequence[ase.Atoms], settings: BaseModel, names: Sequence[str]
+    ) -> list[ase.Atoms]:
+        """Structures with the workflow's rule for what they carry applied (see ``attributes``).
+
+        Args:
+            names: by which notes and errors call them, such as their files.
+
+        Raises:
+            StructureError: one carries what the workflow refuses.
+        """
+        return prepared(self.function, structures, settings, names)
 
 
 def find_workflow(name: str) -> Workflow:
     """The workflow of ``nfflr/workflows/<name>.py``."""
     module = importlib.import_module(f"..{name}", __name__)
-    function = getattr(module, name)
+    function = follow_rule(getattr(module, name))
     signature = inspect.signature(function, eval_str=True)
     plot = getattr(module, "plot", None)
     return Workflow(
@@ -59,6 +75,7 @@ def find_workflow(name: str) -> Workflow:
         plot=plot,
         overlays=plot is not None and "others" in inspect.signature(plot).parameters,
         archives="archive" in signature.parameters,
+        extends=getattr(module, "EXTENDS", ()),
         scores=getattr(module, "SCORES", None) or default_scores(signature.return_annotation),
     )
 

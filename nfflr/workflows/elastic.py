@@ -20,7 +20,9 @@ from matplotlib.axes import Axes
 from pydantic import Field
 
 from ..errors import NumericsError
+from ..structures.vacuum import vacuum_axes
 from ..units import GPA, Unit
+from .attributes import follow_rule
 from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent, symmetry_of
 from .batch import evaluate
 from .relax import RelaxSettings, relax
@@ -76,6 +78,7 @@ class ElasticResult(Result):
     residual_stress: Annotated[Array, Unit("GPa")]  # (6,) of the start, xx, yy, zz, yz, xz, xy
 
 
+@follow_rule
 def elastic(
     atoms: ase.Atoms,
     calculator: Calculator,
@@ -138,6 +141,11 @@ def elastic(
     if len(basis) <= MOST_TOLD:
         facts += f": {named_constants(stiffness[0], basis)} GPa"
     verdict = "mechanically stable" if values["stable"] else "mechanically unstable"
+    if axes := vacuum_axes(atoms):
+        verdict = (
+            f"no verdict on stability: the cell holds vacuum along {' and '.join(axes)}, so these are "
+            "averages over matter and vacuum; give a crystal"
+        )
     return ElasticResult(
         converged=not stuck,
         message=stuck or "; ".join([verdict, facts, *notes]),

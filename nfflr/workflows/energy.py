@@ -10,6 +10,7 @@ from ase.calculators.calculator import Calculator
 
 from ..errors import NumericsError
 from ..units import GPA, Unit
+from .attributes import follow_rule
 from .base import Array, Progress, Result, Settings, check_atoms, has_stress, silent
 
 TOPIC = "Relax and move"
@@ -38,6 +39,7 @@ class EnergyResult(Result):
     stress: Annotated[Array | None, Unit("GPa")]  # (6,) xx, yy, zz, yz, xz, xy, tension positive
 
 
+@follow_rule
 def energy(
     atoms: ase.Atoms,
     calculator: Calculator,

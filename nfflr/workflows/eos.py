@@ -14,6 +14,7 @@ from pydantic import Field
 
 from ..errors import NumericsError
 from ..units import GPA, Unit
+from .attributes import follow_rule
 from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent
 from .batch import evaluate
 from .relax import RelaxSettings, relax
@@ -56,6 +57,7 @@ class EosResult(Result):
     equilibrium: ase.Atoms | None  # scaled to the Birch–Murnaghan volume
 
 
+@follow_rule
 def eos(
     atoms: ase.Atoms,
     calculator: Calculator,

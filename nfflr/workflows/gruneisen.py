@@ -10,16 +10,18 @@ import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.units import kB
-from phonopy import Phonopy, PhonopyGruneisen
+from phonopy import Phonopy
 from phonopy.physical_units import get_physical_units
 from pydantic import Field
 
 from ..units import Unit
 from .archive import Archive
+from .attributes import follow_rule
 from .base import Array, Progress, Result, silent
 from .lattice.bands import BandPath, band_path, ticks
 from .lattice.figures import WIDTH, curves, draw_path
 from .lattice.harmonic import displaced, rest, set_force_constants
+from .lattice.mode_gruneisen import mode_gruneisen
 from .lattice.settings import ThermalSettings
 from .lattice.stability import lowest_mode
 from .lattice.supercell import supercell_matrix
@@ -65,6 +67,7 @@ class GruneisenResult(Result):
     mesh_gruneisen: Array  # (K, B)
 
 
+@follow_rule
 def gruneisen(
     atoms: ase.Atoms,
     calculator: Calculator,
@@ -72,7 +75,7 @@ def gruneisen(
     progress: Progress = silent,
     archive: Archive = Archive(),
 ) -> GruneisenResult:
-    """Mode Grüneisen parameters by first-order perturbation between two volumes (phonopy).
+    """Mode Grüneisen parameters by first-order perturbation between two volumes.
 
     The mean at a temperature weights each mode by its heat capacity, which makes it the parameter of
     γ = β B V / C_V. The cell is scaled evenly.
@@ -100,22 +103,16 @@ def gruneisen(
 
 def _result(phonons: list[Phonopy], path: BandPath, settings: GruneisenSettings) -> GruneisenResult:
     mesh = phonons[0].run_mesh(settings.mesh or settings.mesh_length, is_gamma_center=True)
-    rest, larger, smaller = phonons
-    both = PhonopyGruneisen(rest, larger, smaller)
-    with np.errstate(divide="ignore", invalid="ignore"):  # at Γ, where frequencies are zero
-        both.set_mesh(mesh.mesh_numbers, is_gamma_center=True)
-        both.set_band_structure(path.qpoints)
-    modes = both.get_mesh()
-    assert modes is not None  # set above
-    _, weights, frequencies, _, values = modes
-    _, distances, along, _, along_values = both.get_band_structure()
+    frequencies, values = mode_gruneisen(phonons, mesh.qpoints)
+    distances = phonons[0].run_band_structure(path.qpoints).distances
+    pieces = [mode_gruneisen(phonons, piece, piece[0] - piece[-1]) for piece in path.qpoints]
+    frequencies_along, along_values = (np.concatenate([piece[k] for piece in pieces]) for k in (0, 1))
     labels, places = ticks(path, distances)
     mode = lowest_mode(phonons[0], mesh.qpoints, settings.tolerance)
     stable = mode.frequency >= -settings.tolerance
     values = np.where(frequencies > settings.tolerance, values, np.nan)
     temperatures = settings.temperatures()
-    mean = _mean(temperatures, weights, frequencies, values)
-    frequencies_along = np.concatenate(along)
+    mean = _mean(temperatures, mesh.weights, frequencies, values)
     return GruneisenResult(
         converged=True,
         message="" if stable else f"dynamically unstable: {mode.frequency:.3f} THz; see nff phonons",
@@ -130,9 +127,9 @@ def _result(phonons: list[Phonopy], path: BandPath, settings: GruneisenSettings)
         band_qpoints=np.concatenate(path.qpoints),
         band_distances=np.concatenate(distances),
         band_frequencies=frequencies_along,
-        band_gruneisen=np.where(frequencies_along > settings.tolerance, np.concatenate(along_values), np.nan),
+        band_gruneisen=np.where(frequencies_along > settings.tolerance, along_values, np.nan),
         mesh=[int(n) for n in mesh.mesh_numbers],
-        mesh_weights=weights,
+        mesh_weights=mesh.weights,
         mesh_frequencies=frequencies,
         mesh_gruneisen=values,
     )

@@ -16,12 +16,14 @@ from pydantic import SkipValidation
 from ..errors import NumericsError
 from ..units import Unit
 from .archive import Archive, same_run
+from .attributes import follow_rule
 from .base import Array, Labelled, Progress, Result, Table, silent
 from .dynamics.averages import mean_and_error, slope_and_error
 from .dynamics.distances import radial_distribution
 from .dynamics.ensembles import check_ensemble
 from .dynamics.figure import draw
 from .dynamics.motion import motion
+from .dynamics.preparation import note_small_cell, repeated
 from .dynamics.run import Outcome, simulate
 from .dynamics.settings import MdSettings
 from .dynamics.trace import trace
@@ -36,6 +38,8 @@ EXAMPLES = (
     "nff md si.cif --ensemble npt --temperature 300 --pressure 5",
 )
 
+EXTENDS = ("steps",)
+
 __all__ = ["SCORES", "MdResult", "MdSettings", "md", "plot"]
 
 FEWEST = 20  # frames of an analysis of motion
@@ -48,10 +52,13 @@ class MdResult(Result):
     ``diffusion`` are elements, or pairs of them, and ``"all"``. What a run is too short for is None.
     Frequencies above half the rate of frames cannot be seen: with frames 10 fs apart, above 50 THz.
     ``uncertain`` is the last structure if the spread of an ensemble made the run stop there; then
-    ``forces_std`` is the largest of any atom, ``uncertain_atom``. None otherwise.
+    ``forces_std`` is the largest of any atom, ``uncertain_atom``. None otherwise. Targets of thermostat and
+    barostat are those of the first and the last step.
     """
 
-    verdict: Literal["stable", "melted", "exploded", "uncertain", "drifting", "outside training range"]
+    verdict: Literal[
+        "stable", "melted", "exploded", "uncertain", "drifting", "outside training range", "off target"
+    ]
     verdict_step: int | None
     verdict_atom: int | None
     outside_step: int | None = None
@@ -67,6 +74,9 @@ class MdResult(Result):
     pressure_error: Annotated[float | None, Unit("GPa")]
     volume: Annotated[float | None, Unit("Å^3")]
     volume_error: Annotated[float | None, Unit("Å^3")]
+    temperature_target: Annotated[tuple[float, float] | None, Unit("K")] = None
+    pressure_target: Annotated[tuple[float, float] | None, Unit("GPa")] = None
+    compressibility: Annotated[float | None, Unit("1/GPa")] = None
     drift: Annotated[float | None, Unit("meV/atom/ns")]
     drift_error: Annotated[float | None, Unit("meV/atom/ns")]
     uncertain_atom: int | None = None
@@ -91,6 +101,7 @@ class MdResult(Result):
     uncertain: Annotated[ase.Atoms | None, Labelled()] = None
 
 
+@follow_rule
 def md(
     atoms: ase.Atoms,
     calculator: Calculator,
@@ -135,7 +146,8 @@ def md(
     check_spread(calculator, settings)
     archive = Archive() if archive is None else archive
     same_run(archive, atoms, calculator, settings, () if settings.has_ramp else ("steps",))
-    atoms = atoms.copy()
+    atoms = repeated(atoms, settings.supercell)
+    note_small_cell(atoms)
     outcome = simulate(atoms, calculator, settings, progress, archive)
     return _result(outcome, archive.frames(), settings)
 
@@ -146,13 +158,14 @@ def _result(outcome: Outcome, frames: Sequence[ase.Atoms], settings: MdSettings)
     table = {name: column[begin:] for name, column in seen.table.columns.items()}
     start = frames[0]
     drift = _drift(table, len(start))
-    verdict = judge(outcome, seen, start, drift, settings)
     averages = {
         **_average(table, "temperature", "temperature (K)"),
         **_average(table, "potential_energy", "potential energy (eV)"),
         **_average(table, "pressure", "pressure (GPa)"),
         **_average(table, "volume", "volume (Å^3)"),
     }
+    verdict = judge(outcome, seen, start, drift, averages, settings)
+    first, last = settings.targets(0), settings.targets(outcome.steps)
     return MdResult(
         converged=verdict.word not in ("exploded", "uncertain"),
         message=verdict.message,
@@ -165,6 +178,9 @@ def _result(outcome: Outcome, frames: Sequence[ase.Atoms], settings: MdSettings)
         time=outcome.steps * settings.timestep / 1000,
         equilibration_time=float(table["time (ps)"][0]),
         **averages,
+        temperature_target=(first[0], last[0]) if settings.has_thermostat else None,
+        pressure_target=(first[1], last[1]) if settings.has_barostat else None,
+        compressibility=outcome.compressibility,
         drift=drift and drift[0],
         drift_error=drift and drift[1],
         symbols=list(start.symbols),
@@ -239,7 +255,7 @@ def _lost(result: MdResult, reference: MdResult | None, settings: MdSettings) ->
     where atoms come nearer than any in the training data: from there the model makes things up, and a
     collapse may hide behind it.
     """
-    if result.verdict in ("stable", "drifting"):
+    if result.verdict in ("stable", "drifting", "off target"):
         return 0.0
     sound = result.steps if result.verdict == "exploded" else result.verdict_step
     assert sound is not None  # every verdict but these has its step

@@ -10,13 +10,15 @@ import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.geometry import find_mic
 from ase.mep.neb import NEB, idpp_interpolate
 from ase.utils.forcecurve import fit_images
 from pydantic import Field
 
 from ..errors import NumericsError, StructureError
+from ..structures.constraints import kind_of, labels_by_atom, listed, moved_while_held
+from ..structures.order import displacements, exchanged, nearest_order
 from ..units import Unit
+from .attributes import follow_rule
 from .base import Array, Progress, Result, Settings, overlay, silent
 from .batch import evaluate
 from .relax import EXPLODED, OPTIMIZERS, RelaxSettings, relax
@@ -35,6 +37,11 @@ class NebSettings(Settings):
     images: int = Field(7, ge=1, description="images between the two ends")
     climb: bool = Field(True, description="drive the highest image up to the saddle")
     relax: bool = Field(True, description="relax both ends first")
+    order: Literal["check", "match", "keep"] = Field(
+        "check",
+        description="check refuses final atoms that change places, match puts each nearest to an initial "
+        "one, keep takes an exchange as meant",
+    )
     interpolation: Literal["idpp", "linear"] = Field("idpp", description="how the first path is made")
     spring: Annotated[float, Unit("eV/Å^2")] = Field(0.1, gt=0, description="constant of the springs")
     fmax: Annotated[float, Unit("eV/Å")] = Field(0.02, gt=0, description="stop when no force exceeds this")
@@ -88,6 +95,7 @@ class Band(NEB):
         return bool(self.energies[1:-1].max() > max(self.energies[0], self.energies[-1]))
 
 
+@follow_rule
 def neb(
     initial: ase.Atoms,
     final: ase.Atoms,
@@ -103,18 +111,22 @@ def neb(
     climbing image, or of the curve's top without one.
 
     Args:
-        initial: (N atoms), near a minimum.
-        final: the same atoms in the same order and cell, near another minimum; periodic images are taken as
-            near to the initial atoms as can be.
+        initial: (N atoms), near a minimum; its charges and magnetic moments are those of all images.
+        final: the same atoms in the same order and cell, near another minimum, with the same constraints and
+            masses; periodic images are taken as near to the initial atoms as can be.
         calculator: any ASE calculator; images are evaluated as one batch where it can.
         settings: see ``NebSettings``.
         progress: called with every step of the band.
 
     Raises:
-        StructureError: the structures do not match, or are one and the same.
+        StructureError: the structures do not match, list their atoms in another order, or are one and the
+            same.
         NumericsError: the forces of the first path are not sound.
     """
-    _check_ends(initial, final)
+    _check_alike(initial, final)
+    final = _in_order(initial, final, settings.order)
+    _check_held(initial, final)
+    _check_distinct(initial, final)
     ends, stuck = _ends(initial, final, calculator, settings)
     images = [ends[0], *(ends[0].copy() for _ in range(settings.images)), ends[1]]
     first = NEB(images, method="improvedtangent")
@@ -125,28 +137,79 @@ def neb(
     return _result(images, settings, fmax, steps, stuck or failure)
 
 
-def _check_ends(initial: ase.Atoms, final: ase.Atoms) -> None:
+def _check_alike(initial: ase.Atoms, final: ase.Atoms) -> None:
     if len(initial) != len(final):
         raise StructureError(
             f"structure: initial has {len(initial)} atoms, final has {len(final)}; expected the same atoms"
         )
+    if initial.symbols.formula.count() != final.symbols.formula.count():
+        k = int(np.flatnonzero(initial.numbers != final.numbers)[0])
+        raise StructureError(
+            f"structure: atom {k} is {initial.symbols[k]} in initial ({initial.get_chemical_formula()}) and "
+            f"{final.symbols[k]} in final ({final.get_chemical_formula()}); expected the same atoms"
+        )
+    if (initial.pbc != final.pbc).any() or not np.allclose(initial.cell, final.cell, rtol=0, atol=1e-6):
+        raise StructureError("structure: initial and final differ in cell or periodicity; make them equal")
+
+
+def _in_order(initial: ase.Atoms, final: ase.Atoms, order: str) -> ase.Atoms:
+    """The final structure, its atoms in the order of the initial one.
+
+    Raises:
+        StructureError: they are in another order, which ``order`` does not allow.
+    """
+    if order == "match":
+        return final[nearest_order(initial, final)]
     other = np.flatnonzero(initial.numbers != final.numbers)
     if len(other):
         k = other[0]
         raise StructureError(
             f"structure: atom {k} is {initial.symbols[k]} in initial and {final.symbols[k]} in final; "
-            "expected the same order"
+            "expected the same order, or use --order match"
         )
-    if (initial.pbc != final.pbc).any() or not np.allclose(initial.cell, final.cell, rtol=0, atol=1e-6):
-        raise StructureError("structure: initial and final differ in cell or periodicity; make them equal")
-    if np.linalg.norm(_difference(initial, final)) < SAME:
+    groups = exchanged(initial, final) if order == "check" else []
+    if groups:
+        more = f", and so do {len(groups) - 1} other groups of atoms" if len(groups) > 1 else ""
+        raise StructureError(
+            f"structure: {listed(groups[0])} change places between initial and final{more}; "
+            "expected the same order: use --order match to put the final atoms in order, "
+            "or --order keep for an exchange"
+        )
+    return final
+
+
+def _check_held(initial: ase.Atoms, final: ase.Atoms) -> None:
+    """Refuse ends that are held in different ways: images between them would be a mixture.
+
+    Raises:
+        StructureError: constraints or masses differ, or a fixed atom moves; names the atoms.
+    """
+    held = zip(labels_by_atom(initial), labels_by_atom(final), strict=True)
+    unlike = [k for k, (ours, theirs) in enumerate(held) if ours != theirs]
+    if unlike:
+        raise StructureError(
+            f"structure: constraints of {listed(unlike)} differ between initial and final; "
+            "give both the same, or none"
+        )
+    ours, theirs = ([c.todict() for c in a.constraints if kind_of(c) == "other"] for a in (initial, final))
+    if str(ours) != str(theirs):
+        raise StructureError("structure: constraints differ between initial and final; give both the same")
+    unlike = np.flatnonzero(initial.get_masses() != final.get_masses()).tolist()
+    if unlike:
+        raise StructureError(
+            f"structure: masses of {listed(unlike)} differ between initial and final; give both the same"
+        )
+    moved = moved_while_held(initial, initial.positions + displacements(initial, final), SAME)
+    if moved:
+        raise StructureError(
+            f"structure: positions of fixed {listed(moved)} differ between initial and final; "
+            "give both the same there, or set these atoms free"
+        )
+
+
+def _check_distinct(initial: ase.Atoms, final: ase.Atoms) -> None:
+    if np.linalg.norm(displacements(initial, final)) < SAME:
         raise StructureError("structure: initial and final are the same; expected two minima")
-
-
-def _difference(initial: ase.Atoms, final: ase.Atoms) -> np.ndarray:
-    """Shortest displacement (N, 3) of each atom."""
-    shortest: np.ndarray = find_mic(final.positions - initial.positions, initial.cell, initial.pbc)[0]
-    return shortest
 
 
 def _ends(
@@ -160,7 +223,7 @@ def _ends(
     # Cells equal within rounding become equal, and the path does not jump by a lattice vector at its end.
     final = final.copy()
     final.cell = initial.cell
-    final.positions = initial.positions + _difference(initial, final)
+    final.positions = initial.positions + displacements(initial, final)
     if not settings.relax:
         frames = [initial.copy(), final]
         for frame, found in zip(frames, evaluate(calculator, frames), strict=True):
@@ -168,7 +231,7 @@ def _ends(
         return frames, ""
     options = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer=settings.optimizer)
     results = [relax(end, calculator, options) for end in (initial, final)]
-    _check_ends(*(result.relaxed for result in results))
+    _check_distinct(*(result.relaxed for result in results))
     names = zip(("initial", "final"), results, strict=True)
     return [r.relaxed for r in results], next((f"{n}: {r.message}" for n, r in names if not r.converged), "")
 

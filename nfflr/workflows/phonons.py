@@ -17,6 +17,7 @@ from spglib import SpglibDataset
 from ..errors import NumericsError
 from ..units import Unit
 from .archive import Archive
+from .attributes import follow_rule
 from .base import Array, Progress, Result, Text, silent
 from .lattice.bands import BandPath, band_path, name_of, ticks
 from .lattice.density import density_of_states
@@ -25,7 +26,7 @@ from .lattice.figures import phonon_figure
 from .lattice.harmonic import displaced, rest, set_force_constants, supercells
 from .lattice.settings import ThermalSettings
 from .lattice.stability import Mode, lowest_mode, modulated
-from .lattice.supercell import supercell_matrix
+from .lattice.supercell import diagonal_supercell, shortest_image, supercell_matrix
 from .lattice.thermal import thermal
 from .scores import Score, field_score
 
@@ -34,6 +35,8 @@ PLACE = 1
 EXAMPLES = ("nff phonons si.cif --supercell 4 4 4 --relax cell",)
 
 KM_PER_S = 0.1  # per THz Å
+REACH = 4  # times the cutoff: twice the range of force constants, see _is_open
+MOST_ATOMS = 3000  # of a supercell that is taken without being asked for
 BANDS = ("band_qpoints", "band_frequencies")
 
 
@@ -56,6 +59,7 @@ class PhononsResult(Result):
     """
 
     stable: bool
+    open: bool  # whether a larger supercell may change the verdict of an unstable crystal
     lowest_frequency: Annotated[float, Unit("THz")]
     lowest_qpoint: Array  # (3,) fractional
     highest_frequency: Annotated[float, Unit("THz")]
@@ -86,6 +90,7 @@ class PhononsResult(Result):
     modulated: ase.Atoms | None
 
 
+@follow_rule
 def phonons(
     atoms: ase.Atoms,
     calculator: Calculator,
@@ -96,7 +101,9 @@ def phonons(
     """Harmonic phonons by finite displacements (phonopy; Togo, J. Phys. Soc. Jpn. 92, 012001 (2023)).
 
     ``atoms`` is left as it is. An unstable crystal is a result: ``stable`` and ``message`` say so, and
-    ``modulated`` follows the imaginary mode.
+    ``modulated`` follows the imaginary mode. Where that mode is interpolated and the range of the potential
+    is known, the verdict is checked in a supercell that holds all of its force constants, unless the
+    supercell was given; where it cannot be checked it is ``open``.
 
     Args:
         atoms: periodic along three axes; constraints are ignored.
@@ -118,13 +125,29 @@ def phonons(
         True
     """
     unitcell = rest(atoms, calculator, settings, progress, archive)
-    phonon = displaced(unitcell, supercell_matrix(unitcell, settings), settings)
-    path = band_path(phonon, settings.band_points)
-    set_force_constants([phonon], calculator, settings, progress, archive)
-    return _result(phonon, path, settings)
+
+    def in_supercell(matrix: np.ndarray, before: str = "") -> PhononsResult:
+        phonon = displaced(unitcell, matrix, settings)
+        path = band_path(phonon, settings.band_points)
+        set_force_constants([phonon], calculator, settings, progress, archive)
+        return _result(phonon, path, settings, reach, before)
+
+    reach = REACH * (getattr(calculator, "cutoff", None) or np.inf)  # of the forces, doubled: see below
+    matrix = supercell_matrix(unitcell, settings)
+    result = in_supercell(matrix)
+    given = settings.supercell is not None or settings.supercell_matrix is not None
+    if not result.open or given or not np.isfinite(reach):
+        return result
+    larger = diagonal_supercell(unitcell, reach, settings.symprec)
+    if len(unitcell) * np.linalg.det(larger) > MOST_ATOMS:
+        return result
+    return in_supercell(larger, f"{result.lowest_frequency:.3f} THz in the smaller supercell")
 
 
-def _result(phonon: Phonopy, path: BandPath, settings: PhononsSettings) -> PhononsResult:
+def _result(
+    phonon: Phonopy, path: BandPath, settings: PhononsSettings, reach: float = np.inf, before: str = ""
+) -> PhononsResult:
+    """Of force constants; ``before`` says what a smaller supercell gave."""
     mesh = phonon.run_mesh(
         settings.mesh or settings.mesh_length, is_gamma_center=True, with_eigenvectors=True
     )
@@ -136,18 +159,19 @@ def _result(phonon: Phonopy, path: BandPath, settings: PhononsSettings) -> Phono
     stable = mode.frequency >= -settings.tolerance
     follow = None if stable else modulated(phonon, mode, settings.modulation, settings.tolerance)
     space_group = phonon.symmetry.dataset
-    assert isinstance(space_group, SpglibDataset)  # no magnetic moments were given
     return PhononsResult(
         converged=True,
-        message=_message(phonon, mode, stable, path),
+        message=_message(phonon, mode, stable, path, reach, before),
         stable=stable,
+        open=_is_open(phonon, mode, stable, reach),
         lowest_frequency=mode.frequency,
         lowest_qpoint=mode.qpoint,
         highest_frequency=max(mesh.frequencies.max(), bands["band_frequencies"].max()),
         zero_point_energy=zero_point,
         displacements=len(supercells(phonon)),
         supercell_matrix=phonon.supercell_matrix,
-        space_group=space_group.international,
+        # Unequal masses on equivalent sites leave no symmetry to phonopy.
+        space_group=space_group.international if isinstance(space_group, SpglibDataset) else "P1",
         cell=phonon.primitive.cell,
         scaled_positions=phonon.primitive.scaled_positions,
         symbols=phonon.primitive.symbols,
@@ -188,14 +212,31 @@ def _densities(phonon: Phonopy, mesh: Mesh) -> dict:
     }
 
 
-def _message(phonon: Phonopy, mode: Mode, stable: bool, path: BandPath) -> str:
+def _is_open(phonon: Phonopy, mode: Mode, stable: bool, reach: float) -> bool:
+    """Whether an imaginary mode may be an artefact of interpolation.
+
+    Waves that fit into the supercell are exact. Between them force constants are interpolated, which is exact
+    once images are as far apart as twice the range of force constants; of a potential whose atomic energies
+    end at the cutoff that range is twice the cutoff, since two atoms can meet in the energy of a third.
+    """
+    return not stable and not mode.exact and shortest_image(phonon.supercell.cell) < reach - 1e-6
+
+
+def _message(phonon: Phonopy, mode: Mode, stable: bool, path: BandPath, reach: float, before: str) -> str:
     name = name_of(mode.qpoint, phonon, path.points)
     place = f"q = ({', '.join(f'{x:.4g}' for x in mode.qpoint)}){f', {name}' if name else ''}"
+    length = shortest_image(phonon.supercell.cell)
+    checked = f"; checked in {len(phonon.supercell)} atoms, {length:.3g} Å ({before})" if before else ""
     if stable:
-        return "dynamically stable: no imaginary mode"
-    how = "" if mode.exact else "; interpolated, see whether a larger supercell confirms it"
-    left_out = "; thermal properties leave imaginary modes out"
-    return f"dynamically unstable: {mode.frequency:.3f} THz at {place}{how}{left_out}"
+        return f"dynamically stable: no imaginary mode{checked}"
+    left_out = f"{checked}; thermal properties leave imaginary modes out"
+    if not _is_open(phonon, mode, stable, reach):
+        return f"dynamically unstable: {mode.frequency:.3f} THz at {place}{left_out}"
+    longer = reach if np.isfinite(reach) else 1.5 * length
+    return (
+        f"open: {mode.frequency:.3f} THz at {place} is interpolated, and images in the supercell are only "
+        f"{length:.3g} Å apart; a larger one decides, try --supercell-length {np.ceil(longer):g}{left_out}"
+    )
 
 
 def _frequencies(result: PhononsResult, reference: PhononsResult, settings: PhononsSettings) -> np.ndarray:

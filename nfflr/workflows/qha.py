@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 import ase
@@ -12,19 +13,23 @@ import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.units import kB
 from matplotlib.axes import Axes
+from numpy.polynomial import Polynomial
 from phonopy import Phonopy, QHAResult, run_qha
 from phonopy.qha.core import BulkModulus
+from phonopy.qha.eos import EosFunc, get_eos
 from pydantic import Field, model_validator
 
 from ..errors import NumericsError
 from ..units import GPA, Unit
 from .archive import Archive
+from .attributes import follow_rule
 from .base import Array, Progress, Result, silent
 from .lattice.figures import WIDTH, curves
 from .lattice.harmonic import displaced, rest, set_force_constants
 from .lattice.settings import ThermalSettings, Three
 from .lattice.stability import lowest_mode
 from .lattice.supercell import supercell_matrix
+from .lattice.thermal import thermal
 from .lattice.volumes import at_volumes, energies_of
 
 TOPIC = "Vibrations and heat"
@@ -33,6 +38,10 @@ EXAMPLES = ("nff qha si.cif --supercell 2 2 2 --pressure 1",)
 
 NO_FIT = "no equation of state fits the free energies"
 ADVICE = "use more volumes, or a narrower range of volumes or temperatures"
+DEGREE = 4  # of polynomials in the volume, as phonopy takes for heat capacities
+WIDEST = 1.25  # of the volume at rest; harmonic phonons of a metal are unstable far before
+ADDED = 2  # volumes at a time
+ROOM = 300.0  # K
 
 
 class QhaSettings(ThermalSettings):
@@ -44,6 +53,9 @@ class QhaSettings(ThermalSettings):
     volumes: int = Field(9, ge=5, description="number of volumes")
     volume_min: float = Field(0.97, gt=0, description="smallest volume, relative to that at rest")
     volume_max: float = Field(1.06, gt=0, description="largest volume, relative to that at rest")
+    widen: bool = Field(
+        True, description="add volumes, equally spaced, where the equilibrium leaves those of this range"
+    )
     eos: Literal["vinet", "birch_murnaghan", "murnaghan"] = Field("vinet", description="equation of state")
     pressure: Annotated[float, Unit("GPa")] = Field(0.0, description="pressure")
     tolerance: Annotated[float, Unit("THz")] = Field(
@@ -58,9 +70,17 @@ class QhaSettings(ThermalSettings):
 
 
 class QhaResult(Result):
-    """Thermodynamics at constant pressure, per primitive cell. Shapes: V volumes, T temperatures."""
+    """Thermodynamics at constant pressure, per primitive cell. Shapes: V volumes, T temperatures.
+
+    Temperatures end at ``highest_temperature``, up to which the equilibrium volume lies among the volumes
+    that were computed. Values at 300 K are interpolated, and None where 300 K is not among the temperatures.
+    """
 
     stable: bool
+    highest_temperature: Annotated[float, Unit("K")]
+    volume_at_300_K: Annotated[float | None, Unit("Å^3/cell")]
+    thermal_expansion_at_300_K: Annotated[float | None, Unit("1/K")]
+    bulk_modulus_at_300_K: Annotated[float | None, Unit("GPa")]
     static_volume: Annotated[float, Unit("Å^3/cell")]
     static_bulk_modulus: Annotated[float, Unit("GPa")]
     volumes: Annotated[Array, Unit("Å^3/cell")]  # (V,)
@@ -78,6 +98,7 @@ class QhaResult(Result):
     atoms_per_cell: int
 
 
+@follow_rule
 def qha(
     atoms: ase.Atoms,
     calculator: Calculator,
@@ -103,18 +124,42 @@ def qha(
         NumericsError: a relaxation did not converge, forces are not finite, or no equation of state fits.
     """
     start = rest(atoms, calculator, settings, progress, archive)
-    ratios = np.linspace(settings.volume_min, settings.volume_max, settings.volumes)
-    cells = at_volumes(start, ratios, calculator, settings, progress, archive)
-    energies = energies_of(cells, calculator, archive)
     matrix = supercell_matrix(start, settings)
-    phonons = [displaced(cell, matrix, settings) for cell in cells]
-    set_force_constants(phonons, calculator, settings, progress, archive)
-    share = len(phonons[0].primitive) / len(start)
-    return quasi_harmonic(phonons, energies * share, settings)
+    ratios = np.linspace(settings.volume_min, settings.volume_max, settings.volumes)
+
+    def at(ratios: np.ndarray) -> tuple[list[Phonopy], np.ndarray]:
+        """Phonons and energies (eV per primitive cell) at these volumes."""
+        cells = at_volumes(start, ratios, calculator, settings, progress, archive)
+        energies = energies_of(cells, calculator, archive)
+        phonons = [displaced(cell, matrix, settings) for cell in cells]
+        set_force_constants(phonons, calculator, settings, progress, archive)
+        return phonons, energies * len(phonons[0].primitive) / len(start)
+
+    phonons, energies = at(ratios)
+    fit = _fit(phonons, energies, settings)
+    while settings.widen and fit.side and _stable(phonons, settings.tolerance):
+        step = ratios[1] - ratios[0]
+        more = np.arange(1, ADDED + 1) * step
+        more = ratios[-1] + more if fit.side == "larger" else ratios[0] - more[::-1]
+        if more[-1] > WIDEST or more[0] < 1 / WIDEST:
+            break
+        further, their_energies = at(more)
+        if not _stable(further, settings.tolerance, fit.mesh):
+            break
+        pairs = [(phonons, energies, ratios), (further, their_energies, more)]
+        lower, upper = pairs if fit.side == "larger" else pairs[::-1]
+        phonons = [*lower[0], *upper[0]]
+        energies, ratios = (np.concatenate([lower[k], upper[k]]) for k in (1, 2))
+        fit = _fit(phonons, energies, settings)
+    return _result(fit, phonons, energies, settings)
 
 
 def quasi_harmonic(phonons: Sequence[Phonopy], energies: np.ndarray, settings: QhaSettings) -> QhaResult:
     """The thermodynamics of phonopy objects with force constants, one per volume.
+
+    The thermal expansion is the derivative of the fitted volume by temperature, from the entropies −∂F/∂T by
+    the implicit function theorem: no differences between temperatures enter, which at low ones would be off
+    by the square of step over temperature. γ = α B_T V / C_V and C_P = C_V + T V B_T α² follow from it.
 
     Args:
         phonons: in the order of their volumes.
@@ -124,15 +169,42 @@ def quasi_harmonic(phonons: Sequence[Phonopy], energies: np.ndarray, settings: Q
     Raises:
         NumericsError: the equation of state cannot be fitted.
     """
+    return _result(_fit(phonons, energies, settings), phonons, energies, settings)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Equations of state at the first temperatures, those at which the equilibrium lies among the volumes.
+
+    Attributes:
+        phonopy: of temperatures that may go on beyond ``count``.
+        count: number of temperatures.
+        side: where the equilibrium goes after them, ``"larger"`` or ``"smaller"`` volumes; empty if they are
+            all that were asked for.
+        entropies, heats: (T, V) eV/K at constant volume.
+        mesh: q-points along each axis.
+    """
+
+    phonopy: QHAResult
+    static: BulkModulus
+    count: int
+    side: Literal["", "larger", "smaller"]
+    entropies: np.ndarray
+    heats: np.ndarray
+    mesh: Sequence[int]
+
+
+def _fit(phonons: Sequence[Phonopy], energies: np.ndarray, settings: QhaSettings) -> _Fit:
     mesh = settings.mesh or _same_mesh(phonons, settings.mesh_length)
-    temperatures = settings.temperatures(beyond=1)  # phonopy differentiates and needs one more
+    wanted = settings.temperatures()
     try:
         with warnings.catch_warnings():
-            # About lattice parameters, which the result does not hold.
+            # About lattice parameters, which the result does not hold, and temperatures without a fit.
             warnings.filterwarnings("ignore", message="Lattice parameter")
-            found = run_qha(
+            warnings.filterwarnings("ignore", message="EOS fitting failed")
+            fitted = run_qha(
                 phonons,
-                temperatures,
+                settings.temperatures(beyond=1),  # phonopy takes differences and drops the last
                 internal_energies=energies,
                 mesh=mesh,
                 pressure=settings.pressure,
@@ -140,14 +212,34 @@ def quasi_harmonic(phonons: Sequence[Phonopy], energies: np.ndarray, settings: Q
                 exclude_gamma_acoustic=True,
             )
         static = BulkModulus(
-            found.volumes, energies + found.volumes * settings.pressure * GPA, eos=settings.eos
+            fitted.volumes, energies + fitted.volumes * settings.pressure * GPA, eos=settings.eos
         )
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise NumericsError(f"structure: {NO_FIT} ({error}); {ADVICE}") from error
-    if len(found.temperatures) != len(temperatures) - 1 or not np.isfinite(found.eos_parameters).all():
-        raise NumericsError(f"structure: {NO_FIT} at every temperature; {ADVICE}")
-    lowest = np.array([_lowest_frequency(phonon, settings.tolerance) for phonon in phonons])
-    return _result(found, static, energies, lowest, settings, len(phonons[0].primitive))
+    volume, volumes = fitted.equilibrium_volumes, fitted.volumes
+    length = min(len(wanted), len(volume))
+    same = np.isclose(fitted.temperatures[:length], wanted[:length])
+    sound = same & np.isfinite(fitted.eos_parameters[:length]).all(axis=1)
+    sound &= (volume[:length] > volumes.min()) & (volume[:length] < volumes.max())
+    count = length if sound.all() else int(np.argmin(sound))
+    if count == 0:
+        raise NumericsError(f"structure: {NO_FIT} at {wanted[0]:g} K; {ADVICE}")
+    side: Literal["", "larger", "smaller"] = ""
+    if count < len(wanted):
+        middle = (volumes.min() + volumes.max()) / 2
+        side = "larger" if volume[count - 1] > middle else "smaller"
+    tables = [thermal(phonon, wanted[:count]) for phonon in phonons]
+    entropies = np.array([table.entropy for table in tables]).T
+    heats = np.array([table.heat_capacity for table in tables]).T
+    return _Fit(fitted, static, count, side, entropies, heats, mesh)
+
+
+def _stable(phonons: Sequence[Phonopy], tolerance: float, mesh: Sequence[int] | None = None) -> bool:
+    """Whether no volume has imaginary modes on the mesh, which is run where it is given."""
+    for phonon in phonons:
+        if mesh is not None:
+            phonon.run_mesh(mesh)
+    return all(_lowest_frequency(phonon, tolerance) >= -tolerance for phonon in phonons)
 
 
 def _lowest_frequency(phonon: Phonopy, tolerance: float) -> float:
@@ -164,49 +256,103 @@ def _same_mesh(phonons: Sequence[Phonopy], length: float) -> list[int]:
     return [int(n) | 1 for n in phonon.mesh_numbers]
 
 
-def _result(
-    found: QHAResult,
-    static: BulkModulus,
-    energies: np.ndarray,
-    lowest: np.ndarray,
-    settings: QhaSettings,
-    atoms: int,
-) -> QhaResult:
-    volume = found.equilibrium_volumes
-    inside = (volume > found.volumes.min()) & (volume < found.volumes.max())
-    stable = bool((lowest >= -settings.tolerance).all())
-    problems = []
-    if not inside.all():
-        first = found.temperatures[np.argmin(inside)]
-        problems.append(
-            f"at {first:g} K the equilibrium volume leaves the volumes that were computed; "
-            "widen --volume-min and --volume-max, or lower --t-max"
-        )
-    if not stable:
-        ratio = found.volumes[np.argmin(lowest)] / volume[0]
-        problems.append(
-            f"imaginary modes at {ratio:.3f} of the volume at {found.temperatures[0]:g} K are left out"
-        )
+def _result(fit: _Fit, phonons: Sequence[Phonopy], energies: np.ndarray, settings: QhaSettings) -> QhaResult:
+    kept, found = slice(fit.count), fit.phonopy
+    temperatures, volume = found.temperatures[kept], found.equilibrium_volumes[kept]
+    bulk = found.bulk_moduli[kept]  # eV/Å^3
+    slopes = [
+        _slope(get_eos(settings.eos), found.volumes, *rows)
+        for rows in zip(found.eos_parameters[kept], found.helmholtz_volume[kept], -fit.entropies, strict=True)
+    ]
+    expansion = np.array(slopes) / volume
+    heat = np.array(  # at constant volume
+        [Polynomial.fit(found.volumes, c, DEGREE)(v) for c, v in zip(fit.heats, volume, strict=True)]
+    )
+    lowest = np.array([_lowest_frequency(phonon, settings.tolerance) for phonon in phonons])
     return QhaResult(
-        converged=bool(inside.all()),
-        message="; ".join(problems) or "every volume is stable and every equilibrium lies among them",
-        stable=stable,
-        static_volume=float(static.equilibrium_volume),
-        static_bulk_modulus=float(static.bulk_modulus) / GPA,
+        converged=not fit.side,
+        message=_message(fit, lowest, settings),
+        stable=bool((lowest >= -settings.tolerance).all()),
+        highest_temperature=float(temperatures[-1]),
+        volume_at_300_K=_at_room(temperatures, volume),
+        thermal_expansion_at_300_K=_at_room(temperatures, expansion),
+        bulk_modulus_at_300_K=_at_room(temperatures, bulk / GPA),
+        static_volume=float(fit.static.equilibrium_volume),
+        static_bulk_modulus=float(fit.static.bulk_modulus) / GPA,
         volumes=found.volumes,
         energies=energies,
         lowest_frequencies=lowest,
-        temperatures=found.temperatures,
-        helmholtz=found.helmholtz_volume,
+        temperatures=temperatures,
+        helmholtz=found.helmholtz_volume[kept],
         volume=volume,
-        thermal_expansion=found.thermal_expansion,
-        gibbs=found.gibbs_free_energies,
-        entropy=found.entropy_temperature,
-        heat_capacity=found.heat_capacity_P.heat_capacities,
-        bulk_modulus=found.bulk_moduli / GPA,
-        gruneisen=found.gruneisen_parameters,
-        atoms_per_cell=atoms,
+        thermal_expansion=expansion,
+        gibbs=found.gibbs_free_energies[kept],
+        entropy=found.entropy_temperature[kept],
+        heat_capacity=heat + temperatures * volume * bulk * expansion**2,
+        bulk_modulus=bulk / GPA,
+        gruneisen=np.divide(expansion * bulk * volume, heat, out=np.zeros_like(heat), where=heat > 0),
+        atoms_per_cell=len(phonons[0].primitive),
     )
+
+
+def _slope(
+    eos: EosFunc, volumes: np.ndarray, parameters: np.ndarray, free: np.ndarray, change: np.ndarray
+) -> float:
+    """dV₀/dT of an equation of state that least squares fitted to free energies, Å^3/K.
+
+    At the minimum of |f(V; p) − F|² its gradient g(p) is zero, so dp/dT = H⁻¹ Jᵀ dF/dT with H = dg/dp and
+    J = df/dp.
+
+    Args:
+        eos: f, of volumes (V,) and parameters.
+        parameters: p, (4,): energy, bulk modulus, its derivative, volume.
+        free: F, (V,) eV.
+        change: dF/dT, (V,) eV/K.
+    """
+    scale = np.array([parameters[1] * parameters[3], *parameters[1:]])  # so that all steps are relative
+
+    def jacobian(q: np.ndarray) -> np.ndarray:  # (V, 4)
+        return _differences(lambda x: eos(volumes, parameters + scale * x), q, 1e-5)
+
+    def gradient(q: np.ndarray) -> np.ndarray:  # (4,)
+        residuals: np.ndarray = eos(volumes, parameters + scale * q) - free
+        return np.asarray(jacobian(q).T @ residuals)
+
+    rest = np.zeros(4)
+    response = np.linalg.solve(_differences(gradient, rest, 1e-4), jacobian(rest).T @ change)
+    return float(scale[3] * response[3])
+
+
+def _differences(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, step: float) -> np.ndarray:
+    """Central differences of a function of x (P,): (…, P)."""
+    return np.stack(
+        [(function(x + d) - function(x - d)) / (2 * step) for d in step * np.eye(len(x))], axis=-1
+    )
+
+
+def _at_room(temperatures: np.ndarray, values: np.ndarray) -> float | None:
+    """At 300 K, if that is among the temperatures."""
+    if not temperatures[0] <= ROOM <= temperatures[-1]:
+        return None
+    return float(np.interp(ROOM, temperatures, values))
+
+
+def _message(fit: _Fit, lowest: np.ndarray, settings: QhaSettings) -> str:
+    found, problems = fit.phonopy, []
+    volumes, rest = found.volumes, float(fit.static.equilibrium_volume)
+    span = f"{volumes.min() / rest:.3g} to {volumes.max() / rest:.3g} of the static one"
+    if fit.side:
+        problems.append(
+            f"holds up to {found.temperatures[fit.count - 1]:g} K: above it the equilibrium volume leaves "
+            f"those that were computed ({span}); widen --volume-min and --volume-max, or lower --t-max"
+        )
+    if (lowest < -settings.tolerance).any():
+        ratio = volumes[np.argmin(lowest)] / found.equilibrium_volumes[0]
+        problems.append(
+            f"imaginary modes at {ratio:.3f} of the volume at {found.temperatures[0]:g} K are left out"
+        )
+    sound = f"every volume is stable and every equilibrium lies among the {len(volumes)} volumes ({span})"
+    return "; ".join(problems) or sound
 
 
 def plot(

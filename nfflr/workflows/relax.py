@@ -16,11 +16,13 @@ from ase.constraints import FixSymmetry
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
 from ase.optimize.optimize import Optimizer
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..errors import NumericsError, StructureError
+from ..structures.constraints import repeated
 from ..units import GPA, Unit
 from .archive import Archive, Remembered, same_run
+from .attributes import follow_rule
 from .base import (
     Array,
     Labelled,
@@ -42,6 +44,7 @@ PLACE = 2
 EXAMPLES = (
     "nff relax si.cif --cell --fmax 0.001",
     "nff relax *.cif --model mlearn-si --jobs 4 --out relaxed",
+    "nff relax slab.cif --cell --cell-axes ab",
 )
 
 OPTIMIZERS = {"fire": FIRE, "bfgs": BFGS, "lbfgs": LBFGS}
@@ -56,7 +59,13 @@ class RelaxSettings(Settings):
     steps: int = Field(500, ge=0, description="give up after this many steps")
     optimizer: Literal["fire", "bfgs", "lbfgs"] = Field("fire", description="how to step downhill")
     cell: bool = Field(False, description="relax the cell too")
+    cell_axes: Literal["a", "b", "c", "ab", "ac", "bc", "abc"] = Field(
+        "abc", description="with --cell, axes along which, or in whose plane, it strains: ab for a slab"
+    )
     pressure: Annotated[float, Unit("GPa")] = Field(0.0, description="target pressure, with --cell")
+    supercell: tuple[int, int, int] | None = Field(
+        None, description="repeats along each axis before relaxing; default: the cell as it is"
+    )
     symmetry: bool = Field(False, description="keep the space group the structure starts with")
     max_forces_std: Annotated[float | None, Unit("eV/Å")] = Field(
         None, gt=0, description="stop where an ensemble's forces on an atom spread by more; default: no limit"
@@ -65,10 +74,21 @@ class RelaxSettings(Settings):
         None, gt=0, description="stop where an ensemble's energies spread by more; default: no limit"
     )
 
+    @field_validator("supercell")
+    @classmethod
+    def _positive(cls, value: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
+        if value is not None and min(value) < 1:
+            raise ValueError("needs three whole numbers of at least 1")
+        return value
+
     @model_validator(mode="after")
     def _pressure_acts_on_a_cell(self) -> Self:
         if self.pressure and not self.cell:
             raise ValueError("pressure needs the cell to move: give --cell")
+        if self.cell_axes != "abc" and not self.cell:
+            raise ValueError("cell_axes needs the cell to move: give --cell")
+        if self.cell_axes != "abc" and self.symmetry:
+            raise ValueError("cell_axes and symmetry exclude each other: leave --symmetry out")
         return self
 
 
@@ -99,6 +119,7 @@ class RelaxResult(Result):
     uncertain: Annotated[ase.Atoms | None, Labelled()] = None
 
 
+@follow_rule
 def relax(
     atoms: ase.Atoms,
     calculator: Calculator,
@@ -109,10 +130,13 @@ def relax(
     """Minimise the energy, or with a cell and pressure the enthalpy, of a structure.
 
     The cell moves through the Frechet derivative of the matrix exponential (``ase.filters``); fixed atoms and
-    other constraints of ``atoms`` are kept, and ``atoms`` itself is left as it is.
+    other constraints of ``atoms`` are kept, and ``atoms`` itself is left as it is. With ``cell_axes`` the
+    strain is confined to the line or plane that these cell vectors span; lengths perpendicular to it stay. A
+    slab that is periodic in this plane alone needs no cell vector along the third axis. A pressure belongs to
+    the whole cell all the same: it acts on the volume of a vacuum too.
 
     Args:
-        atoms: (N atoms), any mixture of periodic axes; a cell relaxation needs all three.
+        atoms: (N atoms), any mixture of periodic axes; a cell relaxation needs those of ``cell_axes``.
         calculator: any ASE calculator with forces (and stress for a cell relaxation).
         settings: see ``RelaxSettings``.
         progress: called with every step.
@@ -121,8 +145,8 @@ def relax(
 
     Raises:
         ConfigError: the archive holds another run, or the calculator gives no spread to limit.
-        StructureError: there are no atoms, or cell or symmetry asked for and the structure is not periodic
-            in three directions.
+        StructureError: there are no atoms; the cell should relax along an axis that is not periodic, or
+            symmetry be kept where one is not; a supercell cannot be made.
         NumericsError: the forces of the start are not finite. Later on that is a result, not an error.
 
     Example:
@@ -136,17 +160,19 @@ def relax(
     archive = Archive() if archive is None else archive
     check_spread(calculator, settings)
     same_run(archive, atoms, calculator, settings, ("steps",))
-    atoms = atoms.copy()
-    given = list(atoms.constraints)
+    atoms = repeated(atoms, settings.supercell or (1, 1, 1))
+    given, lattice = list(atoms.constraints), atoms.cell.copy()
     if settings.cell:
-        check_crystal(atoms, "a cell relaxation", "use --no-cell")
+        check_axes(atoms, settings)
+        # A stress needs a volume. Along an axis without a cell vector any length gives the same virial.
+        atoms.cell = atoms.cell.complete()
     if settings.symmetry:
         check_crystal(atoms, "symmetry", "use --no-symmetry")
         atoms.set_constraint([*atoms.constraints, FixSymmetry(atoms)])
     record = archive.load("state")
     archive.truncate(0 if record is None else int(record["frames"]))
     atoms.calc = Remembered(calculator, list(archive.frames()), CHECKPOINT)
-    moving = CellFilter(atoms, scalar_pressure=settings.pressure * GPA) if settings.cell else atoms
+    moving = cell_filter(atoms, settings) if settings.cell else atoms
     optimizer = OPTIMIZERS[settings.optimizer](moving, logfile=None)
 
     frames, converged, failure = _descend(atoms, moving, optimizer, settings, progress, archive)
@@ -154,14 +180,59 @@ def relax(
         frame.set_constraint(
             given
         )  # not the symmetry, which belongs to this cell: no supercell could be made
+        if lattice.rank < 3 and settings.cell:
+            _open(frame, lattice)
     message = _message(settings, frames, converged, failure)
     stopped = isinstance(failure, Excess)
     uncertain = labelled(frames[-1], atoms.calc.results, len(frames) - 1) if stopped else None
     return result_of(frames, settings, converged, message, describe_spread(uncertain))
 
 
+def check_axes(atoms: ase.Atoms, settings: RelaxSettings) -> None:
+    """Refuse a cell relaxation along axes that are not periodic.
+
+    Raises:
+        StructureError: naming an axis, or the axes along which the cell can relax.
+    """
+    periodic = "".join(axis for axis, on in zip("abc", atoms.pbc, strict=True) if on)
+    if settings.cell_axes == "abc":
+        advice = f"use --no-cell, or --cell-axes {periodic}" if periodic else "use --no-cell"
+        check_crystal(atoms, "a cell relaxation", advice)
+    for axis in settings.cell_axes:
+        if axis not in periodic:
+            raise StructureError(
+                f"structure: axis {axis} is not periodic, so the cell has no stress along it; "
+                + (f"use --cell-axes {periodic}" if periodic else "use --no-cell")
+            )
+    if settings.pressure and len(periodic) < 3:
+        raise StructureError("structure: a pressure needs three periodic axes; use --pressure 0")
+
+
+def _open(frame: ase.Atoms, lattice: Cell) -> None:
+    """Take the cell vectors away that only a cell relaxation needed, and the stress of their volume."""
+    frame.cell[~lattice.array.any(axis=1)] = 0
+    frame.calc.results.pop("stress", None)
+    frame.calc.atoms.cell[:] = frame.cell
+
+
+def cell_filter(atoms: ase.Atoms, settings: RelaxSettings) -> CellFilter:
+    """The atoms and the strain that the settings let move."""
+    vectors = atoms.cell.array[["abc".index(axis) for axis in settings.cell_axes]]
+    return CellFilter(atoms, vectors, scalar_pressure=settings.pressure * GPA)
+
+
 class CellFilter(FrechetCellFilter):
-    """ASE's, without what scipy's logarithm says of relative errors above 2e-13: forces have larger ones."""
+    """ASE's, with strains in the span of some vectors alone.
+
+    It is also without what scipy's logarithm says of relative errors above 2e-13: forces have larger ones.
+
+    Args:
+        vectors: (n, 3), independent.
+    """
+
+    def __init__(self, atoms: ase.Atoms, vectors: np.ndarray, scalar_pressure: float = 0.0):
+        super().__init__(atoms, scalar_pressure=scalar_pressure)
+        self._projector = np.linalg.pinv(vectors) @ vectors  # (3, 3) onto the span
 
     def get_positions(self) -> np.ndarray:
         with _quiet_logarithm():
@@ -169,7 +240,11 @@ class CellFilter(FrechetCellFilter):
 
     def get_forces(self, **kwargs: Any) -> np.ndarray:
         with _quiet_logarithm():
-            return super().get_forces(**kwargs)  # type: ignore[no-any-return]
+            forces: np.ndarray = super().get_forces(**kwargs)  # (N + 3, 3)
+        # The last rows are the gradient by the logarithm of the deformation: its projection is the gradient
+        # by a logarithm within the span, where steps along it stay.
+        forces[-3:] = self._projector @ forces[-3:] @ self._projector
+        return forces
 
 
 @contextmanager

@@ -11,10 +11,12 @@ import ase.units
 import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
+from matplotlib.axes import Axes
 from pydantic import Field, field_validator
 
 from ..errors import StructureError
 from ..units import Unit
+from .attributes import follow_rule
 from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent, stress_note, symmetry_of
 from .batch import evaluate
 from .relax import RelaxSettings, relax
@@ -24,6 +26,7 @@ PLACE = 2
 EXAMPLES = ("nff surface cu.cif --miller 1 1 1",)
 
 J_PER_M2 = ase.units.J / ase.units.m**2  # eV/Å² per J/m²
+LEAST_RANGE = 0.02  # of the value, to either side of the middle of the figure's axis
 SAME_PLANE = 0.05  # Å; atoms closer along the normal are in one atomic plane
 
 
@@ -73,6 +76,7 @@ class SurfaceResult(Result):
     slab: ase.Atoms
 
 
+@follow_rule
 def surface(
     atoms: ase.Atoms,
     calculator: Calculator,
@@ -233,5 +237,14 @@ def plot(
         axes.plot([], [], "o-", color="grey", label="relaxed")
     axes.set(xlabel="slab thickness (Å)", ylabel="surface energy (J/m$^2$)")
     axes.margins(y=0.3)
+    _widen(axes)
     axes.legend()
     return figure
+
+
+def _widen(axes: Axes) -> None:
+    """Show at least a few per cent of the value: a smaller spread between slabs is convergence, not news."""
+    low, high = axes.get_ylim()
+    middle, half = (low + high) / 2, max((high - low) / 2, LEAST_RANGE * abs(low + high) / 2)
+    axes.set_ylim(middle - half, middle + half)
+    axes.ticklabel_format(axis="y", useOffset=False)

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from ..errors import StructureError
 from ..units import Unit
+from .attributes import follow_rule
 from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent, stress_note, symmetry_of
 from .batch import evaluate
 from .relax import RelaxSettings, relax
@@ -66,6 +67,7 @@ class VacancyResult(Result):
     vacancy: ase.Atoms
 
 
+@follow_rule
 def vacancy(
     atoms: ase.Atoms,
     calculator: Calculator,

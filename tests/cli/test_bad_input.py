@@ -166,7 +166,7 @@ def test_relaxation_that_does_not_converge_exits_5_and_writes_the_last_frame(
     arguments = ["relax", silicon, "-m", checkpoint, "-o", tmp_path, "--steps", "1", "--fmax", "1e-9"]
     fails(capsys, arguments, 5, silicon, "after 1 steps")
     assert '"converged": false' in (tmp_path / "si-relax.json").read_text()
-    assert (tmp_path / "si-relaxed.cif").stat().st_size
+    assert (tmp_path / "si-relaxed.xyz").stat().st_size
 
 
 def test_debug_shows_the_traceback(capsys, tmp_path):

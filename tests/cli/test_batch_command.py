@@ -64,7 +64,7 @@ def test_a_killed_batch_is_continued(folder, monkeypatch):
     before = first.stat().st_mtime_ns
     for leftover in "abc":  # half of a result
         if not first.name.startswith(leftover):
-            (out / f"{leftover}-relaxed.cif").write_text("half")
+            (out / f"{leftover}-relaxed.xyz").write_text("half")
     assert run(command(folder, "out", "--batch", "--resume")) == 3
     assert first.stat().st_mtime_ns == before
     assert [r["converged"] for r in rows(out)] == ["true", "true", "true", "false"]

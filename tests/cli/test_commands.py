@@ -90,8 +90,8 @@ def test_the_same_command_gives_the_same_bytes_apart_from_times(tmp_path, checkp
         record = json.loads((tmp_path / name / "si-relax.json").read_text())
         records.append({k: v for k, v in record.items() if k not in ("wall_time_s", "command")})
     assert records[0] == records[1]
-    assert (tmp_path / "a" / "si-relaxed.cif").read_bytes() == (
-        tmp_path / "b" / "si-relaxed.cif"
+    assert (tmp_path / "a" / "si-relaxed.xyz").read_bytes() == (
+        tmp_path / "b" / "si-relaxed.xyz"
     ).read_bytes()
 
 

@@ -12,6 +12,7 @@ import pytest
 from ase.build import bulk, molecule
 
 from nfflr.cli.main import run
+from nfflr.workflows.archive import FolderArchive
 
 
 @pytest.fixture
@@ -30,13 +31,14 @@ def files(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
-RESULTS = ["si-final.cif", "si-md.csv", "si-md.json", "si-md.png", "si-md.traj"]
+RESULTS = ["si-final.xyz", "si-md.csv", "si-md.json", "si-md.png", "si-md.state", "si-md.traj"]
 
 
 def test_md_writes_trajectory_table_figure_structure_and_json(tmp_path, silicon, capsys):
     out = tmp_path / "out"
     assert md(silicon, out, "--steps", 30, "--ensemble", "npt", "--pressure", 1) == 0
-    assert files(out) == RESULTS  # and no state
+    assert files(out) == RESULTS
+    assert files(out / "si-md.state") == ["finished.npz", "run.npz", "state.npz"]  # to go on from; no frames
     record = json.loads((out / "si-md.json").read_text())
     frames = ase.io.read(out / "si-md.traj", ":")
     with open(out / "si-md.csv", encoding="utf-8") as file:
@@ -72,7 +74,7 @@ def test_a_killed_command_is_resumed_and_gives_the_same_files(tmp_path, silicon)
     assert md(silicon, out, "--steps", 400, "--resume") == 0
     assert files(out) == RESULTS
     for name in RESULTS:
-        if name != "si-md.json":
+        if name not in ("si-md.json", "si-md.state"):
             assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     records = [json.loads((folder / "si-md.json").read_text()) for folder in (tmp_path / "whole", out)]
     assert records[0]["result"] == records[1]["result"]
@@ -88,14 +90,15 @@ def test_what_was_interrupted_is_named_and_overwrite_drops_it(tmp_path, silicon,
     assert md(silicon, tmp_path, "--steps", 5, "--resume") == 6  # damaged
     assert "damaged" in capsys.readouterr().err
     assert md(silicon, tmp_path, "--steps", 5, "--overwrite") == 0
-    assert not state.exists()
+    assert FolderArchive(state).is_finished()  # what was damaged is gone
 
 
 def test_an_explosion_is_exit_code_5_with_step_and_atom_and_sound_files(tmp_path, silicon, capsys):
     code = md(silicon, tmp_path / "out", "--ensemble", "nve", "--timestep", 30, "--temperature", 3000)
     assert code == 5
     error = capsys.readouterr().err
-    assert "si.xyz: exploded at step" in error and "(Si)" in error and error.count("\n") == 1
+    assert "si.xyz: exploded at step" in error and "(Si)" in error
+    assert [line.split(":")[0] for line in error.splitlines()] == ["note", "error"]  # the cell is small
     assert files(tmp_path / "out") == RESULTS
     record = json.loads((tmp_path / "out" / "si-md.json").read_text())["result"]
     assert record["verdict"] == "exploded" and record["verdict_step"] == record["steps"] + 1

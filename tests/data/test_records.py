@@ -37,7 +37,7 @@ def test_voigt_3x3_and_nine_numbers_give_the_same_stress():
     for stress in (VOIGT, SQUARE, np.ravel(SQUARE)):
         atoms = pair()
         atoms.info["stress"] = np.array(stress)
-        (record,) = read_records([atoms])
+        (record,) = read_records([atoms], stress_order="voigt")
         assert record.labels["stress"].tolist() == SQUARE
 
 

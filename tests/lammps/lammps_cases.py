@@ -18,7 +18,7 @@ from mpi4py import MPI
 
 from nfflr import NFFLrCalculator
 from nfflr.lammps import attach
-from nfflr.lammps.script import data_file, species_of
+from nfflr.lammps.script import data_file, types_of
 from nfflr.models.gnn.alignn_ff import ALIGNN, ALIGNNConfig
 from nfflr.models.gnn.schnet import SchNet, SchNetConfig
 from nfflr.models.moment import MomentConfig, MomentNetwork
@@ -109,11 +109,12 @@ CASES = {
 def start(atoms, calculator, compile=True):
     """An instance with the structure in it and the potential attached."""
     lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"], comm=COMM)
-    species = species_of(atoms)[::-1]  # not the order of the model's elements
+    types = types_of(atoms)[::-1]  # not the order of the model's elements
+    species = [kind.symbol for kind in types]
     with tempfile.TemporaryDirectory() as folder:
         file = COMM.bcast(str(Path(folder, "atoms.data")))
         if COMM.rank == 0:
-            Path(file).write_text(data_file(atoms, species))
+            Path(file).write_text(data_file(atoms, types))
         COMM.Barrier()
         boundary = " ".join("p" if periodic else "s" for periodic in atoms.pbc)
         grid = f"processors {COMM.size} 1 1" if atoms.cell.lengths().max() > 50 else ""

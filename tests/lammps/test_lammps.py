@@ -22,7 +22,7 @@ from nfflr.cli.main import run
 from nfflr.errors import ConfigError, StructureError
 from nfflr.lammps.mliap import UnifiedPotential
 from nfflr.lammps.reach import hops
-from nfflr.lammps.script import LammpsSettings, data_file, input_script, species_of
+from nfflr.lammps.script import LammpsSettings, data_file, input_script, types_of
 from nfflr.models.base import architectures
 from nfflr.models.gnn.alignn_ff import ALIGNN, ALIGNNConfig
 from nfflr.models.moment import MomentConfig, MomentNetwork
@@ -190,7 +190,7 @@ def test_command_runs_and_ase_reads_the_frames(tmp_path, capfd):
 
 def test_a_script_of_ones_own_runs(tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("si.data").write_text(data_file(bulk("Si", cubic=True), ["Si"]))
+    Path("si.data").write_text(data_file(bulk("Si", cubic=True)))
     head = "units metal\natom_style atomic\nread_data si.data\nreplicate 3 3 3\n"
     potential = "fix ff all external pf/callback 1 1 # here\n"
     tail = "variable k loop 2\nlabel again\nrun 2\nnext k\njump SELF again\nminimize 0 1e-3 50 50\n"
@@ -211,7 +211,7 @@ def test_an_error_on_one_rank_ends_all(tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     atoms = bulk("Si", cubic=True) * (2, 2, 4)
     atoms.positions[3] = atoms.positions[2] + 1e-5
-    Path("si.data").write_text(data_file(atoms, ["Si"]))
+    Path("si.data").write_text(data_file(atoms))
     Path("si.in").write_text(
         "units metal\natom_style atomic\nread_data si.data\nfix n all external pf/callback 1 1\nrun 1\n"
     )
@@ -247,12 +247,13 @@ def test_files_without_lammps_are_written_with_write_only(tmp_path, capsys):
     model = MomentNetwork(MomentConfig(elements=("O", "Si"))).eval()
     settings = LammpsSettings(ensemble="nvt-langevin", temperature=500, timestep=0.5, thermostat_time=200)
     atoms = read(tmp_path / "a.xyz")
-    assert species_of(atoms) == ["Si", "O"]
-    script = input_script(atoms, ["Si", "O"], settings, name="a", command="…")
+    types = types_of(atoms)
+    assert [kind.symbol for kind in types] == ["Si", "O"]
+    script = input_script(atoms, types, settings, name="a", command="…")
     assert "timestep 0.0005" in script  # ps
     assert "fix bath all langevin 500 500 0.2 1 zero yes" in script
     assert "boundary s s s" in script
-    (tmp_path / "a.data").write_text(data_file(atoms, ["Si", "O"]))
+    (tmp_path / "a.data").write_text(data_file(atoms, types))
     again = read(tmp_path / "a.data", format="lammps-data", Z_of_type={1: 14, 2: 8}, atom_style="atomic")
     np.testing.assert_allclose(again.get_all_distances(), atoms.get_all_distances(), atol=1e-12)
     assert again.get_chemical_symbols() == ["Si", "O", "Si"]

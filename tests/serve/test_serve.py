@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.constraints import FixAtoms, FixScaled
 from ase.io import write
 
 from nfflr.calculator import NFFLrCalculator
@@ -125,9 +127,39 @@ def test_beads_are_shared_and_a_killed_client_costs_nothing(tmp_path):
     assert "connection after" not in after[0]
 
 
-def test_another_number_of_atoms_is_refused(tmp_path, capsys):
-    import threading
+@pytest.mark.parametrize(
+    ("constraint", "words"),
+    [
+        (FixAtoms([0, 1]), "constraints of fixed atoms 0 and 1 do not act"),
+        (FixScaled([3], (False, False, True)), "constraints of partly fixed atom 3 do not act"),
+    ],
+)
+def test_forces_are_raw_whatever_the_structure_fixes(constraint, words, tmp_path, capsys):
+    from ase.calculators.socketio import SocketIOCalculator
 
+    atoms = silicon()
+    atoms.set_constraint(constraint)
+    write(tmp_path / "si.vasp", atoms)
+    atoms.set_constraint()
+    address = f"nff-{uuid.uuid4().hex[:12]}"
+    options = ["--unix", address, "--dtype", "float64"]
+    codes = []
+    thread = threading.Thread(
+        target=lambda: codes.append(run(["serve", "mlearn-si", str(tmp_path / "si.vasp"), *options]))
+    )
+    with SocketIOCalculator(unixsocket=address, timeout=60) as server:
+        thread.start()
+        atoms.calc = server
+        forces, stress = atoms.get_forces(), atoms.get_stress()
+    thread.join()
+    atoms.calc = NFFLrCalculator.load("mlearn-si", dtype="float64")
+    np.testing.assert_allclose(forces, atoms.get_forces(), atol=1e-10)
+    np.testing.assert_allclose(stress, atoms.get_stress(), atol=1e-12)
+    assert np.abs(forces.sum(axis=0)).max() < 1e-6 and np.abs(forces).min() > 0
+    assert codes == [0] and words in capsys.readouterr().err
+
+
+def test_another_number_of_atoms_is_refused(tmp_path, capsys):
     from ase.calculators.socketio import IPIProtocol
 
     write(tmp_path / "si.xyz", silicon())

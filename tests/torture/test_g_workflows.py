@@ -63,7 +63,7 @@ def test_case_76_a_relaxation_that_does_not_converge_exits_5_with_the_last_frame
     structure = silicon / "rattled.xyz"
     command = simulate("relax", structure, tmp_path, "--steps", 4, "--fmax", 1e-9)
     assert_refused(processes.run(*command), 5, structure, "after 4 steps", "--steps")
-    found, last = record(tmp_path / "rattled-relax.json"), ase.io.read(tmp_path / "rattled-relaxed.cif")
+    found, last = record(tmp_path / "rattled-relax.json"), ase.io.read(tmp_path / "rattled-relaxed.xyz")
     assert found["converged"] is False and found["steps"] == 4
     frames = ase.io.read(tmp_path / "rattled-relax.traj", ":")
     assert len(frames) == 5

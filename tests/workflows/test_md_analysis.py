@@ -6,12 +6,18 @@ import pytest
 from ase.build import bulk
 from ase.units import fs, kB
 from lennard_jones import Dimer, Free, argon
+from scipy.signal import lfilter
 
 from nfflr.workflows.dynamics import motion as motion_module
 from nfflr.workflows.dynamics.averages import mean_and_error, slope_and_error
 from nfflr.workflows.dynamics.distances import nearest_distance, radial_distribution
-from nfflr.workflows.dynamics.guard import pairs
-from nfflr.workflows.dynamics.motion import autocorrelation, motion, square_displacements
+from nfflr.workflows.dynamics.motion import (
+    autocorrelation,
+    motion,
+    power_spectrum,
+    square_displacements,
+)
+from nfflr.workflows.dynamics.pairs import pairs
 from nfflr.workflows.md import MdSettings, md
 
 RNG = np.random.default_rng
@@ -124,6 +130,24 @@ def test_free_langevin_particles_diffuse_by_einsteins_relation():
     assert result.diffusion_error["all"] < 0.3 * expected
     early = result.vacf_time < 0.2
     assert result.vacf[early] == pytest.approx(np.exp(-result.vacf_time[early] / 0.1), abs=0.06)
+    # At zero frequency the density of states is 12 m D / kT, here 12/γ.
+    assert result.vdos[0] == pytest.approx(12 * 0.1, rel=0.2)
+    assert np.trapezoid(result.vdos, result.frequency) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("segment", [200, 201], ids=["even", "odd"])
+def test_the_spectrum_is_right_at_its_ends(segment):
+    # Velocities v' = a v + noise of variance 1: S(f) = 2 dt (1 - a²) / (1 - 2 a cos(2π f dt) + a²).
+    a, spacing = 0.8, 4.0 / segment
+    noise = RNG(2).normal(size=(6000, 60)) * np.sqrt(1 - a**2)
+    noise[0] /= np.sqrt(1 - a**2)
+    v = lfilter([1.0], [1.0, -a], noise, axis=0).reshape(6000, 20, 3)
+    frequency, density = power_spectrum(v, spacing)
+    expected = 2 * spacing * (1 - a**2) / (1 - 2 * a * np.cos(2 * np.pi * frequency * spacing) + a**2)
+    ratio = density / 60 / expected
+    assert len(ratio) == 101 and ratio[1:-1].mean() == pytest.approx(1, abs=0.01)
+    for k in (0, 1, -2, -1):
+        assert ratio[k] == pytest.approx(1, abs=0.15), k  # 0.5 without a partner's half
 
 
 def test_the_spectrum_of_a_spring_has_one_line_at_its_frequency():

@@ -14,9 +14,15 @@ from lennard_jones import LennardJones, argon
 from nfflr.calculator import NFFLrCalculator
 from nfflr.errors import ConfigError, ResourceError
 from nfflr.workflows.archive import FolderArchive
+from nfflr.workflows.dynamics import run as run_module
 from nfflr.workflows.md import MdSettings, md
 
 ENSEMBLES = ["nve", "nvt-bussi", "nvt-langevin", "nvt-nose-hoover", "npt", "npt-isotropic", "npt-berendsen"]
+
+
+@pytest.fixture(autouse=True)
+def every_state_is_saved(monkeypatch):
+    monkeypatch.setattr(run_module, "SAVING", 0.0)
 
 
 class PulledPlugError(Exception):
@@ -171,8 +177,10 @@ import numpy as np
 from pathlib import Path
 from ase.build import bulk
 from nfflr.workflows.archive import FolderArchive
+from nfflr.workflows.dynamics import run
 from nfflr.workflows.md import MdSettings, md
 
+run.SAVING = 0.0  # every state is saved, so that there are many to continue from
 case, folder, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 if case == "emt":
     from ase.calculators.emt import EMT

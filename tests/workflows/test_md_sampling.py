@@ -4,12 +4,14 @@ import ase
 import numpy as np
 import pytest
 from ase.build import molecule
-from ase.constraints import FixAtoms
-from ase.units import kB
+from ase.calculators.calculator import all_changes
+from ase.constraints import FixAtoms, FixCartesian, FixCom
+from ase.units import GPa, fs, kB
 from lennard_jones import Free, LennardJones, argon
 
 from nfflr.errors import StructureError
 from nfflr.workflows.dynamics.averages import mean_and_error
+from nfflr.workflows.dynamics.chains import CellBarostat, IsotropicBarostat
 from nfflr.workflows.dynamics.ensembles import ENSEMBLES
 from nfflr.workflows.dynamics.start import degrees_of_freedom, random_velocities
 from nfflr.workflows.md import MdSettings, md
@@ -88,6 +90,152 @@ def test_all_thermostats_agree_about_potential_energy_and_pressure():
         for a in range(3):
             for b in range(a):
                 assert abs(values[a] - values[b]) < 3 * np.hypot(errors[a], errors[b])
+
+
+# Constraints
+
+HELD = {
+    "half of the atoms": (lambda: FixAtoms(range(16)), 48),
+    "one atom": (lambda: FixAtoms([5]), 93),
+    "coordinates": (lambda: FixCartesian(range(0, 32, 2), (True, False, True)), 64),
+    "centre of mass": (FixCom, 93),
+    "an atom twice": (lambda: [FixAtoms([0, 1]), FixCartesian([1, 2], (True, True, False))], 88),
+}
+
+
+@pytest.mark.parametrize("ensemble", NVT)
+@pytest.mark.parametrize("held", HELD)
+def test_what_moves_beside_constraints_has_the_temperature(ensemble, held):
+    constraint, dof = HELD[held]
+    if held == "coordinates" and ensemble != "nvt-langevin":
+        dof -= 1  # the momentum along y is conserved
+    atoms = argon()
+    atoms.set_constraint(constraint())
+    settings = MdSettings(
+        ensemble=ensemble,
+        temperature=TEMPERATURE,
+        timestep=8,
+        steps=800,
+        interval=4,
+        checkpoint={"half of the atoms": 7, "one atom": 50}.get(held, 1000),
+        thermostat_time=100,
+        rdf_cutoff=1,
+        seed=2,
+    )
+    result = md(atoms, LennardJones(), settings)
+    assert result.degrees_of_freedom == dof and result.verdict in ("stable", "drifting")
+    assert abs(result.temperature - TEMPERATURE) < 4 * result.temperature_error + 1
+    assert result.temperature_error < 0.06 * TEMPERATURE
+    kinetic = result.table.columns["kinetic energy (eV)"][40:]
+    assert kinetic.var() == pytest.approx(dof / 2 * (kB * TEMPERATURE) ** 2, rel=0.7)
+    conserved, total = (result.table.columns[f"{n} (eV)"] for n in ("conserved", "total energy"))
+    assert np.ptp(conserved) < 0.05 * np.ptp(total)
+    moved = result.final.positions - atoms.positions
+    if held == "centre of mass":
+        assert np.abs(moved.mean(axis=0)).max() < 1e-9
+        assert np.abs(result.final.get_momenta().sum(axis=0)).max() < 1e-9
+    elif held == "coordinates":
+        assert not moved[::2, [0, 2]].any() and moved[::2, 1].any()
+    else:
+        assert not moved[{"one atom": 5}.get(held, 0)].any()
+
+
+def test_saved_states_do_not_change_the_temperature_beside_fixed_atoms():
+    def temperature(checkpoint):
+        atoms = argon()
+        atoms.set_constraint(FixAtoms(range(16)))
+        more = {"timestep": 8, "steps": 200, "interval": 4, "rdf_cutoff": 1, "checkpoint": checkpoint}
+        settings = MdSettings(ensemble="nvt-nose-hoover", temperature=50, **more)
+        return md(atoms, LennardJones(), settings).table.columns["temperature (K)"]
+
+    assert temperature(10) == pytest.approx(temperature(1000), rel=1e-6)
+
+
+# The cell
+
+
+def sample_cell(kind, steps, barostat_time, seed=0):
+    """Volumes (Å^3), and twice the kinetic energy of the cell's momenta in kT, over the last four fifths."""
+    atoms, start = argon(), np.random.default_rng(seed)
+    random_velocities(atoms, TEMPERATURE, start)
+    atoms.calc = LennardJones()
+    dynamics = kind(
+        atoms, 8 * fs, TEMPERATURE, PRESSURE * GPa, 150 * fs, barostat_time * fs, degrees_of_freedom(atoms)
+    )
+    volumes, heat = [], []
+    for _ in range(steps):
+        dynamics.step()
+        volumes.append(atoms.get_volume())
+        heat.append(2 * dynamics.cell_kinetic_energy() / (kB * TEMPERATURE))
+    return np.array(volumes[steps // 5 :]), np.array(heat[steps // 5 :])
+
+
+@pytest.mark.parametrize("barostat_time", [250, 500])
+def test_the_cell_has_the_temperature_of_its_six_momenta(barostat_time):
+    _, heat = sample_cell(CellBarostat, 2000, barostat_time)
+    mean, error = mean_and_error(heat)
+    assert abs(mean - 6) < 4 * error and error < 0.6  # nine times kT would be 5 errors away
+
+
+def modulus(volumes):
+    """kT V / var(V) in GPa, with its error from blocks."""
+    mean, squares = volumes.mean(), (volumes - volumes.mean()) ** 2
+    variance, error = mean_and_error(squares)
+    value = kB * TEMPERATURE * mean / variance / GPa
+    return value, value * error / variance
+
+
+def pressures(volume, steps):
+    """Mean pressure (GPa) with its error, at a fixed volume."""
+    atoms = argon()
+    atoms.set_cell(np.eye(3) * volume ** (1 / 3), scale_atoms=True)
+    settings = MdSettings(
+        ensemble="nvt-bussi", temperature=TEMPERATURE, timestep=8, steps=steps, interval=5, rdf_cutoff=1
+    )
+    result = md(atoms, LennardJones(), settings)
+    return result.pressure, result.pressure_error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("barostat_time", [400, 800, 1600])
+@pytest.mark.parametrize("kind", [CellBarostat, IsotropicBarostat])
+def test_volumes_fluctuate_by_the_bulk_modulus(kind, barostat_time):
+    volumes, _ = sample_cell(kind, 60_000, barostat_time)
+    value, error = modulus(volumes)
+    strain = 0.02
+    (low, a), (high, b) = (pressures(volumes.mean() * (1 + s), 30_000) for s in (strain, -strain))
+    expected, expected_error = (high - low) / (2 * strain), np.hypot(a, b) / (2 * strain)
+    assert abs(value - expected) < 3 * np.hypot(error, expected_error)
+    assert error < 0.1 * value
+
+
+class Soft(LennardJones):
+    """A twentieth of argon's stiffness."""
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        self.results = {name: value / 20 for name, value in self.results.items()}
+
+
+def squeezed(**more):
+    atoms = argon()
+    atoms.set_cell(atoms.cell.array * 0.985, scale_atoms=True)
+    more = {"temperature": 2, "timestep": 10, "steps": 1200, "interval": 5, "rdf_cutoff": 1, **more}
+    settings = MdSettings(ensemble="npt-berendsen", barostat_time=500, **more)
+    return md(atoms, Soft(), settings)
+
+
+def test_berendsen_takes_the_compressibility_of_the_structure():
+    result = squeezed()
+    assert result.verdict == "stable" and abs(result.pressure) < 0.003
+    assert 2 < result.compressibility < 15  # 1/GPa; solid argon's is 0.3 to 0.5
+
+
+def test_a_pressure_that_misses_its_target_is_not_called_stable():
+    result = squeezed(compressibility=0.01)
+    assert result.pressure > 0.01 and result.converged
+    assert result.verdict == "off target" and "for 0 GPa" in result.message
+    assert "--compressibility" in result.message and "--barostat-time" in result.message
 
 
 def test_berendsen_reaches_temperature_and_pressure():

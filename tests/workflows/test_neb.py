@@ -9,7 +9,7 @@ import pytest
 from ase.build import add_adsorbate, bulk, fcc100
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
-from ase.constraints import FixAtoms, FixCartesian
+from ase.constraints import FixAtoms, FixCartesian, FixCom, FixScaled
 from ase.optimize import BFGS
 from potentials import Counting, mlearn_si, stillinger_weber
 from scipy.integrate import solve_ivp
@@ -182,6 +182,96 @@ def test_ends_that_do_not_match_are_refused(change, words):
     with pytest.raises(StructureError, match=words) as caught:
         neb(initial, final, EMT())
     assert caught.value.exit_code == 3
+
+
+def vacancy_hop():
+    """Copper with a vacancy, 31 atoms, before and after the first atom has hopped into it."""
+    initial = bulk("Cu", a=3.62, cubic=True) * 2
+    hole = initial.positions[0].copy()
+    del initial[0]
+    final = initial.copy()
+    final.positions[0] = hole
+    return initial, final
+
+
+def swapped():
+    initial, final = vacancy_hop()
+    final.positions[[3, 20]] = final.positions[[20, 3]]
+    return initial, final
+
+
+def test_atoms_that_change_places_are_named_before_anything_is_computed():
+    calculator = Counting(EMT())
+    with pytest.raises(
+        StructureError, match="atoms 3 and 20 change places.*--order match.*--order keep"
+    ) as caught:
+        neb(*swapped(), calculator)
+    assert caught.value.exit_code == 3 and calculator.batches == []
+
+
+def test_the_final_atoms_are_put_in_order_when_asked():
+    settings = NebSettings(images=1, steps=3, relax=False)
+    expected = neb(*vacancy_hop(), EMT(), settings)
+    initial, final = swapped()
+    assert neb(
+        initial, final, EMT(), settings.model_copy(update={"order": "match"})
+    ).energies == pytest.approx(expected.energies, abs=1e-10)
+    meant = neb(initial, final, EMT(), settings.model_copy(update={"order": "keep"}))
+    assert meant.distances[-1] > expected.distances[-1] + 1
+
+
+def test_another_order_of_the_elements_can_be_matched_too():
+    initial, final = hop()
+    other = final[np.r_[8, 0:8]]  # gold first
+    with pytest.raises(StructureError, match="atom 0 is Al in initial and Au in final.*--order match"):
+        neb(initial, other, EMT())
+    settings = NebSettings(images=1, steps=2, order="match")
+    matched = neb(initial, other, EMT(), settings)
+    assert matched.energies == pytest.approx(neb(initial, final, EMT(), settings).energies, abs=1e-8)
+
+
+def in_one_end(change):
+    initial, final = vacancy_hop()
+    change(final)
+    return initial, final
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda a: a.set_constraint(FixAtoms([1, 2, 5])), "constraints of atoms 1, 2 and 5 differ"),
+        (lambda a: a.set_constraint(FixScaled([4], (True, False, False))), "constraints of atom 4 differ"),
+        (lambda a: a.set_constraint(FixCom()), "constraints differ"),
+        (lambda a: a.set_masses([62.0] + [None] * 30), "masses of atom 0 differ"),
+    ],
+)
+def test_ends_that_carry_unlike_things_are_refused(change, words):
+    for ends in (in_one_end(change), in_one_end(change)[::-1]):
+        with pytest.raises(StructureError, match=words) as caught:
+            neb(*ends, EMT())
+        assert caught.value.exit_code == 3
+
+
+def test_equal_constraints_in_two_spellings_are_equal():
+    initial, final = vacancy_hop()
+    initial.set_constraint([FixAtoms([7]), FixCartesian([4], (True, False, False))])
+    final.set_constraint([FixScaled([4], (True, False, False)), FixCartesian([7])])
+    result = neb(initial, final, EMT(), NebSettings(images=1, steps=2, relax=False))
+    for image in result.path:
+        np.testing.assert_allclose(image.positions[7], initial.positions[7], atol=1e-12)
+        assert image.positions[4, 0] == pytest.approx(initial.positions[4, 0], abs=1e-12)
+
+
+def test_an_atom_that_is_fixed_but_moves_is_refused():
+    initial, final = vacancy_hop()
+    final.positions[9] += [0.2, 0, 0]
+    for atoms in (initial, final):
+        atoms.set_constraint(FixAtoms([9, 12]))
+    with pytest.raises(StructureError, match="positions of fixed atom 9 differ"):
+        neb(initial, final, EMT())
+    for atoms in (initial, final):
+        atoms.set_constraint(FixCartesian([9, 12], (False, True, True)))
+    assert neb(initial, final, EMT(), NebSettings(images=1, steps=1)).path[0].positions[9, 0] > 0
 
 
 def test_ends_that_relax_to_one_minimum_are_refused():

@@ -12,7 +12,7 @@ import torch
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixCartesian
 from ase.spacegroup.symmetrize import check_symmetry
 from ase.units import GPa
 from pydantic import ValidationError
@@ -21,7 +21,8 @@ from scipy.optimize import minimize_scalar
 from nfflr.calculator import NFFLrCalculator
 from nfflr.errors import NumericsError, StructureError
 from nfflr.models.base import Potential, PotentialConfig
-from nfflr.workflows.relax import OPTIMIZERS, RelaxSettings, plot, relax
+from nfflr.workflows.archive import FolderArchive
+from nfflr.workflows.relax import OPTIMIZERS, RelaxSettings, cell_filter, plot, relax
 
 SHAPE = np.array([0.5**0.5, 0.5**0.5, 1.0])  # of the two-atom fcc cell, in lattice constants
 
@@ -233,6 +234,171 @@ def test_the_trajectory_holds_every_step_with_its_own_results():
     assert [numbers["fmax (eV/Å)"] for _, _, numbers in seen] == result.fmax_trace.tolist()
     assert result.energy_change == pytest.approx(result.energy_trace[-1] - result.energy_trace[0], abs=1e-12)
     assert result.energy_change < 0 and result.positions == pytest.approx(result.relaxed.positions, abs=0)
+
+
+# Supercells, and cells of which a part moves
+
+
+def slab(vacuum=8.0, strain=0.02):
+    atoms = fcc111("Cu", (1, 2, 3), a=3.6 * (1 + strain), vacuum=vacuum, orthogonal=True)
+    atoms.set_cell(atoms.cell.array @ [[1, 0.02, 0], [0, 1.01, 0], [0, 0, 1]], scale_atoms=True)
+    atoms.rattle(0.03, seed=1)
+    return atoms
+
+
+IN_PLANE = RelaxSettings(cell=True, cell_axes="ab", fmax=2e-4, optimizer="bfgs")
+
+
+@pytest.fixture(scope="module")
+def in_plane():
+    return relax(slab(), EMT(), IN_PLANE)
+
+
+def test_a_slab_relaxes_in_its_plane_to_the_minimum_of_a_scan(in_plane):
+    """The scan changes one lattice constant and relaxes the atoms: it knows no stress."""
+
+    def energy(a):
+        atoms = fcc111("Cu", (1, 2, 3), a=a, vacuum=8.0, orthogonal=True)
+        return relax(atoms, EMT(), RelaxSettings(fmax=1e-4, optimizer="bfgs")).energy
+
+    a = minimize_scalar(energy, (3.5, 3.6), tol=1e-4).x
+    assert in_plane.converged and in_plane.energy == pytest.approx(energy(a), abs=1e-5)
+    assert in_plane.relaxed.cell.lengths()[:2] == pytest.approx(a * np.array([0.5, 1.5]) ** 0.5, rel=1e-3)
+    assert in_plane.relaxed.cell.angles() == pytest.approx([90] * 3, abs=0.05)
+    assert a < 3.585  # the tension of the surfaces: not the constant of the crystal, 3.590
+    np.testing.assert_allclose(in_plane.cell[2], slab().cell[2], atol=1e-9)
+    np.testing.assert_allclose(in_plane.cell[:2, 2], 0, atol=1e-9)
+
+
+def without_vector(atoms):
+    atoms.cell[2] = 0
+
+
+def turned(atoms):
+    atoms.rotate(40, (1, 2, 3), rotate_cell=True)
+
+
+def tilted(atoms):
+    atoms.cell[2] += 0.4 * atoms.cell[0]
+
+
+CHANGES = [lambda atoms: atoms.set_pbc(True), without_vector, turned, tilted]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=["vacuum", "no vector", "turned", "tilted"])
+def test_the_plane_relaxes_alike_however_the_third_axis_is_given(change, in_plane):
+    atoms = slab()
+    change(atoms)
+    result = relax(atoms, EMT(), IN_PLANE)
+    assert result.converged and result.energy == pytest.approx(in_plane.energy, abs=1e-5)
+    assert result.relaxed.cell.lengths()[:2] == pytest.approx(in_plane.relaxed.cell.lengths()[:2], rel=1e-3)
+    normal = np.cross(*atoms.cell[:2])
+    normal /= np.linalg.norm(normal)
+    assert result.cell[2] @ normal == pytest.approx(atoms.cell[2] @ normal, abs=1e-8)  # its height stays
+    assert (result.pressure is None) == (not atoms.cell[2].any()) == (result.volume is None)
+    if not atoms.cell[2].any():
+        assert all(not frame.cell[2].any() for frame in result.trajectory)
+        assert np.abs(result.relaxed.get_forces()).max() < 1e-3  # its results are still there
+
+
+@pytest.mark.parametrize("axes", ["ab", "ac", "c", "abc"])
+def test_forces_on_the_strain_are_derivatives_of_the_enthalpy(axes):
+    atoms = strained("Cu", 3.6)
+    atoms.rotate(25, (1, 1, 3), rotate_cell=True)
+    atoms.calc = EMT()
+    moving = cell_filter(atoms, RelaxSettings(cell=True, cell_axes=axes, pressure=5.0))
+    vectors = atoms.cell.array[["abc".index(axis) for axis in axes]]
+    projector = vectors.T @ np.linalg.solve(vectors @ vectors.T, vectors)
+    strain = projector @ np.array([[2, 1, 0], [0, -3, 2], [1, 0, 1]]) @ projector
+    start = moving.get_positions()
+    start[-3:] += 0.02 * strain  # away from the cell of the start
+    moving.set_positions(start)
+    forces = moving.get_forces()
+    np.testing.assert_allclose(forces[-3:], projector @ forces[-3:] @ projector, atol=1e-12)
+    energies = []
+    for step in (-1e-4, 1e-4):
+        shifted = start.copy()
+        shifted[-3:] += step * strain
+        moving.set_positions(shifted)
+        energies.append(moving.get_potential_energy())
+    assert -np.diff(energies)[0] / 2e-4 == pytest.approx((forces[-3:] * strain).sum(), rel=1e-5)
+
+
+def test_one_axis_under_pressure_has_its_stress_and_the_others_keep_their_lengths():
+    atoms = strained("Cu", 3.6)
+    settings = RelaxSettings(cell=True, cell_axes="c", pressure=4.0, fmax=1e-4, optimizer="bfgs")
+    result = relax(atoms, EMT(), settings)
+    along = atoms.cell[2] / np.linalg.norm(atoms.cell[2])
+    assert result.converged
+    assert along @ result.relaxed.get_stress(voigt=False) @ along / GPa == pytest.approx(-4.0, abs=0.01)
+    across = np.eye(3) - np.outer(along, along)
+    np.testing.assert_allclose(result.cell @ across, atoms.cell.array @ across, atol=1e-8)
+    assert result.enthalpy == pytest.approx(result.energy + 4.0 * GPa * result.volume)
+
+
+@pytest.mark.parametrize(
+    ("axes", "pbc", "words"),
+    [
+        ("abc", (1, 1, 0), "--cell-axes ab"),
+        ("bc", (1, 1, 0), "axis c is not periodic.*--cell-axes ab"),
+        ("ab", (0, 0, 0), "axis a is not periodic.*--no-cell"),
+    ],
+)
+def test_axes_that_are_not_periodic_are_refused_with_what_to_write(axes, pbc, words):
+    atoms = slab()
+    atoms.pbc = pbc
+    with pytest.raises(StructureError, match=words) as caught:
+        relax(atoms, EMT(), RelaxSettings(cell=True, cell_axes=axes))
+    assert caught.value.exit_code == 3
+
+
+def test_a_pressure_on_a_plane_is_refused():
+    with pytest.raises(StructureError, match="--pressure 0"):
+        relax(slab(), EMT(), RelaxSettings(cell=True, cell_axes="ab", pressure=1.0))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cell_axes": "ab"},
+        {"cell_axes": "ba", "cell": True},
+        {"cell_axes": "ab", "cell": True, "symmetry": True},
+        {"supercell": (0, 1, 1)},
+        {"supercell": (2, 2)},
+    ],
+    ids=str,
+)
+def test_axes_and_supercells_that_mean_nothing_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        RelaxSettings(**wrong)
+
+
+def test_a_supercell_relaxes_as_one_and_its_copies_are_fixed_as_the_atoms_are():
+    atoms = bulk("Cu", a=3.6, cubic=True)
+    atoms.positions[1] += [0.1, 0.05, 0.08]
+    atoms.set_constraint([FixAtoms([0]), FixCartesian([1], (True, False, False))])
+    settings = RelaxSettings(fmax=1e-3, optimizer="bfgs")
+    one = relax(atoms, EMT(), settings)
+    two = relax(atoms, EMT(), settings.model_copy(update={"supercell": (1, 1, 2)}))
+    assert len(two.symbols) == 8 and two.energy == pytest.approx(2 * one.energy, abs=1e-4)
+    np.testing.assert_allclose(two.relaxed.cell.lengths(), [3.6, 3.6, 7.2])
+    start = atoms.repeat((1, 1, 2)).positions
+    assert np.array_equal(two.positions[[0, 4]], start[[0, 4]])
+    assert np.array_equal(two.positions[[1, 5], 0], start[[1, 5], 0])
+    assert np.abs(two.positions[[1, 5], 1] - start[[1, 5], 1]).min() > 0.01
+    assert len(two.relaxed.constraints) == 2
+
+
+def test_a_relaxation_in_the_plane_continues_to_the_same_bits(tmp_path):
+    atoms = slab()
+    atoms.cell[2] = 0
+    settings = RelaxSettings(cell=True, cell_axes="ab", supercell=(2, 1, 1), steps=8)
+    whole = relax(atoms, EMT(), settings)
+    archive = FolderArchive(tmp_path / "state")
+    relax(atoms, EMT(), settings.model_copy(update={"steps": 4}), archive=archive)
+    resumed = relax(atoms, EMT(), settings, archive=archive)
+    archive.close()
+    assert np.array_equal(resumed.positions, whole.positions) and np.array_equal(resumed.cell, whole.cell)
 
 
 # What goes wrong

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -57,7 +57,7 @@ def find(source: object) -> ModuleType:
     if not isinstance(source, str | Path):
         raise ConfigError(
             f"data source: got a {type(source).__qualname__}; expected a file, a folder, the name of a "
-            "JARVIS data set, or a list of ase.Atoms"
+            "JARVIS data set, or a list of these or of ase.Atoms"
         )
     if Path(source).is_dir():
         raise ConfigError(
@@ -70,6 +70,30 @@ def find(source: object) -> ModuleType:
     )
 
 
+def parts(source: object) -> list:
+    """The paths and names of a list of them; any other source alone."""
+    if not isinstance(source, Sequence) or isinstance(source, str | bytes):
+        return [source]
+    named = len(source) > 0 and all(isinstance(item, str | Path) for item in source)
+    return list(source) if named else [source]
+
+
 def display_name(source: object) -> str:
-    """How messages and ids call a source: its file name."""
-    return Path(source).name if isinstance(source, str | Path) else "structures"
+    """How messages and ids call a source: its file name; of several the first and their number."""
+    several = parts(source)
+    if len(several) > 1:
+        return f"{display_name(several[0])} and {len(several) - 1} more"
+    return Path(several[0]).name if isinstance(several[0], str | Path) else "structures"
+
+
+def folders(sources: Sequence[object]) -> list[str]:
+    """What stands before the display name of each source so that they differ: ``a/`` of ``a/OUTCAR``."""
+    tails = [Path(source).resolve().parts if isinstance(source, str | Path) else () for source in sources]
+    return [_folder(tail, [other for other in tails if other != tail]) for tail in tails]
+
+
+def _folder(tail: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
+    depth = 1
+    while depth < len(tail) and any(other[-depth:] == tail[-depth:] for other in others):
+        depth += 1
+    return "".join(f"{part}/" for part in tail[-depth:-1])

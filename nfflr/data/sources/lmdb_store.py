@@ -161,7 +161,7 @@ def _sealed_record(record, k: int) -> tuple[bytes, bytes]:
     for name, value in values.items():
         array = np.asarray(value)
         if array.dtype.kind in "fiub":
-            arrays[f"={name}"] = torch.from_numpy(np.array(value))
+            arrays[f"={name}"] = _tensor(array)
         elif array.dtype.kind == "U" and array.ndim == 0:
             plain[name] = str(value)
         elif isinstance(record, Entry):
@@ -170,20 +170,26 @@ def _sealed_record(record, k: int) -> tuple[bytes, bytes]:
             raise StructureError(f"{record.id}: {name} is {value!r}; expected numbers or text")
     atoms = record.atoms
     for name, value in zip(ATOMS, (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc), strict=True):
-        arrays[name] = torch.from_numpy(np.array(value))
+        arrays[name] = _tensor(np.asarray(value))
     head = {"id": _inner(record.id), "group": record.group, "values": plain}
     return _key(k), seal(arrays, head, KIND)
 
 
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """A copy in C order and the machine's byte order, which is all that torch and safetensors take."""
+    native = array.astype(array.dtype.newbyteorder("="), order="C", copy=True)
+    if native.dtype.kind == "f" and native.dtype.itemsize > 8:  # no tensor has longdouble
+        native = native.astype(np.float64)
+    return torch.from_numpy(native)
+
+
 def _from_ase(atoms: ase.Atoms, k: int) -> Entry:
-    """An entry whose labels have this format's names and whose stress is 3×3, in place of ASE's Voigt six."""
+    """An entry whose labels have this format's names."""
     (entry,) = from_structures([atoms])
     ident = str(atoms.info.get("config_id", k))
     values = {n: v for n, v in entry.values.items() if n not in ("config_id", "group")}
     if "energy" in values:
         values["total_energy"] = values.pop("energy")
-    if "stress" in values and np.size(values["stress"]) == 6:
-        values["stress"] = np.asarray(values["stress"])[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
     return Entry(ident, entry.group, entry.atoms, values)
 
 

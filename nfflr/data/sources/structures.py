@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import ase
 
@@ -15,7 +16,10 @@ __all__ = ["ENERGY_UNITS", "KEYS", "STRESS", "opens", "read"]
 
 
 def opens(source: object) -> bool:
-    return isinstance(source, Sequence) and not isinstance(source, str | bytes)
+    """Whether it is a list of anything but paths, which are sources of their own."""
+    if not isinstance(source, Sequence) or isinstance(source, str | bytes):
+        return False
+    return not len(source) or not all(isinstance(item, str | Path) for item in source)
 
 
 def read(source: Sequence[ase.Atoms], wanted: Wanted = None) -> list[Entry]:

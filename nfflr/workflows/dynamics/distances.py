@@ -8,10 +8,12 @@ from itertools import combinations_with_replacement
 import ase
 import numpy as np
 
-from .guard import pairs
+from .pairs import pairs
 
 WIDTH = 0.05  # Å of a bin
 FRAMES = 100  # at most; more do not make the curve visibly smoother
+PAIRS = 3_000_000  # about so many make it smooth, so that a large structure needs fewer frames
+FEWEST = 3  # frames
 
 
 def radial_distribution(
@@ -20,7 +22,7 @@ def radial_distribution(
     """g(r) averaged over frames of a structure with three periodic axes.
 
     Args:
-        frames: evenly spaced ones are used, 100 at most.
+        frames: evenly spaced ones are used, 100 at most, and of a large structure fewer.
         cutoff: Å; may exceed half the cell. An atom's own images, which never move, are left out.
 
     Returns:
@@ -30,16 +32,27 @@ def radial_distribution(
     shells = 4 / 3 * np.pi * np.diff(edges**3)  # Å^3
     groups = _groups(np.array(frames[0].symbols))
     sums = {name: np.zeros(len(shells)) for name in groups}
-    chosen = np.unique(np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).astype(int))
-    for k in chosen:
+    indices = _evenly(frames, float(edges[-1]))
+    for k in indices:
         frame = frames[int(k)]
         i, j, distance = pairs(frame, edges[-1])
+        others = i != j
+        i, j, distance = i[others], j[others], distance[others]
         volume = frame.get_volume()
         for name, (first, second) in groups.items():
-            counts = np.histogram(distance[first[i] & second[j] & (i != j)], edges)[0]
+            mine = distance if name == "all" else distance[first[i] & second[j]]
+            counts = np.histogram(mine, len(shells), (0.0, edges[-1]))[0]
             possible = first.sum() * second.sum() - (first & second).sum()
-            sums[name] += counts * volume / (max(1, possible) * shells * len(chosen))
+            sums[name] += counts * volume / (max(1, possible) * shells * len(indices))
     return (edges[:-1] + edges[1:]) / 2, sums
+
+
+def _evenly(frames: Sequence[ase.Atoms], cutoff: float) -> np.ndarray:
+    """Indices of the frames to use."""
+    start = frames[0]
+    pairs_of_frame = len(start) ** 2 * 4 / 3 * np.pi * cutoff**3 / start.get_volume()
+    count = int(np.clip(PAIRS / max(1.0, pairs_of_frame), FEWEST, FRAMES))
+    return np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).astype(int))
 
 
 def _groups(symbols: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:

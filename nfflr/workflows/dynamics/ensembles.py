@@ -1,7 +1,6 @@
-"""Ensembles: ASE's integrators, what is hidden in each, and how its targets are changed on the way.
+"""Ensembles: their integrators, what is hidden in each, and how its targets are changed on the way.
 
-Thermostats count the degrees of freedom that really move. ASE's Nosé–Hoover chains count 3N even where
-the total momentum is zero and stays so, which makes N atoms hotter by N / (N - 1).
+Thermostats count the degrees of freedom that really move.
 """
 
 from __future__ import annotations
@@ -15,18 +14,13 @@ import numpy as np
 from ase.constraints import FixAtoms, FixCartesian, FixCom
 from ase.md.bussi import Bussi
 from ase.md.langevinbaoab import LangevinBAOAB
-from ase.md.nose_hoover_chain import (
-    MTKNPT,
-    IsotropicMTKNPT,
-    NoseHooverChainNVT,
-    NoseHooverChainThermostat,
-)
 from ase.md.nptberendsen import NPTBerendsen
 from ase.md.verlet import VelocityVerlet
 from ase.units import fs, kB
 
 from ...errors import StructureError
 from ...units import GPA
+from .chains import CellBarostat, IsotropicBarostat, NoseHoover
 from .settings import MdSettings
 
 
@@ -93,35 +87,22 @@ def _bussi(atoms, settings, dof, rng):
     return dynamics
 
 
-def _chain(atoms, settings, dof):
-    return NoseHooverChainThermostat(
-        num_atoms_global=dof / 3,  # only three times this enters
-        masses=atoms.get_masses()[:, None],  # (N, 1)
-        temperature_K=settings.temperature,
-        tdamp=settings.thermostat_time * fs,
-    )
-
-
 def _nose_hoover(atoms, settings, dof, rng):
     step, tau = settings.timestep * fs, settings.thermostat_time * fs
-    dynamics = NoseHooverChainNVT(atoms, step, settings.temperature, tau)
-    dynamics._thermostat = _chain(atoms, settings, dof)
-    return dynamics
+    return NoseHoover(atoms, step, settings.temperature, tau, dof)
 
 
 def _mtk(kind):
     def build(atoms, settings, dof, rng):
-        dynamics = kind(
+        return kind(
             atoms,
             settings.timestep * fs,
             settings.temperature,
             settings.pressure * GPA,
             settings.thermostat_time * fs,
             settings.barostat_time * fs,
+            dof,
         )
-        dynamics._thermostat = _chain(atoms, settings, dof)
-        dynamics._num_atoms_global = dof / 3
-        return dynamics
 
     return build
 
@@ -165,6 +146,10 @@ def _total(dynamics) -> float:
     )
 
 
+def _kept(dynamics) -> float:
+    return float(dynamics.get_conserved_energy())
+
+
 CHAIN = ("_thermostat._eta", "_thermostat._p_eta")
 BAROSTAT = ("_barostat._xi", "_barostat._p_xi")
 
@@ -183,12 +168,12 @@ ENSEMBLES = {
         lambda dynamics: _total(dynamics) - float(dynamics.transferred_energy),
         ("transferred_energy",),
     ),
-    "nvt-nose-hoover": Ensemble(_nose_hoover, _aim_chain, lambda d: d.get_conserved_energy(), CHAIN),
-    "npt": Ensemble(_mtk(MTKNPT), _aim_mtk, lambda d: d.get_conserved_energy(), (*CHAIN, *BAROSTAT, "_p_g")),
+    "nvt-nose-hoover": Ensemble(_nose_hoover, _aim_chain, _kept, CHAIN),
+    "npt": Ensemble(_mtk(CellBarostat), _aim_mtk, _kept, (*CHAIN, *BAROSTAT, "_p_g")),
     "npt-isotropic": Ensemble(
-        _mtk(IsotropicMTKNPT),
+        _mtk(IsotropicBarostat),
         _aim_mtk,
-        lambda d: d.get_conserved_energy(),
+        _kept,
         (*CHAIN, *BAROSTAT, "_eps", "_p_eps", "_volume0", "_cell0"),
     ),
     "npt-berendsen": Ensemble(_berendsen, _aim_berendsen, None),

@@ -9,26 +9,33 @@ import numpy as np
 
 GREY = {"color": "0.6", "linewidth": 0.8, "zorder": 0}
 
+SET = {"color": "k", "linewidth": 1, "linestyle": ":"}
+
 
 def draw(result, others: Mapping, label: str) -> matplotlib.figure.Figure:
     """Temperature, energies, radial distribution, displacements, autocorrelation and spectrum of a run.
 
-    Others lie over the last four as dashed lines, of all atoms; their traces stay in tables of their own.
+    Pressure and volume come below if a barostat holds them. Others lie over the four panels after the traces
+    as dashed lines, of all atoms; their traces stay in tables of their own.
     """
-    figure = matplotlib.figure.Figure(figsize=(7.2, 7.2), layout="constrained")
-    axes = figure.subplots(3, 2)
-    _temperature(axes[0, 0], result)
+    rows = 3 if result.pressure_target is None else 4
+    figure = matplotlib.figure.Figure(figsize=(7.2, 2.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2)
+    _trace(axes[0, 0], result, "temperature", "K", "tab:red", result.temperature_target)
     _energy(axes[0, 1], result)
     _distances(axes[1, 0], result)
     _displacements(axes[1, 1], result)
     _autocorrelation(axes[2, 0], result)
     _spectrum(axes[2, 1], result)
+    if result.pressure_target is not None:
+        _trace(axes[3, 0], result, "pressure", "GPa", "tab:cyan", result.pressure_target)
+        _trace(axes[3, 1], result, "volume", "Å^3", "tab:brown", None)
     for k, (name, other) in enumerate(others.items()):
         _overlay(axes, other, {"color": f"C{k}", "linewidth": 1, "linestyle": "--", "label": name})
     if others:
         axes[1, 0].plot([], [], color="k", label=label)
         axes[1, 0].legend(frameon=False, fontsize=8)
-    for letter, panel in zip("abcdef", axes.flat, strict=True):
+    for letter, panel in zip("abcdefgh", axes.flat, strict=False):
         panel.set_title(letter, loc="left", fontweight="bold", fontsize=10)
         panel.tick_params(direction="in", top=True, right=True)
     return figure
@@ -44,14 +51,23 @@ def _overlay(axes, other, style: dict) -> None:
         axes[2, 1].plot(other.frequency, other.vdos, **style)
 
 
-def _temperature(panel, result) -> None:
-    time = result.table.columns["time (ps)"]
-    panel.plot(time, result.table.columns["temperature (K)"], color="tab:red", linewidth=0.8)
-    panel.axhline(result.temperature, **GREY, linestyle="--")
+def _trace(panel, result, name: str, unit: str, color: str, target: tuple[float, float] | None) -> None:
+    """A quantity over time, its mean, and what it was set to."""
+    time, values = result.table.columns["time (ps)"], result.table.columns[f"{name} ({unit})"]
+    panel.plot(time, values, color=color, linewidth=0.8)
+    mean, error = getattr(result, name), getattr(result, f"{name}_error")
+    unit = unit.replace("^3", "³")
+    text = "" if mean is None else f"mean {_number(mean, error)} {unit}"
+    if mean is not None:
+        panel.axhline(mean, **GREY, linestyle="--")
+    if target is not None:
+        panel.plot([0, max(result.time, time[-1])], target, **SET)
+        ends = f"{target[0]:g}" if target[0] == target[1] else f"{target[0]:g} to {target[1]:g}"
+        text += f", set to {ends} {unit}"
     panel.axvspan(time[0], result.equilibration_time, color="0.92", zorder=-1)
-    panel.set(xlabel="time (ps)", ylabel="temperature (K)")
+    panel.set(xlabel="time (ps)", ylabel=f"{name} ({unit})")
     panel.margins(x=0)
-    _note(panel, f"mean {_number(result.temperature, result.temperature_error)} K")
+    _note(panel, text)
 
 
 def _energy(panel, result) -> None:

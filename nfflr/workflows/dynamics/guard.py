@@ -10,11 +10,13 @@ import ase
 import numpy as np
 from ase.calculators.abc import GetPropertiesMixin
 from ase.calculators.calculator import Calculator
-from ase.cell import Cell
-from matscipy.neighbours import neighbour_list
+from ase.data import chemical_symbols
 
 from ...errors import NumericsError, StructureError
+from .pairs import NearPairs
 from .settings import MdSettings
+
+EVERY_PAIR = (len(chemical_symbols), len(chemical_symbols))
 
 
 class ExplosionError(Exception):
@@ -47,12 +49,12 @@ class Guard(GetPropertiesMixin):
         self.calculator, self.settings = calculator, settings
         self.name = getattr(calculator, "name", type(calculator).__name__)
         self.too_near: TooNear | None = None
-        self._range = getattr(calculator, "shortest_distances", None)
+        self._shortest = _shortest_distances(calculator)
+        self._near: NearPairs | None = None  # made for the first structure
         self._step = 0
         self._before: np.ndarray | None = None  # (N, 3) where the current step began
-        self._seen: tuple[np.ndarray, np.ndarray] | None = None  # positions and cell looked at last
-        # Answers for them; ASE's own comparison takes longer than EMT.
-        self._known: dict[str, float | np.ndarray] = {}
+        self._seen: tuple[bytes, bytes] | None = None  # positions and cell looked at last
+        self._known: dict[str, float | np.ndarray] = {}  # answers for them
 
     @property
     def results(self) -> dict:
@@ -67,7 +69,7 @@ class Guard(GetPropertiesMixin):
     def reset(self) -> None:
         """Forget, and let the calculator forget, what came before."""
         self.calculator.reset()
-        self._seen = None
+        self._seen = self._near = None
 
     def begin(self, atoms: ase.Atoms, step: int) -> None:
         """Note where step number ``step`` begins."""
@@ -103,30 +105,34 @@ class Guard(GetPropertiesMixin):
         return value
 
     def _look(self, atoms: ase.Atoms) -> None:
-        now = (atoms.positions, atoms.cell.array)
-        if self._seen is not None and all(map(np.array_equal, self._seen, now)):
+        # Bytes are compared, since numpy's and ASE's comparisons take as long as a small cell's forces.
+        geometry = (atoms.positions.tobytes(), atoms.cell.array.tobytes())
+        if geometry == self._seen:
             return
-        if not np.isfinite(atoms.positions).all():
+        moved = atoms.positions - self._before  # (N, 3)
+        squares = np.einsum("ij,ij->i", moved, moved)
+        furthest = np.sqrt(squares.max())
+        if not np.isfinite(furthest):
             raise ExplosionError("has a position that is not finite", self.fastest(atoms))
-        moved = np.linalg.norm(atoms.positions - self._before, axis=1)
-        if moved.max() > self.settings.max_displacement:
-            atom = int(moved.argmax())
-            raise ExplosionError(f"moved {moved[atom]:.2f} Å in one step", atom)
-        self._look_at_distances(atoms, moved)
-        self._seen, self._known = tuple(x.copy() for x in now), {}
+        if furthest > self.settings.max_displacement:
+            raise ExplosionError(f"moved {furthest:.2f} Å in one step", int(squares.argmax()))
+        self._look_at_distances(atoms, squares)
+        self._seen, self._known = geometry, {}
 
     def _look_at_distances(self, atoms: ase.Atoms, moved: np.ndarray) -> None:
-        known = None if self._range is None else self._range[np.ix_(atoms.numbers, atoms.numbers)]
-        reach = max(self.settings.min_distance, 0.0 if known is None else known[np.isfinite(known)].max())
-        i, j, distance = pairs(atoms, reach)
+        if self._near is None:
+            least = self.settings.min_distance
+            reach = self._shortest.clip(least) if self._shortest is not None else np.full(EVERY_PAIR, least)
+            self._near = NearPairs(atoms.numbers, reach)
+        i, j, distance = self._near.find(atoms)
         if not len(i):
             return
         k = distance.argmin()
         if distance[k] < self.settings.min_distance:
             atom, other = sorted((int(i[k]), int(j[k])), key=lambda a: -moved[a])
             raise ExplosionError(f"came within {distance[k]:.2f} Å of atom {other}", atom)
-        if known is not None and self.too_near is None:
-            excess = known[i, j] - distance
+        if self._shortest is not None and self.too_near is None:
+            excess = self._shortest[atoms.numbers[i], atoms.numbers[j]] - distance
             k = excess.argmax()
             if excess[k] > 0:
                 self.too_near = TooNear(self._step, int(i[k]), float(distance[k]))
@@ -145,17 +151,14 @@ class Guard(GetPropertiesMixin):
         return int(np.argmax(np.where(np.isfinite(speed), speed, np.inf)))
 
 
-def pairs(atoms: ase.Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Both directions of all pairs nearer than a cutoff: i (P,), j (P,), distance (P,) Å."""
-    cell, positions = atoms.cell.array, atoms.positions
-    if not atoms.pbc.all():  # along open axes the search wants a box that holds the atoms
-        size = 2 * np.linalg.norm(np.ptp(positions, axis=0)) + 2 * cutoff
-        normals = Cell(np.where(atoms.pbc[:, None], cell, 0.0)).complete().array
-        cell = np.where(atoms.pbc[:, None], cell, normals * size)
-        positions = positions - positions.mean(axis=0) + cell[~atoms.pbc].sum(axis=0) / 2
-    # The search sorts atoms into boxes of the cutoff's size, of which a tall vacuum can have billions.
-    boxes = max(100_000, len(atoms))
-    reach = max(cutoff, (abs(np.linalg.det(cell)) / boxes) ** (1 / 3))
-    i, j, distance = neighbour_list("ijd", positions=positions, cell=cell, pbc=atoms.pbc, cutoff=reach)
-    near = distance < cutoff
-    return i[near], j[near], distance[near]
+def _shortest_distances(calculator: Calculator) -> np.ndarray | None:
+    """(Z, Z) Å, what the calculator says of its training data, 0 where it says nothing of a pair; or None.
+
+    Elements that the data never show near each other (infinity) count as the pair that stays furthest apart.
+    """
+    distances = getattr(calculator, "shortest_distances", None)
+    if distances is None:
+        return None
+    longest = distances[np.isfinite(distances)].max(initial=0.0)
+    distances = np.nan_to_num(distances, nan=0.0, posinf=longest)
+    return np.maximum(distances, distances.T)  # type: ignore[no-any-return]

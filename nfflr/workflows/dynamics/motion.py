@@ -11,6 +11,8 @@ from ase.units import fs
 from scipy.fft import next_fast_len
 from scipy.signal import welch
 
+from .start import free_axes
+
 MEMORY = 2**28  # bytes of coordinates held at a time
 BLOCKS = 10  # groups of atoms that give a diffusion coefficient each
 FIT = 0.2  # first lag of the straight line, in parts of the longest, which is half the run
@@ -136,7 +138,13 @@ def power_spectrum(v: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarra
     """
     segment = min(len(v), max(8, round(RESOLUTION / spacing)))
     frequency, density = welch(v.reshape(len(v), -1), fs=1 / spacing, nperseg=segment, detrend=False, axis=0)
-    return frequency, density.sum(axis=1)
+    total = density.sum(axis=1)
+    # Welch folds negative frequencies onto positive ones; those without a partner, 0 and Nyquist's, stay
+    # single. Of a density they are points like all others, in bins half as wide.
+    total[0] *= 2
+    if segment % 2 == 0:
+        total[-1] *= 2
+    return frequency, total
 
 
 def _mean_cell(frames: Sequence[ase.Atoms]) -> np.ndarray:
@@ -153,14 +161,13 @@ def _coordinates(frames, group, cell, masses) -> tuple[np.ndarray, np.ndarray]:
     """Displacements (Å) from the first frame and velocities (Å/ps), (F, n, 3), without the centre's."""
     x, v = np.empty((2, len(frames), len(group), 3))
     weights = masses / masses.sum()
-    first = None
+    first, free = None, free_axes(frames[0])
     for k, frame in enumerate(frames):
         positions = frame.positions
         if frame.cell.rank == 3:
             positions = frame.cell.scaled_positions(positions) @ cell
         first = positions if first is None else first
         moved, velocities = positions - first, frame.get_velocities() * 1000 * fs
-        if not frame.constraints:
-            moved, velocities = moved - weights @ moved, velocities - weights @ velocities
+        moved, velocities = (a - free * (weights @ a) for a in (moved, velocities))
         x[k], v[k] = moved[group], velocities[group]
     return x, v

@@ -3,7 +3,8 @@
 Every ``checkpoint`` steps the run is put down as a record and taken up again from it, dynamics and
 calculator afresh, whether or not the process was killed meanwhile. So whatever a calculator remembers
 (a neighbour list, whose age changes the order of sums and so the last bits) is forgotten at the same
-steps in every run, and a resumed run is the uninterrupted one bit for bit.
+steps in every run, and a resumed run is the uninterrupted one bit for bit, from whichever record it
+continues. Of records in quick succession only some are saved, since a small cell's steps take less time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import ase
 import numpy as np
@@ -24,8 +26,11 @@ from ..base import Progress, has_stress, snapshot
 from ..spread import Excess, find_excess, labelled
 from .ensembles import ENSEMBLES, Integrator, hidden_state, restore
 from .guard import ExplosionError, Guard, TooNear
+from .preparation import prepared
 from .settings import MdSettings
 from .start import check_moving, degrees_of_freedom, random_velocities
+
+SAVING = 1.0  # s at least between two states that are saved, except for the last
 
 # Columns of the table, in order; each frame carries its row in ``info["thermo"]``.
 COLUMNS = (
@@ -51,6 +56,7 @@ class Outcome:
         explosion: (atom, what happened to it) in the step after the last, or None.
         too_near: the first pair that is nearer than any in the training data, or None.
         excess: the spread of ``last`` above its limit, at which the run was stopped, or None.
+        compressibility: 1/GPa, that the barostat went by, or None.
     """
 
     steps: int
@@ -59,6 +65,7 @@ class Outcome:
     explosion: tuple[int, str] | None
     too_near: TooNear | None
     excess: Excess | None = None
+    compressibility: float | None = None
 
 
 class Run:
@@ -81,6 +88,7 @@ class Run:
         self.dof = degrees_of_freedom(atoms, self.ensemble.keeps_momentum)
         check_moving(atoms, self.dof, settings.has_thermostat)
         self.rng = noise
+        self._noise_state: tuple[Any, np.ndarray] | None = None
         self.step = 0
         self.offset = 0.0  # eV: jumps of the conserved quantity where its targets were changed
         self.dynamics: Integrator  # made by pick_up
@@ -115,10 +123,17 @@ class Run:
             "positions": self.atoms.get_positions(),
             "momenta": self.atoms.get_momenta(),
             "cell": self.atoms.cell.array.copy(),
-            "rng": np.array(json.dumps(self.rng.bit_generator.state)),
+            "rng": self._noise(),
             "too_near": np.array([near.step, near.atom, near.distance] if near else []),
             **hidden_state(self.ensemble, self.dynamics),
         }
+
+    def _noise(self) -> np.ndarray:
+        """State of the random generator as JSON, which takes longer than a comparison with the last."""
+        state = self.rng.bit_generator.state
+        if self._noise_state is None or self._noise_state[0] != state:
+            self._noise_state = (state, np.array(json.dumps(state)))
+        return self._noise_state[1]
 
     def advance(self) -> None:
         """One step.
@@ -203,6 +218,7 @@ def simulate(
     Raises:
         NumericsError, StructureError: not even the start is sound.
     """
+    atoms, settings = prepared(atoms, calculator, settings, archive)
     run = Run(atoms, calculator, settings)
     record = archive.load("state")
     archive.truncate(0 if record is None else int(record["step"]) // settings.interval + 1)
@@ -218,15 +234,37 @@ def simulate(
     report = _reporter(run, progress)
     if record is None and (excess := run.excess()) is not None:
         return _uncertain(run, excess)
-    while run.step < settings.steps:
-        try:
-            record = _stretch(run, archive, report)
-        except _ExplodedError as stopped:
-            return _exploded(run, archive, stopped)
-        except _UncertainError as stopped:
-            return _uncertain(run, stopped.excess)
-        run.pick_up(record)  # even at the end, so that the last energies are those of any resumed run
-    return Outcome(run.step, run.dof, run.frame(), None, run.guard.too_near)
+    states = _States(archive)
+    try:
+        while run.step < settings.steps:
+            record = _stretch(run, archive, states, report)
+            run.pick_up(record)  # even at the end, so that the last energies are those of any resumed run
+    except _ExplodedError as stopped:
+        return _exploded(run, archive, stopped)
+    except _UncertainError as stopped:
+        return _uncertain(run, stopped.excess)
+    finally:
+        states.finish()
+    return _outcome(run, run.step, run.frame())
+
+
+class _States:
+    """Saves states, but not more often than is of use."""
+
+    def __init__(self, archive: Archive):
+        self._archive, self._saved = archive, time.monotonic()
+        self._pending: Record | None = None
+
+    def keep(self, record: Record) -> None:
+        self._pending = record
+        if time.monotonic() - self._saved >= SAVING:
+            self.finish()
+
+    def finish(self) -> None:
+        """Save the last state, at the end or when the run is interrupted."""
+        if self._pending is not None:
+            self._archive.save("state", self._pending)
+        self._pending, self._saved = None, time.monotonic()
 
 
 def _exploded(run: Run, archive: Archive, stopped: _ExplodedError) -> Outcome:
@@ -236,12 +274,23 @@ def _exploded(run: Run, archive: Archive, stopped: _ExplodedError) -> Outcome:
     except ExplosionError:  # the calculator gives other answers than it gave; the last frame it is
         last = archive.frames()[-1]
     explosion = (stopped.cause.atom, stopped.cause.message)
-    return Outcome(int(stopped.record["step"]), run.dof, last, explosion, run.guard.too_near)
+    return _outcome(run, int(stopped.record["step"]), last, explosion)
 
 
 def _uncertain(run: Run, excess: Excess) -> Outcome:
     last = labelled(run.frame(), run.guard.results, run.step)
-    return Outcome(run.step, run.dof, last, None, run.guard.too_near, excess)
+    return _outcome(run, run.step, last, excess=excess)
+
+
+def _outcome(
+    run: Run,
+    steps: int,
+    last: ase.Atoms,
+    explosion: tuple[int, str] | None = None,
+    excess: Excess | None = None,
+) -> Outcome:
+    used = run.settings.compressibility if run.settings.ensemble == "npt-berendsen" else None
+    return Outcome(steps, run.dof, last, explosion, run.guard.too_near, excess, used)
 
 
 class _UncertainError(Exception):
@@ -256,8 +305,8 @@ class _ExplodedError(Exception):
         self.record, self.cause = record, cause
 
 
-def _stretch(run: Run, archive: Archive, report) -> Record:
-    """Run to the next state that is saved, or to the end; returns the record of it.
+def _stretch(run: Run, archive: Archive, states: _States, report) -> Record:
+    """Run to the next state, or to the end; returns the record of it.
 
     Raises:
         _ExplodedError, _UncertainError: it cannot, or should not, go on.
@@ -280,7 +329,7 @@ def _stretch(run: Run, archive: Archive, report) -> Record:
             break
     record = run.put_down()
     if run.step % settings.checkpoint == 0:
-        archive.save("state", record)
+        states.keep(record)
     return record
 
 

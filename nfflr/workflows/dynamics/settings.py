@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from ...units import Unit
 from ..base import Settings
@@ -43,8 +43,16 @@ class MdSettings(Settings):
     barostat_time: Annotated[float, Unit("fs")] = Field(
         1000.0, gt=0, description="time constant of the barostat"
     )
-    compressibility: Annotated[float, Unit("1/GPa")] = Field(
-        0.01, gt=0, description="rough compressibility of the material, for npt-berendsen"
+    compressibility: Annotated[float | None, Unit("1/GPa")] = Field(
+        None,
+        gt=0,
+        description="rough compressibility of the material, for npt-berendsen; default: from its stress",
+    )
+    supercell: tuple[PositiveInt, PositiveInt, PositiveInt] | None = Field(
+        None, description="repeats of the structure along each axis; default: the structure as it is"
+    )
+    minimise: bool = Field(
+        False, description="relax the positions before the first step, in at most 100 steps, to 0.05 eV/Å"
     )
     seed: int = Field(0, ge=0, description="seed of the first velocities and of the random thermostats")
     keep_velocities: bool = Field(False, description="start with the velocities of the structure")

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..base import Table
 from .run import COLUMNS
+from .start import free_axes
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,7 @@ def trace(frames: Sequence[ase.Atoms]) -> Trace:
         first = positions if first is None else first
         moved = (positions - first) @ (frame.cell.array if scaled else np.eye(3))  # (N, 3)
         masses = frame.get_masses()
-        if not frame.constraints:
-            moved = moved - masses @ moved / masses.sum()
+        moved = moved - free_axes(frame) * (masses @ moved) / masses.sum()
         squares = np.square(moved).sum(axis=1)
         displacement.append(np.sqrt(squares.mean()))
         furthest.append(int(squares.argmax()))

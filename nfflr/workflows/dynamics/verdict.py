@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import ase
+import numpy as np
 
 from .distances import nearest_distance
 from .run import Outcome
 from .settings import MdSettings
 from .trace import Trace
 
-Word = Literal["stable", "melted", "exploded", "uncertain", "drifting", "outside training range"]
+Word = Literal[
+    "stable", "melted", "exploded", "uncertain", "drifting", "outside training range", "off target"
+]
 
 # Lindemann (Phys. Z. 11, 609 (1910); J. J. Gilvarry, Phys. Rev. 102, 308 (1956)): crystals melt when atoms
 # vibrate by 0.1 to 0.2 of the distance to their neighbours. The start vibrates too, so displacements from
 # it are up to √2 larger. This lies beyond both, and a liquid passes it within about a picosecond.
 MELTED = 0.3
+
+# A mean is off its target if it misses by this many standard errors and by more than nobody would mind.
+ERRORS = 5.0
+TOLERANCES = {"temperature": 0.05, "pressure": 0.01}  # of the target; GPa
+UNITS = {"temperature": "K", "pressure": "GPa"}
 
 
 @dataclass(frozen=True)
@@ -39,15 +48,18 @@ def judge(
     trace: Trace,
     start: ase.Atoms,
     drift: tuple[float, float] | None,
+    averages: Mapping[str, float | None],
     settings: MdSettings,
 ) -> Verdict:
-    """The gravest of: exploded, uncertain, melted, outside the training range, drifting; stable if none.
+    """The gravest of: exploded, uncertain, melted, outside the training range, drifting, off target.
 
-    Melting comes before the range, which a liquid leaves as a matter of course; the message has both.
+    Stable if it is none of these. Melting comes before the range, which a liquid leaves as a matter of
+    course; the message has both.
 
     Args:
         start: the first frame.
         drift: of the conserved quantity with its error, meV/atom/ns.
+        averages: of temperature (K) and pressure (GPa), with their errors as ``temperature_error``.
     """
     if outcome.explosion is not None:
         atom, what = outcome.explosion
@@ -64,7 +76,28 @@ def judge(
     if drift is not None and abs(drift[0]) > max(settings.max_drift, 3 * drift[1]):
         text = f"drifting: the conserved quantity changes by {drift[0]:.3g} meV/atom/ns"
         return Verdict("drifting", text, outcome.steps)
+    misses = [text for name in TOLERANCES if (text := _miss(name, averages, settings))]
+    if misses:
+        return Verdict("off target", f"off target: {'; '.join(misses)}", outcome.steps)
     return Verdict("stable", f"stable for {outcome.steps} steps")
+
+
+def _miss(name: str, averages: Mapping[str, float | None], settings: MdSettings) -> str | None:
+    """What to say where a mean is further from what a thermostat or barostat holds than chance explains."""
+    held = settings.has_thermostat if name == "temperature" else settings.has_barostat
+    mean, error = averages[name], averages[f"{name}_error"]
+    if not held or settings.has_ramp or mean is None or error is None:
+        return None
+    target = getattr(settings, name)
+    tolerance = TOLERANCES[name] * (target if name == "temperature" else 1.0)
+    if abs(mean - target) <= max(tolerance, ERRORS * error):
+        return None
+    option = "--thermostat-time" if name == "temperature" else "--barostat-time"
+    if settings.ensemble == "npt-berendsen" and name == "pressure":
+        option += ", or raise --compressibility"
+    digits = max(2, 1 - int(np.floor(np.log10(error)))) if error else 2
+    numbers = f"{mean:.{digits}f} ± {error:.{digits}f} {UNITS[name]} for {target:g} {UNITS[name]}"
+    return f"the mean {name} is {numbers}; raise --steps, lower {option}"
 
 
 def _outside(outcome: Outcome, start: ase.Atoms) -> Verdict | None:

@@ -18,7 +18,7 @@ from phonopy.structure.cells import get_primitive_matrix_with_auto
 
 from ...errors import ConfigError, NumericsError, StructureError
 from ..archive import Archive
-from ..base import Progress
+from ..base import Progress, symmetry_of
 from ..batch import digest, evaluate
 from ..relax import RelaxSettings, relax
 from .settings import LatticeSettings
@@ -102,14 +102,29 @@ def displaced(unitcell: ase.Atoms, supercell: np.ndarray, settings: LatticeSetti
         ConfigError: the BORN file cannot be read or does not fit the primitive cell.
     """
     cell = to_phonopy(unitcell)
-    primitive = get_primitive_matrix_with_auto(cell, "auto", symprec=settings.symprec)
+    # phonopy's symmetry sees elements: atoms that it takes as equal would all get the mass of one isotope.
+    symmetric = masses_keep_symmetry(unitcell, settings.symprec)
+    primitive = get_primitive_matrix_with_auto(cell, "auto" if symmetric else "P", symprec=settings.symprec)
     phonon = SupercellPhonopy(
-        cell, supercell_matrix=supercell, primitive_matrix=primitive, symprec=settings.symprec, log_level=0
+        cell,
+        supercell_matrix=supercell,
+        primitive_matrix=primitive,
+        is_symmetry=symmetric,
+        symprec=settings.symprec,
+        log_level=0,
     )
     if settings.born is not None:
         phonon.nac_params = _born(phonon, settings.born, settings.symprec)
     phonon.generate_displacements(distance=settings.displacement)
     return phonon
+
+
+def masses_keep_symmetry(atoms: ase.Atoms, symprec: float) -> bool:
+    """Whether atoms that the space group (of the elements) makes equivalent have equal masses."""
+    masses = atoms.get_masses()
+    if all(np.ptp(masses[atoms.numbers == number]) == 0 for number in np.unique(atoms.numbers)):
+        return True
+    return np.allclose(masses, masses[symmetry_of(atoms, symprec).equivalent_atoms], rtol=1e-6, atol=0)
 
 
 def supercells(phonon: Phonopy) -> list[PhonopyAtoms]:

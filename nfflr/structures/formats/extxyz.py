@@ -1,0 +1,396 @@
+"""Plain and extended XYZ, also compressed: a reader around the pieces of ``ase.io.extxyz``.
+
+A good file gives what ASE's reader gives: results in a ``SinglePointCalculator``, other keys in ``info``,
+other columns in ``arrays``. What can be meant in one way only is read as well: keys and columns in other
+cases and by the names that other programs use (``nfflr.structures.xyz_header``, ``.xyz_columns``), labels
+such as ``Si1`` and ``D`` (``.species``), axes in words, blank lines between frames, marks of byte order. The
+rest is refused with the frame (counted from 0) and the line (counted from 1).
+
+- A result in another spelling (``Energy``, ``force``) counts as the result. It stays among the results under
+  its own name too, so that it can be asked for by that name.
+- ``virials`` is ``virial`` in ``info``: (3, 3), or (6,) as the six numbers stand.
+- Six numbers of ``stress`` have no order of their own. They are the result ``stress6`` (6,), not ``stress``.
+- Velocities become ``momenta`` where their unit is clear.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import ase
+import ase.io.formats
+import numpy as np
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms, FixCartesian
+from ase.io.extxyz import per_config_properties, set_calc_and_arrays
+
+from ...errors import StructureError
+from ...notes import note
+from ..xyz_columns import PLAIN, Layout, Table, Velocities, read_layout
+from ..xyz_header import Header, LineError, agree, number, read_header
+
+SUFFIXES = (".xyz", ".extxyz", ".exyz")
+BYTE_ORDER_MARKS = {  # the longer first
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+BLANK = " \t\r\n\f\v\ufeff"  # a mark of byte order stands inside where files were joined
+PLAIN_COLUMNS = ("species", "x", "y", "z")
+UNFINISHED = re.compile(r"[+-]?\.?|[+-]?(\d+\.?\d*|\.\d+)[eEdD][+-]?")  # only the beginning of a number
+
+
+def opens(path: Path) -> bool:
+    """Whether a file is XYZ: by its name, or, where the name has no ending, by its first line."""
+    name = ase.io.formats.get_compression(path.name.lower())[0]
+    if name.endswith(SUFFIXES):
+        return True
+    if Path(name).suffix or not path.is_file():
+        return False
+    try:
+        return ase.io.formats.filetype(str(path)) == "extxyz"
+    except Exception:  # of whatever parser or archive; this only asks
+        return False
+
+
+def read(path: Path) -> Iterator[ase.Atoms]:
+    """Read the frames of a file one by one.
+
+    Raises:
+        StructureError: a frame cannot be read; the message names the file, the frame and the line.
+    """
+    frame = 0
+    try:
+        with ase.io.formats.open_with_compression(str(path), "rb") as file, _text(file) as text:
+            for atoms in Reader(path, text):
+                yield atoms
+                frame += 1
+    except EOFError as error:
+        raise StructureError(f"{path}: frame {frame} cannot be read; the archive is truncated") from error
+    except (zlib.error, lzma.LZMAError, OSError) as error:
+        system = getattr(error, "strerror", None)
+        reason = f"{system}; check the file" if system else f"{error}; the archive is damaged, copy it again"
+        raise StructureError(f"{path}: frame {frame} cannot be read: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise StructureError(
+            f"{path}: frame {frame} cannot be read as {error.encoding} text ({error.reason}); save the file "
+            "as UTF-8"
+        ) from error
+
+
+def _text(file: Any) -> IO[str]:
+    """The text of an open file; its encoding is UTF-8 unless its first bytes say otherwise."""
+    first = file.peek(4)[:4]
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if first.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0\0" in (first[1::2], first[::2]):  # UTF-16 without a mark
+        encoding = "utf-16-le" if first[1::2] == b"\0\0" else "utf-16-be"
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
+    return io.TextIOWrapper(file, encoding=encoding, errors=errors)
+
+
+class Lines:
+    """The lines of a text, taken in order.
+
+    Attributes:
+        count: how many lines were taken.
+        last: the last of them.
+    """
+
+    def __init__(self, text: IO[str]):
+        self.text = text
+        self.ahead: list[str] = []  # at most one line, which was looked at
+        self.count, self.last = 0, ""
+
+    def take(self, count: int) -> list[str]:
+        """The next lines, fewer at the end of the text."""
+        lines, self.ahead = self.ahead[:count], self.ahead[count:]
+        lines += islice(self.text, count - len(lines))
+        self.count += len(lines)
+        self.last = lines[-1] if lines else self.last
+        return lines
+
+    def peek(self) -> str:
+        """The next line, which stays; empty at the end of the text."""
+        if not self.ahead:
+            self.ahead = list(islice(self.text, 1))
+        return self.ahead[0] if self.ahead else ""
+
+    def skip_blank(self) -> None:
+        while (line := self.peek()) and not line.strip(BLANK):
+            self.take(1)
+
+
+class Reader:
+    """Iterates over the frames of a text, in one pass."""
+
+    def __init__(self, path: Path, text: IO[str]):
+        self.path, self.lines = path, Lines(text)
+        self.frame = 0
+        self.width = len(PLAIN_COLUMNS)  # of the table in the frame that is being read
+        self.count_before: int | None = None  # of atoms, in the frame before
+        self.velocities = Velocities()
+        self.notes: set[str] = set()
+
+    def __iter__(self) -> Iterator[ase.Atoms]:
+        self.lines.skip_blank()
+        while self.lines.peek():
+            start = self.lines.count + 1
+            try:
+                atoms = self._read()
+            except LineError as error:
+                raise self._error(error, start + error.line) from error
+            yield atoms
+            self.frame += 1
+            self.lines.skip_blank()
+
+    def _read(self) -> ase.Atoms:
+        """The next frame."""
+        (first,) = self.lines.take(1)
+        count = self._count(first.strip(BLANK))
+        comment, *table = self.lines.take(1 + count) or [""]
+        if len(table) < count:
+            self._refuse_end([comment, *table], count)
+        vectors = self._vectors()
+        header = _header(comment, vectors)
+        arrays = self._table(header, table)
+        self.velocities.momenta(arrays)
+        self.count_before = count
+        for message in header.notes + arrays.notes:
+            self._note(message)
+        return _atoms(header, arrays)
+
+    def _table(self, header: Header, lines: Sequence[str]) -> Table:
+        """The arrays of the lines of atoms."""
+        layout = read_layout(header.properties)
+        self.width = layout.width
+        return Table(layout, self._words(lines, layout), careful="_" in "".join(lines))
+
+    def _count(self, text: str) -> int:
+        if text.isascii() and text.isdigit() and len(text) < 10:
+            return int(text)
+        shown = ascii(text[:40])
+        if self.count_before is not None and len(text.split()) >= len(PLAIN_COLUMNS):
+            raise LineError(
+                f"expected the number of atoms of the next frame, got {shown}; frame {self.frame - 1} has "
+                f"more lines than its count of {self.count_before}; correct the count",
+                0,
+            )
+        if not text.isprintable():
+            raise LineError("cannot be read, since it is no text; expected the number of atoms", 0)
+        raise LineError(f"expected the number of atoms, got {shown}; write it, or remove the line", 0)
+
+    def _refuse_end(self, lines: Sequence[str], count: int) -> None:
+        """Say that the text ends within a frame, unless something is wrong with the lines that are there."""
+        whole = [line for line in lines if line.endswith("\n")]
+        if whole:
+            self._refuse_other_frame(whole[1:], count)
+            self._table(_header(whole[0], []), whole[1:])
+        raise StructureError(
+            f"{self.path}: frame {self.frame} ends in line {self.lines.count} after {max(0, len(whole) - 1)} "
+            f"of its {count} atoms; the file is truncated, or the count is wrong"
+        )
+
+    def _refuse_other_frame(self, table: Sequence[str], count: int) -> None:
+        for k, line in enumerate(table):
+            words = line.split()
+            if len(words) == 1 and words[0].isdigit():
+                present = sum(bool(above.strip()) for above in table[:k])
+                raise LineError(
+                    f"another frame begins; frame {self.frame} has {count - present} line(s) less than its "
+                    f"count of {count}; correct the count or add the atoms",
+                    2 + k,
+                )
+
+    def _vectors(self) -> list[str]:
+        """Lines VEC1 to VEC3, which some programs write for the cell."""
+        vectors: list[str] = []
+        while self.lines.peek().lstrip().startswith("VEC"):
+            vectors += self.lines.take(1)
+        return vectors
+
+    def _words(self, table: Sequence[str], layout: Layout) -> list[str]:
+        """The words of all lines of the table, one after the other: of each as many as the layout is wide."""
+        words: list[str] = []  # one list: a list per line would keep the garbage collector busy
+        width = layout.width
+        for line in table:
+            row = line.split()
+            if len(row) != width:
+                return self._other_words(table, layout)
+            words += row
+        return words
+
+    def _other_words(self, table: Sequence[str], layout: Layout) -> list[str]:
+        """The words of plain XYZ whose lines have more columns than count; other tables are refused."""
+        rows = [line.split() for line in table]
+        if layout.plain and min(map(len, rows)) >= layout.width:
+            return self._plain(rows)
+        self._refuse_other_frame(table, len(table))
+        k, words = next((k, words) for k, words in enumerate(rows) if self._is_wrong(len(words), layout))
+        if not words:
+            raise LineError(f"the line is blank; expected atom {k} of {len(table)}; remove the line", 2 + k)
+        names = "plain XYZ" if layout.plain else "Properties"
+        raise LineError(
+            f"the line has {len(words)} columns, {names} has {layout.width}; correct the line or Properties",
+            2 + k,
+        )
+
+    def _is_wrong(self, length: int, layout: Layout) -> bool:
+        return length < layout.width or (length > layout.width and not layout.plain)
+
+    def _plain(self, rows: list[list[str]]) -> list[str]:
+        """The words of the four columns of plain XYZ, where lines have more."""
+        k = next(k for k, words in enumerate(rows) if len(words) > len(PLAIN_COLUMNS))
+        if rows[k][0].isdigit():
+            raise LineError(
+                f"the line has {len(rows[k])} columns, of which the first is a number; expected the four of "
+                f"plain XYZ, or their names, such as Properties={PLAIN}:forces:R:3",
+                2 + k,
+            )
+        self._note(
+            "columns behind the fourth are not read, since no Properties names them; write for example "
+            f"Properties={PLAIN}:forces:R:3"
+        )
+        return [word for words in rows for word in words[: len(PLAIN_COLUMNS)]]
+
+    def _error(self, error: LineError, line: int) -> StructureError:
+        """What is wrong with a line, with its place; a last line without its newline may have been cut."""
+        words = self.lines.last.split()
+        is_last = (
+            error.line > 1
+            and line == self.lines.count
+            and not self.lines.peek()
+            and not self.lines.last.endswith("\n")
+        )
+        if is_last and words and (len(words) < self.width or UNFINISHED.fullmatch(words[-1])):
+            return StructureError(
+                f"{self.path}: frame {self.frame} ends in line {line} within an atom; the file is truncated"
+            )
+        return StructureError(f"{self.path}: frame {self.frame}, line {line}: {error}")
+
+    def _note(self, message: str) -> None:
+        if message not in self.notes:
+            self.notes.add(message)
+            note(f"{self.path}: {message}")
+
+
+def _repaired(comment: str) -> str:
+    """A comment whose bytes are not UTF-8, read as Latin-1."""
+    if comment.isascii():
+        return comment
+    try:
+        return comment.encode("utf-8", "strict").decode()
+    except UnicodeEncodeError:
+        return comment.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def _header(comment: str, vectors: Sequence[str]) -> Header:
+    """What the comment says, or, as in ASE, the cell of the lines VEC and the comment as it stands."""
+    comment = _repaired(comment.strip())
+    if not vectors:
+        return read_header(comment)
+    cell, pbc = _cell_of(vectors)
+    return Header(cell, pbc, info={"comment": comment})
+
+
+def _cell_of(vectors: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Cell (3, 3) in Å and periodic axes (3,) of lines such as ``VEC1 5.4 0 0``."""
+    cell, pbc = np.zeros((3, 3)), np.zeros(3, dtype=bool)
+    for k, line in enumerate(vectors):
+        name, *values = line.split()
+        try:
+            if k > 2 or name != f"VEC{k + 1}":
+                raise ValueError
+            cell[k] = [float(value) for value in values]
+        except ValueError:
+            message = f"{line.strip()!r} is no cell vector; expected VEC1, VEC2, VEC3 with three numbers each"
+            raise LineError(message) from None
+        pbc[k] = True
+    return cell, pbc
+
+
+def _atoms(header: Header, table: Table) -> ase.Atoms:
+    """The structure of a frame with its labels where ASE's reader leaves them."""
+    arrays = table.arrays
+    periodic = header.cell is not None if header.pbc is None else header.pbc
+    atoms = ase.Atoms(
+        table.numbers,
+        positions=table.positions,
+        charges=arrays.pop("initial_charges", None),
+        cell=header.cell,
+        pbc=periodic,
+        info=header.info,
+    )
+    _constrain(atoms, arrays)
+    spellings = table.spellings | _tensors(atoms.info, header) | _other_spellings(atoms.info)
+    words = {key: atoms.info.pop(key) for key in per_config_properties if atoms.info.get(key) is True}
+    set_calc_and_arrays(atoms, arrays)
+    atoms.info |= words  # of a sentence; ASE would take "energy" in it for a label
+    if spellings:
+        atoms.calc = atoms.calc or SinglePointCalculator(atoms)
+        atoms.calc.results |= spellings
+    return atoms
+
+
+def _constrain(atoms: ase.Atoms, arrays: dict[str, Any]) -> None:
+    """Fix what the column ``move_mask`` holds fixed."""
+    mask = arrays.pop("move_mask", None)
+    if mask is None:
+        return
+    mask = np.asarray(mask).astype(bool)
+    if mask.ndim == 1:
+        atoms.set_constraint(FixAtoms(mask=~mask))
+    elif mask.shape[1] == 3:
+        atoms.set_constraint([FixCartesian(atom, mask=~free) for atom, free in enumerate(mask)])
+    else:
+        raise LineError(f"column move_mask has {mask.shape[1]} columns; expected 1 or 3")
+
+
+def _tensors(info: dict[str, Any], header: Header) -> dict[str, Any]:
+    """Put stress and virial into ``info``; returns what else the header calls them."""
+    others: dict[str, Any] = {}
+    for name in ("stress", "virial"):
+        value = getattr(header, name)
+        if value is None:
+            continue
+        others |= {key: value for key in header.spellings[name] if key != name}
+        if name == "stress" and value.shape == (6,):
+            others["stress6"] = value
+        else:
+            info[name] = value
+    return others
+
+
+def _other_spellings(info: dict[str, Any]) -> dict[str, Any]:
+    """Take results in another case out of ``info``, where each counts under ASE's name; returns them."""
+    others = {}
+    for key in list(info):
+        name = key.lower()
+        if name not in per_config_properties:
+            continue
+        value = info[key] = _fortran(info[key])
+        if name == key or isinstance(value, bool | str | list):
+            continue
+        if name in info and not agree(info[name], value):
+            raise LineError(f"{name} and {key} differ; remove one")
+        info.setdefault(name, value)
+        others[key] = info.pop(key)
+    return others
+
+
+def _fortran(value: Any) -> Any:
+    """The number of a text such as ``1.0D+00``; any other value as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return number(value)
+    except ValueError:
+        return value

@@ -1,0 +1,260 @@
+"""Data files of LAMMPS (``read_data``, ``write_data``), also compressed: https://docs.lammps.org/read_data.html.
+
+Elements follow from ``Atom Type Labels``, from comments behind ``Masses`` (``1 28.085 # Si``), or from the
+masses. The first line is a comment, from which units and boundaries are taken if it names them, as
+``units = metal, boundary = p p f``; otherwise they are ``metal`` and periodic.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import ase
+import numpy as np
+from ase.calculators.lammps import convert
+from ase.io.formats import get_compression, open_with_compression
+
+from ...errors import StructureError
+from ..symbols import element_of_type, set_masses
+
+SUFFIXES = (".data", ".lmp", ".lammps", ".lammps-data", ".lammps_data", ".lammpsdata")
+STYLES = {
+    "atomic": "id type x y z",
+    "charge": "id type q x y z",
+    "bond": "id molecule type x y z",
+    "angle": "id molecule type x y z",
+    "molecular": "id molecule type x y z",
+    "full": "id molecule type q x y z",
+    "sphere": "id type diameter density x y z",
+    "dipole": "id type q x y z mux muy muz",
+    "spin": "id type x y z spx spy spz sp",
+}
+GUESSED = ("atomic", "charge", "molecular", "full")
+UNITS = ("metal", "real", "electron", "si", "cgs")
+SECTIONS = {
+    *("Atoms", "Velocities", "Masses", "Ellipsoids", "Lines", "Triangles", "Bodies"),
+    *("Bonds", "Angles", "Dihedrals", "Impropers"),
+    *(f"{kind} Type Labels" for kind in ("Atom", "Bond", "Angle", "Dihedral", "Improper")),
+    *(f"{kind} Coeffs" for kind in ("Pair", "PairIJ", "Bond", "Angle", "Dihedral", "Improper")),
+    *(f"{kind} Coeffs" for kind in ("BondBond", "BondAngle", "BondBond13", "AngleAngle", "UreyBradley")),
+    *(f"{kind} Coeffs" for kind in ("MiddleBondTorsion", "EndBondTorsion", "AngleTorsion")),
+    *(f"{kind} Coeffs" for kind in ("AngleAngleTorsion",)),
+}
+HEADER = re.compile(
+    r"(?P<numbers>[-+.\deEdD\s]+?)\s+(?P<name>atoms|atom\s+types|[xyz]lo\s+[xyz]hi|xy\s+xz\s+yz|[abc]vec|"
+    r"abc\s+origin)$"
+)
+ADVICE = "write Masses with comments, as '1 28.085 # Si', or a section Atom Type Labels"
+Line = tuple[int, str, str]  # number, content, comment
+
+
+def opens(path: Path) -> bool:
+    name = Path(get_compression(path.name)[0])
+    if name.suffix.lower() not in SUFFIXES and not name.name.startswith("data."):
+        return False
+    try:
+        with open_with_compression(str(path), "rb") as file:
+            start = file.read(2000)
+    except (OSError, EOFError, ValueError):
+        return True
+    if name.suffix.lower() in SUFFIXES:
+        return not start.lstrip().startswith(b"ITEM:")  # a dump
+    return re.search(rb"^\s*\d+\s+atoms\b", start, re.MULTILINE) is not None
+
+
+def read(path: Path) -> Iterator[ase.Atoms]:
+    try:
+        with open_with_compression(str(path), "rb") as file:
+            text = file.read().decode("utf-8-sig", "replace")
+    except (OSError, EOFError, ValueError) as error:  # of the archive
+        raise StructureError(f"{path}: cannot be unpacked ({error}); the file is truncated") from error
+    yield _Data(path, text).atoms()
+
+
+class _Data:
+    """A file as header values and the lines of each section."""
+
+    def __init__(self, path: Path, text: str):
+        self.path = path
+        title, *lines = text.replace("\r\n", "\n").split("\n")
+        self.units = self._units(title)
+        words = re.search(r"boundary\s*=?\s*((?:[pfsm]{1,2}\s+){2}[pfsm]{1,2})", title)
+        self.pbc = ["p" in word for word in words[1].split()] if words else [True] * 3
+        self.header: dict[str, list[float]] = {}
+        self.sections: dict[str, list[Line]] = {}
+        self.comments: dict[str, str] = {}
+        self._split(lines)
+
+    def _units(self, title: str) -> str:
+        match = re.search(r"\bunits\s*=?\s*(lj|real|metal|si|cgs|electron|micro|nano)\b", title)
+        units = match[1] if match else "metal"
+        if units not in UNITS:
+            raise StructureError(f"{self.path}: line 1: units {units} are not read; expected metal or real")
+        return units
+
+    def _split(self, lines: list[str]) -> None:
+        body: list[Line] | None = None
+        for number, line in enumerate(lines, start=2):
+            content, _, comment = (part.strip() for part in line.partition("#"))
+            name = " ".join(content.split())
+            if name in SECTIONS:
+                body = self.sections.setdefault(name, [])
+                self.comments[name] = comment
+            elif not content:
+                continue
+            elif body is not None:
+                body.append((number, content, comment))
+            elif match := HEADER.match(content):
+                key = " ".join(match["name"].split())
+                self.header[key] = self._floats(number, match["numbers"].split())
+
+    def wrong(self, number: int, message: str) -> StructureError:
+        return StructureError(f"{self.path}: line {number}: {message}")
+
+    def _floats(self, number: int, words: list[str]) -> list[float]:
+        try:
+            return [float(word) for word in words]
+        except ValueError as error:
+            raise self.wrong(number, f"got {' '.join(words)!r}; expected numbers") from error
+
+    def atoms(self) -> ase.Atoms:
+        n_atoms = int(self.header.get("atoms", [0])[0])
+        cell = self._cell()
+        if not n_atoms or "Atoms" not in self.sections:
+            raise StructureError(
+                f"{self.path}: has no line 'N atoms' or no section Atoms; expected a data file of LAMMPS, "
+                "or the file is truncated"
+            )
+        columns, images = self._columns(n_atoms)
+        ids = [int(word) for word in columns["id"]]
+        order = np.argsort(ids)
+        types = [columns["type"][k] for k in order]
+        elements = self._elements(types)
+        x = np.array([[float(columns[axis][k]) for axis in "xyz"] for k in order])
+        x = convert(x, "distance", self.units, "ASE") + images[order] @ cell
+        atoms = ase.Atoms([elements[t][0] for t in types], x, cell=cell, pbc=self.pbc)
+        set_masses(atoms, [elements[t][1] for t in types])
+        charges = np.array([float(columns["q"][k]) for k in order]) if "q" in columns else np.zeros(0)
+        if charges.any():
+            atoms.set_initial_charges(convert(charges, "charge", self.units, "ASE"))
+        self._set_velocities(atoms, {ids[k]: place for place, k in enumerate(order)})
+        return atoms
+
+    def _cell(self) -> np.ndarray:
+        """Lattice vectors (3, 3) in Å."""
+        general = [self.header.get(f"{axis}vec") for axis in "abc"]
+        if all(vector is not None and len(vector) == 3 for vector in general):
+            cell = np.array(general)
+        else:
+            bounds = [self.header.get(f"{axis}lo {axis}hi", []) for axis in "xyz"]
+            tilt = self.header.get("xy xz yz", [0.0] * 3)
+            if any(len(bound) != 2 for bound in bounds) or len(tilt) != 3:
+                raise StructureError(
+                    f"{self.path}: has no box; expected lines 'lo hi xlo xhi' of three axes, or avec, bvec "
+                    "and cvec"
+                )
+            cell = np.diag([high - low for low, high in bounds])
+            cell[1, 0], cell[2, 0], cell[2, 1] = tilt
+        return np.asarray(convert(cell, "distance", self.units, "ASE"))
+
+    def _columns(self, n_atoms: int) -> tuple[dict[str, list[str]], np.ndarray]:
+        """Words of the section Atoms by column, and image flags (N, 3)."""
+        lines = self.sections["Atoms"]
+        if len(lines) < n_atoms:
+            raise StructureError(
+                f"{self.path}: has {len(lines)} of {n_atoms} atoms; the file is truncated, or its line "
+                "'atoms' is wrong"
+            )
+        if len(lines) > n_atoms:
+            raise self.wrong(lines[n_atoms][0], f"is one more than the {n_atoms} atoms of the header")
+        rows = [content.split() for _, content, _ in lines]
+        names = STYLES[self._style(rows)].split()
+        width = len(rows[0])
+        for (number, content, _), row in zip(lines, rows, strict=True):
+            if len(row) != width or width not in (len(names), len(names) + 3):
+                raise self.wrong(number, f"got {content!r}; expected columns {' '.join(names)}")
+            floats = [word for name, word in zip(names, row, strict=False) if name not in ("id", "type")]
+            self._floats(number, floats)
+            if not row[0].isdecimal():
+                raise self.wrong(number, f"got {row[0]!r}; expected the id of an atom")
+        columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=False))
+        if len(set(columns["id"])) < n_atoms:
+            raise StructureError(f"{self.path}: two atoms have one id; give each its own")
+        flags = [row[len(names) :] for row in rows] if width > len(names) else [["0"] * 3] * n_atoms
+        try:
+            return columns, np.array(flags, dtype=int)
+        except ValueError as error:
+            raise self.wrong(lines[0][0], "the last three columns are no image flags") from error
+
+    def _style(self, rows: list[list[str]]) -> str:
+        """The style that the comment behind Atoms names, or the only one that columns fit."""
+        named = self.comments["Atoms"].split()
+        style = named[0].split("/")[0] if named else ""
+        if style in STYLES:
+            return style
+        fitting = [style for style in GUESSED if self._fits(STYLES[style].split(), rows)]
+        if len(fitting) != 1:
+            raise StructureError(
+                f"{self.path}: the columns of Atoms fit {' and '.join(fitting) or 'no style'}; write the "
+                "style behind the word Atoms, as 'Atoms # charge'"
+            )
+        return fitting[0]
+
+    def _fits(self, names: list[str], rows: list[list[str]]) -> bool:
+        if len(rows[0]) not in (len(names), len(names) + 3):
+            return False
+        columns = dict(zip(names, zip(*rows, strict=False), strict=False))
+        n_types = self.header.get("atom types", [np.inf])[0]
+        labels = {content.split()[-1] for _, content, _ in self.sections.get("Atom Type Labels", [])}
+        types = all(
+            word in labels or (word.isdecimal() and 1 <= int(word) <= n_types) for word in columns["type"]
+        )
+        # Charges of a whole file are not written as positive integers.
+        charges = "q" not in columns or not all(word.isdecimal() and int(word) for word in columns["q"])
+        return types and charges and all(word.isdecimal() for word in columns.get("molecule", ()))
+
+    def _elements(self, types: list[str]) -> dict[str, tuple[int, float | None]]:
+        """Atomic number and mass (or None, the standard one) of each type, by number and by label."""
+        labels: dict[str, str] = {}
+        for number, content, _ in self.sections.get("Atom Type Labels", []):
+            words = content.split()
+            if len(words) != 2:
+                raise self.wrong(number, f"got {content!r}; expected a type and its label")
+            labels[words[0]] = words[1]
+        numbers = {label: kind for kind, label in labels.items()}
+        masses: dict[str, tuple[int, float | None, str]] = {}
+        for number, content, comment in self.sections.get("Masses", []):
+            words = content.split()
+            kind = numbers.get(words[0], words[0])
+            (given,) = self._floats(number, words[1:2] or [""])
+            masses[kind] = number, convert(given, "mass", self.units, "ASE"), (comment.split() or [""])[0]
+        elements = {}
+        for word in dict.fromkeys(types):
+            kind = numbers.get(word, word)
+            number, mass, comment = masses.get(kind, (0, None, ""))
+            where = f"{self.path}: line {number}" if number else f"{self.path}: type {word}"
+            try:
+                elements[word] = element_of_type(labels.get(kind) or comment, mass, where)
+            except StructureError as error:
+                raise StructureError(f"{error}; {ADVICE}") from error
+        return elements
+
+    def _set_velocities(self, atoms: ase.Atoms, places: dict[int, int]) -> None:
+        lines = self.sections.get("Velocities", [])
+        if not lines:
+            return
+        if len(lines) < len(atoms):
+            raise StructureError(
+                f"{self.path}: has velocities of {len(lines)} of {len(atoms)} atoms; the file is truncated"
+            )
+        velocities = np.zeros((len(atoms), 3))
+        for number, content, _ in lines:
+            words = content.split()
+            values = self._floats(number, words)
+            if len(values) < 4 or int(values[0]) not in places:
+                raise self.wrong(number, f"got {content!r}; expected the id of an atom and its velocity")
+            velocities[places[int(values[0])]] = values[1:4]
+        if velocities.any():
+            atoms.set_velocities(convert(velocities, "velocity", self.units, "ASE"))

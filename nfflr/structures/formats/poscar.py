@@ -1,0 +1,260 @@
+"""VASP's POSCAR and CONTCAR, also compressed: the whole format of https://www.vasp.at/wiki/index.php/POSCAR.
+
+Flags of ``Selective dynamics`` become ``FixAtoms`` or, along single lattice vectors, ``FixScaled``. A file of
+VASP 4 has no symbols: its title is taken for them only if it is nothing else, then a POTCAR or OUTCAR beside.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import ase
+import numpy as np
+from ase.constraints import FixScaled
+from ase.data import atomic_numbers
+from ase.io.formats import extension2format, get_compression, ioformats, open_with_compression
+from ase.units import fs
+
+from ...errors import StructureError
+from ...notes import note
+from ..fixed_directions import constraints_of
+from ..symbols import element_of, set_masses
+
+NAMES = ("POSCAR", "CONTCAR", "CENTCAR")
+SUFFIXES = (".vasp", ".poscar")
+BESIDE = [name + packed for name in ("POTCAR", "OUTCAR") for packed in ("", ".gz", ".bz2")]
+FLAG = re.compile(r"\.?([TF])", re.IGNORECASE)  # all that Fortran looks at
+
+
+def opens(path: Path) -> bool:
+    name = Path(get_compression(path.name)[0])
+    if name.suffix.lower() in SUFFIXES:
+        return True
+    if not any(word in name.name.upper() for word in NAMES):
+        return False
+    ending = name.suffix.lower().lstrip(".")
+    if ending not in extension2format and ending not in ioformats:
+        return True
+    try:  # POSCAR.xyz: what is in it decides
+        lines = _lines(path, 2000)
+        return bool(_numbers(lines[1])) and all(len(_numbers(line)) >= 3 for line in lines[2:5])
+    except (OSError, EOFError, ValueError, IndexError):
+        return False
+
+
+def read(path: Path) -> Iterator[ase.Atoms]:
+    try:
+        lines = _lines(path)
+    except (OSError, EOFError, ValueError) as error:  # of the archive
+        raise StructureError(f"{path}: cannot be unpacked ({error}); the file is truncated") from error
+    yield _Poscar(path, lines).atoms()
+
+
+def _lines(path: Path, size: int = -1) -> list[str]:
+    with open_with_compression(str(path), "rb") as file:
+        text = file.read(size).decode("utf-8-sig", "replace")  # a title may be in any encoding
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _numbers(line: str) -> list[float]:
+    """The numbers that a line begins with; Fortran writes exponents with D too."""
+    numbers = []
+    for word in line.split():
+        try:
+            numbers.append(float(re.sub(r"(?<=[\d.])[dD](?=[+-]?\d)", "e", word)))
+        except ValueError:
+            break
+    return numbers
+
+
+class _Poscar:
+    """The lines of a file, read from the top."""
+
+    def __init__(self, path: Path, lines: list[str]):
+        self.path, self.lines, self.at = path, lines, 0
+
+    def atoms(self) -> ase.Atoms:
+        title = self.next("a title")
+        scale, cell = self._cell()
+        numbers, masses = self._species(title)
+        mode = self.next("Direct or Cartesian").strip()
+        selective = mode[:1] in ("s", "S")
+        if selective:
+            mode = self.next("Direct or Cartesian").strip()
+        if not mode or _numbers(mode):
+            raise self.wrong(f"got {mode!r}; expected Direct or Cartesian, then the coordinates")
+        positions, flags = self._positions(len(numbers), selective)
+        atoms = ase.Atoms(numbers, cell=cell, pbc=True)
+        if mode[0] in "cCkK":
+            atoms.positions = positions * scale
+        else:
+            atoms.positions = positions @ cell
+        set_masses(atoms, masses)
+        if selective:
+            atoms.set_constraint(constraints_of(~flags, FixScaled))
+        velocities = self._velocities(len(atoms))
+        if velocities is not None and velocities.any():
+            atoms.set_velocities(velocities / fs)  # of what is fixed, ASE makes zero
+        return atoms
+
+    def next(self, what: str) -> str:
+        """The next line.
+
+        Raises:
+            StructureError: there is none, nor is there ``what``.
+        """
+        if self.at >= len(self.lines) or (self.at == len(self.lines) - 1 and not self.lines[-1]):
+            raise StructureError(
+                f"{self.path}: ends after line {self.at}; expected {what}: the file is truncated"
+            )
+        self.at += 1
+        return self.lines[self.at - 1]
+
+    def wrong(self, message: str) -> StructureError:
+        return StructureError(f"{self.path}: line {self.at}: {message}")
+
+    def _cell(self) -> tuple[np.ndarray, np.ndarray]:
+        """Factors (3,) of Cartesian coordinates, and the cell (3, 3) in Å."""
+        line = self.next("a scale factor")
+        factors = _numbers(line)[:3]
+        if len(factors) not in (1, 3) or not all(factors) or (len(factors) == 3 and min(factors) < 0):
+            raise self.wrong(f"got {line.strip()!r}; expected one scale factor or three positive ones")
+        vectors = []
+        for _ in range(3):
+            line = self.next("three lattice vectors")
+            if len(_numbers(line)) < 3:
+                raise self.wrong(f"got {line.strip()!r}; expected a lattice vector of three numbers")
+            vectors.append(_numbers(line)[:3])
+        cell, scale = np.array(vectors), np.array(factors)
+        if scale[0] < 0:  # the volume
+            volume = abs(np.linalg.det(cell))
+            if volume < 1e-12:
+                raise self.wrong("the lattice vectors are linearly dependent; check the cell")
+            scale = np.cbrt(-scale / volume)
+        return np.broadcast_to(scale, 3), cell * scale
+
+    def _species(self, title: str) -> tuple[np.ndarray, list[float | None]]:
+        """Atomic number and mass of each atom, where the symbol is that of an isotope."""
+        line = self.next("the number of atoms of each species")
+        words, labels = _words(line), None
+        if words and not _numbers(words[0]):
+            labels = words
+            line = self.next("the number of atoms of each species")
+            words = _words(line)
+        if not words or not all(word.isdecimal() for word in words):
+            raise self.wrong(f"got {line.strip()!r}; expected the number of atoms of each species")
+        counts = [int(word) for word in words]
+        if labels is None:
+            labels = self._labels_elsewhere(title, len(counts))
+        if len(labels) != len(counts):
+            raise self.wrong(f"got {len(counts)} counts for {len(labels)} symbols; expected one for each")
+        elements = [self._element(label) for label in labels]
+        return (
+            np.repeat([number for number, _ in elements], counts).astype(int),
+            [mass for (_, mass), count in zip(elements, counts, strict=True) for _ in range(count)],
+        )
+
+    def _element(self, label: str) -> tuple[int, float | None]:
+        element = element_of(label)
+        if element is None:
+            raise self.wrong(f"{label!r} is no chemical symbol; expected one for each count, as Si or Si_pv")
+        return element
+
+    def _labels_elsewhere(self, title: str, number: int) -> list[str]:
+        """The symbols of a file that has no line of them."""
+        words = title.split()
+        words = words if len(words) == number and all(atomic_numbers.get(word) for word in words) else []
+        beside = self._labels_beside(number)
+        if words and beside and [self._element(x) for x in words] != [self._element(x) for x in beside[1]]:
+            raise self.wrong(
+                f"the title says {' '.join(words)} and {beside[0]} says {' '.join(beside[1])}; write a line "
+                "of symbols above the counts"
+            )
+        labels = words or (beside[1] if beside else [])
+        if not labels:
+            raise self.wrong(
+                "there are no symbols; write a line of symbols, as Si O, above the counts, or put the POTCAR "
+                "beside the file (a title is not taken for symbols)"
+            )
+        return labels
+
+    def _labels_beside(self, number: int) -> tuple[str, list[str]] | None:
+        for name in BESIDE:
+            path = self.path.with_name(name)
+            if path.is_file() and path != self.path:
+                labels = _titles(path)
+                if len(labels) == number:
+                    return name, labels
+        return None
+
+    def _positions(self, number: int, selective: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates (N, 3) as written, and flags (N, 3): whether they may change."""
+        rows, flags = [], []
+        for k in range(number):
+            line = self.next(f"{number} atoms, got {k}")
+            row = _numbers(line)[:3]
+            if not line.strip():
+                raise self.wrong(f"is blank after {k} of {number} atoms; the file is truncated")
+            if len(row) < 3:
+                raise self.wrong(f"got {line.strip()!r}; expected three coordinates (atom {k} of {number})")
+            rows.append(row)
+            if selective:
+                marks = [FLAG.match(word) for word in line.split()[3:6]]
+                if len(marks) < 3 or None in marks:
+                    raise self.wrong(
+                        f"got {line.strip()!r}; Selective dynamics needs three flags T or F behind the "
+                        "coordinates"
+                    )
+                flags.append([mark[1] in "tT" for mark in marks if mark])
+        return np.array(rows).reshape(-1, 3), np.array(flags, dtype=bool).reshape(-1, 3)
+
+    def _velocities(self, number: int) -> np.ndarray | None:
+        """Velocities (N, 3) in Å/fs, if the file has them."""
+        mode = self._rest()
+        if mode[:1] in ("l", "L"):
+            note(f"{self.path}: velocities of the lattice are left out; ASE cannot hold them")
+            for _ in range(7):  # a number, three velocities, three vectors
+                self.next("velocities of the lattice")
+            mode = self._rest()
+        if _numbers(mode):
+            raise self.wrong(
+                f"got {mode!r} behind {number} atoms; the counts of the atoms are too small, or a blank line "
+                "before velocities is missing"
+            )
+        first = self.lines[self.at] if self.at < len(self.lines) else ""
+        if len(_numbers(first)) < 3:  # nothing, or numbers of VASP's integrator
+            return None
+        velocities, _ = self._positions(number, False)
+        if mode and mode[0] not in "cCkK":
+            note(
+                f"{self.path}: velocities in lattice vectors per POTIM are left out; write them in Å/fs "
+                "below a line Cartesian"
+            )
+            return None
+        return velocities
+
+    def _rest(self) -> str:
+        """The next line, stripped; empty where there is none."""
+        self.at += 1
+        return self.lines[self.at - 1].strip() if self.at <= len(self.lines) else ""
+
+
+def _words(line: str) -> list[str]:
+    return re.split("[!#]", line)[0].split()
+
+
+def _titles(path: Path) -> list[str]:
+    """Species of a POTCAR or OUTCAR in order, as ``Si_pv``; none if it cannot be read."""
+    labels = []
+    try:
+        with open_with_compression(str(path), "rb") as file:
+            for line in file:
+                if b"TITEL" in line:
+                    labels.append(line.decode("ascii", "replace").split()[3])
+                elif b"ions per type" in line:  # of an OUTCAR, which is long
+                    break
+    except (OSError, EOFError, ValueError, IndexError):
+        return []
+    return labels

@@ -1,0 +1,149 @@
+"""Structures to files: the format of the input, as long as it holds all that the structure carries.
+
+The rule is one: a result is written in the format that its input had. If that format cannot hold what the
+structure carries (an open axis, constraints, isotopes, velocities, charges, magnetic moments), or cannot be
+written, the result is extended XYZ; an ASE trajectory if even that cannot hold the constraints.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import ase
+import ase.io
+import ase.io.formats
+import numpy as np
+from ase.constraints import FixScaled
+from ase.data import atomic_masses
+
+from . import formats
+from .fixed_directions import constraints_of, fixed_directions
+from .lammps_writer import lammps_data
+
+# ASE reads isotopes in LAMMPS's files as other elements, so there they count as lost.
+# Words for what a structure may carry beyond elements, positions and a periodic cell.
+OPEN, CONSTRAINTS, MASSES = "an open axis", "its constraints", "masses of isotopes"
+VELOCITIES, CHARGES, MOMENTS = "velocities", "charges", "magnetic moments"
+
+ARRAYS = {
+    MASSES: "masses",
+    VELOCITIES: "momenta",
+    CHARGES: "initial_charges",
+    MOMENTS: "initial_magmoms",
+}  # ASE's names
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that results are written in.
+
+    Attributes:
+        title: what people call it.
+        suffix: of its files.
+        kind: ASE's name of the format.
+        holds: what it holds beyond elements, positions and a periodic cell.
+    """
+
+    title: str
+    suffix: str
+    kind: str
+    holds: frozenset[str]
+
+
+EVERYTHING = frozenset({OPEN, CONSTRAINTS, MASSES, VELOCITIES, CHARGES, MOMENTS})
+FORMATS = {
+    "cif": Format("CIF", ".cif", "cif", frozenset()),
+    "vasp": Format("POSCAR", ".vasp", "vasp", frozenset({CONSTRAINTS, VELOCITIES})),
+    "xyz": Format("extended XYZ", ".xyz", "extxyz", EVERYTHING),
+    "lammps": Format("LAMMPS data", ".lammps-data", "lammps-data", frozenset({VELOCITIES, CHARGES})),
+    "xsf": Format("XSF", ".xsf", "xsf", frozenset()),
+    "gen": Format("DFTB+ gen", ".gen", "gen", frozenset()),
+}
+TRAJECTORY = Format("an ASE trajectory", ".traj", "traj", EVERYTHING)
+OWN = {"cif": "cif", "poscar": "vasp", "lammps_data": "lammps"}  # modules of ``formats`` that read them
+CIF_VALUES = ("spacegroup", "unit_cell", "occupancy", "spacegroup_kinds")  # what ASE's reader leaves
+
+
+def format_of(path: Path) -> str:
+    """The name in ``FORMATS`` of a structure file's format; ``"xyz"`` where it is another."""
+    reader = formats.find(path)
+    if reader is not None:
+        return OWN.get(reader.__name__.rpartition(".")[2], "xyz")
+    try:
+        kind = ase.io.formats.filetype(str(path))
+    except Exception:  # of ASE's registry and of anything that opens a file; the reader tells why
+        return "xyz"
+    return next((name for name, form in FORMATS.items() if form.kind == kind), "xyz")
+
+
+def carried(atoms: ase.Atoms) -> frozenset[str]:
+    """What a structure carries beyond elements, positions and a periodic cell."""
+    standard = atomic_masses[atoms.numbers]
+    marks = {
+        OPEN: not (atoms.pbc.all() and atoms.cell.rank == 3),
+        CONSTRAINTS: bool(atoms.constraints),
+        MASSES: atoms.has("masses") and np.abs(atoms.get_masses() - standard).max(initial=0) > 1e-3,
+        VELOCITIES: atoms.has("momenta") and atoms.get_momenta().any(),
+        CHARGES: atoms.get_initial_charges().any(),
+        MOMENTS: atoms.get_initial_magnetic_moments().any(),
+    }
+    return frozenset(word for word, present in marks.items() if present)
+
+
+def losses(atoms: ase.Atoms, form: Format) -> list[str]:
+    """What a format cannot hold of a structure, in words."""
+    lost = carried(atoms) - form.holds
+    said_in_axes = form is not TRAJECTORY and bool(atoms.constraints)
+    if said_in_axes and fixed_directions(atoms, lattice=form.kind == "vasp") is None:
+        lost |= {CONSTRAINTS}
+    return sorted(lost)
+
+
+def structure_bytes(atoms: ase.Atoms, form: Format) -> bytes:
+    """The content of a file of one structure; what the format cannot hold is left out.
+
+    The door of this package and ``ase.io.read`` read it.
+    """
+    atoms = _plain(atoms, form)
+    if form.kind == "lammps-data":
+        return lammps_data(atoms).encode()
+    content = io.StringIO() if form.kind in ("extxyz", "vasp", "xsf", "gen") else io.BytesIO()
+    ase.io.write(content, atoms, format=form.kind)
+    text = content.getvalue()
+    return text if isinstance(text, bytes) else text.encode()
+
+
+def _plain(atoms: ase.Atoms, form: Format) -> ase.Atoms:
+    """A copy that ASE's writer of this format takes: constraints in its terms, no values twice."""
+    calculator, atoms = atoms.calc, atoms.copy()
+    atoms.calc = calculator
+    results = calculator.results if calculator is not None else {}
+    if form.kind != "traj":
+        fixed = fixed_directions(atoms, lattice=form.kind == "vasp") if atoms.constraints else None
+        kind = {"kind": FixScaled} if form.kind == "vasp" else {}
+        atoms.set_constraint([] if fixed is None else constraints_of(fixed, **kind))
+    for name in [*CIF_VALUES, *results]:
+        atoms.info.pop(name, None)
+        atoms.arrays.pop(name, None)
+    atoms.info = {k: v for k, v in atoms.info.items() if isinstance(v, str | int | float | np.ndarray)}
+    velocities, kept = atoms.get_velocities(), carried(atoms) & form.holds
+    for word, name in ARRAYS.items():
+        if word not in kept:
+            atoms.arrays.pop(name, None)
+    if VELOCITIES in kept:  # which momenta of other masses were
+        atoms.set_momenta(velocities * atoms.get_masses()[:, None], apply_constraint=False)
+    return atoms
+
+
+def file_name(stem: str, ending: str, form: Format) -> str:
+    """A name from which ASE finds the format: in ``POSCAR-relaxed.xyz`` it would read a POSCAR.
+
+    Example:
+        >>> file_name("POSCAR", "relaxed", FORMATS["vasp"]), file_name("POSCAR", "relaxed", FORMATS["xyz"])
+        ('POSCAR-relaxed.vasp', 'poscar-relaxed.xyz')
+    """
+    name = f"{stem}-{ending}{form.suffix}"
+    others = (f for f in ase.io.formats.ioformats.values() if f.name != form.kind)
+    return name.lower() if any(f.match_name(name) for f in others) else name

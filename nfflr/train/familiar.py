@@ -1,0 +1,96 @@
+"""Which structures of a data set a checkpoint was trained on, as far as that can be known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..checkpoint import find_checkpoint, find_members, sources_of
+from ..data.checks import short_fingerprint
+from ..data.dataset import AtomsDataset
+from ..data.records import read_records
+from ..data.sources import ase_files
+from ..errors import NFFLrError
+from .record import file_digest, read_record
+
+PARTS = {"train": "trained on", "val": "used to choose the weights"}  # of the parts of a run's data
+
+
+@dataclass(frozen=True)
+class Familiar:
+    """How many structures of a data set a model has met in training.
+
+    Attributes:
+        counts: by ``train``, ``val``; empty if none is known.
+        message: what to say about them; empty likewise.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    message: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.message)
+
+    def __str__(self) -> str:
+        return self.message
+
+    @property
+    def record(self) -> dict:
+        """What a JSON result says about it."""
+        return {"in_training": self.counts} if self.counts else {}
+
+
+def familiar(checkpoint: str, dataset: AtomsDataset, files: Sequence[str]) -> Familiar:
+    """Look up the structures of a data set among those that a checkpoint was trained on.
+
+    Known are those of the record of the run (``run.json``) beside the checkpoint, and of a bundled potential
+    those of its ``train.xyz.xz``. A file of the run's that has changed its place is recognised by its digest.
+
+    Args:
+        checkpoint: as ``nfflr.checkpoint.load_model`` takes it.
+        dataset, files: the data, and where they are from.
+    """
+    counts: dict[str, int] = {}
+    whole = False
+    own = {short_fingerprint(record) for record in dataset.records}
+    for folder in _folders(checkpoint):
+        known, digests = _known(folder)
+        whole |= bool(digests & {file_digest(Path(file)) for file in files})
+        for part, fingerprints in known.items():
+            counts[part] = max(counts.get(part, 0), len(own & fingerprints))
+    counts = {part: count for part, count in counts.items() if count}
+    consequence = "their errors say little about new structures"
+    if counts:
+        told = " and ".join(f"{count} were {PARTS[part]}" for part, count in counts.items())
+        return Familiar(counts, f"of the {len(own)} structures {told}; {consequence}")
+    if whole:
+        return Familiar({}, f"this file is what the model was trained on, by its digest; {consequence}")
+    return Familiar()
+
+
+def _folders(checkpoint: str) -> list[Path]:
+    """Folders of the files behind a checkpoint or an ensemble."""
+    folders = []
+    for source in sources_of(checkpoint):
+        with suppress(NFFLrError):
+            members = find_members(source)
+            folders += [path.parent for path in members] or [find_checkpoint(source).parent]
+    return list(dict.fromkeys(folders))
+
+
+def _known(folder: Path) -> tuple[dict[str, set[str]], set[str]]:
+    """Fingerprints of structures that were trained on, by part, and digests of files."""
+    with suppress(NFFLrError):
+        data = (read_record(folder) or {}).get("data") or {}
+        structures = data.get("structures") or {}
+        digests = data.get("sha256") or {}
+        listed = digests.get("source") if isinstance(digests, dict) else None
+        found = {x for x in (listed if isinstance(listed, list) else [listed]) if isinstance(x, str)}
+        if structures or found:
+            return {part: set(structures.get(part) or ()) for part in PARTS}, found
+        train = folder / "train.xyz.xz"
+        if ase_files.opens(train):
+            return {"train": {short_fingerprint(record) for record in read_records(train, ())}}, set()
+    return {}, set()
