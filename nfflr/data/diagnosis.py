@@ -147,7 +147,8 @@ def _unknown_unit(records: Sequence[Record], per_atom: bool) -> str:
             f"the format does not say; they look like energies {'per atom' if per_atom else 'of whole cells'}"
         )
     total, mean = (f"{e.min():.4g} … {e.max():.4g} eV/atom" for e in (energy / sizes, energy))
-    return f"energy_units: {told}; give --energy-units eV (then they are {total}) or eV/atom ({mean})"
+    others = "Ha or kcal/mol (MD17)"
+    return f"energy_units: {told}; give --energy-units eV (then they are {total}), eV/atom ({mean}), {others}"
 
 
 def _large_forces(records: Sequence[Record]) -> list[Finding]:

@@ -61,7 +61,8 @@ def find(source: object) -> ModuleType:
         )
     if Path(source).is_dir():
         raise ConfigError(
-            f"{source}: the folder holds no id_prop.csv or id_prop.json; give a folder that does, or a file"
+            f"{source}: the folder holds no id_prop.csv or id_prop.json; give a folder that does, one of "
+            "deepmd (type.raw, set.*) or of .aselmdb files, or a file"
         )
     raise ConfigError(
         f"{source}: no such file; check the path (a JARVIS data set has a name such as dft_3d; "

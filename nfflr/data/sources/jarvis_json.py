@@ -21,6 +21,7 @@ from ase.io.formats import get_compression, open_with_compression
 
 from ...errors import StructureError
 from ...nesting import refuse_deep
+from ...structures import formats
 from ...structures.checks import check_structure
 from . import Entry, Wanted, display_name
 
@@ -35,6 +36,8 @@ UNPACKING = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 def opens(source: object) -> bool:
     if not isinstance(source, str | Path) or not Path(source).is_file():
+        return False
+    if formats.find(Path(source)) is not None:  # JSON of another form
         return False
     kind = Path(_unpacked_name(Path(source))).suffix.lower()
     if kind in (".jsonl", ".ndjson"):

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import ase
 import numpy as np
@@ -21,6 +20,7 @@ from ...errors import ConfigError, ResourceError, StructureError
 from ...files import temporary_name
 from ...sealed import Damaged, Foreign, seal, unseal
 from ...structures.checks import check_structure
+from ...structures.lmdb_file import LmdbFile, import_lmdb
 from . import Entry, Wanted
 from .structures import read as from_structures
 
@@ -31,8 +31,6 @@ STRESS = ("eV/Å^3", 1, "3x3")
 KIND, INDEX_KIND, INDEX = "nfflr-record", "nfflr-records", b"nfflr"
 CHUNK = 200  # records per transaction, which are held
 ATOMS = ("numbers", "positions", "cell", "pbc")
-
-_open: dict[str, tuple[tuple, Any]] = {}  # LMDB permits a file to be opened once per process
 
 
 def opens(source: object) -> bool:
@@ -47,13 +45,13 @@ class LmdbEntries(Sequence):
     """The records of a file; holds none of them. Goes to other processes by its path."""
 
     def __init__(self, path: Path, wanted: Wanted = None):
-        self.path, self.wanted = path.resolve(), wanted
-        self.stamp = _stamp(self.path)
-        index = _unsealed(self._get(INDEX), INDEX_KIND, f"{path}: index")[1]
+        self.file, self.wanted = LmdbFile(path), wanted
+        self.path = self.file.path
+        index = _unsealed(self.file.get(INDEX), INDEX_KIND, f"{path}: index")[1]
         size = index.get("count")
         if type(size) is not int:  # True is an int too
             raise StructureError(f"{path}: index lacks the number of records; write it again")
-        if self._environment().stat()["entries"] != size + 1:
+        if self.file.entries() != size + 1:
             raise StructureError(f"{path}: does not hold the {size} records it promises; write it again")
         self.size: int = size
 
@@ -65,7 +63,7 @@ class LmdbEntries(Sequence):
             raise IndexError(index)
         k = index % self.size
         where = f"{self.path}: record {k}"
-        tensors, head = _unsealed(self._get(_key(k)), KIND, where)
+        tensors, head = _unsealed(self.file.get(_key(k)), KIND, where)
         try:
             arrays = {name: value.numpy() for name, value in tensors.items()}
             values = {**head["values"], **{n[1:]: v for n, v in arrays.items() if n.startswith("=")}}
@@ -79,52 +77,6 @@ class LmdbEntries(Sequence):
             raise StructureError(f"{where} holds no structure ({error}); write the file again") from error
         kept = values if self.wanted is None else {n: v for n, v in values.items() if n in self.wanted}
         return Entry(f"{self.path.name}[{ident}]", group, atoms, kept)
-
-    def _get(self, key: bytes) -> bytes | None:
-        import lmdb
-
-        try:
-            with self._environment().begin() as transaction:
-                return transaction.get(key)
-        except lmdb.Error as error:
-            raise StructureError(
-                f"{self.path}: record {key!r} cannot be read ({error}); the file is damaged"
-            ) from error
-
-    def _environment(self):
-        stamp, environment = _open.get(str(self.path), (None, None))
-        if stamp != self.stamp:
-            if environment is not None:
-                environment.close()
-            if _stamp(self.path) != self.stamp:
-                raise StructureError(f"{self.path}: was replaced while in use; start again")
-            environment = _environment(self.path)
-            _open[str(self.path)] = (self.stamp, environment)
-        return environment
-
-
-def _stamp(path: Path) -> tuple:
-    status = path.stat()
-    return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def _environment(path: Path):
-    lmdb = _lmdb(path)
-    try:
-        # Nothing is locked, so that any number of processes, forked ones too, can read at once.
-        environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
-    except lmdb.Error as error:
-        raise StructureError(
-            f"{path}: record 0 cannot be read: not an LMDB file ({error}); write it again"
-        ) from error
-    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    if path.stat().st_size < needed:  # reading beyond the end of a mapped file kills the process
-        environment.close()
-        raise StructureError(
-            f"{path}: has {path.stat().st_size} of {needed} bytes, its last records are missing; "
-            "the file is truncated, copy it again"
-        )
-    return environment
 
 
 def _unsealed(content: bytes | None, kind: str, where: str) -> tuple[dict, dict]:
@@ -156,7 +108,7 @@ def write_lmdb(path: str | Path, records: Iterable) -> int:
     path = Path(path)
     if path.suffix != ".lmdb":
         raise ConfigError(f"{path}: expected a file name that ends in .lmdb")
-    lmdb = _lmdb(path)
+    lmdb = import_lmdb(path)
     temporary = temporary_name(path)
     try:
         environment = lmdb.open(str(temporary), subdir=False, lock=False, map_size=2**28, meminit=False)
@@ -248,11 +200,3 @@ def _inner(ident: str) -> str:
 
 def _key(k: int) -> bytes:
     return k.to_bytes(8, "big")
-
-
-def _lmdb(path: Path):
-    try:
-        import lmdb
-    except ImportError as error:
-        raise ConfigError(f"{path}: LMDB files need the lmdb package; install nfflr[lmdb]") from error
-    return lmdb

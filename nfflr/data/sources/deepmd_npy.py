@@ -1,0 +1,148 @@
+"""Folders of DeePMD-kit in NumPy form: ``type.raw``, ``type_map.raw`` and ``set.*/coord.npy, energy.npy, …``.
+
+A folder of such folders is read too, and the mixed type form (``real_atom_types.npy``). Units are Å, eV per
+frame and eV/Å; ``virial.npy`` is −V σ in eV, rows of the 3×3 tensor (https://docs.deepmodeling.com/projects/deepmd,
+"System"; its ASE calculator has the sign).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import ase
+import numpy as np
+from ase.data import atomic_numbers
+
+from ...errors import StructureError
+from ...structures.checks import check_structure
+from . import Entry, Wanted
+
+KEYS = {"total_energy": ("energy",), "forces": ("force",), "stress": ("stress",)}
+ENERGY_UNITS = "eV"
+STRESS = ("eV/Å^3", 1, "3x3")
+
+VIRTUAL = -1  # type of atoms that fill the mixed form up
+
+
+def opens(source: object) -> bool:
+    return isinstance(source, str | Path) and Path(source).is_dir() and any(_systems(Path(source)))
+
+
+def read(source: str | Path, wanted: Wanted = None) -> list[Entry]:
+    folder = Path(source)
+    entries = []
+    for system in _systems(folder):
+        name = folder.name if system == folder else f"{folder.name}/{system.relative_to(folder).as_posix()}"
+        entries += list(_entries(system, name, wanted))
+    return entries
+
+
+def _systems(folder: Path) -> list[Path]:
+    """Folders with ``type.raw`` and sets, at most three levels below."""
+    patterns = ("", "*/", "*/*/", "*/*/*/")
+    files = (file for pattern in patterns for file in folder.glob(f"{pattern}type.raw"))
+    return sorted(file.parent for file in files if any(file.parent.glob("set.*/coord.npy")))
+
+
+def _entries(system: Path, name: str, wanted: Wanted) -> Iterator[Entry]:
+    types = _types(system)
+    names = _names(system)
+    periodic = not (system / "nopbc").exists()
+    count = 0
+    for folder in sorted(system.glob("set.*")):
+        frames = _frames(folder, len(types), periodic)
+        for k in range(len(frames["coord"])):
+            where = f"{folder}: frame {k}"
+            kinds = types
+            if "real_atom_types" in frames:
+                kinds = np.nan_to_num(frames["real_atom_types"][k], nan=-2).astype(int)
+            real = kinds != VIRTUAL
+            atoms = ase.Atoms(
+                _numbers(kinds[real], names, system),
+                frames["coord"][k].reshape(-1, 3)[real],
+                cell=frames["box"][k].reshape(3, 3) if periodic else None,
+                pbc=periodic,
+            )
+            check_structure(atoms, where)
+            values = {label: frames[label][k] for label in frames if label not in ("coord", "box", "virial")}
+            values.pop("real_atom_types", None)
+            if "energy" in values:
+                values["energy"] = float(values["energy"].reshape(-1)[0])
+            if "force" in values:
+                values["force"] = values["force"].reshape(-1, 3)[real]
+            if "virial" in frames and periodic:
+                values["stress"] = -frames["virial"][k].reshape(3, 3) / atoms.get_volume()
+            kept = values if wanted is None else {n: v for n, v in values.items() if n in wanted}
+            yield Entry(f"{name}[{count}]", name, atoms, kept)
+            count += 1
+
+
+def _types(system: Path) -> np.ndarray:
+    path = system / "type.raw"
+    try:
+        types = np.array(path.read_text().split(), dtype=int)
+    except ValueError as error:
+        raise StructureError(f"{path}: holds something else than whole numbers; write it again") from error
+    if not len(types):
+        raise StructureError(f"{path}: is empty; expected the type of each atom")
+    return types
+
+
+def _names(system: Path) -> list[str]:
+    path = system / "type_map.raw"
+    if not path.is_file():
+        raise StructureError(
+            f"{system}: has types and no elements; write the symbols in the order of the types into "
+            f"{path.name}, one a line"
+        )
+    names = path.read_text().split()
+    for name in names:
+        if atomic_numbers.get(name, 0) < 1:
+            raise StructureError(f"{path}: {name!r} is no element; write chemical symbols")
+    return names
+
+
+def _numbers(types: np.ndarray, names: list[str], system: Path) -> list[int]:
+    if len(types) and (types.min() < 0 or types.max() >= len(names)):
+        wrong = int(types[(types < 0) | (types >= len(names))][0])
+        raise StructureError(
+            f"{system}: an atom has the type {wrong}, but type_map.raw has {len(names)} names"
+        )
+    return [atomic_numbers[names[k]] for k in types]
+
+
+def _frames(folder: Path, size: int, periodic: bool) -> dict[str, np.ndarray]:
+    """Arrays of a set by name, a row each frame, checked for their numbers of rows and columns."""
+    frames = {path.stem: _load(path) for path in sorted(folder.glob("*.npy"))}
+    needed = ("coord", "box") if periodic else ("coord",)
+    for name in needed:
+        if name not in frames:
+            raise StructureError(f"{folder}: has no {name}.npy; expected one row a frame")
+    count = len(frames["coord"])
+    columns = {
+        "coord": 3 * size,
+        "force": 3 * size,
+        "box": 9,
+        "virial": 9,
+        "real_atom_types": size,
+        "energy": 1,
+    }
+    for name, array in frames.items():
+        width = int(np.prod(array.shape[1:]))
+        if len(array) != count or width != columns.get(name, width):
+            raise StructureError(
+                f"{folder / name}.npy: has shape {array.shape}, expected {count} rows"
+                + (f" of {columns[name]} numbers" if name in columns else "")
+            )
+    return frames
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise StructureError(f"{path}: cannot be read ({error}); the file may be truncated") from error
+    if array.dtype.kind not in "fiu" or array.ndim == 0:
+        raise StructureError(f"{path}: holds {array.dtype} of shape {array.shape}; expected rows of numbers")
+    return array.astype(float)

@@ -1,0 +1,147 @@
+"""ASE databases in LMDB (``.aselmdb``), the form of the data sets of Open Catalyst, OMat24 and OMol25.
+
+A row is zlib-compressed JSON under the key of its number, from 1 to below ``nextid``; those in
+``deleted_ids`` are left out (fairchem, ``fairchem.core.datasets``). Values are in ASE's units. Nothing is
+unpickled, and no class that a row names is made. Needs the extra ``nfflr[lmdb]``.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+from ase.calculators.calculator import all_properties
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
+
+from ...errors import StructureError
+from ...nesting import refuse_deep
+from ..checks import check_structure
+from ..lmdb_file import LmdbFile
+
+SUFFIX = ".aselmdb"
+LARGEST = 2**28  # bytes of a row: a small file may unpack to more than the memory
+ARRAYS = ("momenta", "tags", "initial_charges", "initial_magmoms", "masses")
+
+
+def opens(path: Path) -> bool:
+    """Whether the name ends in ``.aselmdb``."""
+    return path.suffix == SUFFIX
+
+
+def read(path: Path) -> Iterator[ase.Atoms]:
+    """Every structure with its results, in the order of the rows.
+
+    Raises:
+        StructureError: the file or a row cannot be read; names file and row.
+    """
+    rows = Rows(path)
+    yield from (rows[k] for k in range(len(rows)))
+
+
+class Rows:
+    """Rows of a file; one is read when it is asked for."""
+
+    def __init__(self, path: Path):
+        self.file, self.name = LmdbFile(path), str(path)
+        limit = self._json(b"nextid", 1)
+        deleted = self._json(b"deleted_ids", [])
+        if type(limit) is not int or not isinstance(deleted, list):
+            raise StructureError(f"{path}: is no ASE database in LMDB (its nextid is no number)")
+        missing = {number for number in deleted if type(number) is int}
+        self.ids = [number for number in range(1, limit) if number not in missing]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> ase.Atoms:
+        number = self.ids[index]
+        where = f"{self.name}: row {number}"
+        row = self._json(str(number).encode(), None)
+        if not isinstance(row, dict):
+            raise StructureError(f"{where} is missing; the file is not whole, copy it again")
+        try:
+            atoms = _atoms(row)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise StructureError(f"{where} holds no structure ({error!r}); write the file again") from error
+        check_structure(atoms, where)
+        return atoms
+
+    def _json(self, key: bytes, default: Any) -> Any:
+        content = self.file.get(key)
+        if content is None:
+            return default
+        try:
+            unpacking = zlib.decompressobj()
+            text = unpacking.decompress(content, LARGEST)
+            if not unpacking.eof:
+                raise ValueError(f"it ends early, or is larger than {LARGEST >> 20} MiB")
+            refuse_deep(text)
+            return json.loads(text)
+        except (ValueError, zlib.error) as error:
+            raise StructureError(
+                f"{self.name}: row {key.decode()} is no compressed JSON ({error}); the file is damaged"
+            ) from error
+
+
+def _atoms(row: dict) -> ase.Atoms:
+    values = {key: _decoded(value) for key, value in row.items()}
+    positions = np.asarray(values["positions"], dtype=float)
+    atoms = ase.Atoms(
+        numbers=np.asarray(values["numbers"], dtype=int),
+        positions=positions,
+        cell=np.asarray(values.get("cell", np.zeros((3, 3))), dtype=float),
+        pbc=np.asarray(values.get("pbc", False), dtype=bool),
+    )
+    for name in ARRAYS:
+        if values.get(name) is not None:
+            atoms.set_array(name, np.asarray(values[name]))
+    fixed = _fixed(values.get("constraints") or [])
+    if fixed:
+        atoms.set_constraint(FixAtoms(fixed))
+    for part in ("data", "key_value_pairs"):
+        if isinstance(values.get(part), dict):
+            atoms.info |= values[part]
+    results = {name: values[name] for name in all_properties if values.get(name) is not None}
+    if results:
+        atoms.calc = SinglePointCalculator(atoms, **_checked(results, len(atoms)))
+    return atoms
+
+
+def _checked(results: dict, size: int) -> dict:
+    """Results as ASE has them; SinglePointCalculator asserts some shapes without a word."""
+    for name, value in results.items():
+        results[name] = float(value) if isinstance(value, int | float) else np.asarray(value, dtype=float)
+    forces = results.get("forces")
+    if forces is not None and np.shape(forces) != (size, 3):
+        raise ValueError(f"forces have shape {np.shape(forces)}, expected {(size, 3)}")
+    return results
+
+
+def _fixed(constraints: list) -> list[int]:
+    """Atoms that a row holds fixed; other constraints do not matter to labels."""
+    indices: list[int] = []
+    for constraint in constraints:
+        if constraint.get("name") == "FixAtoms":
+            indices += np.atleast_1d(constraint["kwargs"]["indices"]).tolist()
+    return indices
+
+
+def _decoded(value: Any) -> Any:
+    """A value with arrays made of ``{"__ndarray__": [shape, type, numbers]}``, as ASE writes them.
+
+    Nothing else that ASE's form of JSON may name is made: it stays the dict that it is.
+    """
+    if isinstance(value, dict) and "__ndarray__" in value:
+        shape, kind, numbers = value["__ndarray__"]
+        if np.dtype(kind).kind not in "biuf":
+            raise ValueError(f"an array of {kind}; expected numbers")
+        return np.array(numbers, dtype=kind).reshape(shape)
+    if isinstance(value, dict):
+        return {key: _decoded(item) for key, item in value.items()}
+    return value

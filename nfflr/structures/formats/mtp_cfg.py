@@ -1,0 +1,220 @@
+"""Configurations of MLIP-2 and MLIP-3 for moment tensor potentials: ``.cfg`` files of ``BEGIN_CFG`` blocks.
+
+Lengths are Å, energies eV per configuration, forces eV/Å. ``PlusStress`` is −V σ in eV: the stress times the
+volume, pressure positive, as the row "Total" of VASP's OUTCAR (Novikov et al., Mach. Learn.: Sci. Technol. 2,
+025002 (2021)). Older files with ``Stress`` or ``Virial`` mean other things; these values are left out.
+
+Atoms carry types only, 0, 1, …; their elements stand in a file beside it, ``train.cfg.species``: symbols in
+the order of the types (``Cu Zr``), or in a line ``Feature species Cu Zr`` of each configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import ase
+import numpy as np
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import atomic_numbers
+from ase.io.formats import get_compression, open_with_compression
+
+from ...errors import StructureError
+from ...notes import note
+from ..json_text import UNPACKING
+
+AXES = ("x", "y", "z")
+COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")  # ASE's order
+
+
+def opens(path: Path) -> bool:
+    """Whether a file named ``.cfg`` begins with ``BEGIN_CFG``; AtomEye's files have that name too."""
+    if Path(get_compression(path.name)[0]).suffix.lower() != ".cfg":
+        return False
+    try:
+        with open_with_compression(str(path), "rb") as file:
+            return bool(file.read(200).lstrip().startswith(b"BEGIN_CFG"))
+    except UNPACKING:
+        return False
+
+
+def read(path: Path) -> Iterator[ase.Atoms]:
+    """Every configuration with its labels.
+
+    Raises:
+        StructureError: elements are not given, or a block is malformed or did not converge; names file, frame
+            and line.
+    """
+    species = _species_beside(path)
+    with open_with_compression(str(path), "rb") as file:
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    start, count, other_stress = None, 0, False
+    for number, line in enumerate(lines):
+        word = line.strip()
+        if word == "BEGIN_CFG":
+            if start is not None:
+                break
+            start = number
+        elif word == "END_CFG" and start is not None:
+            block = Block(path, count, start + 1, lines[start + 1 : number])
+            other_stress |= block.other_stress
+            yield block.atoms(species)
+            start, count = None, count + 1
+    if start is not None:
+        raise StructureError(
+            f"{path}: frame {count} has no END_CFG (it begins in line {start + 1}); the file may be truncated"
+        )
+    if other_stress:
+        note(f"{path}: values named Stress or Virial are left out, PlusStress is read")
+
+
+def _species_beside(path: Path) -> list[str] | None:
+    for name in (f"{path.name}.species", f"{get_compression(path.name)[0]}.species"):
+        file = path.with_name(name)
+        if file.is_file():
+            return _symbols(file.read_text(errors="replace"), str(file))
+    return None
+
+
+def _symbols(text: str, where: str) -> list[str]:
+    symbols = text.replace(",", " ").split()
+    for symbol in symbols:
+        if atomic_numbers.get(symbol, 0) < 1:
+            raise StructureError(f"{where}: {symbol!r} is no element; write symbols as: Cu Zr")
+    if not symbols:
+        raise StructureError(f"{where}: is empty; write symbols as: Cu Zr")
+    return symbols
+
+
+class Block:
+    """The lines of a configuration, by the names of its sections."""
+
+    def __init__(self, path: Path, index: int, first: int, lines: list[str]):
+        self.path, self.where = path, f"{path}: frame {index}"
+        self.first, self.lines = first, lines
+        self.size, self.cell = 0, np.zeros((0, 3))
+        self.columns: list[str] = []
+        self.table = np.zeros((0, 0))
+        self.energy: float | None = None
+        self.stress: dict[str, float] = {}
+        self.other_stress = False
+        self.features: dict[str, str] = {}
+        self._parse()
+
+    def _parse(self) -> None:
+        k = 0
+        while k < len(self.lines):
+            words = self.lines[k].split()
+            k += 1
+            if not words:
+                continue
+            name = words[0].rstrip(":").lower()
+            if name == "size":
+                size = self._row(k, 1)[0]
+                if not (size.is_integer() and size >= 0):
+                    raise self._error(k, "Size is no whole number")
+                self.size = int(size)
+                k += 1
+            elif name == "supercell":
+                rows: list[list[float]] = []
+                while k < len(self.lines) and _numbers(self.lines[k]) is not None and len(rows) < 3:
+                    rows.append(self._row(k, 3))
+                    k += 1
+                self.cell = np.reshape(rows, (-1, 3))
+            elif name in ("atomdata", "atomic_data"):
+                self.columns = words[1:]
+                self.table = np.array([self._row(k + n, len(self.columns)) for n in range(self.size)])
+                k += self.size
+            elif name == "energy":
+                self.energy = self._row(k, 1)[0]
+                k += 1
+            elif name == "plusstress":
+                self.stress = dict(zip(words[1:], self._row(k, len(words) - 1), strict=True))
+                k += 1
+            elif name in ("stress", "virial"):
+                self.other_stress = True
+                k += 1
+            elif name == "feature" and len(words) > 1:
+                self.features[words[1]] = " ".join(words[2:])
+            else:
+                raise self._error(k - 1, f"{words[0]!r} is no section of such a file")
+
+    def _row(self, k: int, length: int) -> list[float]:
+        row = _numbers(self.lines[k]) if k < len(self.lines) else None
+        if row is None or len(row) != length:
+            raise self._error(k, f"expected {length} numbers")
+        return row
+
+    def _error(self, k: int, reason: str) -> StructureError:
+        line = self.first + min(k, len(self.lines)) + 1
+        return StructureError(f"{self.where}: line {line}: {reason}; correct the file")
+
+    def atoms(self, species: list[str] | None) -> ase.Atoms:
+        """The structure and its labels; raises as ``read``."""
+        if "not_converged" in self.features.get("EFS_by", ""):
+            raise StructureError(f"{self.where}: the calculation did not converge (EFS_by); leave it out")
+        if not self.size:
+            raise StructureError(f"{self.where}: has no Size or no atoms; expected at least one")
+        if "species" in self.features:
+            species = _symbols(self.features["species"], f"{self.where}: Feature species")
+        symbols = self._elements(species)
+        direct = all(f"direct_{axis}" in self.columns for axis in AXES)
+        coordinates = self._columns("direct" if direct else "cartes", "_")
+        if coordinates is None:
+            raise StructureError(
+                f"{self.where}: AtomData has no cartes_x, cartes_y, cartes_z; correct the file"
+            )
+        if direct and len(self.cell) != 3:
+            raise StructureError(f"{self.where}: direct coordinates need three vectors in Supercell")
+        if not np.isfinite(self.cell).all() or not np.isfinite(coordinates).all():
+            raise StructureError(f"{self.where}: Supercell or a coordinate is not finite; correct the file")
+        cell = np.zeros((3, 3))
+        cell[: len(self.cell)] = self.cell
+        atoms = ase.Atoms(
+            symbols,
+            coordinates @ cell if direct else coordinates,
+            cell=cell,
+            pbc=np.arange(3) < len(self.cell),
+        )
+        atoms.info |= {name: value for name, value in self.features.items() if name != "species"}
+        results: dict = {} if self.energy is None else {"energy": self.energy}
+        forces = self._columns("f", "")
+        if forces is not None:
+            results["forces"] = forces
+        if self.stress and atoms.cell.rank == 3 and atoms.cell.volume > 0:
+            missing = [name for name in COMPONENTS if name not in self.stress]
+            if missing:
+                raise StructureError(f"{self.where}: PlusStress lacks {', '.join(missing)}; correct the file")
+            results["stress"] = -np.array([self.stress[name] for name in COMPONENTS]) / atoms.get_volume()
+        if results:
+            atoms.calc = SinglePointCalculator(atoms, **results)
+        return atoms
+
+    def _elements(self, species: list[str] | None) -> list[str]:
+        if species is None:
+            raise StructureError(
+                f"{self.path}: atoms have types and no elements; write the symbols in the order of the types "
+                f"into {self.path.name}.species, as: Cu Zr"
+            )
+        kinds = self.table[:, self.columns.index("type")] if "type" in self.columns else np.zeros(self.size)
+        types = np.nan_to_num(kinds, nan=-1, posinf=-1).astype(int)
+        if types.min() < 0 or types.max() >= len(species) or not (types == kinds).all():
+            raise StructureError(
+                f"{self.where}: has the type {kinds[np.argmax(np.abs(kinds))]:g}, but {len(species)} symbols "
+                f"are given ({' '.join(species)}); types count from 0"
+            )
+        return [species[k] for k in types]
+
+    def _columns(self, prefix: str, separator: str) -> np.ndarray | None:
+        """Three columns (N, 3), or None if there are none."""
+        names = [f"{prefix}{separator}{axis}" for axis in AXES]
+        if any(name not in self.columns for name in names):
+            return None
+        return self.table[:, [self.columns.index(name) for name in names]]
+
+
+def _numbers(line: str) -> list[float] | None:
+    try:
+        return [float(word) for word in line.split()] or None
+    except ValueError:
+        return None
