@@ -18,17 +18,19 @@ from torch.overrides import TorchFunctionMode
 
 from . import __version__
 from .cards import bundled_calculators
-from .errors import CheckpointError, ConfigError, NumericsError, ResourceError, did_you_mean
+from .errors import CheckpointError, ConfigError, NumericsError, ResourceError, did_you_mean, plain_reason
 from .files import write_atomically
 from .models.base import Potential, PotentialConfig, architecture
 from .models.ensemble import Ensemble
 from .sealed import MAX_HEADER, Damaged, Foreign, is_sealed, read_metadata, seal, unseal
+from .structures.kinds import CHECKPOINT, DATA, FOREIGN, OTHERS, STRUCTURE, kind_of
 
 FORMAT, VERSION = "nfflr-checkpoint", 1
-FILE = "model.safetensors"
+FILE, RUN = "model.safetensors", "run"  # in the folder of a run; of a run, where nff init puts it
 MEMBER = re.compile(r"member-(\d+)\.safetensors")
 UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3", "length": "Å"}
 DTYPES = ("float32", "float64")
+NOT_CHECKPOINTS = {DATA, STRUCTURE, *OTHERS} - {CHECKPOINT, FOREIGN}
 TARGET_KEYS = {"regression": {"kind"}, "class": {"kind", "classes"}}
 # From each earlier version of the format, what makes the next one of it: a pure function of the contents
 # {"metadata": …, "tensors": …}. There is none yet: the first format is the current one.
@@ -162,7 +164,9 @@ def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"{path}: hyper-parameter {field!r} is wrong ({first['msg']})") from error
+        raise CheckpointError(
+            f"{path}: hyper-parameter {field!r} is wrong ({plain_reason(first)})"
+        ) from error
     dtype = getattr(torch, metadata["dtype"])
     _check_tensors(cls, config, dtype, tensors, path)
     # Initial weights are drawn only to be overwritten; the caller's default device has no say.
@@ -198,6 +202,7 @@ def load_model(source: str | Path | Sequence[str | Path]) -> tuple[Potential | E
     """
     names: Sequence[str | Path] = sources_of(source)
     if isinstance(source, str | Path) and len(names) == 1:
+        source = find_run(source)
         members = find_members(source)
         if len(members) < 2:
             return load_checkpoint(source)
@@ -285,9 +290,12 @@ def unpack(
     try:
         return unseal(content, kind, VERSION, oldest)
     except Foreign as error:
+        given = kind_of(name)
+        what = f" but {given}" if given in NOT_CHECKPOINTS else ""
+        order = "; the checkpoint stands before structures and data" if given in (DATA, STRUCTURE) else ""
         raise CheckpointError(
-            f"{name}: not a checkpoint; expected a {FILE} written by nff train "
-            "(pickled .pt files are never loaded)"
+            f"{name}: not a checkpoint{what}; expected a {FILE} written by nff train "
+            f"(pickled .pt files are never loaded){order}"
         ) from error
     except Damaged as error:
         raise CheckpointError(f"{name}: {error}") from error
@@ -303,12 +311,12 @@ def _check_metadata(metadata: dict, name: str) -> None:
 
 
 def find_checkpoint(source: str | Path) -> Path:
-    """The file behind a file name, a run folder, or the name of a bundled calculator.
+    """The file behind a file name, a run folder (see ``find_run``), or the name of a bundled calculator.
 
     Raises:
-        ConfigError: nothing of the kind exists.
+        ConfigError: nothing of the kind exists, or more than one is possible.
     """
-    path = Path(source)
+    path = find_run(source)
     with suppress(OSError, ValueError):  # a name that no file can have is looked up among the bundled ones
         for candidate in (path, path / FILE):
             if candidate.is_file():
@@ -324,6 +332,34 @@ def find_checkpoint(source: str | Path) -> Path:
         f"{source}: no such checkpoint; expected a file, a run folder, or one of "
         f"{', '.join(bundled) or 'the bundled calculators (none here)'}{did_you_mean(str(source), bundled)}"
     )
+
+
+def find_run(source: str | Path) -> Path:
+    """The folder with a model that a folder stands for: itself, or else the only one inside it.
+
+    So ``mine`` is ``mine/run``, where ``nff init --out mine`` has the run. What is no such folder is returned
+    as it is.
+
+    Raises:
+        ConfigError: there are several, or a bundled calculator has the name of the folder.
+    """
+    folder = Path(source)
+    inside: list[Path] = []
+    with suppress(OSError, ValueError):  # a name that no file can have, a folder that cannot be read
+        inside = sorted(p for p in folder.iterdir() if p.is_dir() and (p / FILE).is_file())
+    own = (folder / FILE).is_file() if inside else True
+    if not inside or (own and folder / RUN not in inside) or (not own and find_members(folder)):
+        return folder
+    if own or len(inside) > 1:
+        names = ", ".join(str(p) for p in ([folder / FILE] if own else []) + inside[:5])
+        more = f" and {len(inside) - 5} more" if len(inside) > 5 else ""
+        raise ConfigError(f"{folder}: holds several models ({names}{more}); give one of these")
+    if str(source) in bundled_calculators():
+        raise ConfigError(
+            f"{source}: is a bundled calculator, and a folder here that holds {inside[0]}; "
+            f"give {inside[0]}, or rename the folder"
+        )
+    return inside[0]
 
 
 def find_members(source: str | Path) -> list[Path]:

@@ -4,7 +4,15 @@ A message is one line: ``<file or item>: <what is wrong; what was expected; what
 """
 
 import difflib
-from collections.abc import Iterable
+import re
+import reprlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# Torch raises a plain RuntimeError, C++ libraries what they throw; only the text tells.
+ALLOCATION = re.compile(
+    r"(can't|cannot|could not|unable to) allocate|not enough memory|out of memory|bad_alloc", re.IGNORECASE
+)
 
 
 class NFFLrError(Exception):
@@ -57,12 +65,62 @@ class StoppedError(KeyboardInterrupt):
         self.signum, self.exit_code = signum, 128 + signum
 
 
+def is_lack_of_resources(error: BaseException) -> bool:
+    """Whether memory, disk or network failed: the same work may succeed later, or on another machine.
+
+    Code that takes any error of a calculator for a result has to let these pass. A missing file does not
+    count, as programs that crash leave no output.
+    """
+    if isinstance(error, NFFLrError | FileNotFoundError):
+        return isinstance(error, ResourceError)
+    return isinstance(error, MemoryError | OSError) or ALLOCATION.search(str(error)) is not None
+
+
+def plain_reason(error: Mapping[str, Any]) -> str:
+    """What is wrong with a value, from an entry of pydantic's ``ValidationError.errors()``.
+
+    Example:
+        >>> plain_reason({"type": "int_parsing", "msg": "Input should be a valid integer", "input": "ten"})
+        "should be a whole number, got 'ten'"
+    """
+    if error["type"] == "missing":
+        return "is missing, and required"
+    reason = PLAIN.get(error["type"]) or str(error["msg"])
+    reason = reason.removeprefix("Value error, ").replace("Input should", "should")
+    return f"{reason}, got {reprlib.repr(error['input'])}"
+
+
+PLAIN = {  # by pydantic's type of error, where its words are those of programs
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "should be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
+    "finite_number": "should be a finite number",
+    "string_type": "should be a text",
+    "path_type": "should be a path",
+    "tuple_type": "should be several values",
+}
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the option nearest to ``name``, or an empty string.
+    """Return ``"; did you mean 'x'?"`` for the option that ``name`` stands for, or an empty string.
+
+    That is one that is spelt the same apart from capitals, dashes and underscores, or else begins with
+    ``name`` (the shortest), or else is the nearest by spelling.
 
     Example:
         >>> did_you_mean("temprature", ["temperature", "pressure"])
         "; did you mean 'temperature'?"
+        >>> did_you_mean("--temp", ["--steps", "--temperature-end", "--temperature"])
+        "; did you mean '--temperature'?"
     """
-    nearest = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+    forms: dict[str, str] = {}  # plain form → the option
+    for option in options:
+        forms.setdefault(_plain(option), option)
+    word = _plain(name)
+    longer = sorted((form for form in forms if len(word) > 2 and form.startswith(word)), key=len)
+    nearest = longer or difflib.get_close_matches(word, list(forms), n=1, cutoff=0.6)
+    return f"; did you mean {forms[nearest[0]]!r}?" if nearest else ""
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-").lstrip("-")

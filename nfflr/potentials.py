@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .calculator import NFFLrCalculator, find_device
-from .errors import ConfigError, did_you_mean
-from .foreign import ForeignCalculator, is_foreign, names, open_foreign
+from .errors import ConfigError
+from .foreign import ForeignCalculator, is_foreign, open_foreign
+from .foreign.hints import hint
 
 
 def open_calculator(
@@ -48,7 +49,6 @@ def open_calculator(
     try:
         return NFFLrCalculator.load(source, device=device, dtype=dtype, compile=compile, trust=trust)
     except ConfigError as error:
-        hint = did_you_mean(source, names()) if isinstance(source, str) else ""
-        if not hint or "did you mean" in str(error):
+        if not isinstance(source, str) or Path(source).exists() or "did you mean" in str(error):
             raise
-        raise ConfigError(f"{error}{hint}") from error
+        raise ConfigError(f"{error}{hint(source)}") from error

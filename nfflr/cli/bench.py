@@ -38,7 +38,7 @@ SIZES = (8, 64, 216, 512, 1000)
     type=click.IntRange(min=1),
     multiple=True,
     metavar="ATOMS",
-    help="Number of atoms; repeat it for more sizes; default: 8, 64, 216, 512, 1000.",
+    help="Numbers of atoms, as 64,1000; default: 8, 64, 216, 512, 1000.",
 )
 @click.option("--element", metavar="SYMBOL", help="Element of the crystal; default: the model's first.")
 @click.option(

@@ -17,13 +17,13 @@ LETTERS = {
     "float range": "X",
     "path": "FILE",
     "Path": "FILE",
-}
+}  # by name of the type
 VALUES = dict.fromkeys(MODELS, "NAME|FILE") | {
     "out": "DIR",
     "device": "DEVICE",
     "energy_units": "UNIT",
     "stress_units": "UNIT",
-}  # by name of the option
+}  # by name of the option, of those that are texts or paths
 
 
 class Formatter(click.HelpFormatter):
@@ -64,7 +64,9 @@ def dress(command: click.Command) -> click.Command:
 def dress_parameter(parameter: click.Parameter) -> None:
     """Name the value after what it is, not its type; let the shell offer potentials and files."""
     if isinstance(parameter, click.Option) and not parameter.is_flag and parameter.metavar is None:
-        parameter.metavar = VALUES.get(parameter.name or "", LETTERS.get(parameter.type.name))
+        kind = parameter.type.name
+        named = VALUES.get(parameter.name or "") if kind in ("text", "path", "Path") else None
+        parameter.metavar = named or LETTERS.get(kind)
     files = isinstance(parameter, click.Argument) and parameter.metavar is None
     if parameter._custom_shell_complete is None and parameter.type is click.STRING:
         if parameter.name in MODELS:

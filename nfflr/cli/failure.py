@@ -7,12 +7,7 @@ import traceback
 
 import click
 
-from ..errors import NFFLrError, StoppedError
-
-# Torch raises a plain RuntimeError, C++ libraries what they throw; only the text tells.
-ALLOCATION = re.compile(
-    r"(can't|cannot|could not|unable to) allocate|not enough memory|out of memory|bad_alloc", re.IGNORECASE
-)
+from ..errors import ALLOCATION, NFFLrError, StoppedError
 
 
 def explain(error: BaseException) -> tuple[str, int]:

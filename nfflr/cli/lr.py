@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -56,4 +57,6 @@ def command(config, out, start, end, steps, seed, write, overwrite) -> int:
     click.echo(f"suggested learning_rate = {found.suggestion:.3g}")
     for path in paths.values():
         click.echo(f"  wrote {path}")
+    if write:
+        click.echo(f"next: nff train {shlex.quote(str(paths['py']))}")
     return 0

@@ -13,12 +13,14 @@ import click
 from click.shell_completion import CompletionItem
 
 from .. import __version__
-from ..errors import StoppedError, did_you_mean
+from ..errors import StoppedError
 from ..workflows import workflow_names
+from .arguments import as_click_takes
 from .dress import Context, dress
 from .failure import explain, fail
 from .interrupts import heeded_sigterm
 from .notes import printed_notes
+from .usage import command_meant, usage_message
 
 ROOT = Path(__file__).parent
 WORKFLOWS = ROOT.parent / "workflows"
@@ -107,9 +109,17 @@ class LazyGroup(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]):
         name = args[0]
         if not name.startswith("-") and name not in self.list_commands(ctx):
-            hint = did_you_mean(name, self.list_commands(ctx))
-            raise click.UsageError(f"{name}: no such command{hint}", ctx)
-        return super().resolve_command(ctx, args)
+            raise click.UsageError(
+                f"{name}: no such command{command_meant(args, self.list_commands(ctx))}", ctx
+            )
+        _, command, args = super().resolve_command(ctx, args)
+        if command is not None:
+            own = click.Context(command, info_name=name, parent=ctx)
+            try:
+                args = as_click_takes(command.get_params(own), args)
+            except click.UsageError as error:
+                raise click.UsageError(error.message, own) from error
+        return name, command, args
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Names with their summaries; click's own imports every command."""
@@ -146,6 +156,9 @@ def nff(debug: bool) -> None:
 
 def main() -> None:
     """Entry point: run a command and exit with the code of ``nfflr.errors``."""
+    # Figures go to files. The backend of a notebook or a desktop, which this process inherits, need not exist
+    # here, and matplotlib would then refuse to be imported. Processes started from here inherit it.
+    os.environ["MPLBACKEND"] = "agg"
     sys.exit(run(sys.argv[1:]))
 
 
@@ -165,38 +178,9 @@ def run(arguments: list[str]) -> int:
             return fail(*explain(error.__cause__), debug)
         return fail("interrupted", 130, debug)
     except click.ClickException as error:
-        return fail(_usage(error, arguments), 2, debug)
+        return fail(usage_message(error, arguments, command_files()), 2, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; be quiet
         return 141
     except Exception as error:
         return fail(*explain(error), debug)
-
-
-def _usage(error: click.ClickException, arguments: list[str]) -> str:
-    """What is wrong with the line, the offender first, in words of users rather than of programs."""
-    message = " ".join(error.format_message().split()).rstrip(".")
-    if isinstance(error, click.NoSuchOption):
-        message = f"{error.option_name}: no such option"
-        if error.possibilities:
-            message += f"; did you mean {error.possibilities[0]!r}?"
-    elif isinstance(error, click.MissingParameter) and error.param is not None and error.ctx is not None:
-        message = f"{error.param.get_error_hint(error.ctx)}: missing".replace("'", "")
-    elif isinstance(error, click.BadParameter) and error.param is not None and error.ctx is not None:
-        message = f"{error.param.get_error_hint(error.ctx)}: ".replace("'", "") + _plain(error.message)
-        if isinstance(error.param.type, click.Tuple):
-            message += f"; expected {error.param.metavar}"
-    elif isinstance(error, click.BadOptionUsage):  # the value is missing
-        wanted = message.rpartition("' ")[2].replace("an argument", "a value").replace("argument", "value")
-        message = f"{error.option_name}: {wanted}"
-    elif "unexpected extra argument" in message:
-        message += "; an option that takes several values is given several times"
-    named = [name for name in arguments if name in command_files()][:1]  # click does not always say
-    command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
-    return f"{message}; see {command or ' '.join(['nff', *named])} --help"
-
-
-def _plain(reason: str) -> str:
-    return (
-        reason.rstrip(".").replace("a valid float", "a number").replace("a valid integer", "a whole number")
-    )

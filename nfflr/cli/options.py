@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from ..errors import ConfigError, did_you_mean
+from ..errors import ConfigError, did_you_mean, plain_reason
 from ..units import unit_of
 from .dress import dress_parameter
 
@@ -78,8 +78,7 @@ def settings_options(settings: type[BaseModel]) -> list[click.Parameter]:
 
 def _option(name: str, field: FieldInfo) -> Setting:
     unit, flag, kind = unit_of(field), name.replace("_", "-"), plain_type(field.annotation)
-    text = field.description or name
-    help_text = f"{text[:1].upper()}{text[1:]}" + (f" ({unit})." if unit else ".")
+    help_text = with_unit(field.description or name, unit)
     shown = field.default
     if kind is bool:
         shown = {True: flag, False: f"no-{flag}"}.get(shown)
@@ -95,6 +94,12 @@ def _option(name: str, field: FieldInfo) -> Setting:
     option = Setting([declaration, name], default=None, help=help_text, **_click_type(kind))
     dress_parameter(option)
     return option
+
+
+def with_unit(text: str, unit: str | None) -> str:
+    """A description as a sentence, with the unit of the value before what its default is."""
+    text, semicolon, default = text.partition("; default:")
+    return f"{text[:1].upper()}{text[1:]}" + (f" ({unit})" if unit else "") + f"{semicolon}{default}."
 
 
 def is_long(choices: Sequence[str]) -> bool:
@@ -118,7 +123,10 @@ def _click_type(kind) -> dict:
     if kind is bool:
         return {}
     if origin is typing.Literal:
-        return {"type": click.Choice(parts), **({"metavar": "NAME"} if is_long(parts) else {})}
+        return {
+            "type": click.Choice(parts, case_sensitive=False),
+            **({"metavar": "NAME"} if is_long(parts) else {}),
+        }
     if origin is tuple and Ellipsis not in parts:
         return {"type": tuple(parts), "metavar": " ".join("N" if part is int else "X" for part in parts)}
     if origin in (tuple, list):  # any number: the option is given several times
@@ -141,9 +149,9 @@ def read_settings(settings: type[BaseModel], config: Path | None, values: dict) 
         flag = f"--{name.replace('_', '-')}" if first["loc"] else name
         if config is not None and first["loc"] and name not in given:
             flag = f"{config}: {name}"
-        reason = first["msg"].replace("Input should be", "should be").removeprefix("Value error, ")
-        got = f", got {first['input']!r}" if first["loc"] else ""
-        raise ConfigError(f"{flag}: {reason}{got}; see --help") from error
+        if not first["loc"]:  # settings that do not go together, which say it themselves
+            raise ConfigError(f"{flag}: {first['msg'].removeprefix('Value error, ')}; see --help") from error
+        raise ConfigError(f"{flag}: {plain_reason(first)}; see --help") from error
 
 
 def _read_yaml(config: Path, settings: type[BaseModel]) -> dict:

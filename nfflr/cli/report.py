@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from ..errors import ConfigError
 from ..files import claim_folder, write_atomically
 from .output import refuse_existing
 
@@ -32,12 +31,12 @@ def command(run, data, checks, validations, out, overwrite) -> int:
     of nff check and nff validate that lie in the folder as *-check.json and *-validate.json, data, model and
     settings, the command and versions. It needs no network and no other file.
     """
+    from ..checkpoint import find_run
     from ..train.runpage import run_page
 
+    run = find_run(run)
     folder = out or run
     path = folder / PAGE
-    if not run.is_dir():
-        raise ConfigError(f"{run}: no such folder; give the output folder of nff train")
     refuse_existing([path], overwrite)
     text = run_page(run, data, checks, validations)
     claim_folder(folder)

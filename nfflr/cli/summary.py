@@ -13,6 +13,8 @@ from ..workflows.base import Result
 from ..workflows.contract import file_fields
 from .options import plain_type
 
+PRECISION = 5e-7  # of a value: half of the last of six digits
+
 
 def scalar_fields(result: type[Result]) -> dict[str, str]:
     """Header with unit, ``energy (eV)``, of each field that is one number, truth value or word."""
@@ -32,20 +34,45 @@ def describe(result: Result) -> str:
     for name, value in numbers.items():
         if name.removesuffix("_error") == name or name.removesuffix("_error") not in numbers:
             unit = (unit_of(type(result).model_fields[name]) or "").replace("^3", "³")
-            told[name.replace("_", " ")] = (
-                f"{_with_error(value, numbers.get(f'{name}_error'))} {unit}".rstrip()
-            )
+            text = with_error(value, numbers.get(f"{name}_error"), unit)
+            told[name.replace("_", " ")] = f"{text} {unit}".rstrip()
     width = max(map(len, told), default=0)
     lines = [f"  {name:{width}s}  {text}" for name, text in told.items()]
     return "\n".join([result.message, *lines] if result.message else lines)
 
 
-def _with_error(value: float, error: float | None) -> str:
-    """``-43.165 ± 0.025``: two digits of the error, and of the value those that it leaves."""
-    if not error or not math.isfinite(error):
-        return f"{value:.6g}"
-    places = max(0, 1 - math.floor(math.log10(abs(error))))
-    return f"{value:.{places}f} ± {error:.{places}f}"
+def with_error(value: float, error: float | None, unit: str = "") -> str:
+    """A value as people write it: ``-43.165 ± 0.025``, with two digits of the error.
+
+    An error that is zero, not known, or below the digits in which the value is printed without one, is left
+    out: a least-squares fit through exact points has errors of rounding alone. A value that is not a number
+    is ``–``. Very small and very large values have a power of ten, which the error shares.
+    """
+    if math.isnan(value):
+        return "–"
+    if not error or not math.isfinite(error) or not math.isfinite(value):
+        return plain(value, unit)
+    error = abs(error)
+    if error < PRECISION * abs(value):
+        return plain(value, unit)
+    largest = max(abs(value), error)
+    if not 1e-4 <= largest < 1e7:
+        power = math.floor(math.log10(largest))
+        return f"({with_error(value / 10.0**power, error / 10.0**power)})e{power:+03d}"
+    places = max(0, 1 - math.floor(math.log10(error)))
+    return f"{_rounded(value, places)} ± {error:.{places}f}"
+
+
+def plain(value: float, unit: str = "") -> str:
+    """Six digits; of an energy in eV four decimals at least, so that 0.1 meV show."""
+    if unit == "eV" and 100 <= abs(value) < 1e7:
+        return _rounded(value, 4)
+    return f"{value + 0.0:.6g}"
+
+
+def _rounded(value: float, places: int) -> str:
+    """Without the sign of a zero."""
+    return f"{round(value, places) + 0.0:.{places}f}"
 
 
 class SummaryTable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from ..train.config import TrainingConfig
     from ..train.objective import Column
     from ..validation.suite import Report
 
@@ -70,15 +72,22 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
     settings = load_config(config, overrides)
     # Not click.echo, which writes past the bar instead of above it.
     say = partial(print, flush=True) if is_first() else lambda text: None
+    out = _near(Path(settings.output_dir))
     sizes = {name: len(indices) for name, indices in settings.dataset.split.items()}
     say(
         f"{sizes['train']} training, {sizes['val']} validation structures; "
-        f"{sum(p.numel() for p in settings.model.parameters())} parameters; output in {settings.output_dir}"
+        f"{sum(p.numel() for p in settings.model.parameters())} parameters; output in {out}"
     )
     columns, wanted = make_objective(settings).columns, selectors(settings.select_by)
-    with training_bar("train", settings.progress and is_first()) as update:
+    watched = settings.progress and sys.stderr.isatty()
+    with training_bar("train", watched and is_first()) as update:
         now: dict[str, Any] = {"step": 0, "total": None}
         latest = ""  # the step; the metrics that select
+
+        def on_stage(text: str) -> None:
+            update(0, None, text)
+            if not watched:  # there is no bar
+                say(text)
 
         def on_step(step: dict) -> None:
             now.update(step)
@@ -91,32 +100,59 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
             nonlocal latest
             say(line(row, columns))
             if wanted.keys() <= row.keys():
-                latest = "".join(f"  {name.replace('/', ' ', 1)} {steady(row[name])}" for name in wanted)
+                latest = "".join(f"  {short(name)} {steady(row[name])}" for name in wanted)
 
         path = train(
             settings,
             resume=resume,
             overwrite=overwrite,
             command=command,
+            on_stage=on_stage,
             on_step=on_step,
             on_validation=on_validation,
             on_task=on_task,
             on_report=lambda report: say(tasks_lines(report)),
         )
-    say(f"wrote {path}")
+    say(f"wrote {_near(path)}")
+    say(next_steps(settings, path.parent))
     return 0
 
 
+def next_steps(settings: TrainingConfig, out: Path) -> str:
+    """What one does with a run, as commands to copy; words in capitals stand for files."""
+    folder = shlex.quote(str(_near(out)))
+    source = settings.dataset.origin["test_source"]
+    data = shlex.quote(str(_near(Path(source)))) if isinstance(source, str | Path) else "DATA"
+    commands = [f"nff report {folder}", f"nff evaluate {folder} {data}"]
+    if settings.dataset.is_force_field:
+        commands.append(f"nff relax STRUCTURE --model {folder}")
+    return "next: " + "\n      ".join(commands)
+
+
+def _near(path: Path) -> Path:
+    """A path as one would type it here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path
+
+
 def line(row: dict[str, float], columns: Sequence[Column]) -> str:
-    """One line per validation: of what is labelled, in the units of the tables people publish."""
+    """One line per validation: of what is labelled, in the units of the tables people publish.
+
+    Energies, forces and stresses have room in 80 columns.
+    """
     values = [(c, row[f"val/{c.key}"] * c.factor) for c in columns if c.panel]
     numbers = [
         f"{c.title.removesuffix(' MAE')} {steady(value)} {c.unit}".rstrip()
         for c, value in values
         if not math.isnan(value)
     ]
-    start = f"epoch {row['epoch']:4d}  loss {row['train/loss']:9.4g}  val {row['val/loss']:9.4g}"
+    start = f"epoch {row['epoch']:3d} loss {row['train/loss']:<6.3g} val {row['val/loss']:<6.3g}"
     return "  ".join([start, *numbers])
+
+
+def short(metric: str) -> str:
+    """``val`` of ``val/loss``, ``val forces_mae`` of ``val/forces_mae``."""
+    return metric.removesuffix("/loss").replace("/", " ", 1)
 
 
 def tasks_lines(report: Report) -> str:

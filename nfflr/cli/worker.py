@@ -60,6 +60,7 @@ def work(packed: bytes, number: int) -> Report:
 def _begin(packed: bytes) -> tuple[Assignment, Run]:
     import torch
 
+    os.environ["MPLBACKEND"] = "agg"  # another machine has its own environment; see main
     torch.set_num_threads(1)  # the process is ours alone, and one of many
     assignment: Assignment = pickle.loads(packed)
     os.chdir(assignment.folder)

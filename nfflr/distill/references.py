@@ -11,7 +11,7 @@ import ase
 import numpy as np
 import yaml
 
-from ..errors import NFFLrError
+from ..errors import NFFLrError, is_lack_of_resources
 from ..files import claim_folder, write_atomically, write_json
 from ..structures.readers import read_structure
 from ..validation.reading import FILE, read_suite
@@ -77,6 +77,7 @@ def make_suite(
     """The suite of a folder, written now unless it is there, and why tasks were left out.
 
     A task is left out where the teacher fails, or would be asked more than ``settings.references`` in all.
+    A lack of memory or disk ends the run instead: a resumed one has every task.
     """
     claim_folder(folder)
     if not (folder / LEFT_OUT).exists():
@@ -139,9 +140,11 @@ def _compute(
             result = workflow.function(atoms, teacher, options)
         except BudgetSpentError:
             return f"needs more than the {settings.references} calls for references"
-        except NFFLrError as error:
-            return str(error)
         except Exception as error:  # other libraries object in their own ways to what they are given
+            if is_lack_of_resources(error):
+                raise
+            if isinstance(error, NFFLrError):
+                return str(error)
             return f"{type(error).__name__}: {' '.join(str(error).split())}"
     if not result.converged:
         return result.message

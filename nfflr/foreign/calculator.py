@@ -19,7 +19,7 @@ from ase.calculators.calculator import (
 from ase.geometry import complete_cell
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from ..errors import NFFLrError, NumericsError, StructureError
+from ..errors import NFFLrError, NumericsError, StructureError, is_lack_of_resources
 from ..structures.checks import check_structure
 from ..workflows.base import has_stress, require_stress
 from .guard import undisturbed
@@ -135,10 +135,8 @@ class ForeignCalculator(Calculator):
                 found = {**getattr(self.peer.calculator, "results", {}), **found}
         except (NFFLrError, PropertyNotImplementedError):
             raise
-        except (MemoryError, KeyboardInterrupt):
-            raise
         except Exception as error:
-            if "out of memory" in str(error):
+            if is_lack_of_resources(error):
                 raise
             raise NumericsError(
                 f"structure: {self.name} failed ({type(error).__name__}: {error}); check the structure"

@@ -65,6 +65,9 @@ class Door:
 def find_door(model: Any, name: str, given: str | type | Sequence[str] | None) -> Door:
     """What ``model`` takes, as ``given`` says, or by the annotation or the names of its parameters.
 
+    A module whose ``forward(self, x)`` has no annotation, nor a name of a tensor for ``x``, is given
+    ``nfflr.Atoms``. A function has to say what it takes.
+
     Raises:
         ConfigError: that cannot be told, or ``given`` is no representation.
     """
@@ -91,6 +94,8 @@ def find_door(model: Any, name: str, given: str | type | Sequence[str] | None) -
         door = _tensor_door(parameters)
         if door is not None:
             return door
+        if kind is None and isinstance(model, nn.Module) and _takes_one(parameters):
+            return Door("atoms")
     elif kind is not None:
         return Door(kind)
     signature = ", ".join(p.name for p in parameters)
@@ -98,6 +103,17 @@ def find_door(model: Any, name: str, given: str | type | Sequence[str] | None) -
         f"{name}({signature}): the signature does not say what the model takes; give input=, one of "
         f"{', '.join(KINDS[:-1])}, or names of tensors in order, as ('positions', 'numbers', 'cell')"
     )
+
+
+def _takes_one(parameters: list[inspect.Parameter]) -> bool:
+    """Whether it is called with one thing, of which the signature says nothing: ``forward(self, x)``."""
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    required = [p for p in named if p.default is p.empty]
+    return len(required) == 1 and required == named[:1] and _says_nothing(required[0])
+
+
+def _says_nothing(p: inspect.Parameter) -> bool:
+    return p.annotation is p.empty and p.kind != p.KEYWORD_ONLY and p.name not in NAMES
 
 
 def _parameters(model: Any) -> list[inspect.Parameter]:

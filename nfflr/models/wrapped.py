@@ -18,7 +18,7 @@ from torch import nn
 
 from ..data.graph import Graph
 from ..data.inputs import as_graph
-from ..errors import ConfigError, NFFLrError, NumericsError, StructureError
+from ..errors import ConfigError, NFFLrError, NumericsError, StructureError, is_lack_of_resources
 from ..structures.checks import check_structure
 from .base import Input, stress_from_virial
 from .convention import Convention
@@ -41,10 +41,10 @@ class Wrapped(nn.Module):
     Args:
         model: a ``torch.nn.Module``, of which a copy is kept in eval mode, or a callable.
         input: what it takes: ``"ase"``, ``"atoms"``, ``"graph"``, ``"ghosts"``, ``"dgl"``, ``"pyg"``,
-            ``"dict"`` (of tensors), a type, or names of tensors in order; default: by its signature. The
-            tensors are ``positions``, ``numbers``, ``cell``, ``pbc`` and, within ``cutoff``, ``edge_index``
-            (2, E) from neighbour to centre, ``shifts`` (E, 3) and ``vectors`` (E, 3) = x[neighbour] + shift
-            − x[centre].
+            ``"dict"`` (of tensors), a type, or names of tensors in order; default: by its signature, and
+            ``"atoms"`` for a module whose ``forward(self, x)`` does not say it. The tensors are
+            ``positions``, ``numbers``, ``cell``, ``pbc`` and, within ``cutoff``, ``edge_index`` (2, E) from
+            neighbour to centre, ``shifts`` (E, 3) and ``vectors`` (E, 3) = x[neighbour] + shift − x[centre].
         keys: where results have other names: ours (``energy``, ``energies``, ``forces``, ``stress``,
             ``virial``) → the model's, an index where it returns a tuple, or None to leave one out.
         units: of the model: ``energy`` (default eV; ``"…/atom"`` for one per atom), ``length`` (Å), and, if
@@ -236,6 +236,8 @@ class Wrapped(nn.Module):
         except NFFLrError:
             raise
         except Exception as error:
+            if is_lack_of_resources(error):
+                raise
             reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
             raise ConfigError(
                 f"{self.name}: failed when it was tried on {atoms.symbols} ({reason}); give elements= "
@@ -251,6 +253,8 @@ class Wrapped(nn.Module):
         try:
             slopes = self._evaluate(graph, wanted, False)[1]
         except RuntimeError as error:  # it differentiates, and keeps nothing for a second derivative
+            if is_lack_of_resources(error):
+                raise
             reason = str(error).strip().splitlines()[0]
             logger.warning(f"{self.name}: gives no {' and '.join(sorted(wanted))}: {reason}")
             return set()

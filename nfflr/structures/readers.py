@@ -16,6 +16,7 @@ from . import formats
 from .advice import advise
 from .ase_formats import DATABASES, format_of, read_with_ase
 from .checks import check_distances, check_structure
+from .kinds import OTHERS, kind_of
 
 FRAME = re.compile(r"(.+)@(-?\d+)$")
 
@@ -31,6 +32,8 @@ def read_structures(path: str | Path) -> list[ase.Atoms]:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; check the path")
+    if (kind := kind_of(path, structures=False)) in OTHERS:
+        raise ConfigError(f"{path}: is {kind}, not a structure; {OTHERS[kind]}")
     frames: list[ase.Atoms] = []
     for atoms in _frames(path):
         check_structure(atoms, f"{path}: frame {len(frames)}")

@@ -27,12 +27,15 @@ from pydantic import (
 from torch import nn
 
 from ..data.dataset import AtomsDataset
-from ..errors import ConfigError, NFFLrError
+from ..data.sources import modules as source_modules
+from ..errors import ConfigError, NFFLrError, plain_reason
 from ..models.base import Potential
 from ..nn.losses import KEYS
+from ..structures.kinds import CHECKPOINT, CONFIG, DATA, STRUCTURE, kind_of
 from ..validation.tasks import Task
 from .physics import read_tasks
 
+INSIDE = "config.py"  # what nff init calls a config
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = NotNegative | tuple[NotNegative, NotNegative]
@@ -198,8 +201,7 @@ def load_config(path: str | Path, overrides: dict | None = None) -> TrainingConf
             missing or wrong.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; give a Python config file")
+    _refuse_other_kinds(path)
     overrides = overrides or {}
     seed = overrides.get("random_seed", _literal(path, "random_seed", 42))
     with torch.random.fork_rng():
@@ -220,10 +222,44 @@ def load_config(path: str | Path, overrides: dict | None = None) -> TrainingConf
         if not first["loc"]:
             raise ConfigError(f"{path}: {first['msg'].removeprefix('Value error, ')}") from error
         field = str(first["loc"][0])
-        got = "" if first["type"] == "missing" else f", got {reprlib.repr(first['input'])}"
+        raise ConfigError(f"{path}: {field}: {plain_reason(first)} ({known[field].description})") from error
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """See that a path is a Python file, or say what it is instead, and what to do with that."""
+    kind = kind_of(path)
+    if kind is None and _is_data(path):  # JSON lines are Python too
+        kind = DATA
+    if kind == CONFIG or (kind is None and path.is_file() and _is_python(path)):
+        return
+    if (path / INSIDE).is_file():
+        raise ConfigError(f"{path}: is a folder; give the config in it, {path / INSIDE}")
+    if kind == STRUCTURE:
         raise ConfigError(
-            f"{path}: {field}: {first['msg']}{got}; see {known[field].description!r}"
-        ) from error
+            f"{path}: is a structure, not a config; give labelled data to nff init, which writes a config"
+        )
+    if kind == DATA:
+        raise ConfigError(f"{path}: this is data, not a config; run nff init {path}, which writes a config")
+    if path.is_dir():
+        raise ConfigError(f"{path}: no such file, but a folder without a {INSIDE}; give a config file")
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; give a Python config file")
+    if kind == CHECKPOINT:
+        raise ConfigError(f"{path}: is a checkpoint, not a config; give it to --init-from, or in the config")
+    raise ConfigError(f"{path}: is {kind or 'not a Python file'}; give a config, as nff init writes one")
+
+
+def _is_data(path: Path) -> bool:
+    """Whether a source opens it; the one for files of any kind does not count."""
+    return any(s.opens(str(path)) for s in source_modules() if not getattr(s, "FALLBACK", False))
+
+
+def _is_python(path: Path) -> bool:
+    try:
+        ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
+    return True
 
 
 def _literal(path: Path, name: str, default: int) -> int:
@@ -231,7 +267,8 @@ def _literal(path: Path, name: str, default: int) -> int:
     try:
         tree = ast.parse(path.read_bytes())
     except SyntaxError as error:
-        raise ConfigError(f"{path}: line {error.lineno}: {error.msg}; correct the config") from error
+        where = f"line {error.lineno}: " if error.lineno else ""
+        raise ConfigError(f"{path}: {where}{error.msg}; correct the config") from error
     except ValueError as error:
         raise ConfigError(f"{path}: not a Python file ({error}); give a config") from error
     found: object = default
@@ -253,8 +290,12 @@ def _run(path: Path) -> dict:
         frames = traceback.extract_tb(sys.exc_info()[2])
         lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
         where = f"line {lines[-1]}: " if lines else ""
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: {where}{type(error).__name__}: {reason}; correct the config") from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if isinstance(error, ValidationError):  # of the hyper-parameters of a model
+            first = error.errors()[0]
+            names = [error.title, *map(str, first["loc"])]
+            reason = f"{'.'.join(names)}: {plain_reason(first)}"
+        raise ConfigError(f"{path}: {where}{reason}; correct the config") from error
 
 
 @contextmanager

@@ -255,7 +255,8 @@ class Run:
 def quiet_engine(step: Callable[[Engine, list], float]) -> Engine:
     """An engine whose errors are told by what catches them, and not also on the way."""
     engine = Engine(step)
-    engine.logger = logging.getLogger(__name__)
+    engine.logger = logging.getLogger(f"{__name__}.engine")
+    engine.logger.propagate = False  # else its errors would be notes to the user
     engine.logger.addHandler(logging.NullHandler())
     return engine
 

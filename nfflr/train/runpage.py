@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoint import FILE, load_checkpoint
+from ..checkpoint import FILE, find_run, load_checkpoint
 from ..errors import ConfigError
 from ..models.base import Potential
+from ..structures.kinds import kind_of
 from .force_field import COLUMNS
 from .objective import Column, higher_is_better
 from .page import Code, Facts, Grid, Heading, Image, Images, Pairs, Piece, Section, Text, page, panels
@@ -21,8 +22,9 @@ from .record import read_record
 from .records_table import digest_of, read_json, table_of
 from .report import learning_curve
 from .rundata import RunData, predicted, run_data, summary
+from .state import states
 
-METRICS = "metrics.csv"
+METRICS, STATE = "metrics.csv", "state"
 COVERAGE = "val/tasks/coverage"
 CITATION = "NFFLr: neural force fields, MIT licence. Cite the architecture's paper and the data's."
 
@@ -52,14 +54,19 @@ class RunFolder:
 
 
 def read_run(folder: Path) -> RunFolder:
-    """Read the folder of a run.
+    """Read the folder of a run, or the run in a folder (see ``nfflr.checkpoint.find_run``).
 
     Raises:
         ConfigError: it is none.
         CheckpointError: its checkpoint is damaged.
     """
+    if folder.is_file():
+        raise ConfigError(f"{folder}: is {kind_of(folder) or 'a file'}; give the output folder of nff train")
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; give the output folder of nff train")
+    folder = find_run(folder)
+    if not (folder / FILE).is_file() and states(folder / STATE):
+        raise ConfigError(f"{folder}: the run has not been validated yet; wait for {FILE}, or resume it")
     for name in (FILE, METRICS):
         if not (folder / name).is_file():
             raise ConfigError(f"{folder}: not a run of nff train (it has no {name}); give its output folder")

@@ -35,6 +35,8 @@ from .stop import postponed_signals
 Listener = Callable[[dict], None]
 SWAG = "swag"  # folder of the posterior samples
 EVENTS = "tensorboard"  # folder of the event files
+PREPARING = "preparing data and model"
+COMPILING = "compiling the training step (about a minute, kept for next time)"
 
 
 def nobody(_: object) -> None:
@@ -43,8 +45,10 @@ def nobody(_: object) -> None:
 
 @dataclass(frozen=True)
 class Listeners:
-    """Who is told: of each step, of each row of the metrics, before each task, of a round's outcomes."""
+    """Who is told: of what takes long before the first step, of each step, of each row of the metrics, before
+    each task, of a round's outcomes."""
 
+    stage: Callable[[str], None] = nobody
     step: Listener = nobody
     validation: Listener = nobody
     task: Callable[[str], None] = nobody
@@ -57,6 +61,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     command: str | None = None,
+    on_stage: Callable[[str], None] = nobody,
     on_step: Listener = nobody,
     on_validation: Listener = nobody,
     on_task: Callable[[str], None] = nobody,
@@ -67,8 +72,9 @@ def train(
     Written to ``config.output_dir``: ``model.safetensors`` (averaged weights), ``metrics.csv``,
     ``learning-curve.png``, ``run.json`` (settings, data, ``command``, versions), ``state/`` for a resume and,
     if asked for, posterior samples in ``swag/`` and event files in ``tensorboard/``. In a data-parallel run
-    every rank calls this; the first one writes. ``on_step`` is told each step, ``on_validation`` each row of
-    the metrics, ``on_task`` the name of each validation task before it runs, ``on_report`` their outcomes.
+    every rank calls this; the first one writes. ``on_stage`` is told what is being done before the first
+    step, ``on_step`` each step, ``on_validation`` each row of the metrics, ``on_task`` the name of each
+    validation task before it runs, ``on_report`` their outcomes.
     ``config.model`` is left with the weights of the last step; those that were chosen are in the checkpoint.
 
     Raises:
@@ -83,6 +89,7 @@ def train(
         state = newest_state(out / "state") if resume else None
         if resume and state is None:
             raise ConfigError(f"{out}: holds no training state to resume; train without --resume")
+        on_stage(PREPARING)
         run = Run(prepared(config, resume))
         if state is not None:
             run.restore(*state)
@@ -91,7 +98,7 @@ def train(
         elif is_first():
             clear_overwritten(out)
         record = RunRecord(out, run.config, command, resume) if is_first() else None
-        advance(run, out, Listeners(on_step, on_validation, on_task, on_report))
+        advance(run, out, Listeners(on_stage, on_step, on_validation, on_task, on_report))
         if record is not None:  # of the first rank
             write_figure(out / "learning-curve.png", learning_curve(run.history, run.objective.columns))
             record.finish()
@@ -117,6 +124,8 @@ def advance(run: Run, out: Path, heard: Listeners) -> None:
             engine = make_engine(run, out, log, heard)
             save_between(engine, run, out, signalled)
             length = {"max_epochs": config.epochs, "epoch_length": len(run.batches)}
+            if config.compile:  # in the first step
+                heard.stage(COMPILING)
             engine.load_state_dict({"iteration": run.step, **length})
             engine.run(loader)
 

@@ -10,7 +10,7 @@ import ase
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ..errors import ConfigError, NFFLrError, StructureError, did_you_mean
+from ..errors import ConfigError, NFFLrError, StructureError, did_you_mean, plain_reason
 from ..structures.readers import read_structure
 from ..workflows import contract, workflow_names
 from ..workflows.base import Settings
@@ -165,7 +165,4 @@ def _reason(error: ValidationError, place: Place) -> str:
     if first["type"] == "extra_forbidden":
         hint = did_you_mean(str(first["loc"][-1]), names) or f"; expected one of {', '.join(names)}"
         return f"{where}: unknown name{hint}"
-    if first["type"] == "missing":
-        return f"{where}: is missing"
-    message = first["msg"].replace("Input should", "should").removeprefix("Value error, ")
-    return ": ".join([*([where] if where else []), f"{message}, got {first['input']!r}"])
+    return ": ".join([*([where] if where else []), plain_reason(first)])

@@ -14,7 +14,7 @@ import ase
 from ase.calculators.calculator import Calculator
 from ase.io.jsonio import MyEncoder
 
-from ..errors import ConfigError, NFFLrError, NumericsError, did_you_mean
+from ..errors import ConfigError, NFFLrError, NumericsError, did_you_mean, is_lack_of_resources
 from ..workflows.base import Progress, Result, Settings, silent
 from ..workflows.contract import Workflow
 from ..workflows.scores import Score, known
@@ -120,9 +120,11 @@ class Task:
                 meant = {n: self._score(s, result) for n, s in self.scores.items() if s.of_failure}
                 return Outcome(self, "failed", self._none() | meant, result.message, result)
             scores = {name: self._score(score, result) for name, score in self.scores.items()}
-        except (BudgetSpentError, MemoryError, OSError):
+        except BudgetSpentError:
             raise
         except Exception as error:
+            if is_lack_of_resources(error):
+                raise
             # Half-trained models break other libraries (symmetry, fits, linear algebra) in their own ways.
             # That says something about the model and must not end a training run.
             kind = "" if isinstance(error, NFFLrError) else f"{type(error).__name__}: "

@@ -1,6 +1,7 @@
 """Help: a map by purpose, examples that parse, options with units and defaults, completion."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -161,3 +162,48 @@ def test_settings_say_nothing_of_their_names_in_python(name):
 def test_a_mistake_on_the_line_is_told_by_its_option_in_plain_words(line, told, capsys):
     assert run(line.split()) == 2
     assert capsys.readouterr().err == f"error: {told}\n"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_letters_of_a_value_follow_from_its_type(name):
+    command, context = command_of(name)
+    for option in command.get_params(click.Context(command, parent=context)):
+        if isinstance(option, click.Option) and option.type.name in ("integer", "integer range"):
+            assert option.metavar in ("N", "ATOMS"), option.opts
+        if isinstance(option, click.Option) and option.type.name in ("float", "float range"):
+            assert option.metavar == "X", option.opts
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_unit_stands_before_the_default(name):
+    command, context = command_of(name)
+    for option in command.get_params(click.Context(command, parent=context)):
+        if isinstance(option, click.Option):
+            after = (option.help or "").partition("default:")[2]
+            assert not re.search(r"\((eV|Å|K|GPa|fs|ps|THz|meV|1/)[^)]*\)", after), option.opts
+
+
+def test_units_and_defaults_of_md(capsys):
+    assert run(["md", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--checkpoint N Steps between states" in text
+    assert "for a linear ramp (K); default: that of the start." in text
+    assert "Time of one step (fs). [default: 1.0]" in text
+
+
+@pytest.mark.parametrize(
+    "backend",
+    ["module://matplotlib_inline.backend_inline", pytest.param("nonsense", marks=pytest.mark.slow)],
+)
+def test_the_plotting_backend_of_the_user_is_not_needed(backend, tmp_path):
+    structure = Path(__file__).parents[2] / "tutorials/structures/si-interstitial.cif"
+    arguments = ["relax", structure, "--model", "mlearn-si", "--steps", "1", "--out", tmp_path]
+    environment = {**os.environ, "MPLBACKEND": backend}
+    done = subprocess.run([*PROGRAM, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 5 and "raise --steps" in done.stderr  # not converged after one step
+    assert (tmp_path / "si-interstitial-relax.png").stat().st_size > 1000
+
+
+def test_running_a_command_in_python_leaves_the_backend_alone(monkeypatch, capsys):
+    monkeypatch.setenv("MPLBACKEND", "svg")
+    assert run(["models"]) == 0 and os.environ["MPLBACKEND"] == "svg"

@@ -206,3 +206,53 @@ def test_an_error_in_mid_training_is_one_line(config, capfd):
     config.write_text(CONFIG.replace("1e-3", "1e30") + "gradient_clip = 1e30\noptimizer = 'sgd'\n")
     assert run(["train", str(config)]) == 5
     assert len(capfd.readouterr().err.strip().splitlines()) == 1
+
+
+def test_what_comes_next_is_told_as_commands_that_work(config, capfd, monkeypatch):
+    monkeypatch.chdir(config.parent)
+    assert run(["train", "config.py"]) == 0
+    shown = capfd.readouterr().out
+    assert "output in run" in shown and "\npreparing data and model\n" in shown
+    commands = shown.split("next: ")[1].split("\n")
+    assert [c.strip() for c in commands if c] == [
+        "nff report run",
+        "nff evaluate run DATA",
+        "nff relax STRUCTURE --model run",
+    ]
+    ase.io.write("cu.cif", copper(1))
+    assert run(["report", "run"]) == 0
+    assert run(["evaluate", "run", "copper.xyz"]) == 0
+    assert run(["energy", "cu.cif", "--model", "run"]) == 0
+
+
+def test_compiling_is_announced_before_it_begins(config, monkeypatch, capfd):
+    from nfflr.train.trainer import COMPILING
+
+    shown = []
+    monkeypatch.setattr(
+        "nfflr.train.force_field.compile_training", lambda model: shown.append(capfd.readouterr().out)
+    )
+    assert run(["train", str(config), "--compile", "--epochs", "1"]) == 0
+    assert len(shown) == 1 and COMPILING in shown[0]
+    assert run(["train", str(config), "--no-compile", "--epochs", "1", "--overwrite"]) == 0
+    assert COMPILING not in capfd.readouterr().out
+
+
+def test_a_wrong_hyper_parameter_is_told_by_line_and_name(config, capfd):
+    config.write_text(CONFIG.replace("cutoff=4.0", "cutoff='far'"))
+    assert run(["train", str(config)]) == 2
+    line = last_line(capfd)
+    assert "config.py: line 8: SchNetConfig.cutoff: should be a number, got 'far'" in line
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ('epochs = "ten"', "epochs: should be a whole number, got 'ten' (passes over the training split)"),
+        ("learning_rate = -1", "learning_rate: should be greater than 0, got -1 (peak learning rate)"),
+    ],
+)
+def test_a_wrong_setting_is_told_with_what_it_is(config, capfd, setting, told):
+    config.write_text(CONFIG + setting + "\n")
+    assert run(["train", str(config)]) == 2
+    assert last_line(capfd) == f"error: {config}: {told}"

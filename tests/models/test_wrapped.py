@@ -9,7 +9,7 @@ import ase
 import numpy as np
 import pytest
 import torch
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.units import Bohr, GPa, Hartree, kcal, mol
 from torch import nn
@@ -445,6 +445,46 @@ def test_it_relaxes_a_crystal_to_where_its_own_energy_is_lowest():
     lengths = np.linspace(0.99, 1.01, 21) * result.volume ** (1 / 3)
     energies = [calc.get_potential_energy(bulk("Ar", "fcc", a=a, cubic=True)) for a in lengths]
     assert int(np.argmin(energies)) == 10 and result.energy == pytest.approx(min(energies), abs=1e-6)
+
+
+class Unannotated(nn.Module):
+    """As the overview has it: ``forward(x: Atoms)``, the annotation left out."""
+
+    def forward(self, x, scale=1.0, *others, **more):
+        assert isinstance(x, Atoms)
+        return {"total_energy": scale * pair_energy(torch.pdist(x.positions)[:, None]).sum()}
+
+
+class Graphless(nn.Module):
+    def forward(self, g):
+        return {"total_energy": g.ndata["x"].sum()}
+
+
+class TwoThings(nn.Module):
+    def forward(self, x, y):
+        return {}
+
+
+def test_a_module_that_does_not_say_what_it_takes_is_given_atoms():
+    atoms = molecule("CH4")
+    atoms.calc = NFFLrCalculator(Unannotated())
+    distances = atoms.get_all_distances()[np.triu_indices(5, 1)]
+    expected = float(pair_energy(torch.tensor(distances)[:, None]).sum())
+    assert atoms.get_potential_energy() == pytest.approx(expected, rel=1e-12)
+    assert np.abs(atoms.get_forces()).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Graphless(), r"Graphless: failed when it was tried on Si2 \(AttributeError.*or input="),
+        (TwoThings(), r"TwoThings\(x, y\): the signature does not say"),
+        (torch.jit.script(nn.Identity()), "the signature does not say"),  # it takes a tensor, not said which
+    ],
+)
+def test_a_module_for_which_atoms_are_wrong_is_refused(model, message):
+    with pytest.raises(ConfigError, match=message):
+        NFFLrCalculator(model)
 
 
 def wrong(**output):

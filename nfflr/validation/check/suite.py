@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ase.calculators.calculator import Calculator
 
+from ...errors import is_lack_of_resources
 from .cutoff import check_smoothness
 from .derivatives import check_conservative, check_forces, check_stress
 from .dimers import Dimer, check_minima, dimer_curves
@@ -85,6 +86,8 @@ def check(
         try:
             found = work()
         except Exception as error:  # of any calculator: what it raises is its finding
+            if is_lack_of_resources(error):
+                raise
             found = CheckResult(
                 name, False, message=f"{type(error).__name__}: {' '.join(str(error).split())}"
             )
