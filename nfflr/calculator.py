@@ -19,11 +19,13 @@ from .checkpoint import load_model, sources_of
 from .compiled import Compiled, compile_potential
 from .data.graph import Graph, batch_graphs
 from .data.verlet import VerletList
+from .domain import domains_in
 from .errors import ConfigError, NumericsError, StructureError, did_you_mean
 from .models.base import Potential
 from .models.ensemble import Ensemble
 from .models.programs import is_program, load_program
 from .models.wrapped import NO_CUTOFF, OPTIONS, Wrapped
+from .notes import note
 from .structures.checks import check_structure
 from .workflows.base import has_stress, require_stress
 
@@ -91,6 +93,7 @@ class NFFLrCalculator(Calculator):
         # A copy: what the caller does to the model later must not change numbers that ASE has cached.
         self.model: Any = copy.deepcopy(model).to(device=where, dtype=precision).eval()
         self.metadata = (model.metadata if isinstance(model, Wrapped) else {}) | (metadata or {})
+        self._domains = domains_in(self.metadata)  # emptied once a note about a composition is given
         self.implemented_properties = ["energy", "free_energy", *_offered(model)]
         if isinstance(model, Ensemble):
             self.implemented_properties += ["energy_std", "forces_std"][: 1 + model.compute_forces]
@@ -152,8 +155,16 @@ class NFFLrCalculator(Calculator):
         return cls(model, device=device, dtype=dtype, skin=skin, compile=compile, metadata=metadata)
 
     def set_atoms(self, atoms: ase.Atoms) -> None:
-        """Called by ASE when the calculator is attached: refuse elements the model does not cover."""
+        """Called by ASE when the calculator is attached: refuse elements the model does not cover.
+
+        A composition that the training data say nothing about gets a note, once in a calculator's life.
+        """
         self.model.species(torch.tensor(atoms.numbers, dtype=torch.int64, device=self.model.device))
+        warning = next(filter(None, (domain.warning(atoms) for domain in self._domains)), "")
+        if warning:
+            source = self.metadata.get("source", "model")
+            note(f"{source if isinstance(source, str) else '+'.join(source)}: {warning}")
+            self._domains = []
 
     def calculate(
         self,
@@ -172,6 +183,7 @@ class NFFLrCalculator(Calculator):
         assert self.atoms is not None  # ASE keeps a copy of what it is given
         if not self._neighbours.reusable(self.atoms):  # what was searched had been checked
             check_structure(self.atoms)
+            self.set_atoms(self.atoms)  # what is evaluated need not be attached
         with_stress = has_stress(self.atoms)
         model = self.compiled or self.model
         with torch.inference_mode(False):  # the list is kept, and may meet gradients later

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import __version__
 from .cards import bundled_calculators
+from .domain import KEY, Domain
 from .errors import CheckpointError, ConfigError, NumericsError, ResourceError, did_you_mean, plain_reason
 from .files import write_atomically
 from .models.base import Potential, PotentialConfig, architecture
@@ -46,6 +47,7 @@ def save_checkpoint(
     scores: dict[str, float] | None = None,
     notes: dict[str, str] | None = None,
     targets: dict[str, dict] | None = None,
+    domain: Domain | None = None,
 ) -> str:
     """Write ``model`` to ``path`` so that the file is either whole or absent; return its digest.
 
@@ -57,6 +59,7 @@ def save_checkpoint(
         notes: free text (citation, licence of the data).
         targets: of a property model, what each output is: name → ``{"kind": "regression"}`` or
             ``{"kind": "class", "classes": [labels in the order of the scores]}``.
+        domain: compositions that it was trained on, about others of which a calculator gives a note.
 
     Raises:
         ConfigError: the model is no registered architecture, neither in float32 nor in float64, or the
@@ -84,6 +87,8 @@ def save_checkpoint(
         "versions": library_versions(),
         **(_energy_metadata(model) if model.is_potential else {"units": {"length": "Å"}}),
     }
+    if domain is not None:
+        metadata[KEY] = domain.model_dump(mode="json")
     if targets is not None:
         check_targets(targets, model)
         metadata["targets"] = targets

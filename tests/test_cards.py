@@ -1,14 +1,21 @@
 """Every bundled calculator has a card, and the card tells the truth about its checkpoint."""
 
+import sys
 from pathlib import Path
 
 import pytest
+from ase.build import bulk, molecule
+from ase.io import write
 
 from nfflr.cards import bundled_calculators, read_card
 from nfflr.checkpoint import FILE, load_checkpoint
+from nfflr.cli import select
 from nfflr.cli.main import run
+from nfflr.cli.select import choose_calculator
 from nfflr.data.dataset import AtomsDataset
-from nfflr.errors import CheckpointError
+from nfflr.errors import CheckpointError, StructureError
+from nfflr.foreign import adapters, installed_universal
+from nfflr.foreign.adapters import adapter, names
 from nfflr.train.evaluation import predict
 from nfflr.validation.reading import read_suite
 
@@ -102,13 +109,55 @@ def test_a_wrong_card_is_told_in_a_line(tmp_path):
         read_card(tmp_path)
 
 
-def test_a_potential_of_one_molecule_is_chosen_for_that_alone():
-    from ase.build import molecule
-
-    from nfflr.cli.select import choose_calculator
-    from nfflr.errors import StructureError
-
+def test_a_potential_of_one_molecule_is_chosen_for_that_alone(monkeypatch):
+    monkeypatch.setattr(select, "installed_universal", list)
     assert choose_calculator(molecule("CH3CH2OH")) == "ethanol"
     for name in ("H2O", "CH3OH"):  # of elements that it covers
         with pytest.raises(StructureError, match="no bundled calculator covers"):
             choose_calculator(molecule(name))
+
+
+@pytest.fixture
+def universal(monkeypatch, tmp_path):
+    """A stand-in for an installed package with a universal potential; nothing else is universal."""
+    (tmp_path / "standin.py").write_text(
+        "from ase.calculators.lj import LennardJones\n"
+        "from nfflr.foreign.calculator import Peer\n"
+        "PACKAGE = EXTRA = MODELS = None\n"
+        "MODULE, DTYPES, UNIVERSAL = 'ase', ('float64',), True\n"
+        "def load(argument, device, dtype):\n"
+        "    return Peer(LennardJones(), 'float64')\n"
+    )
+    (tmp_path / "absent.py").write_text(
+        "PACKAGE = MODULE = 'no_such_package'\nUNIVERSAL, MODELS, DTYPES = True, None, ()\n"
+    )
+    (tmp_path / "files.py").write_text("PACKAGE, MODULE, MODELS = 'ase', 'ase', 'https://example.org'\n")
+    monkeypatch.setattr(adapters, "__path__", [str(tmp_path)])
+    yield "standin"
+    for name in ("standin", "absent", "files"):
+        sys.modules.pop(f"{adapters.__name__}.{name}", None)
+        vars(adapters).pop(name, None)
+
+
+def test_an_installed_universal_potential_is_used_where_no_bundled_one_covers(universal, tmp_path, capsys):
+    write(tmp_path / "nacl.xyz", bulk("NaCl", "rocksalt", a=5.64))
+    assert run(["energy", str(tmp_path / "nacl.xyz"), "--out", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert "model standin" in out
+    assert err.count("note: ClNa: no bundled potential covers it; standin") == 1
+    assert choose_calculator(bulk("Si")) == "mlearn-si"  # one of ours goes first
+    assert "note" not in capsys.readouterr().err
+    assert run(["models", "Na"]) == 0
+    assert "standin is installed" in capsys.readouterr().out
+
+
+def test_only_installed_packages_with_weights_of_their_own_are_universal(universal):
+    assert installed_universal() == [universal]
+
+
+def test_the_adapters_say_which_are_universal():
+    marked = {name for name in names() if getattr(adapter(name), "UNIVERSAL", False)}
+    assert marked == {"chgnet", "sevennet"}
+    for name in marked:  # the bare prefix opens a file of the package, which needs no trust
+        kind = adapter(name)
+        assert kind.MODELS is None or "" in kind.HELD

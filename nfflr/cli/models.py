@@ -21,13 +21,14 @@ def command(elements, as_json) -> int:
     """List the potentials that can be used by name: elements, errors, speed, origin.
 
     Given elements, only those that cover all of them. Errors are those on test structures, MAE. A command
-    without --model takes, of the bundled ones that cover a structure, the one with the fewest elements.
+    without --model takes, of the bundled ones that cover a structure, the one with the fewest elements, and
+    where none does a universal potential of another package that is installed with its weights.
     """
     from ase.data import chemical_symbols
 
     from ..cards import bundled_calculators, read_card
     from ..errors import ConfigError
-    from ..foreign import names
+    from ..foreign import installed_universal, names
 
     for symbol in elements:
         if symbol not in chemical_symbols[1:]:
@@ -43,6 +44,8 @@ def command(elements, as_json) -> int:
         click.echo(f"no bundled potential covers {', '.join(elements)}")
     click.echo("Data, licence and what to cite: nff models --json")
     click.echo(f"Of other packages, with most elements: --model {', '.join(names())}; see the README.")
+    for name in installed_universal()[:1]:
+        click.echo(f"{name} is installed: without --model it is used where none of these covers a structure.")
     return 0
 
 

@@ -73,7 +73,7 @@ def _shared_options(workflow: Workflow, several: bool) -> list[click.Parameter]:
             multiple=True,
             shell_complete=complete_model,
             help="Bundled name, run folder, checkpoint, or another package's: chgnet, mace:FILE, "
-            "ase:MODULE:CLASS, …; default: a bundled one that fits. "
+            "ase:MODULE:CLASS, …; default: a bundled one that fits, else an installed universal one. "
             "Given again: further models to compare the first with.",
         ),
         *([compare] if workflow.overlays else []),

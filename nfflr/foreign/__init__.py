@@ -13,7 +13,14 @@ from .adapters import adapter, names
 from .calculator import ForeignCalculator, Peer
 from .guard import undisturbed
 
-__all__ = ["ForeignCalculator", "is_foreign", "names", "open_foreign", "precisions"]
+__all__ = [
+    "ForeignCalculator",
+    "installed_universal",
+    "is_foreign",
+    "names",
+    "open_foreign",
+    "precisions",
+]
 
 
 def is_foreign(source: object) -> bool:
@@ -23,6 +30,16 @@ def is_foreign(source: object) -> bool:
     if source.partition(":")[0] in names():
         return True
     return re.match(r"[\w.-]+:", source) is not None and not Path(source).exists()
+
+
+def installed_universal() -> list[str]:
+    """Sources of potentials of most elements that are installed with their weights; nothing is imported."""
+    kinds = {name: adapter(name) for name in names()}
+    return [
+        name
+        for name, kind in kinds.items()
+        if getattr(kind, "UNIVERSAL", False) and util.find_spec(kind.MODULE) is not None
+    ]
 
 
 def precisions(source: str) -> tuple[str, ...]:

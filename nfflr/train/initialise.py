@@ -16,6 +16,7 @@ from ..finetune import freeze, load_weights
 from ..models.base import Potential
 from ..models.property import PropertyModel
 from .config import TrainingConfig
+from .coverage import bonds, check_elements_are_taught
 from .evaluation import predict
 
 CALIBRATION = 64  # structures; enough for means and variances
@@ -37,7 +38,7 @@ def prepared(config: TrainingConfig, resume: bool = False) -> TrainingConfig:
         load_weights(config.model, config.init_from)
     if config.freeze:
         freeze(config.model, config.freeze)
-    initialise(config.model, config.dataset)
+    initialise(config.model, config.dataset, resume)
     if tuned and config.dataset.is_force_field and config.model.fits_references:
         shift_references(config.model, config.dataset)
     config.model.to(config.device or idist.device())
@@ -83,18 +84,19 @@ def matching(dataset: AtomsDataset, model: Potential) -> AtomsDataset:
 
 def _bonds(graph: Graph) -> int:
     """Bonds of a graph, without those between padding atoms of no length."""
-    return int((graph.vectors().square().sum(1) > 0).sum())
+    return int(bonds(graph).sum())
 
 
 @torch.no_grad()
-def initialise(model: Potential, dataset: AtomsDataset) -> None:
+def initialise(model: Potential, dataset: AtomsDataset, resume: bool = False) -> None:
     """Energy scale, the model's own constants, and reference energies by least squares in float64.
 
     A model that has been initialised before (trained, or loaded from a checkpoint) and a complete potential
     (``fits_references`` False) are left as they are.
 
     Raises:
-        StructureError: an element that the model does not cover, or data without neighbours.
+        StructureError: an element that the model does not cover, data without neighbours, or an element of
+            a new model that has neighbours in no training structure.
     """
     for record in dataset.records:
         missing = sorted(set(record.atoms.symbols) - set(model.elements))
@@ -116,11 +118,22 @@ def initialise(model: Potential, dataset: AtomsDataset) -> None:
     graphs = [model.graph(dataset[k][0]) for k in chosen]
     if not any(len(graph.dst) for graph in graphs):
         raise StructureError("dataset: every atom is isolated; there are no neighbours to learn from")
+    if not resume:  # a state is compared with the model first
+        check_elements_are_taught(model, graphs, _holders(dataset))
     stride = math.ceil(len(graphs) / CALIBRATION)
     model.calibrate(batch_graphs(graphs[::stride]), shortest_bonds(model, graphs))
     energies = [r.labels.get("total_energy", np.nan) for r in dataset.part("train")]
     fixed = [float(model.fixed_energy(graph)) for graph in graphs]
     add_references(model, dataset, np.array(energies, dtype=float) - np.array(fixed))
+
+
+def _holders(dataset: AtomsDataset) -> dict[str, list[str]]:
+    """Names of the structures that hold each element."""
+    holders: dict[str, list[str]] = {}
+    for record in dataset.records:
+        for element in set(record.atoms.symbols):
+            holders.setdefault(element, []).append(record.id)
+    return holders
 
 
 def add_references(model: Potential, dataset: AtomsDataset, energies: np.ndarray) -> None:

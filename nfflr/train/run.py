@@ -12,11 +12,13 @@ import torch
 from ignite.engine import Engine
 from torch.optim.swa_utils import AveragedModel
 
+from ..domain import Domain
 from ..errors import ConfigError, NumericsError, did_you_mean
 from ..models.base import Potential
 from .averaging import Swag, averaged
 from .batches import ShuffledBatches
 from .config import TrainingConfig
+from .coverage import trained_domain
 from .distributed import gathered, sum_gradients, total
 from .force_field import LABELS, ForceFieldObjective
 from .objective import Objective, predict_shared
@@ -31,6 +33,7 @@ class Run:
 
     config: TrainingConfig
     objective: Objective = field(init=False)
+    domain: Domain | None = field(init=False)
     physics: Physics = field(init=False)
     log_variances: torch.nn.Parameter = field(init=False)
     ema: AveragedModel = field(init=False)
@@ -53,6 +56,7 @@ class Run:
                 "dataset: the validation split is empty; the model is selected on it, set n_val"
             )
         self.objective = make_objective(config)
+        self.domain = trained_domain(config)
         self._check_labels()
         self.physics = Physics(config.tasks, config.tasks_every, config.tasks_minutes, config.tasks_budget)
         if config.tasks and not config.dataset.is_force_field:

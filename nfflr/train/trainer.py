@@ -295,6 +295,7 @@ def _save(run: Run, model: Potential, path: Path, scores: dict[str, float]) -> N
         scores=scores,
         notes=run.config.notes,
         targets=None if dataset.is_force_field else described_targets(dataset),
+        domain=run.domain,
     )
 
 

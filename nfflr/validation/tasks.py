@@ -66,7 +66,8 @@ class Task:
                 raise ConfigError(f"task {self.name}: {name} has a limit but is not among the scores chosen")
 
     def _possible(self) -> dict[str, Score]:
-        return {n: s for n, s in self.workflow.scores.items() if known(self.reference, s.needs)}
+        held = {n: s for n, s in self.workflow.scores.items() if known(self.reference, s.needs)}
+        return {n: s for n, s in held.items() if not s.needs or s.applies(self.reference)}
 
     @property
     def scores(self) -> dict[str, Score]:

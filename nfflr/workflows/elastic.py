@@ -33,6 +33,7 @@ EXAMPLES = ("nff elastic si.cif --relax",)
 
 MOST_TOLD = 9  # constants in a message, those of an orthorhombic crystal; all are in the result
 VOIGT = ("11", "22", "33", "23", "13", "12")
+NEGLIGIBLE = 1e-3  # of the largest constant: zero by symmetry
 NOTABLE = 0.01  # of the bulk modulus: a residual stress that changes constants by a few per cent
 
 
@@ -290,24 +291,69 @@ def _warnings(start: dict, values: dict, settings: ElasticSettings) -> list[str]
     return notes
 
 
+def _matrix(reference: ElasticResult, field: str) -> np.ndarray:
+    """Constants (6, 6) of a reference.
+
+    Raises:
+        NumericsError: they have another shape.
+    """
+    matrix = np.asarray(getattr(reference, field), dtype=float)
+    if matrix.shape != (6, 6):
+        raise NumericsError(f"{field}: shape {matrix.shape} in the reference; expected (6, 6)")
+    return matrix
+
+
 def _constants(field: str) -> Score:
     """Mean absolute error over the elements of the upper triangle that the reference has."""
 
     def of(result: ElasticResult, reference: ElasticResult, settings: ElasticSettings) -> float:
-        theirs = np.asarray(getattr(reference, field), dtype=float)
-        if theirs.shape != (6, 6):
-            raise NumericsError(f"{field}: shape {theirs.shape} in the reference; expected (6, 6)")
-        there = np.triu(np.abs(theirs) > 1e-3 * np.abs(theirs).max())
+        theirs = _matrix(reference, field)
+        there = np.triu(np.abs(theirs) > NEGLIGIBLE * np.abs(theirs).max())
         return float(np.abs(getattr(result, field) - theirs)[there].mean())
 
     return Score("GPa", of, (field,))
 
 
+def _constant(field: str, i: int, j: int) -> Score:
+    """Absolute error of one constant, where it is one of ``own_constants`` of the reference."""
+
+    def of(result: ElasticResult, reference: ElasticResult, settings: ElasticSettings) -> float:
+        return float(abs(getattr(result, field)[i, j] - _matrix(reference, field)[i, j]))
+
+    def listed(reference: ElasticResult) -> bool:
+        return (i, j) in own_constants(_matrix(reference, field))
+
+    return Score("GPa", of, (field,), applies=listed)
+
+
+def own_constants(stiffness: np.ndarray) -> list[tuple[int, int]]:
+    """Indices of the constants of a matrix (6, 6) that are not zero and repeat none of their kind.
+
+    C11, C12 and C44 of a cubic crystal. A kind is a block of the matrix, on the diagonal or off it: a C12
+    that happens to equal C44 hides neither.
+    """
+    least = NEGLIGIBLE * np.abs(stiffness).max()
+    kept: dict[tuple[bool, ...], list[float]] = {}
+    own = []
+    for i, j in combinations_with_replacement(range(6), 2):
+        earlier = kept.setdefault((i == j, i > 2, j > 2), [])
+        size = abs(stiffness[i, j])
+        if size > least and all(abs(size - other) > least for other in earlier):
+            earlier.append(size)
+            own.append((i, j))
+    return own
+
+
+# Each constant has a score of its own: in a mean, a large one that is right hides a small one that is wrong.
 SCORES = {
-    "stiffness_mae": _constants("stiffness"),
-    "clamped_mae": _constants("clamped"),
+    **{f"{field}_mae": _constants(field) for field in ("stiffness", "clamped")},
     "bulk_modulus_error": field_score("bulk_modulus", "GPa"),
     "shear_modulus_error": field_score("shear_modulus", "GPa"),
+    **{
+        f"{field}_C{i + 1}{j + 1}_error": _constant(field, i, j)
+        for field in ("stiffness", "clamped")
+        for i, j in combinations_with_replacement(range(6), 2)
+    },
 }
 
 

@@ -25,12 +25,15 @@ class Score:
         of: ``of(result, reference, settings)``, which raises ``NumericsError`` where there is no such number.
         needs: fields of the reference that it looks at; none: it needs no reference, and may be given None.
         of_failure: whether it means something for a result that is not converged.
+        applies: whether a reference with those fields has such a number, as a cubic crystal has no C33 of
+            its own.
     """
 
     unit: str
     of: Callable[[Any, Any, Any], float]  # of its own workflow's types
     needs: tuple[str, ...] = ()
     of_failure: bool = False
+    applies: Callable[[Any], bool] = lambda reference: True
 
 
 def default_scores(result: type[Result]) -> dict[str, Score]:

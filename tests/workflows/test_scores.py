@@ -13,7 +13,9 @@ from ase.calculators.emt import EMT
 from lennard_jones import LennardJones, argon
 
 from nfflr.errors import NumericsError
+from nfflr.validation.tasks import Task
 from nfflr.workflows.contract import find_workflow, read_result, result_record
+from nfflr.workflows.elastic import own_constants
 from nfflr.workflows.eos import EosSettings, eos
 from nfflr.workflows.lattice.equivalence import rows_of
 from nfflr.workflows.md import SCORES as MD
@@ -280,6 +282,40 @@ def test_elastic_constants_are_compared_where_the_reference_has_any():
     assert of(result, reference, None) == pytest.approx((3 * 4 + 3 * 2 + 3 * 0) / 9)
     with pytest.raises(NumericsError, match=r"expected \(6, 6\)"):
         of(result, SimpleNamespace(clamped=cubic[:3, :3]), None)
+
+
+def test_each_elastic_constant_has_a_score_so_that_a_mean_hides_none():
+    cubic = np.zeros((6, 6))
+    cubic[:3, :3] = 100
+    np.fill_diagonal(cubic, [150] * 3 + [10] * 3)
+    soft = cubic.copy()
+    np.fill_diagonal(soft, [150] * 3 + [5] * 3)
+    workflow = find_workflow("elastic")
+    reference = workflow.result.model_construct(clamped=cubic)
+    result = workflow.result.model_construct(clamped=soft)
+    task = Task("x", workflow, (bulk("Cu"),), workflow.settings(), reference)
+    names = {"clamped_mae", "clamped_C11_error", "clamped_C12_error", "clamped_C44_error"}
+    assert set(task.scores) == names
+    errors = {name: score.of(result, reference, None) for name, score in task.scores.items()}
+    assert errors["clamped_C44_error"] == 5 and errors["clamped_mae"] < 2
+    assert errors["clamped_C11_error"] == errors["clamped_C12_error"] == 0
+
+
+def test_constants_of_their_own_follow_the_symmetry_and_not_chance():
+    def constants(**values):
+        matrix = np.zeros((6, 6))
+        for name, value in values.items():
+            i, j = int(name[1]) - 1, int(name[2]) - 1
+            matrix[i, j] = matrix[j, i] = value
+        return [f"C{i + 1}{j + 1}" for i, j in own_constants(matrix)]
+
+    block = {"c11": 9, "c22": 9, "c12": 4, "c13": 3, "c23": 3, "c33": 8, "c44": 2, "c55": 2, "c66": 2.5}
+    assert constants(**block) == ["C11", "C12", "C13", "C33", "C44", "C66"]  # hexagonal
+    assert constants(**block, c14=1, c24=-1, c56=1) == [
+        *("C11", "C12", "C13", "C14", "C33", "C44", "C56", "C66")
+    ]  # trigonal
+    same = {"c11": 9, "c22": 9, "c33": 9, "c12": 4, "c13": 4, "c23": 4, "c44": 4, "c55": 4, "c66": 4}
+    assert constants(**same) == ["C11", "C12", "C44"]  # a Cauchy solid: C12 = C44
 
 
 def test_curves_of_an_equation_of_state_are_compared_above_their_minima():

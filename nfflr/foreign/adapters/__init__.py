@@ -7,6 +7,7 @@ An adapter is a module with
 - ``MODELS``: where models can be had, and ``EXAMPLE``: what one of the files is called. Such a file is read
   only if it is trusted. None if no file is given, or none that is unpickled;
 - ``HELD``: names that stand for files of the package, if it brings any besides;
+- ``UNIVERSAL``: True if the bare prefix names a potential of most elements whose weights are in the package;
 - ``DTYPES``: precisions that it can be asked for;
 - ``load(argument, device, dtype) -> Peer``: the calculator of what stands after the prefix. Whatever it
   raises but ``NFFLrError`` is taken for a file that is damaged.

@@ -9,6 +9,7 @@ from ..calculator import Peer
 
 PACKAGE, MODULE, EXTRA, MODELS = "chgnet", "chgnet", "universal", None
 DTYPES = ("float32",)
+UNIVERSAL = True  # of most elements, by weights in the package
 VERSIONS = ("0.3.0", "r2scan", "0.2.0")
 
 

@@ -9,6 +9,7 @@ from ..calculator import Peer
 PACKAGE, MODULE, EXTRA = "sevenn", "sevenn", "sevennet"
 MODELS, EXAMPLE = "https://github.com/MDIL-SNU/SevenNet/releases", "checkpoint_sevennet_omat.pth"
 DTYPES = ("float32",)
+UNIVERSAL = True  # of most elements, by weights in the package
 HELD = ("", "7net-0", "7net-l3i5")  # files of the package, so that nothing is downloaded
 
 

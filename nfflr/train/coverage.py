@@ -1,0 +1,65 @@
+"""Which elements and compositions the training structures really teach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ase
+import torch
+
+from ..data.graph import Graph
+from ..domain import Domain, domain_of
+from ..errors import StructureError
+from ..models.base import Potential
+from .config import TrainingConfig
+
+
+def check_elements_are_taught(
+    model: Potential, graphs: Sequence[Graph], records_of_element: dict[str, list[str]]
+) -> None:
+    """See that every element of a new model has neighbours in some training structure.
+
+    Args:
+        model: its elements are those that it will accept in use.
+        graphs: of the training structures.
+        records_of_element: for each element, names of the structures of the data set that hold it.
+
+    Raises:
+        StructureError: an element occurs only as isolated atoms, or nowhere.
+    """
+    bonded = set()
+    for graph in graphs:
+        bonded.update(model.species(graph.atoms.numbers[graph.dst[bonds(graph)].unique()]).tolist())
+    for k, element in enumerate(model.elements):
+        if k in bonded:
+            continue
+        names = records_of_element.get(element, [])
+        if not names:
+            raise StructureError(
+                f"dataset: element {element} is in no structure, yet the model's elements name it, and it "
+                "would be accepted untrained; leave it out of elements, or add structures"
+            )
+        raise StructureError(
+            f"{names[0]}: element {element} has a neighbour within the cutoff in no training structure, so "
+            "nothing about its bonds can be learned; leave it out of elements and its structures out of the "
+            "data, or add structures in which it has neighbours"
+        )
+
+
+def bonds(graph: Graph) -> torch.Tensor:
+    """Which edges (E,) join atoms; those between padding atoms have no length."""
+    return graph.vectors().square().sum(1) > 0
+
+
+def trained_domain(config: TrainingConfig) -> Domain | None:
+    """Compositions that a force field is trained on; None if it starts from a checkpoint that knows more."""
+    dataset = config.dataset
+    if not dataset.is_force_field or config.init_from is not None or not config.model.fits_references:
+        return None
+    kinds: dict[tuple, ase.Atoms] = {}  # one of each composition in which atoms are bound
+    for k in dataset.split["train"]:
+        atoms = dataset.records[k].atoms
+        kind = (atoms.get_chemical_formula(), bool(atoms.pbc.any()))
+        if kind not in kinds and bonds(config.model.graph(dataset[k][0])).any():
+            kinds[kind] = atoms
+    return domain_of(kinds.values())
