@@ -10,9 +10,10 @@ import click
 
 from ..errors import ConfigError
 from ..files import claim_folder, write_figure, write_json
-from .options import DEVICE, OUT, TRUST
+from .options import DEVICE, OUT, THREADS, TRUST
 from .output import provenance, refuse_existing
 from .sources import source_name
+from .threads import set_threads
 
 TOPIC = "Judge a potential"
 PLACE = 5
@@ -54,6 +55,7 @@ DTYPES = ("float64", "float32")
 @click.option("--device", **DEVICE)
 @click.option("--out", "-o", **OUT)
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
+@click.option("--threads", **THREADS)
 def command(checkpoint, structures, elements, cutoff, dtype, trust, device, out, overwrite) -> int:
     """Check a force field against physics; no reference needed.
 
@@ -75,6 +77,7 @@ def command(checkpoint, structures, elements, cutoff, dtype, trust, device, out,
     if cutoff is not None and own is not None:
         raise ConfigError(f"--cutoff: {checkpoint} has its own, {own:g} Å; leave --cutoff out")
     samples = make_samples(_elements(elements, known, atoms), atoms, own or cutoff)
+    click.echo(set_threads())
     claim_folder(out)
     started = time.perf_counter()
     with training_bar(f"check {name}") as update:

@@ -11,8 +11,9 @@ import click
 
 from ..errors import StructureError
 from ..files import all_or_none, claim_folder, write_figure, write_json
-from .options import OUT, label_names
+from .options import OUT, THREADS, label_names
 from .output import provenance, refuse_existing
+from .threads import set_threads
 
 TOPIC = "Judge a potential"
 PLACE = 3
@@ -44,6 +45,7 @@ EXAMPLES = ("nff evaluate mlearn-si calculators/mlearn-si/test.xyz.xz",)
     help="Name of a label in the data, as total_energy=dft_energy; repeated.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
+@click.option("--threads", **THREADS)
 def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys, overwrite) -> int:
     """Compare a checkpoint with labelled data: errors per group, parity plot.
 
@@ -58,6 +60,7 @@ def command(checkpoint, data, out, energy_units, stress_units, stress_sign, keys
     paths = {kind: out / f"{stem}-evaluate.{kind}" for kind in ("json", "png")}
     refuse_existing(paths.values(), overwrite)
     model, metadata = load_model(checkpoint)
+    click.echo(set_threads())
     targets = metadata.get("targets") or {}
     units = {"stress_units": stress_units, "stress_sign": stress_sign and int(stress_sign)}
     dataset = AtomsDataset(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from ..validation.suite import Report
 
 from .launch import launch
+from .options import THREADS
 from .progress import steady, training_bar
+from .threads import Trial, apply, cores, demand, option
 
 TOPIC = "Make a potential"
 PLACE = 3
@@ -41,6 +43,7 @@ EXAMPLES = ("nff train calculators/mlearn-si/config.py --out runs/si",)
 @click.option("--nproc", type=click.IntRange(min=1), help="Processes to share each batch; default: 1.")
 @click.option("--resume", is_flag=True, help="Continue from the newest state in the output folder.")
 @click.option("--overwrite", is_flag=True, help="Replace a model that exists in the output folder.")
+@click.option("--threads", **THREADS)
 def command(config, out, seed, epochs, device, init_from, compile, nproc, resume, overwrite) -> int:
     """Train a model from a config file.
 
@@ -55,6 +58,7 @@ def command(config, out, seed, epochs, device, init_from, compile, nproc, resume
         "device": device,
         "init_from": init_from,
         "compile": compile,
+        "threads": option(),
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     arguments = {"config": config, "overrides": overrides, "resume": resume, "overwrite": overwrite}
@@ -89,7 +93,10 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
             if not watched:  # there is no bar
                 say(text)
 
+        measure = thread_measurement(settings, say)
+
         def on_step(step: dict) -> None:
+            measure()
             now.update(step)
             update(now["step"], now["total"], f"loss {steady(now['loss'])}{latest}")
 
@@ -116,6 +123,23 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
     say(f"wrote {_near(path)}")
     say(next_steps(settings, path.parent))
     return 0
+
+
+def thread_measurement(settings: TrainingConfig, say: Callable[[str], None]) -> Callable[[], None]:
+    """Set the threads of this process; what is returned is to be called after each step."""
+    import ignite.distributed as idist
+    import torch
+
+    asked = demand(settings.threads)
+    if asked is not None:
+        say(apply(*asked))
+    elif idist.get_world_size() > 1:
+        say(apply(1, "of each process"))
+    elif settings.device == "cuda" or (settings.device is None and torch.cuda.is_available()):
+        say(apply(1, "the GPU computes"))
+    else:
+        return Trial(cores(), say)
+    return lambda: None
 
 
 def next_steps(settings: TrainingConfig, out: Path) -> str:
