@@ -231,8 +231,6 @@ def _print(rows: list[dict], title: str) -> None:
         if row["message"]:
             failures.append(f"{row['calculator']}, {row['atoms']} atoms: {row['message']}")
     Console(width=None if Console().is_terminal else 100).print(view)
-    click.echo(
-        "CPU: processor time; list, model, ASE: CPU ms of the neighbour list, the model and the others"
-    )
+    click.echo("CPU: processor time; list, model, ASE: that of neighbours, model and the others")
     for failure in failures:
         click.echo(failure)
