@@ -16,7 +16,7 @@ from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
 
 from .checkpoint import load_model, sources_of
-from .compiled import Compiled, compile_potential
+from .compiled import Compiled, compile_potential, kernels
 from .data.graph import Graph, batch_graphs
 from .data.verlet import VerletList
 from .domain import domains_in
@@ -110,6 +110,12 @@ class NFFLrCalculator(Calculator):
             self._compiled = compile_potential(self.model)
             self._compile = self._compiled is not None
         return self._compiled
+
+    def use_kernel(self) -> bool:
+        """Evaluate the hand-written compiled kernel of the model from now on; False if it has none here."""
+        self._compiled = kernels(self.model) if self._compiled is None else self._compiled
+        self._compile = self._compiled is not None
+        return self._compile
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_compiled": None}  # machine code stays where it is

@@ -90,3 +90,8 @@ def bundled_calculators() -> dict[str, Path]:
     except ModuleNotFoundError:  # run from a source tree that is not installed
         root = Path(__file__).parent.parent / "calculators"
     return {p.name: p for p in sorted(root.iterdir()) if (p / FILE).is_file()}
+
+
+def is_bundled(digest: str) -> bool:
+    """Whether the checkpoint of a calculator that ships with the package has this digest."""
+    return any(read_card(folder).sha256 == digest for folder in bundled_calculators().values())

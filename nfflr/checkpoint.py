@@ -2,36 +2,56 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import ase
 import numpy as np
 import torch
 from pydantic import ValidationError
-from torch.overrides import TorchFunctionMode
 
 from . import __version__
-from .cards import bundled_calculators
+from .checkpoint_files import (
+    DTYPES,
+    FILE,
+    FORMAT,
+    VERSION,
+    check_metadata,
+    find_checkpoint,
+    find_members,
+    find_run,
+    read_content,
+    reasons,
+    sources_of,
+)
+from .construction import build_model
 from .domain import KEY, Domain
-from .errors import CheckpointError, ConfigError, NumericsError, ResourceError, did_you_mean, plain_reason
+from .errors import CheckpointError, ConfigError, NumericsError, plain_reason
 from .files import write_atomically
-from .models.base import Potential, PotentialConfig, architecture
+from .models.base import Potential, architecture
 from .models.ensemble import Ensemble
-from .sealed import MAX_HEADER, Damaged, Foreign, is_sealed, read_metadata, seal, unseal
-from .structures.kinds import CHECKPOINT, DATA, FOREIGN, OTHERS, STRUCTURE, kind_of
+from .sealed import read_metadata, seal, unseal
 
-FORMAT, VERSION = "nfflr-checkpoint", 1
-FILE, RUN = "model.safetensors", "run"  # in the folder of a run; of a run, where nff init puts it
-MEMBER = re.compile(r"member-(\d+)\.safetensors")
+__all__ = [
+    "FILE",
+    "FORMAT",
+    "VERSION",
+    "check_targets",
+    "find_checkpoint",
+    "find_members",
+    "find_run",
+    "library_versions",
+    "load_checkpoint",
+    "load_model",
+    "pack",
+    "save_checkpoint",
+    "sources_of",
+    "unpack",
+    "upgraded",
+]
+
 UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3", "length": "Å"}
-DTYPES = ("float32", "float64")
-NOT_CHECKPOINTS = {DATA, STRUCTURE, *OTHERS} - {CHECKPOINT, FOREIGN}
 TARGET_KEYS = {"regression": {"kind"}, "class": {"kind", "classes"}}
 # From each earlier version of the format, what makes the next one of it: a pure function of the contents
 # {"metadata": …, "tensors": …}. There is none yet: the first format is the current one.
@@ -81,6 +101,7 @@ def save_checkpoint(
         "elements": list(model.elements),
         "cutoff": model.cutoff,
         "dtype": dtype,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "data_digest": data_digest,
         "scores": scores or {},
         "notes": notes or {},
@@ -96,7 +117,7 @@ def save_checkpoint(
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
             raise NumericsError(f"{path}: {name!r} is not finite, so the model is not saved; train it anew")
-    _check_tensors(type(model), model.config, model.dtype, tensors, Path(path))
+    build_model(type(model), model.config, model.dtype, tensors, Path(path))  # else it could not be read
     content = pack(tensors, metadata)
     write_atomically(Path(path), content)
     return str(read_metadata(content, FORMAT, VERSION)["sha256"])
@@ -152,15 +173,9 @@ def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
             architecture it names.
     """
     path = find_checkpoint(source)
-    try:
-        with open(path, "rb") as file:
-            start = file.read(8 + MAX_HEADER)
-        foreign = not is_sealed(start, FORMAT)  # a file of another kind may be larger than memory
-        content = start if foreign else path.read_bytes()
-    except OSError as error:
-        raise ResourceError(f"{path}: cannot be read ({error.strerror}); check permissions") from error
+    content = read_content(path)
     tensors, metadata = upgraded(*unpack(content, str(path), oldest=min(UPGRADES, default=VERSION)))
-    _check_metadata(metadata, str(path))
+    check_metadata(metadata, str(path))
     try:
         cls = architecture(metadata["architecture"])
         config = cls.Config(**{**cls.Config.earlier, **metadata["hyperparameters"]})
@@ -172,11 +187,7 @@ def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
         raise CheckpointError(
             f"{path}: hyper-parameter {field!r} is wrong ({plain_reason(first)})"
         ) from error
-    dtype = getattr(torch, metadata["dtype"])
-    _check_tensors(cls, config, dtype, tensors, path)
-    # Initial weights are drawn only to be overwritten; the caller's default device has no say.
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        model = _build(cls, config, dtype, path)
+    model = build_model(cls, config, getattr(torch, metadata["dtype"]), tensors, path)
     model.load_state_dict(tensors, strict=True)
     if "targets" in metadata:
         try:
@@ -184,14 +195,6 @@ def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
         except ConfigError as error:
             raise CheckpointError(f"{path}: {error}") from error
     return model.eval(), metadata
-
-
-def sources_of(source: str | Path | Sequence[str | Path]) -> list[str]:
-    """Names of the checkpoints that make a model: those given, or the parts of ``"a+b+c"``."""
-    if not isinstance(source, str | Path):
-        return [str(item) for item in source]
-    parts = str(source).split("+")
-    return parts if len(parts) > 1 and all(parts) and not os.path.exists(source) else [str(source)]
 
 
 def load_model(source: str | Path | Sequence[str | Path]) -> tuple[Potential | Ensemble, dict]:
@@ -218,59 +221,6 @@ def load_model(source: str | Path | Sequence[str | Path]) -> tuple[Potential | E
     return Ensemble([model for model, _ in loaded]), {"members": metadata, "sha256": digests}
 
 
-class Bounded(TorchFunctionMode):
-    """Permits so many calls of torch functions in its block; of this thread alone, like every such mode.
-
-    Raises:
-        ValueError: at the first one too many.
-    """
-
-    def __init__(self, calls: int):
-        super().__init__()
-        self.left = calls
-
-    def __torch_function__(
-        self, function: Callable, types: Sequence[type], args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        self.left -= 1
-        if self.left < 0:
-            raise ValueError("many more layers than there are tensors")
-        return function(*args, **(kwargs or {}))
-
-
-def _build(cls: type[Potential], config: PotentialConfig, dtype: torch.dtype, path: Path) -> Potential:
-    try:
-        return cls(config).to(dtype)
-    except (RuntimeError, OverflowError, TypeError, ValueError, MemoryError) as error:  # sizes beyond torch
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise CheckpointError(f"{path}: hyper-parameters describe no model that fits ({reason})") from error
-
-
-def _check_tensors(
-    cls: type[Potential], config: PotentialConfig, dtype: torch.dtype, tensors: dict, path: Path
-) -> None:
-    # Shapes without memory, and not for ever: the file may ask for any size and any number of layers. The
-    # limit may strike just where torch would turn gradients on again, so that has to be seen to.
-    limit, gradients = 100 * (10 + len(tensors)), torch.set_grad_enabled(torch.is_grad_enabled())
-    with gradients, Bounded(limit), torch.device("meta"):
-        expected = _build(cls, config, dtype, path).state_dict()
-    for name in sorted(expected.keys() ^ tensors.keys()):
-        what = "is missing" if name in expected else "is not part of the architecture"
-        raise CheckpointError(f"{path}: tensor {name!r} {what}; the file and the code do not fit")
-    for name, value in tensors.items():
-        if value.shape != expected[name].shape:
-            raise CheckpointError(
-                f"{path}: tensor {name!r} has shape {tuple(value.shape)}, "
-                f"expected {tuple(expected[name].shape)}"
-            )
-        if value.dtype != expected[name].dtype:
-            raise CheckpointError(
-                f"{path}: tensor {name!r} is {value.dtype}, expected {expected[name].dtype}"
-            )
-        if not torch.isfinite(value).all():
-            raise CheckpointError(f"{path}: tensor {name!r} holds values that are not finite; retrain")
-
-
 def upgraded(tensors: dict[str, torch.Tensor], metadata: dict) -> tuple[dict[str, torch.Tensor], dict]:
     """Contents of a checkpoint of any version that is read, as the current version has them."""
     contents = {"metadata": metadata, "tensors": tensors}
@@ -292,91 +242,8 @@ def unpack(
     Raises:
         CheckpointError: with the reason.
     """
-    try:
+    with reasons(name):
         return unseal(content, kind, VERSION, oldest)
-    except Foreign as error:
-        given = kind_of(name)
-        what = f" but {given}" if given in NOT_CHECKPOINTS else ""
-        order = "; the checkpoint stands before structures and data" if given in (DATA, STRUCTURE) else ""
-        raise CheckpointError(
-            f"{name}: not a checkpoint{what}; expected a {FILE} written by nff train "
-            f"(pickled .pt files are never loaded){order}"
-        ) from error
-    except Damaged as error:
-        raise CheckpointError(f"{name}: {error}") from error
-
-
-def _check_metadata(metadata: dict, name: str) -> None:
-    needed = {"architecture": str, "hyperparameters": dict, "dtype": str}
-    for key, kind in needed.items():
-        if not isinstance(metadata.get(key), kind):
-            raise CheckpointError(f"{name}: metadata lack {key!r}; not a complete checkpoint")
-    if metadata["dtype"] not in DTYPES:
-        raise CheckpointError(f"{name}: dtype {metadata['dtype']!r}; expected {' or '.join(DTYPES)}")
-
-
-def find_checkpoint(source: str | Path) -> Path:
-    """The file behind a file name, a run folder (see ``find_run``), or the name of a bundled calculator.
-
-    Raises:
-        ConfigError: nothing of the kind exists, or more than one is possible.
-    """
-    path = find_run(source)
-    with suppress(OSError, ValueError):  # a name that no file can have is looked up among the bundled ones
-        for candidate in (path, path / FILE):
-            if candidate.is_file():
-                return candidate
-    bundled = bundled_calculators()
-    if str(source) in bundled and (bundled[str(source)] / FILE).is_file():
-        return bundled[str(source)] / FILE
-    if find_members(path):
-        raise ConfigError(f"{path}: the folder holds no {FILE}, but an ensemble; give one of its files")
-    if os.path.isdir(path):
-        raise ConfigError(f"{path}: the folder holds no {FILE}; give a run folder or a checkpoint file")
-    raise ConfigError(
-        f"{source}: no such checkpoint; expected a file, a run folder, or one of "
-        f"{', '.join(bundled) or 'the bundled calculators (none here)'}{did_you_mean(str(source), bundled)}"
-    )
-
-
-def find_run(source: str | Path) -> Path:
-    """The folder with a model that a folder stands for: itself, or else the only one inside it.
-
-    So ``mine`` is ``mine/run``, where ``nff init --out mine`` has the run. What is no such folder is returned
-    as it is.
-
-    Raises:
-        ConfigError: there are several, or a bundled calculator has the name of the folder.
-    """
-    folder = Path(source)
-    inside: list[Path] = []
-    with suppress(OSError, ValueError):  # a name that no file can have, a folder that cannot be read
-        inside = sorted(p for p in folder.iterdir() if p.is_dir() and (p / FILE).is_file())
-    own = (folder / FILE).is_file() if inside else True
-    if not inside or (own and folder / RUN not in inside) or (not own and find_members(folder)):
-        return folder
-    if own or len(inside) > 1:
-        names = ", ".join(str(p) for p in ([folder / FILE] if own else []) + inside[:5])
-        more = f" and {len(inside) - 5} more" if len(inside) > 5 else ""
-        raise ConfigError(f"{folder}: holds several models ({names}{more}); give one of these")
-    if str(source) in bundled_calculators():
-        raise ConfigError(
-            f"{source}: is a bundled calculator, and a folder here that holds {inside[0]}; "
-            f"give {inside[0]}, or rename the folder"
-        )
-    return inside[0]
-
-
-def find_members(source: str | Path) -> list[Path]:
-    """Files ``member-<k>.safetensors`` in a folder or a bundled calculator, by ascending k."""
-    folder = Path(source)
-    with suppress(OSError, ValueError):
-        if not folder.is_dir():
-            folder = bundled_calculators().get(str(source), folder)
-        found = {p: MEMBER.fullmatch(p.name) for p in folder.glob("member-*.safetensors")}
-        numbers = {p: int(match[1]) for p, match in found.items() if match}
-        return sorted(numbers, key=numbers.__getitem__)
-    return []
 
 
 def library_versions() -> dict[str, str]:

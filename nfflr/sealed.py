@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import TYPE_CHECKING
 
 import safetensors
-import safetensors.torch
-import torch
 
 from .nesting import refuse_deep
+
+if TYPE_CHECKING:  # metadata are read without torch, which takes a second to import
+    import torch
 
 MAX_HEADER = 16 * 2**20  # bytes; ours are a few kilobytes
 
@@ -24,9 +26,11 @@ class Damaged(ValueError):
 
 def seal(tensors: dict[str, torch.Tensor], metadata: dict, kind: str, version: int = 1) -> bytes:
     """Bytes of a safetensors file whose metadata carry the SHA-256 of all other bytes."""
+    from safetensors.torch import save
+
     full = {"format": kind, "version": version, **metadata, "sha256": "0" * 64}
     text = json.dumps(full, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    content = safetensors.torch.save(tensors, metadata={"nfflr": text})
+    content = save(tensors, metadata={"nfflr": text})
     digest = hashlib.sha256(content).hexdigest().encode()
     # Inside the header our JSON is a string, so its quotes are escaped.
     return content.replace(rb"\"sha256\": \"" + b"0" * 64, rb"\"sha256\": \"" + digest, 1)
@@ -45,16 +49,28 @@ def unseal(
     Raises:
         Foreign, Damaged: see there.
     """
+    from safetensors.torch import load
+
+    metadata = verify(content, kind, version, oldest)
+    try:
+        tensors = load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise Damaged(f"not readable ({error}); fetch it again") from error
+    return tensors, metadata
+
+
+def verify(content: bytes, kind: str, version: int = 1, oldest: int | None = None) -> dict:
+    """The metadata, after the digest was checked. Arguments as ``unseal``'s.
+
+    Raises:
+        Foreign, Damaged: see there.
+    """
     metadata = read_metadata(content, kind, version, oldest)
     digest = str(metadata.get("sha256", "")).encode(errors="replace")
     blank = content.replace(rb"\"sha256\": \"" + digest, rb"\"sha256\": \"" + b"0" * 64, 1)
     if len(digest) != 64 or hashlib.sha256(blank).hexdigest().encode() != digest:
         raise Damaged("the digest does not match, the file is damaged; fetch it again")
-    try:
-        tensors = safetensors.torch.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise Damaged(f"not readable ({error}); fetch it again") from error
-    return tensors, metadata
+    return metadata
 
 
 def is_sealed(start: bytes, kind: str) -> bool:

@@ -15,7 +15,7 @@ import torch
 from builders import TinyNetwork, tiny
 from forgery import Hostile, edited, split, with_tensors
 
-from nfflr import checkpoint
+from nfflr import checkpoint, checkpoint_files
 from nfflr.checkpoint import FILE, find_checkpoint, load_checkpoint, save_checkpoint
 from nfflr.errors import CheckpointError, ConfigError, NFFLrError, NumericsError, ResourceError
 from nfflr.models import base
@@ -367,7 +367,7 @@ def bundled(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         if name != "unfinished":
             save_checkpoint(folder / FILE, tiny())
-    monkeypatch.setattr(checkpoint, "bundled_calculators", lambda: folders)
+    monkeypatch.setattr(checkpoint_files, "bundled_calculators", lambda: folders)
     return folders
 
 

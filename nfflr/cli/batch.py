@@ -73,6 +73,7 @@ def _check(run: Run) -> None:
         raise ConfigError(
             "--batch: takes one model, not compiled, to compare with nothing; leave the rest out"
         )
+    run.models.compile = False
     assert isinstance(run.settings, RelaxSettings)
     for source in run.models.sources:
         check_batch(run.models.calculator(source), run.settings)

@@ -9,9 +9,10 @@ import click
 
 from ..errors import ConfigError
 from ..files import claim_folder, write_figure, write_json
-from .options import DEVICE, OUT, TRUST
+from .options import DEVICE, OUT, THREADS, TRUST
 from .output import provenance, refuse_existing
 from .sources import source_name
+from .threads import apply, demand
 
 TOPIC = "Judge a potential"
 PLACE = 6
@@ -62,6 +63,7 @@ SIZES = (8, 64, 216, 512, 1000)
 )
 @click.option("--out", "-o", **OUT)
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
+@click.option("--threads", **THREADS)
 def command(
     checkpoint,
     others,
@@ -80,9 +82,10 @@ def command(
     """Time a force field at a ladder of sizes, beside others in the same run.
 
     A call is energy, forces and stress through ASE after each atom has moved by some 0.002 Å, as in molecular
-    dynamics. Calculators take turns, so that ratios hold on a busy machine where times do not. Memory is
-    what a call takes at most beyond what was in use. Threads are those of the environment (OMP_NUM_THREADS).
-    Prints a table and writes <name>-bench.json and <name>-bench.png.
+    dynamics. Processor time is that of all threads of a call; on a busy machine it is steadier than time by
+    the clock. Calculators take turns, and ratios are of processor times (on a GPU by the clock). Memory is
+    what a call takes at most beyond what was in use. There is one thread if --threads or OMP_NUM_THREADS do
+    not say otherwise. Prints a table and writes <name>-bench.json and <name>-bench.png.
     """
     from ..validation.speed import measure_speed, plot_speed
     from .progress import training_bar
@@ -94,10 +97,12 @@ def command(
     structures = _structures(contestants[0].calculator, element, structure, sizes or SIZES)
     claim_folder(out)
     started = time.perf_counter()
+    number, reason = demand() or (1, "--threads N for more")
+    click.echo(apply(number, reason))
     training = _training(config, device) if config else None
     with training_bar(f"bench {name}") as update:
         timings = measure_speed(contestants, structures, rounds, update)
-    rows = _rows(timings)
+    rows = _rows(timings, device)
     if training:
         shown = "{atoms_per_s:.4g} atoms/s, {step_ms:.3g} ms a step of {atoms_per_step:.4g} atoms"
         click.echo(f"training by {config}: {shown.format(**training)}")
@@ -169,16 +174,18 @@ def _structures(calculator, element: str | None, structure: Path | None, sizes) 
     return list(found.values())
 
 
-def _rows(timings) -> list[dict]:
+def _rows(timings, device: str) -> list[dict]:
     from ..validation.speed import ratios
 
-    relative = ratios(timings)
+    relative = ratios(timings, processor=device == "cpu")
     return [
         {
             "calculator": t.name,
             "atoms": t.atoms,
             "time_ms": t.milliseconds,
+            "processor_ms": t.processor_milliseconds,
             "per_atom_us": t.per_atom,
+            "processor_per_atom_us": t.processor_per_atom,
             "ratio": relative.get((t.name, t.atoms)),
             "split_ms": t.split(),
             "memory_MB": t.memory,
@@ -202,18 +209,28 @@ def _threads() -> int:
 
 
 def _print(rows: list[dict], title: str) -> None:
+    """A table that fits into 80 columns."""
+    from rich.box import SIMPLE_HEAD
+
     from .console import Console, Table
 
-    headers = ("ms", "µs/atom", "ratio", "neighbours", "model", "ASE", "MB")
-    view = Table("atoms", "calculator", title=title, title_justify="left")
+    headers = ("ms", "CPU ms", "CPU\nµs/atom", "ratio", "list", "model", "ASE", "MB")
+    view = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+    view.add_column("atoms", justify="right", no_wrap=True)
+    view.add_column("calculator", min_width=10, overflow="fold")
     for header in headers:
         view.add_column(header, justify="right", no_wrap=True)
+    failures = []
     for row in rows:
         split = row["split_ms"]
-        values = [row["time_ms"], row["per_atom_us"], row["ratio"]]
-        values += [split.get(part) for part in ("neighbours", "model", "ase")] + [row["memory_MB"]]
+        values = [row[key] for key in ("time_ms", "processor_ms", "processor_per_atom_us", "ratio")]
+        values += [split.get(part) for part in ("neighbours", "model", "ase")]
         shown = ["–" if v is None else f"{v:.3g}" for v in values]
-        if row["message"]:
-            shown[0] = row["message"][:40]
+        shown.append("–" if row["memory_MB"] is None else f"{row['memory_MB']:.1f}")
         view.add_row(str(row["atoms"]), row["calculator"], *shown)
-    Console(width=None if Console().is_terminal else 140).print(view)
+        if row["message"]:
+            failures.append(f"{row['calculator']}, {row['atoms']} atoms: {row['message']}")
+    Console(width=None if Console().is_terminal else 100).print(view)
+    click.echo("CPU: processor time; list, model, ASE: that of neighbours, model and the others")
+    for failure in failures:
+        click.echo(failure)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 import time
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import click
 
 from ..errors import ConfigError
 from ..files import claim_folder, write_figure, write_json
-from .options import DEVICE, OUT, TRUST
+from .options import DEVICE, OUT, THREADS, TRUST
 from .output import provenance, refuse_existing
 from .sources import source_name
+from .threads import set_threads
 
 TOPIC = "Judge a potential"
 PLACE = 5
@@ -22,8 +28,15 @@ EXAMPLES = (
 )
 
 FAILED = 5
-COLOURS = {"pass": "green", "fail": "bold red", "warn": "yellow", "info": "dim", "skip": "dim"}
+STYLES: dict[str, dict[str, Any]] = {
+    "pass": {"fg": "green"},
+    "fail": {"fg": "red", "bold": True},
+    "warn": {"fg": "yellow"},
+    "info": {"dim": True},
+    "skip": {"dim": True},
+}
 DTYPES = ("float64", "float32")
+STRUCTURES = {".xyz", ".xz", ".extxyz", ".cif"}  # of a suite
 
 
 @click.command("check")
@@ -32,7 +45,7 @@ DTYPES = ("float64", "float32")
     "--structure",
     "structures",
     multiple=True,
-    help="File, folder or pattern to check on, for crystals made of the elements; may be repeated.",
+    help="File, folder or pattern to check on, for the potential's molecule or crystals; may be repeated.",
 )
 @click.option(
     "--elements",
@@ -54,6 +67,7 @@ DTYPES = ("float64", "float32")
 @click.option("--device", **DEVICE)
 @click.option("--out", "-o", **OUT)
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
+@click.option("--threads", **THREADS)
 def command(checkpoint, structures, elements, cutoff, dtype, trust, device, out, overwrite) -> int:
     """Check a force field against physics; no reference needed.
 
@@ -74,7 +88,10 @@ def command(checkpoint, structures, elements, cutoff, dtype, trust, device, out,
     calculators, known, own = _load(checkpoint, device, dtype, trust)
     if cutoff is not None and own is not None:
         raise ConfigError(f"--cutoff: {checkpoint} has its own, {own:g} Å; leave --cutoff out")
+    if not atoms and not elements:
+        atoms = _molecules(checkpoint, calculators)
     samples = make_samples(_elements(elements, known, atoms), atoms, own or cutoff)
+    click.echo(set_threads())
     claim_folder(out)
     started = time.perf_counter()
     with training_bar(f"check {name}") as update:
@@ -146,6 +163,28 @@ def _read(arguments) -> list:
     return [read_structure(path) for path in find_structures(arguments)]
 
 
+def _molecules(source: str, calculators: dict) -> list:
+    """Of a potential of one molecule that molecule, from the files of its suite; else nothing.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    from ..cards import bundled_calculators
+    from ..domain import domains_in
+    from ..structures.readers import read_structures
+
+    domains = domains_in(getattr(next(iter(calculators.values())), "metadata", {}))
+    formulas = {domain.compositions[0] for domain in domains if domain.molecule}
+    if not formulas:
+        return []
+    folder = Path(bundled_calculators().get(source, Path(source)), "suite")
+    for path in sorted(p for p in folder.glob("*") if p.suffix in STRUCTURES):
+        atoms = read_structures(path)[0]
+        if atoms.symbols.formula.format("hill") in formulas:
+            return [atoms]
+    raise ConfigError(f"{source}: is a potential of {', '.join(formulas)} alone; give one with --structure")
+
+
 def _describe(calculators: dict) -> dict:
     first = next(iter(calculators.values()))
     known = first.todict()
@@ -161,19 +200,15 @@ def _plain(row: dict) -> dict:
 
 
 def _print(results, title: str) -> None:
-    from .console import Console, Table, styled
-
-    view = Table(title=title, title_justify="left")
-    for header in ("check", ""):
-        view.add_column(header, no_wrap=True)
-    for header in ("value", "limit"):
-        view.add_column(header, justify="right", no_wrap=True)
-    view.add_column("unit", no_wrap=True)
-    view.add_column("", style="dim")
+    """A row for each check, and below it what else to know, in the width of the terminal."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 100
+    click.echo(title)
+    longest = max(len(result.name) for result in results)
     for result in results:
         value = "–" if result.value is None else f"{result.value:.2g}"
         bound = "≥" if result.at_least else "≤"
-        limit = "" if result.limit is None else f"{bound} {result.limit:g}"
-        shown = styled(result.status, COLOURS[result.status])
-        view.add_row(result.name, shown, value, limit, result.unit, result.message)
-    Console(width=None if Console().is_terminal else 140).print(view)
+        limit = "" if result.limit is None else f"{bound} {result.limit:.2g}"
+        status = click.style(f"{result.status:4}", **STYLES[result.status])
+        click.echo(f"{result.name:{longest}}  {status} {value:>8} {limit:>9} {result.unit}".rstrip())
+        for line in textwrap.wrap(result.message, max(40, width) - 4):
+            click.echo("    " + click.style(line, dim=True))

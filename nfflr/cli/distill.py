@@ -11,10 +11,11 @@ import click
 
 from ..errors import ConfigError, NFFLrError, StoppedError
 from ..files import claim_folder, write_json
-from .options import read_settings, with_settings
+from .options import THREADS, read_settings, with_settings
 from .output import provenance
 from .progress import training_bar
 from .structures import find_structures, result_stems
+from .threads import set_threads
 
 TOPIC = "Make a potential"
 PLACE = 5
@@ -48,6 +49,7 @@ RESULT, PLAN = "distill.json", "plan.json"
 )
 @click.option("--trust", is_flag=True, help="Read the teacher's file though it may run code.")
 @click.option("--resume", is_flag=True, help="Continue the run that was interrupted in the folder.")
+@click.option("--threads", **THREADS)
 def command(structures, teacher, out, device, config, trust, resume, **values) -> int:
     """Make a fast potential for a material from a few structures and a slow calculator.
 
@@ -69,6 +71,7 @@ def command(structures, teacher, out, device, config, trust, resume, **values) -
     if (out / RESULT).exists():
         raise ConfigError(f"{out / RESULT}: exists, this distillation is done; use another --out")
     calculator = open_calculator(teacher, device=device, trust=trust)
+    click.echo(set_threads())
     claim_folder(out)
     with locked(out):
         _same_plan(out / PLAN, teacher, cells, settings, resume)

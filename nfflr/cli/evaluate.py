@@ -11,9 +11,10 @@ import click
 from ..errors import StructureError
 from ..files import all_or_none, claim_folder, write_figure, write_json
 from .dataoptions import LABELS, data_options, dataset_arguments
-from .options import OUT
+from .options import OUT, THREADS
 from .output import provenance, refuse_existing
 from .structures import data_stem, find_data
+from .threads import set_threads
 
 TOPIC = "Judge a potential"
 PLACE = 3
@@ -26,6 +27,7 @@ EXAMPLES = ("nff evaluate mlearn-si calculators/mlearn-si/test.xyz.xz",)
 @click.option("--out", "-o", **OUT)
 @data_options
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
+@click.option("--threads", **THREADS)
 def command(checkpoint, data, out, overwrite, **given) -> int:
     """Compare a checkpoint with labelled data: errors per group, parity plot.
 
@@ -46,6 +48,7 @@ def command(checkpoint, data, out, overwrite, **given) -> int:
     paths = {kind: out / f"{data_stem(found)}-evaluate.{kind}" for kind in ("json", "png")}
     refuse_existing(paths.values(), overwrite)
     model, metadata = load_model(checkpoint)
+    click.echo(set_threads())
     targets = metadata.get("targets") or {}
     arguments = dataset_arguments(given, tuple(targets) or LABELS)
     if targets:  # of properties there are no forces and stresses

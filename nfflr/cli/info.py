@@ -18,17 +18,28 @@ EXAMPLES = ("nff info mlearn-si",)
 @click.argument("checkpoint")
 @click.option("--json", "as_json", is_flag=True, help="Print the metadata as JSON.")
 def command(checkpoint: str, as_json: bool) -> int:
-    """Show what a checkpoint is: architecture, elements, scores, origin."""
-    from ..checkpoint import find_checkpoint, load_checkpoint
+    """Show what a checkpoint is: architecture, elements, scores, origin.
 
-    model, metadata = load_checkpoint(checkpoint)
+    The model is built too, so that a file that does not fit its architecture is refused. Of a bundled
+    potential it is known to fit.
+    """
+    from ..cards import is_bundled
+    from ..checkpoint_files import read_description
+
+    path, metadata, numbers = read_description(checkpoint)
+    size = {"parameters": metadata["parameters"]} if "parameters" in metadata else {}
+    if not is_bundled(metadata["sha256"]):
+        from ..checkpoint import load_checkpoint  # imports torch, which takes longer than all else here
+
+        model, metadata = load_checkpoint(path)
+        size = {"parameters": sum(p.numel() for p in model.parameters())}
     if as_json:
         click.echo(json.dumps(metadata, indent=2, sort_keys=True, ensure_ascii=False))
         return 0
     lines = {
-        "file": find_checkpoint(checkpoint),
+        "file": path,
         "architecture": f"{metadata['architecture']}, {metadata['dtype']}",
-        "parameters": sum(p.numel() for p in model.parameters()),
+        **(size or {"numbers": f"{numbers} of weights and constants"}),
         "elements": ", ".join(metadata["elements"]),
         "cutoff": f"{metadata['cutoff']} Å",
         **(_predicted(metadata["targets"]) if "targets" in metadata else _energetic(metadata)),
@@ -53,7 +64,7 @@ def _folded(name: str, value: str) -> str:
 
 def _scores(scores: dict[str, float]) -> str:
     """In the units of the tables people publish."""
-    from ..train.force_field import COLUMNS
+    from ..train.columns import COLUMNS
 
     columns = {f"val/{column.key}": column for column in COLUMNS}
     told = []

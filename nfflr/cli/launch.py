@@ -106,8 +106,9 @@ def _worker(rank: int, processes: int, folder: Path, function: Callable[..., int
     import ignite.distributed as idist
     import torch
 
-    # This process is ours: its threads, and an environment from which ignite takes its place.
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+    # This process is ours: its threads, which the function may raise, and an environment from which ignite
+    # takes its place.
+    torch.set_num_threads(1)
     os.environ.pop("SLURM_JOB_ID", None)  # the job's ranks are not these
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
     meeting = f"file://{folder}/rendezvous"  # no port that two runs could want

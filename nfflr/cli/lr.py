@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from ..files import all_or_none, claim_folder, write_atomically, write_figure
-from .options import OUT
+from .options import OUT, THREADS
 from .output import refuse_existing
 from .progress import steady, training_bar
+from .threads import apply, demand
 
 TOPIC = "Make a potential"
 PLACE = 2
@@ -26,6 +27,7 @@ EXAMPLES = ("nff lr calculators/mlearn-si/config.py --write",)
 @click.option("--seed", type=int, help="Seed of weights and batches; default: the config's random_seed.")
 @click.option("--write", is_flag=True, help="Write a copy of the config with the suggestion in it.")
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
+@click.option("--threads", **THREADS)
 def command(config, out, start, end, steps, seed, write, overwrite) -> int:
     """Find a learning rate for a config file.
 
@@ -43,6 +45,7 @@ def command(config, out, start, end, steps, seed, write, overwrite) -> int:
     refuse_existing(paths.values(), overwrite)
     settings = load_config(config, {} if seed is None else {"random_seed": seed})
     claim_folder(out)
+    click.echo(apply(*(demand(settings.threads) or (1, "--threads N for more"))))
     with training_bar("lr", settings.progress) as update:
 
         def on_step(now: dict) -> None:

@@ -9,10 +9,17 @@ import ase
 import click
 
 from ..errors import ConfigError
+from .threads import set_threads
+
+ENOUGH = 10**6  # atoms times steps, a minute of a model that is not compiled
 
 
 class Models:
     """The models a command was given, the subject first, or the bundled one that fits each structure.
+
+    With ``compile`` None the hand-written kernel of a model is evaluated if it is in the user's cache, or if
+    a job is so long that to build it pays. Threads of this process are set for each structure; see
+    ``threads``.
 
     Raises:
         ConfigError: a model is given twice, or is not to be found.
@@ -24,7 +31,7 @@ class Models:
         sources: Sequence[str],
         device: str,
         dtype: str | None,
-        compile: bool = False,
+        compile: bool | None = None,
         trust: bool = False,
     ):
         twice = {s for s in sources if sources.count(s) > 1}
@@ -33,6 +40,9 @@ class Models:
         self.sources, self.device, self.dtype = tuple(sources), device, dtype
         self.compile, self.trust = compile, trust
         self._loaded: dict = {}
+        self._decided: set[str] = set()  # of which models it is settled whether they are compiled
+        self._hinted: set[str] = set()
+        self._threads = ""  # the line that was printed last
         for source in self.sources:
             self._load(source)
 
@@ -46,16 +56,48 @@ class Models:
 
         return self.sources or (choose_calculator(atoms),)
 
-    def calculator(self, source: str):
-        """A calculator of its own: what one structure leaves in it must not reach the next."""
-        return copy.deepcopy(self._load(source))
+    def calculator(self, source: str, atoms: int | None = None, steps: int = 0):
+        """A calculator of its own: what one structure leaves in it must not reach the next.
+
+        Args:
+            source: its name.
+            atoms: of the structure it is for.
+            steps: evaluations that will be made at least, as far as that is known.
+        """
+        loaded = self._load(source)
+        if self.compile is None and source not in self._decided:
+            self._take_kernel(source, loaded, (atoms or 0) * steps)
+        compiled = getattr(loaded, "compiled", None)
+        line = set_threads(atoms, kernel=compiled is not None and compiled.kind == "kernel")
+        if line != self._threads:
+            click.echo(f"  {line}")
+            self._threads = line
+        return copy.deepcopy(loaded)
+
+    def _take_kernel(self, source: str, loaded, work: int) -> None:
+        """Have the kernel of a model evaluated where that saves time; ``work`` is in atoms times steps."""
+        from ..compiled import kernels_are_ready
+
+        ready = kernels_are_ready(getattr(loaded, "model", None))
+        if ready is None:  # there is none
+            self._decided.add(source)
+        elif not ready and work < ENOUGH:
+            if source not in self._hinted:
+                click.echo("  not compiled; nff compile makes it faster once and for all, in half a minute")
+                self._hinted.add(source)
+        else:
+            self._decided.add(source)
+            if not ready:
+                click.echo("  compiling the kernel of the model, once; may take half a minute")
+            if loaded.use_kernel():
+                click.echo(f"  compiled {loaded.compiled.kind}, {loaded.compiled.origin}")
 
     def _load(self, source: str):
         from ..potentials import open_calculator
 
         if source not in self._loaded:
             loaded = open_calculator(
-                source, device=self.device, dtype=self.dtype, compile=self.compile, trust=self.trust
+                source, device=self.device, dtype=self.dtype, compile=bool(self.compile), trust=self.trust
             )
             click.echo(f"model {source} ({describe(loaded)})")
             if compiled := getattr(loaded, "compiled", None):

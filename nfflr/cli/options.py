@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from ..errors import ConfigError, did_you_mean, plain_reason
 from ..units import unit_of
 from .dress import dress_parameter
+from .threads import keep
 
 # What several commands have in common.
 TRUST: dict[str, Any] = {
@@ -29,6 +30,17 @@ OUT: dict[str, Any] = {
     "default": Path("."),
     "show_default": True,
     "help": "Folder for the results.",
+}
+THREADS: dict[str, Any] = {
+    "type": click.IntRange(min=1),
+    "expose_value": False,  # what computes asks nfflr.cli.threads
+    "callback": keep,
+    "help": "Processor threads; default: OMP_NUM_THREADS if it is set, else no more than help.",
+}
+COMPILE: dict[str, Any] = {
+    "default": None,
+    "help": "Evaluate a compiled form of the model; default: if its kernel is built already, or an MD is so "
+    "long that to build it (half a minute) pays.",
 }
 DEVICE: dict[str, Any] = {
     "default": "cpu",

@@ -89,7 +89,7 @@ class Run:
         compare: tuple[Path, ...],
         device: str,
         dtype: str | None,
-        compile: bool,
+        compile: bool | None,
         trust: bool,
         out: Path,
         overwrite: bool,
@@ -104,7 +104,7 @@ class Run:
         for path in compare:
             if not path.is_dir():
                 read_result(path, workflow)  # a wrong one is found out before anything is computed
-        self.models = Models(model, device, dtype, bool(compile), bool(trust))
+        self.models = Models(model, device, dtype, compile, bool(trust))
         self.table = SummaryTable(out / f"{workflow.name}-summary.csv", workflow.result)
         self.several = len(jobs) * max(1, len(model)) > 1  # so that there is something to tabulate
 
@@ -229,7 +229,10 @@ class Run:
         """A calculator, which refuses unknown elements before the first step, and atoms far too close."""
         from ..structures.checks import check_trained_distances
 
-        calculator = self.models.calculator(source)
+        atoms_in_all, steps = max(map(len, structures)), 0
+        if self.workflow.name == "md":  # the one whose length is known
+            steps = self.settings.model_dump()["steps"]
+        calculator = self.models.calculator(source, atoms_in_all, steps)
         shortest = getattr(calculator, "shortest_distances", None)
         for atoms in structures:
             atoms.calc = calculator

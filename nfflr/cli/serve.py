@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from ..errors import ConfigError, ResourceError, StructureError
 from .opening import Models
-from .options import DEVICE, TRUST
+from .options import COMPILE, DEVICE, THREADS, TRUST
 
 TOPIC = "Faster, and in other programs"
 PLACE = 3
@@ -46,8 +46,9 @@ PAUSE = 0.2  # s between attempts to reach a server that is not there yet
 @click.option("--wait", type=float, default=60.0, show_default=True, help="Longest wait for the server (s).")
 @click.option("--device", **DEVICE)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the model's.")
-@click.option("--compile", is_flag=True, help="Evaluate a compiled form of the model.")
+@click.option("--compile/--no-compile", **COMPILE)
 @click.option("--trust", **TRUST)
+@click.option("--threads", **THREADS)
 def command(checkpoint, structure, unix, port, host, wait, device, dtype, compile, trust) -> int:
     """Serve energies and forces to i-PI, or any program that speaks its protocol.
 
@@ -69,7 +70,7 @@ def command(checkpoint, structure, unix, port, host, wait, device, dtype, compil
         )
     # The server integrates: forces that a constraint has changed would change its dynamics.
     atoms = without_constraints(read_structure(structure), str(structure), SERVED)
-    atoms.calc = Models((checkpoint,), device, dtype, compile, trust).calculator(checkpoint)
+    atoms.calc = Models((checkpoint,), device, dtype, compile, trust).calculator(checkpoint, len(atoms))
     where = f"/tmp/ipi_{unix}" if unix else f"{host}:{port}"
     client = _connect(where, wait, {"unixsocket": unix} if unix else {"host": host, "port": port})
     click.echo(f"serving {where}")

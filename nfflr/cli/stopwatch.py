@@ -1,4 +1,4 @@
-"""Where the time of ``NFFLrCalculator`` goes: the neighbour list, and the model."""
+"""Where the processor time of ``NFFLrCalculator`` goes: the neighbour list, and the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..calculator import NFFLrCalculator
 
 
 class Stopwatch:
-    """Adds up seconds by part while a calculator works; called, it says how many so far.
+    """Adds up processor seconds by part while a calculator works; called, it says how many so far.
 
     It looks at the calculator from outside and changes nothing in what it computes.
     """
@@ -29,11 +29,11 @@ class Stopwatch:
 
     def _timed(self, part: str, work: Callable) -> Callable:
         def timed(*args, **kwargs):
-            start = time.perf_counter()
+            start = time.process_time()
             try:
                 return work(*args, **kwargs)
             finally:
-                self.totals[part] += time.perf_counter() - start
+                self.totals[part] += time.process_time() - start
 
         return timed
 

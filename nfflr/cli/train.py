@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from ..validation.suite import Report
 
 from .launch import launch
+from .options import THREADS
 from .progress import steady, training_bar
+from .threads import apply, demand, option
 
 TOPIC = "Make a potential"
 PLACE = 3
@@ -41,6 +43,7 @@ EXAMPLES = ("nff train calculators/mlearn-si/config.py --out runs/si",)
 @click.option("--nproc", type=click.IntRange(min=1), help="Processes to share each batch; default: 1.")
 @click.option("--resume", is_flag=True, help="Continue from the newest state in the output folder.")
 @click.option("--overwrite", is_flag=True, help="Replace a model that exists in the output folder.")
+@click.option("--threads", **THREADS)
 def command(config, out, seed, epochs, device, init_from, compile, nproc, resume, overwrite) -> int:
     """Train a model from a config file.
 
@@ -55,6 +58,7 @@ def command(config, out, seed, epochs, device, init_from, compile, nproc, resume
         "device": device,
         "init_from": init_from,
         "compile": compile,
+        "threads": option(),
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     arguments = {"config": config, "overrides": overrides, "resume": resume, "overwrite": overwrite}
@@ -78,6 +82,7 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
         f"{sizes['train']} training, {sizes['val']} validation structures; "
         f"{sum(p.numel() for p in settings.model.parameters())} parameters; output in {out}"
     )
+    say(set_training_threads(settings))
     columns, wanted = make_objective(settings).columns, selectors(settings.select_by)
     watched = settings.progress and sys.stderr.isatty()
     with training_bar("train", watched and is_first()) as update:
@@ -116,6 +121,17 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
     say(f"wrote {_near(path)}")
     say(next_steps(settings, path.parent))
     return 0
+
+
+def set_training_threads(settings: TrainingConfig) -> str:
+    """Set the threads of this process for a training; returns the line that says how many and why.
+
+    A step is thousands of small operations, which threads make no faster; on a busy machine they wait for
+    each other. Nothing is measured here: rounding depends on the number of threads, and a run that is resumed
+    equals the uninterrupted one to the last bit.
+    """
+    asked = demand(settings.threads)
+    return apply(*asked) if asked is not None else apply(1, "--threads N for more")
 
 
 def next_steps(settings: TrainingConfig, out: Path) -> str:

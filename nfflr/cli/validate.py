@@ -9,7 +9,7 @@ import click
 
 from ..errors import ConfigError
 from ..files import claim_folder, write_figure, write_json
-from .options import DEVICE, OUT, TRUST
+from .options import DEVICE, OUT, THREADS, TRUST
 from .output import provenance, refuse_existing
 from .sources import source_name
 
@@ -29,6 +29,7 @@ EXAMPLES = ("nff validate runs/1 calculators/mlearn-si/suite",)
 @click.option("--trust", **TRUST)
 @click.option("--out", "-o", **OUT)
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
+@click.option("--threads", **THREADS)
 def command(checkpoint, suite, tasks, device, dtype, trust, out, overwrite) -> int:
     """Measure the physics of a checkpoint by a suite of tasks: table, limits, figure.
 
@@ -48,7 +49,7 @@ def command(checkpoint, suite, tasks, device, dtype, trust, out, overwrite) -> i
     stem = source_name(checkpoint)
     paths = {kind: out / f"{stem}-validate.{kind}" for kind in ("json", "png")}
     refuse_existing(paths.values(), overwrite)
-    calculator = Models((checkpoint,), device, dtype, trust=trust).calculator(checkpoint)
+    calculator = Models((checkpoint,), device, dtype, compile=False, trust=trust).calculator(checkpoint)
     claim_folder(out)
     started = time.perf_counter()
     with step_bar(f"validate {stem}") as progress:

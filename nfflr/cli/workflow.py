@@ -10,7 +10,7 @@ import click
 from ..errors import ConfigError
 from ..workflows.contract import Workflow, file_fields, find_workflow
 from .dress import complete_model
-from .options import OUT, TRUST, SettingsCommand, read_settings, settings_options
+from .options import COMPILE, OUT, THREADS, TRUST, SettingsCommand, read_settings, settings_options
 from .resume import OPTION as RESUME
 
 if TYPE_CHECKING:  # help and completion need none of what computes
@@ -86,9 +86,8 @@ def _shared_options(workflow: Workflow, several: bool) -> list[click.Parameter]:
         click.Option(
             ["--dtype"], type=click.Choice(["float32", "float64"]), help="Precision; default: the model's."
         ),
-        click.Option(
-            ["--compile"], is_flag=True, help="Evaluate a compiled form of the model; built at first use."
-        ),
+        click.Option(["--compile/--no-compile"], **COMPILE),
+        click.Option(["--threads"], **THREADS),
         click.Option(["--trust"], **TRUST),
         click.Option(["--out", "-o"], **OUT),
         *([_format_option()] if "structure" in file_fields(workflow.result).values() else []),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable
+from types import ModuleType
 from typing import Protocol
 
 import torch
@@ -79,13 +80,34 @@ def compile_potential(
 
 def kernel(model: Potential) -> Compiled | None:
     """The hand-written form of a model, None where there is none; graphs may have ``n_local``."""
+    module = _kernel_module(model)
+    return None if module is None else module.build(model)
+
+
+def kernels(model: Potential | Ensemble) -> Compiled | None:
+    """As ``kernel``, and for an ensemble if there is one for every member."""
+    if not isinstance(model, Ensemble):
+        return kernel(model)
+    members = [kernel(member) for member in model.members]
+    return CompiledEnsemble(model, [m for m in members if m is not None]) if all(members) else None
+
+
+def kernels_are_ready(model: object) -> bool | None:
+    """Whether ``kernels`` need not compile; None if it would give nothing. Nothing is built by this."""
+    if isinstance(model, Ensemble):
+        states = [kernels_are_ready(member) for member in model.members]
+        return None if None in states else all(states)
+    module = _kernel_module(model) if isinstance(model, Potential) else None
+    return None if module is None else module.is_ready(model)
+
+
+def _kernel_module(model: Potential) -> ModuleType | None:
     name = KERNELS.get(getattr(model, "key", ""))
     if name is None or type(model).__module__ != f"{Potential.__module__.rpartition('.')[0]}.{name}":
         return None
     try:
-        module = importlib.import_module(f".{name}", __package__)
+        return importlib.import_module(f".{name}", __package__)
     except ModuleNotFoundError as error:
         if error.name != f"{__package__}.{name}":
             raise
         return None
-    return module.build(model)

@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -33,10 +34,7 @@ def load_library(source: Path, defines: dict[str, object]) -> ctypes.CDLL | None
         return None
     macros = [f"-D{name}={value}" for name, value in sorted(defines.items())]
     try:
-        texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
-        parts = [*texts, " ".join(FLAGS + macros).encode(), _identity(program)]
-        digest = hashlib.sha256(b"\0".join(parts)).hexdigest()
-        target = _private_folder() / f"{source.stem}-{digest[:32]}.so"
+        target = _target(program, source, macros)
         if target.exists():
             with suppress(OSError):  # damaged: built anew
                 if is_private(target):
@@ -44,6 +42,24 @@ def load_library(source: Path, defines: dict[str, object]) -> ctypes.CDLL | None
         return _build(program, source, macros, target)
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def is_built(source: Path, defines: dict[str, object]) -> bool | None:
+    """Whether ``load_library`` would find the library in the cache; None if there is no compiler either."""
+    program = compiler()
+    if program is None:
+        return None
+    try:
+        return _target(program, source, [f"-D{k}={v}" for k, v in sorted(defines.items())]).exists()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _target(program: str, source: Path, macros: list[str]) -> Path:
+    texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
+    parts = [*texts, " ".join(FLAGS + macros).encode(), _identity(program)]
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()
+    return _private_folder() / f"{source.stem}-{digest[:32]}.so"
 
 
 def _build(program: str, source: Path, macros: list[str], target: Path) -> ctypes.CDLL | None:
@@ -61,6 +77,7 @@ def _build(program: str, source: Path, macros: list[str], target: Path) -> ctype
         temporary.unlink(missing_ok=True)
 
 
+@cache
 def _identity(program: str) -> bytes:
     """Compiler, processor and torch: what decides which instructions the library may hold."""
     version = subprocess.run([program, "--version"], capture_output=True, timeout=60, check=True).stdout

@@ -85,7 +85,7 @@ def load_graph(model: Potential) -> CompiledGraph:
         if path is not None:
             found = _checked(model, path, others[:1])
             if found is not None:
-                found.origin = f"from the cache in {time.perf_counter() - started:.2g} s, {artefacts.folder}"
+                found.origin = "from the cache"
                 return found
             artefacts.discard()  # whole, but not what this model gives: its code must have changed
         if compiler() is None:
@@ -96,7 +96,9 @@ def load_graph(model: Potential) -> CompiledGraph:
             if found is None:
                 raise NotCompiled("the compiled graph disagrees with the model itself")
             where = artefacts.keep()
-        found.origin = f"built in {time.perf_counter() - started:.3g} s, {where}"
+        found.origin = f"built in {time.perf_counter() - started:.3g} s"
+        if where != str(artefacts.folder):
+            found.origin += f", {where}"
     return found
 
 

@@ -16,7 +16,7 @@ import torch
 from ..data.graph import Graph, coincident
 from ..models.moment import N_INVARIANTS, RANK, MomentNetwork
 from .examples import deviations, example_graphs, tolerance
-from .extension import load_library
+from .extension import is_built, load_library
 
 logger = logging.getLogger("nfflr")
 
@@ -73,13 +73,9 @@ def build(model: MomentNetwork) -> MomentKernel | None:
     started = time.perf_counter()
     if not takes(model):
         return None
-    config = model.config
-    sizes = {
-        "RADIAL": config.n_radial,
-        "CHANNELS": _padded(config.channels),
-        "HIDDEN": _padded(config.hidden),
-    }
-    library = load_library(SOURCE, {"REAL": REAL[model.dtype], **sizes})
+    defines = _defines(model)
+    cached = is_built(SOURCE, defines)
+    library = load_library(SOURCE, defines)
     if library is None:
         return None
     kernel = MomentKernel(model, library)
@@ -87,8 +83,23 @@ def build(model: MomentNetwork) -> MomentKernel | None:
     if not worst <= tolerance(model.dtype):
         logger.warning("moment kernel: differs from the model by %.1e, so it is not used", worst)
         return None
-    kernel.origin = f"ready in {time.perf_counter() - started:.2g} s, {library._name}"
+    kernel.origin = "from the cache" if cached else f"built in {time.perf_counter() - started:.2g} s"
     return kernel
+
+
+def is_ready(model: MomentNetwork) -> bool | None:
+    """Whether ``build`` need not compile; None if there is no kernel for this model here."""
+    return is_built(SOURCE, _defines(model)) if takes(model) else None
+
+
+def _defines(model: MomentNetwork) -> dict[str, object]:
+    config = model.config
+    return {
+        "REAL": REAL[model.dtype],
+        "RADIAL": config.n_radial,
+        "CHANNELS": _padded(config.channels),
+        "HIDDEN": _padded(config.hidden),
+    }
 
 
 class MomentKernel:

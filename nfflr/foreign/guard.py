@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 import numpy as np
-import torch
 from ase.calculators.calculator import Calculator
 
 
@@ -24,6 +23,8 @@ def undisturbed(ambient: str | None = None) -> Iterator[None]:
     ASE's base class, which MACE extends. Inside, gradients are on, ``ambient`` is the default dtype if it is
     given, and warnings and what is printed are dropped.
     """
+    import torch  # here, so that names of packages are listed without it
+
     dtype, device, threads = torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads()
     precision, generators = torch.get_float32_matmul_precision(), torch.random.get_rng_state()
     numpy_state = np.random.get_state()  # noqa: NPY002 - the generator that others may use

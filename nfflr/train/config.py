@@ -53,6 +53,7 @@ class TrainingConfig(BaseModel):
     num_workers: int = Field(0, ge=0, description="processes that prepare batches")
     progress: bool = Field(True, description="show a progress bar on a terminal")
     device: str | None = Field(None, description="cpu or cuda; None: a GPU where there is one")
+    threads: int | None = Field(None, ge=1, description="processor threads that nff train sets; None: one")
     compile: bool = Field(
         False, description="compile the step: twice as fast, after half a minute of preparation"
     )
@@ -175,7 +176,7 @@ class TrainingConfig(BaseModel):
     def plain(self) -> dict:
         """Settings as JSON, without model, data and where the output goes; a resume compares these."""
         skip = {"dataset", "model", "output_dir", "criterion", "progress", "num_workers", "notes"}
-        skip |= {"device", "tensorboard", "init_from", "checkpoint_every", "tasks", "tasks_budget"}
+        skip |= {"device", "threads", "tensorboard", "init_from", "checkpoint_every", "tasks", "tasks_budget"}
         tasks = {task.name: task.described() for task in self.tasks}
         settings = self.model_dump(mode="json", exclude=skip)
         return {**settings, "criterion": repr(self.criterion), "tasks": tasks}

@@ -12,19 +12,11 @@ from ..data.dataset import AtomsDataset
 from ..errors import ConfigError
 from ..models.base import Potential
 from ..nn.losses import KEYS, label_errors, scaled_loss, weighted_loss
-from ..units import GPA
+from .columns import COLUMNS, Column
 from .config import TrainingConfig
 from .evaluation import Predictions, predict
-from .objective import Column, Labels
+from .objective import Labels
 
-COLUMNS = (
-    Column("energy_mae", "E MAE", "meV/atom", 1e3),
-    Column("energy_rmse", "E RMSE", "meV/atom", 1e3, panel=False),
-    Column("forces_mae", "F MAE", "meV/Å", 1e3),
-    Column("forces_rmse", "F RMSE", "meV/Å", 1e3, panel=False),
-    Column("stress_mae", "σ MAE", "GPa", 1 / GPA),
-    Column("stress_rmse", "σ RMSE", "GPa", 1 / GPA, panel=False),
-)
 LABELS = {"energy": "total_energy", "forces": "forces", "stress": "stress"}
 
 

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
 
 from ..data.dataset import AtomsDataset
 from ..models.base import Potential
+from .columns import Column
 from .distributed import gathered, share
 
 Labels = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A metric as people read it: ``value · factor`` in ``unit``."""
-
-    key: str
-    title: str
-    unit: str = ""
-    factor: float = 1.0
-    panel: bool = True  # whether it has a place in the learning curve
-
-    @property
-    def label(self) -> str:
-        return f"{self.title} ({self.unit})" if self.unit else self.title
 
 
 class Pairs(Protocol):

@@ -27,7 +27,8 @@ class Contestant:
     Args:
         name: shown.
         calculator: any of ASE's; energy, forces and, if it has one, stress are asked for.
-        parts: called before and after each call; gives seconds so far by part, such as neighbours.
+        parts: called before and after each call; gives processor seconds so far by part, such as
+            neighbours.
     """
 
     name: str
@@ -42,8 +43,10 @@ class Timing:
     Attributes:
         name: the calculator's.
         atoms: number of atoms.
-        seconds: of each call.
-        parts: by part, seconds of each call.
+        seconds: of each call, by the clock.
+        processor: seconds of each call on all processors of this process; another job on the machine makes a
+            call last longer, but hardly cost more.
+        parts: by part, processor seconds of each call.
         memory: MB that a call took at most beyond what was in use before; None where that is not known.
         message: why there are no times, if there are none.
     """
@@ -51,27 +54,39 @@ class Timing:
     name: str
     atoms: int
     seconds: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
     parts: dict[str, list[float]] = field(default_factory=dict)
     memory: float | None = None
     message: str = ""
 
     @property
     def milliseconds(self) -> float | None:
-        """Median time of a call."""
+        """Median time of a call by the clock."""
         return 1e3 * statistics.median(self.seconds) if self.seconds else None
 
     @property
+    def processor_milliseconds(self) -> float | None:
+        """Median processor time of a call."""
+        return 1e3 * statistics.median(self.processor) if self.processor else None
+
+    @property
     def per_atom(self) -> float | None:
-        """The same in µs per atom."""
+        """The time by the clock in µs per atom."""
         median = self.milliseconds
         return None if median is None else 1e3 * median / self.atoms
 
+    @property
+    def processor_per_atom(self) -> float | None:
+        """The processor time in µs per atom."""
+        median = self.processor_milliseconds
+        return None if median is None else 1e3 * median / self.atoms
+
     def split(self) -> dict[str, float]:
-        """Median ms of each part, and of what is none of them: ASE."""
+        """Median processor ms of each part, and of what is none of them: ASE."""
         found = {name: 1e3 * statistics.median(times) for name, times in self.parts.items()}
-        if not found or self.milliseconds is None:
+        if not found or self.processor_milliseconds is None:
             return {}
-        return found | {"ase": max(0.0, self.milliseconds - sum(found.values()))}
+        return found | {"ase": max(0.0, self.processor_milliseconds - sum(found.values()))}
 
 
 def measure_speed(
@@ -104,14 +119,18 @@ def measure_speed(
     return timings
 
 
-def ratios(timings: Sequence[Timing]) -> dict[tuple[str, int], float]:
-    """Median over rounds of a call's time over that of the first calculator in the same round."""
+def ratios(timings: Sequence[Timing], processor: bool = True) -> dict[tuple[str, int], float]:
+    """Median over rounds of a call's processor time over that of the first calculator in the same round.
+
+    On a GPU, where the processor waits, use ``processor=False``: times by the clock.
+    """
     first: dict[int, Timing] = {}
     found = {}
     for timing in timings:
         ours = first.setdefault(timing.atoms, timing)
-        if timing is not ours and timing.seconds and ours.seconds:
-            pairs = zip(timing.seconds, ours.seconds, strict=True)
+        times = [t.processor if processor else t.seconds for t in (timing, ours)]
+        if timing is not ours and all(times):
+            pairs = zip(*times, strict=True)
             found[timing.name, timing.atoms] = statistics.median(theirs / mine for theirs, mine in pairs)
     return found
 
@@ -139,12 +158,13 @@ class _Run:
     def _call(self, counted: bool) -> None:
         calculator, parts = self.contestant.calculator, self.contestant.parts
         before, used = parts(), None if counted else _reset_peak()
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         for name in self.properties:
             calculator.get_property(name, self.atoms)
-        seconds = time.perf_counter() - start
+        end = time.perf_counter(), time.process_time()
         if counted:
-            self.timing.seconds.append(seconds)
+            self.timing.seconds.append(end[0] - start[0])
+            self.timing.processor.append(end[1] - start[1])
             for name, total in parts().items():
                 self.timing.parts.setdefault(name, []).append(total - before[name])
         elif used is not None:
@@ -165,7 +185,7 @@ def _status(key: str) -> float:
 
 
 def plot_speed(timings: Sequence[Timing], title: str = "") -> matplotlib.figure.Figure:
-    """µs per atom over the number of atoms, and what a call of the first calculator is made of."""
+    """Processor µs per atom over the number of atoms, and what a call of the first calculator is made of."""
     figure = matplotlib.figure.Figure(figsize=(9, 3.8), layout="constrained")
     cost, share = figure.subplots(1, 2)
     names = list(dict.fromkeys(timing.name for timing in timings))
@@ -173,11 +193,13 @@ def plot_speed(timings: Sequence[Timing], title: str = "") -> matplotlib.figure.
         found = [t for t in timings if t.name == name and t.seconds]
         if not found:
             continue
-        cost.loglog([t.atoms for t in found], [t.per_atom for t in found], "o-", color=f"C{k}", label=name)
-    cost.set(xlabel="atoms", ylabel="energy, forces, stress (µs/atom)")
+        cost.loglog(
+            [t.atoms for t in found], [t.processor_per_atom for t in found], "o-", color=f"C{k}", label=name
+        )
+    cost.set(xlabel="atoms", ylabel="energy, forces, stress (processor µs/atom)")
     cost.legend(fontsize=8, frameon=False)
     _draw_shares(share, [t for t in timings if t.name == names[0] and t.parts])
-    share.set(xlabel="atoms", ylabel=f"{names[0]}: time of a call (%)")
+    share.set(xlabel="atoms", ylabel=f"{names[0]}: processor time of a call (%)")
     for panel in (cost, share):
         panel.tick_params(direction="in", top=True, right=True, which="both")
     figure.suptitle(title, fontsize=11)
