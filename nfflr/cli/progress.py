@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,18 +17,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .console import Console
-
 BAR = 12  # its width
 FRAME = BAR + 36  # and that of steps, times and spaces
 
 
 def _bar(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}", style="bold", markup=False),
+        TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=BAR),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}", markup=False),
+        TextColumn("{task.fields[numbers]}"),
         TimeElapsedColumn(),
         TextColumn("<"),
         TimeRemainingColumn(),

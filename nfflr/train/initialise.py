@@ -7,6 +7,7 @@ import math
 import ignite.distributed as idist
 import numpy as np
 import torch
+from ase.data import atomic_numbers
 
 from ..data.dataset import AtomsDataset
 from ..data.graph import Graph, batch_graphs, periodic_radius_graph
@@ -15,6 +16,7 @@ from ..errors import ConfigError, StructureError
 from ..finetune import freeze, load_weights
 from ..models.base import Potential
 from ..models.property import PropertyModel
+from ..notes import note
 from .config import TrainingConfig
 from .evaluation import predict
 
@@ -81,6 +83,17 @@ def matching(dataset: AtomsDataset, model: Potential) -> AtomsDataset:
     return dataset
 
 
+def _note_unmet(model: Potential, graphs: list[Graph]) -> None:
+    """Say which elements of a model no training structure shows among neighbours."""
+    met = {int(z) for graph in graphs for z in graph.atoms.numbers[graph.dst].unique()}
+    unmet = [element for element in model.elements if atomic_numbers[element] not in met]
+    if unmet:
+        note(
+            f"model: no training structure shows {', '.join(unmet)} among neighbours, yet the potential "
+            "would accept it; leave it out of elements, or add structures"
+        )
+
+
 def _bonds(graph: Graph) -> int:
     """Bonds of a graph, without those between padding atoms of no length."""
     return int((graph.vectors().square().sum(1) > 0).sum())
@@ -116,6 +129,7 @@ def initialise(model: Potential, dataset: AtomsDataset) -> None:
     graphs = [model.graph(dataset[k][0]) for k in chosen]
     if not any(len(graph.dst) for graph in graphs):
         raise StructureError("dataset: every atom is isolated; there are no neighbours to learn from")
+    _note_unmet(model, graphs)
     stride = math.ceil(len(graphs) / CALIBRATION)
     model.calibrate(batch_graphs(graphs[::stride]), shortest_bonds(model, graphs))
     energies = [r.labels.get("total_energy", np.nan) for r in dataset.part("train")]
