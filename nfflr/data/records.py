@@ -134,7 +134,8 @@ class Conversion:
         if self.stress_order is None and np.ptp(stress[3:]) > 0:  # equal ones are the same in any order
             raise ConfigError(
                 f"stress_order: {self.folder}{ident} has six numbers; say whether they are in ASE's order "
-                "('voigt': xx, yy, zz, yz, xz, xy) or VASP's ('vasp': xx, yy, zz, xy, yz, zx)"
+                "('voigt': xx, yy, zz, yz, xz, xy) or VASP's ('vasp': xx, yy, zz, xy, yz, zx), or leave "
+                "stresses out (--key stress=none)"
             )
         order = STRESS_ORDERS[self.stress_order or "voigt"]
         return stress if order is None else stress[order]

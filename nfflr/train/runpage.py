@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoint import FILE, find_run, load_checkpoint
-from ..data.sources import display_name
 from ..errors import ConfigError
 from ..models.base import Potential
 from ..structures.kinds import kind_of
@@ -240,8 +239,10 @@ def _data(run: RunFolder, found: RunData) -> list[Piece]:
     pairs: list[tuple[str, object]] = []
     for name, label in (("source", "file"), ("test_source", "test file")):
         if origin.get(name):
-            digest = digests.get(name)
-            pairs.append((label, display_name(origin[name]) + (f", sha256 {digest}" if digest else "")))
+            several = isinstance(origin[name], list)
+            files = [Path(file).name for file in (origin[name] if several else [origin[name]])]
+            digest = "" if several else digests.get(name)
+            pairs.append((label, ", ".join(files) + (f", sha256 {digest}" if digest else "")))
     split = known.get("split") or {}
     pairs += [(f"{name} structures", split[name]) for name in ("train", "val", "test") if name in split]
     if known.get("elements"):

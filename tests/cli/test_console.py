@@ -49,7 +49,9 @@ def test_rich_is_imported_in_the_console_and_the_progress_bar_alone():
                 found.add(path.name)
             if any(n in ("rich.table", "rich.console") for n in names) and not imported:
                 found.add(path.name)
-    assert found == {"console.py"}
+    assert found - {"progress.py"} == {
+        "console.py"
+    }  # a bar draws columns, which name no user's text as markup
 
 
 @pytest.mark.parametrize("command", ["init", "evaluate"])
