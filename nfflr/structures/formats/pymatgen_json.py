@@ -31,6 +31,7 @@ from ase.data import atomic_numbers
 from ...errors import StructureError
 from ...units import factor
 from ..json_text import documents, is_json, start_of
+from ..species import ISOTOPES
 
 CLASSES = rb"I?Structure|I?Molecule|Computed(?:Structure)?Entry"
 MARK = re.compile(
@@ -43,7 +44,6 @@ MATPES = re.compile(rb'"matpes_id"')
 ENERGIES = ("corrected_total_energy", "energy", "energy_per_atom", "uncorrected_total_energy")
 FORCES = ("forces", "force")
 IDENTIFIERS = ("matpes_id", "entry_id", "material_id", "mp_id", "task_id")
-HEAVY_HYDROGEN = {"D": 2.01410178, "T": 3.01604928}  # u
 DISAGREEMENT = 1e-3  # Å between the fractional and the Cartesian coordinates of a site
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 STORED_STRESS = "stress_as_stored"
@@ -162,14 +162,14 @@ def structure(content: dict, where: str) -> ase.Atoms:
     symbols = [_symbol(site, k, where) for k, site in enumerate(sites)]
     positions = [_position(site, cell, pbc, k, where) for k, site in enumerate(sites)]
     atoms = ase.Atoms(
-        numbers=[atomic_numbers[{"D": "H", "T": "H"}.get(s, s)] for s in symbols],
+        numbers=[atomic_numbers["H" if s in ISOTOPES else s] for s in symbols],
         positions=np.reshape(positions, (-1, 3)),
         cell=cell,
         pbc=pbc,
     )
-    if HEAVY_HYDROGEN.keys() & set(symbols):
+    if ISOTOPES.keys() & set(symbols):
         masses = atoms.get_masses()
-        atoms.set_masses([HEAVY_HYDROGEN.get(s, m) for s, m in zip(symbols, masses, strict=True)])
+        atoms.set_masses([ISOTOPES.get(s, m) for s, m in zip(symbols, masses, strict=True)])
     _set_properties(atoms, sites, where)
     for key in ("charge", "spin_multiplicity"):
         if content.get(key):
@@ -205,7 +205,7 @@ def _symbol(site: Any, k: int, where: str) -> str:
     symbol = str(species[0].get("element"))
     plain = re.match(r"[A-Z][a-z]?", symbol)
     element = plain[0] if plain else symbol
-    if element not in HEAVY_HYDROGEN and atomic_numbers.get(element, 0) < 1:
+    if element not in ISOTOPES and atomic_numbers.get(element, 0) < 1:
         raise StructureError(f"{where}: site {k} has the unknown element {symbol!r}; expected a symbol")
     return element
 
