@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import polar
@@ -16,7 +16,7 @@ SHORT = 0.45  # Å; longer steps count only where there are few of these
 ENOUGH = 12  # steps
 STILL = 1e-6  # Å; atoms that moved with the cell
 FEWEST = 3  # independent changes of energy beyond the numbers that are fitted
-SHARP = 0.2  # relative error of a slope that says something
+SHARP = (0.2, 0.3)  # relative error of a slope that says something: of long steps, and of short ones
 ROUNDS = 20  # of the robust fit
 FAINT = 0.05  # of a column's strength; less work than this says nothing
 NOTHING = 1e-5  # of changes of energy; a column is rounding below
@@ -30,16 +30,18 @@ class Slope:
     Attributes:
         value, error: of the fit, with its standard error.
         count: steps between structures.
+        short: whether all of them are short, so that the error holds all of it.
     """
 
     value: float
     error: float
     count: int
+    short: bool = False
 
     @property
     def sharp(self) -> bool:
         """Whether the steps settle it."""
-        return self.count >= FEWEST and self.error < SHARP * abs(self.value)
+        return self.count >= FEWEST and self.error < SHARP[self.short] * abs(self.value)
 
     def __str__(self) -> str:
         return f"{self.value:.3g} ± {self.error:.1g}"
@@ -84,8 +86,8 @@ def _slopes(
     records: Sequence[Record], steps: Sequence[Step], shear: bool
 ) -> tuple[list[Slope | None], float]:
     """Slopes along forces and stresses, or along forces, normal and shear stresses; the unexplained part."""
-    short = [s for s in steps if s.largest < SHORT]
-    steps = short if len(short) >= ENOUGH else steps
+    near = [s for s in steps if s.largest < SHORT]
+    steps = near if len(near) >= ENOUGH else steps
     columns = 3 if shear else 2
     if not steps:
         return [None] * columns, 1.0
@@ -101,7 +103,9 @@ def _slopes(
     freedom = len(structures) - len(families) - terms  # differences of energy that are independent
     change, forces, *stresses = rows[kept].T
     design = [forces, *(stresses if shear else [sum(stresses)])]
-    return _fit(change, np.stack(design, axis=1), weight[kept], freedom)
+    slopes, residual = _fit(change, np.stack(design, axis=1), weight[kept], freedom)
+    short = len(steps) == len(near)
+    return [slope and replace(slope, short=short) for slope in slopes], residual
 
 
 def _row(records: Sequence[Record], step: Step) -> tuple[float, float, float, float]:

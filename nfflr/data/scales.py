@@ -16,6 +16,8 @@ from .steps import Step
 FAR = 1.6  # ratio of a slope to one from which labels contradict each other
 SURE = 4  # standard errors that the slope is off
 NEAR = 1.15  # ratio to which a unit explains a slope
+RARER, ODDER = 0.02, 0.05  # how much the rank below and an unusual size of forces count beside the slope
+USUAL_FORCE = 0.7  # eV/Å rms of a component; data near equilibrium have less, liquids more
 DISTINCT = 0.7  # ratio of unexplained parts from which one order of six numbers is the better
 # Units of energies and forces that occur together by mistake, the commoner first; the sign may be wrong too.
 PAIRS = (
@@ -60,6 +62,9 @@ def force_finding(
         return None
     energy_units, force_units = str(options.get("energy_units", "eV")), options.get("force_units")
     size = float(np.median([len(r.atoms) for r in records if "forces" in r.labels]))
+    squares = [np.mean(r.labels["forces"] ** 2) for r in records if "forces" in r.labels and len(r.atoms) > 1]
+    strength = max(1e-6, float(np.sqrt(np.mean(squares))))  # eV/Å as read now
+    now_force = abs(_force_scale(energy_units, force_units, 1))
     now = _force_scale(energy_units, force_units, options.get("force_sign", 1)) / _energy_scale(
         energy_units, size
     )
@@ -69,7 +74,8 @@ def force_finding(
         for sign in (1, -1):
             ratio = _force_scale(energy, force, sign) / _energy_scale(energy, size) / (slope.value * now)
             if ratio > 0 and abs(np.log(ratio)) < tolerance:
-                fits.append((abs(np.log(ratio)) + 0.01 * rank, energy, force, sign))
+                size_off = abs(np.log(strength * _force_scale(energy, force, 1) / now_force / USUAL_FORCE))
+                fits.append((abs(np.log(ratio)) + RARER * rank + ODDER * size_off, energy, force, sign))
     told = (
         f"energies change by {slope} times what the forces say ({slope.count} steps between near structures)"
     )
