@@ -47,7 +47,7 @@ def archive_folder(
         if _begun(folder):
             click.echo(f"resuming from {folder}")
         archive = FolderArchive(folder)
-        if trajectory is not None and archive.is_finished():
+        if trajectory is not None:
             archive.reopen(trajectory)
         try:
             yield archive
@@ -74,6 +74,13 @@ def drop_archive(folder: Path) -> None:
     if folder.is_dir():
         with locked(folder):
             FolderArchive(folder).remove()
+
+
+def settle_archive(folder: Path) -> None:
+    """Keep the records alone of a run that was killed after its results were written."""
+    if folder.is_dir():
+        with locked(folder):
+            FolderArchive(folder).keep_records()
 
 
 def _begun(folder: Path) -> list[Path]:

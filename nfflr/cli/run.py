@@ -23,7 +23,7 @@ from .notes import notes_about
 from .opening import Models
 from .output import Outputs, provenance
 from .progress import step_bar
-from .resume import archive_folder, drop_archive
+from .resume import archive_folder, drop_archive, settle_archive
 from .summary import SummaryTable, describe
 
 
@@ -154,6 +154,8 @@ class Run:
             "settings": self.settings.model_dump(mode="json"),
         }
         if self.resume and (done := self._finished(asked, sources[0], calculator.todict(), outputs)):
+            if self.workflow.extends:
+                settle_archive(self.archive(job, sources[0]))
             for source in sources[1:] if self.workflow.extends else sources:
                 drop_archive(self.archive(job, source))
             return Begun(outputs, asked, time.perf_counter(), done)

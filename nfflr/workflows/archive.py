@@ -131,20 +131,20 @@ class FolderArchive(Archive):
             self._writer = None
 
     def keep_records(self) -> None:
-        """Delete the frames, which the results hold now; the records say how the run goes on."""
-        self.save("finished", {})
+        """Delete the frames, which the results hold now, and what a killed process left; records stay."""
         self.close()
-        self._path.unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if path.suffix == ".tmp" or path == self._path:
+                path.unlink(missing_ok=True)
 
     def is_finished(self) -> bool:
-        """Whether the frames of the run are among its results."""
-        return self.load("finished") is not None
+        """Whether the frames of the run are among its results: it is known what it was, and they are gone."""
+        return (self.folder / "run.npz").exists() and not self._path.exists()
 
     def reopen(self, trajectory: Path) -> None:
         """Take the frames of a finished run back from its results."""
-        if not self._path.exists():
+        if self.is_finished() and self.load("state") is not None and trajectory.exists():
             write_trajectory(self._path, StoredFrames(trajectory))
-        (self.folder / "finished.npz").unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Delete the folder, once the results are written elsewhere."""

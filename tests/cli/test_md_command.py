@@ -38,7 +38,7 @@ def test_md_writes_trajectory_table_figure_structure_and_json(tmp_path, silicon,
     out = tmp_path / "out"
     assert md(silicon, out, "--steps", 30, "--ensemble", "npt", "--pressure", 1) == 0
     assert files(out) == RESULTS
-    assert files(out / "si-md.state") == ["finished.npz", "run.npz", "state.npz"]  # to go on from; no frames
+    assert files(out / "si-md.state") == ["run.npz", "state.npz"]  # to go on from; no frames
     record = json.loads((out / "si-md.json").read_text())
     frames = ase.io.read(out / "si-md.traj", ":")
     with open(out / "si-md.csv", encoding="utf-8") as file:
