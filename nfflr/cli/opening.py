@@ -89,8 +89,11 @@ class Models:
             self._decided.add(source)
             if not ready:
                 click.echo("  compiling the kernel of the model, once; may take half a minute")
-            if loaded.use_kernel():
-                click.echo(f"  compiled {loaded.compiled.kind}, {loaded.compiled.origin}")
+            self._use_kernel(loaded)
+
+    def _use_kernel(self, loaded) -> None:
+        if loaded.use_kernel():
+            click.echo(f"  compiled {loaded.compiled.kind}, {loaded.compiled.origin}")
 
     def _load(self, source: str):
         from ..potentials import open_calculator
