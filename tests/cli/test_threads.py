@@ -1,6 +1,7 @@
 """Threads: as asked for, or no more than help; only the command line sets them."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from ase.build import bulk
 
 from nfflr.cli import threads
 from nfflr.cli.main import run
+from nfflr.cli.train import set_training_threads
 
 
 @pytest.fixture(autouse=True)
@@ -20,39 +22,22 @@ def two_cores(monkeypatch):
     torch.set_num_threads(before)
 
 
-def pretend(trial_steps, speedups, most=8):
-    """Run a trial on a clock on which a step takes 1 s over what its number of threads gains."""
-    now, lines = [0.0], []
-    trial = threads.Trial(most, lines.append, clock=lambda: now[0])
-    for _ in range(trial_steps):
-        now[0] += 1 / speedups[torch.get_num_threads()]
-        trial()
-    return torch.get_num_threads(), lines
-
-
 @pytest.mark.parametrize(
-    ("speedups", "number"),
+    ("configured", "variable", "line"),
     [
-        ({1: 1, 2: 0.05}, 1),  # a busy machine
-        ({1: 1, 2: 1.1}, 1),  # gains less than a fifth
-        ({1: 1, 2: 1.8, 4: 1.9}, 2),
-        ({1: 1, 2: 1.9, 4: 3.5, 8: 6.0}, 8),
+        (None, None, "threads 1 of 2 (--threads N for more)"),
+        (2, None, "threads 2 of 2 (threads of the config)"),
+        (None, "2", "threads 2 of 2 (OMP_NUM_THREADS)"),
+        (1, "2", "threads 1 of 2 (threads of the config)"),
     ],
 )
-def test_a_trial_finds_no_more_threads_than_help(speedups, number):
-    found, lines = pretend(100, speedups)
-    assert found == number and len(lines) == 1 and lines[0].startswith(f"threads {number} of 2 (measured")
-
-
-def test_a_trial_is_short_where_threads_only_wait():
-    _, lines = pretend(threads.WARM_UP + 4, {1: 1, 2: 0.05})
-    assert len(lines) == 1
-
-
-def test_one_processor_needs_no_trial():
-    lines = []
-    threads.Trial(1, lines.append)()
-    assert torch.get_num_threads() == 1 and len(lines) == 1
+def test_threads_of_a_training_do_not_depend_on_how_busy_the_machine_is(
+    monkeypatch, configured, variable, line
+):
+    if variable:
+        monkeypatch.setenv(threads.VARIABLE, variable)
+    assert set_training_threads(SimpleNamespace(threads=configured)) == line
+    assert torch.get_num_threads() == int(line.split()[1])
 
 
 @pytest.mark.parametrize(
