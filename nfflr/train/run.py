@@ -257,10 +257,10 @@ class Run:
 
 
 def quiet_engine(step: Callable[[Engine, list], float]) -> Engine:
-    """An engine whose errors are told by what catches them, and not also on the way."""
+    """An engine that logs nothing: what catches its errors reports them."""
     engine = Engine(step)
     engine.logger = logging.getLogger(f"{__name__}.engine")
-    engine.logger.propagate = False  # else its errors would be notes to the user
+    engine.logger.propagate = False  # else the command line would print the error as a note too
     engine.logger.addHandler(logging.NullHandler())
     return engine
 
