@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +16,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from .console import Console
 
 BAR = 12  # its width
 COUNTED = 35  # of the number of steps, times and spaces
