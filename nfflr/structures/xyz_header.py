@@ -231,7 +231,7 @@ def _take(header: Header, name: str, key: str, value: str) -> None:
         if name == "stress" and tensor is not None and tensor.shape == (6,):
             header.notes.append(
                 f"{key} has six numbers, whose order the format does not fix, and is read as stress6; write "
-                "nine numbers, or give --key stress=stress6 with --stress-order voigt or vasp"
+                "nine numbers, or give --stress-order voigt or vasp"
             )
 
 

@@ -20,7 +20,7 @@ from builders import copper
 
 from nfflr.cli.main import run
 from nfflr.data.records import read_records
-from nfflr.errors import StructureError
+from nfflr.errors import ConfigError, StructureError
 from nfflr.structures.checks import net_force, net_torque
 from nfflr.structures.formats import extxyz, find
 from nfflr.structures.readers import read_structure, read_structures
@@ -475,13 +475,15 @@ def test_six_numbers_of_stress_wait_for_their_order(path, caplog, key):
     (atoms,) = read_structures(path)
     assert "stress" not in atoms.calc.results and atoms.calc.results["stress6"].tolist() == [1, 2, 3, 4, 5, 6]
     assert caplog.text.count("six numbers, whose order the format does not fix") == 1
-    (record,) = read_records(path)
+    with pytest.raises(ConfigError, match="six numbers; say whether they are in ASE's order"):
+        read_records(path)
+    (record,) = read_records(path, keys={"stress": "none"})
     assert set(record.labels) == {"total_energy", "forces"}
     for order, stress in (
         ("voigt", [[1, 6, 5], [6, 2, 4], [5, 4, 3]]),
         ("vasp", [[1, 4, 6], [4, 2, 5], [6, 5, 3]]),
     ):
-        (record,) = read_records(path, keys={"stress": "stress6"}, stress_units="eV/Å^3", stress_order=order)
+        (record,) = read_records(path, stress_order=order)
         assert record.labels["stress"].tolist() == stress
 
 
