@@ -1,6 +1,7 @@
 """``nff bench`` as typed: what it writes, what it refuses, and that it changes nothing in what it times."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from ase.calculators.calculator import Calculator
 from nfflr.calculator import NFFLrCalculator
 from nfflr.cli.main import run
 from nfflr.cli.stopwatch import Stopwatch
-from nfflr.validation.speed import Contestant, measure_speed, plot_speed, ratios
+from nfflr.validation.speed import Contestant, Timing, measure_speed, plot_speed, ratios
 
 EMT = "ase:ase.calculators.emt:EMT"
 QUICK = ["--sizes", "8", "--sizes", "64", "--rounds", "2"]
@@ -32,6 +33,7 @@ def test_the_record_has_every_calculator_at_every_size(capsys, tmp_path):
     assert sorted(record["calculators"]) == sorted(names) and record["calculators"]["mlearn-si"]["digest"]
     for row in record["timings"]:
         assert row["time_ms"] > 0 and row["per_atom_us"] == pytest.approx(1e3 * row["time_ms"] / row["atoms"])
+        assert row["processor_per_atom_us"] == pytest.approx(1e3 * row["processor_ms"] / row["atoms"])
         assert (row["ratio"] is None) == (row["calculator"] == "mlearn-si")
         parts = [] if row["calculator"] == "lennardjones" else ["ase", "model", "neighbours"]
         assert sorted(row["split_ms"]) == parts and all(v >= 0 for v in row["split_ms"].values())
@@ -99,7 +101,7 @@ def test_calculators_take_turns_on_the_same_moves_and_each_call_is_one_evaluatio
 
 def test_ratios_are_of_the_same_round():
     timings = measure_speed([Contestant(n, Sleeper()) for n in "ab"], [bulk("Cu")], rounds=3)
-    timings[0].seconds, timings[1].seconds = [1.0, 10.0, 2.0], [3.0, 30.0, 4.0]
+    timings[0].processor, timings[1].processor = [1.0, 10.0, 2.0], [3.0, 30.0, 4.0]
     assert ratios(timings) == {("b", 1): 3.0}
 
 
@@ -115,3 +117,25 @@ def test_the_stopwatch_leaves_results_alone(compiled):
     assert watch() == {"neighbours": 0.0, "model": 0.0}
     assert np.array_equal(calculator.get_property("forces", atoms), expected)
     assert all(seconds > 0 for seconds in watch().values())
+
+
+def test_waiting_costs_no_processor_time():
+    class Slow(Calculator):
+        """Waits for 30 ms, as for another job's turn on a busy processor."""
+
+        implemented_properties = ("energy", "forces")
+
+        def calculate(self, atoms=None, properties=("energy",), system_changes=()):
+            super().calculate(atoms, properties, system_changes)
+            time.sleep(0.03)
+            self.results = {"energy": 0.0, "forces": np.zeros((len(atoms), 3))}
+
+    (timing,) = measure_speed([Contestant("slow", Slow())], [bulk("Si")], rounds=2)
+    assert timing.milliseconds > 30 > 10 > timing.processor_milliseconds > 0
+
+
+def test_ratios_are_of_processor_times():
+    first = Timing("a", 8, seconds=[1.0, 5.0], processor=[0.1, 0.1])
+    second = Timing("b", 8, seconds=[2.0, 2.0], processor=[0.3, 0.3])
+    assert ratios([first, second]) == {("b", 8): pytest.approx(3)}
+    assert ratios([first, second], processor=False) == {("b", 8): pytest.approx(1.2)}

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from ase.build import bulk
 
@@ -91,3 +92,29 @@ def test_results_are_not_replaced_unasked(capsys, tmp_path):
     (tmp_path / "mlearn-si-check.json").write_text("{}")
     assert run(["check", "mlearn-si", "--out", str(tmp_path)]) == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_a_potential_of_one_molecule_is_checked_on_it(tmp_path, capsys):
+    assert run(["check", "ethanol", "--dtype", "float64", "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "ethanol-check.json").read_text())
+    rows = {row["name"]: row for row in record["checks"]}
+    assert "9 atoms" in rows["energy resolution, float64"]["message"]
+    assert rows["supercells 2x2x2, 3x1x1"]["status"] == "skip"
+    assert "continuous" in capsys.readouterr().out
+
+
+def test_the_table_fits_into_80_columns(capsys, monkeypatch):
+    from nfflr.cli import check
+    from nfflr.validation.check import CheckResult
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(check.sys.stdout, "isatty", lambda: True, raising=False)
+    long = "a note [with brackets] that goes on for longer than a line of eighty columns has room for"
+    rows = [
+        CheckResult("translation by lattice vectors", False, 1.2345e-11, "meV/atom/ps", 1e-8, long),
+        CheckResult("free atoms", True),
+    ]
+    check._print(rows, "model on Si")
+    lines = click.unstyle(capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert " ".join(" ".join(lines[2:4]).split()) == long

@@ -1,7 +1,9 @@
 """``nfflr.validation.check``: sound calculators pass, each planted defect is found by its own check."""
 
 import json
+import zlib
 
+import ase
 import numpy as np
 import planted
 import pytest
@@ -289,3 +291,54 @@ def test_a_calculator_alone_is_checked_on_crystals_of_its_elements():
     assert [r.name for r in alone.results] == [r.name for r in told.results] and alone.passed
     with pytest.raises(ConfigError, match="none known of this calculator"):
         check(EMT())
+
+
+class Rounded(planted.Morse):
+    """Atomic energies as a network in float32 gives them, added up exactly: nothing to complain about."""
+
+    implemented_properties = (*planted.Morse.implemented_properties, "energies")
+    roundings = 200
+
+    def total(self, each):
+        rng = np.random.default_rng(zlib.crc32(each.tobytes()))
+        unit = np.finfo(np.float32).eps / 2
+        noisy = each + unit * each * rng.uniform(-1, 1, (self.roundings, len(each))).sum(axis=0)
+        self.energies = noisy
+        return noisy.sum()
+
+    def calculate(self, *args, **kwargs):
+        super().calculate(*args, **kwargs)
+        self.results["energies"] = self.energies
+
+
+def test_rounding_of_atomic_energies_in_float32_passes_and_more_does_not(copper, monkeypatch):
+    monkeypatch.setattr(planted, "REFERENCE", -4.0)
+    large = copper.sized(500)
+    result = check_resolution(Rounded(), large, LIMITS["float32"], "float32")
+    assert result.passed and 2e-5 < result.value < result.limit < 1e-4
+    monkeypatch.setattr(Rounded, "roundings", 6000)
+    assert not check_resolution(Rounded(), large, LIMITS["float32"], "float32").passed
+    assert not check_resolution(Rounded(), large, LIMITS["float64"], "float64").passed
+
+
+def test_totals_in_float32_are_found_where_their_steps_are_as_small_as_the_rounding_of_atoms(
+    copper, monkeypatch
+):
+    monkeypatch.setattr(planted, "REFERENCE", -8.0)
+    result = check_resolution(planted.Float32References(), copper.sized(500), LIMITS["float32"], "float32")
+    assert not result.passed and "totals are float32 numbers" in result.message
+
+
+def test_a_stiff_bond_is_not_taken_for_work_or_rounding():
+    hydrogen = ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.9]], cell=[20, 20, 20])
+
+    class Stiff(planted.Morse):
+        """A repulsion that begins at once, as a screened one that is switched on in a short range."""
+
+        def pair(self, r):
+            x = np.clip(0.95 - r, 0, None)
+            return 4e4 * x**4, -16e4 * x**3
+
+    samples = make_samples(["H"], [hydrogen], planted.CUTOFF)
+    assert check_conservative(Stiff(), samples.rattled, STRICT).passed
+    assert check_resolution(Stiff(), hydrogen, STRICT, "float64").passed
