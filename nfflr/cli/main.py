@@ -19,7 +19,7 @@ from .arguments import as_click_takes
 from .dress import Context, dress
 from .failure import explain, fail
 from .interrupts import heeded_sigterm
-from .notes import printed_notes
+from .printed_notes import printed_notes
 from .usage import command_meant, usage_message
 
 ROOT = Path(__file__).parent

@@ -19,9 +19,9 @@ from ..errors import ConfigError, NFFLrError
 from ..workflows.base import Result
 from ..workflows.contract import Workflow, read_result, result_record
 from .failure import explain, fail
-from .notes import notes_about
 from .opening import Models
 from .output import Outputs, provenance
+from .printed_notes import notes_about
 from .progress import step_bar
 from .resume import archive_folder, drop_archive, settle_archive
 from .summary import SummaryTable, describe

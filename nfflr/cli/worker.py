@@ -14,7 +14,7 @@ import click
 from pydantic import BaseModel
 
 from ..workflows.contract import find_workflow
-from .notes import printed_notes
+from .printed_notes import printed_notes
 from .run import Job, Run
 
 
