@@ -38,7 +38,8 @@ def archive_folder(
     claim_folder(folder)
     with locked(folder):
         if _begun(folder) and not resume:
-            if not overwrite and not FolderArchive(folder).is_finished():
+            finished = trajectory is not None and FolderArchive(folder).is_finished()
+            if not overwrite and not finished:
                 raise ConfigError(
                     f"{folder}: a run was interrupted here; use --resume, or --overwrite to drop it"
                 )

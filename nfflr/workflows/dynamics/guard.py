@@ -91,7 +91,10 @@ class Guard(GetPropertiesMixin):
 
     def _ask(self, name: str, atoms: ase.Atoms, allow_calculation: bool):
         try:
-            value = self.calculator.get_property(name, atoms, allow_calculation)
+            if self._known and name in self.calculator.results:  # which are of these atoms, as ASE's rule is
+                value = self.calculator.results[name]
+            else:
+                value = self.calculator.get_property(name, atoms, allow_calculation)
         except (NumericsError, StructureError) as error:
             reason = str(error).removeprefix("structure: ")
             raise ExplosionError(

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import ase
 import numpy as np
@@ -88,7 +88,6 @@ class Run:
         self.dof = degrees_of_freedom(atoms, self.ensemble.keeps_momentum)
         check_moving(atoms, self.dof, settings.has_thermostat)
         self.rng = noise
-        self._noise_state: tuple[Any, np.ndarray] | None = None
         self.step = 0
         self.offset = 0.0  # eV: jumps of the conserved quantity where its targets were changed
         self.dynamics: Integrator  # made by pick_up
@@ -116,24 +115,31 @@ class Run:
 
     def put_down(self) -> Record:
         """All that the rest of the run depends on."""
-        near = self.guard.too_near
-        return {
-            "step": np.array(self.step),
-            "offset": np.array(self.offset),
-            "positions": self.atoms.get_positions(),
-            "momenta": self.atoms.get_momenta(),
-            "cell": self.atoms.cell.array.copy(),
-            "rng": self._noise(),
-            "too_near": np.array([near.step, near.atom, near.distance] if near else []),
-            **hidden_state(self.ensemble, self.dynamics),
-        }
+        return self.mark()()
 
-    def _noise(self) -> np.ndarray:
-        """State of the random generator as JSON, which takes longer than a comparison with the last."""
-        state = self.rng.bit_generator.state
-        if self._noise_state is None or self._noise_state[0] != state:
-            self._noise_state = (state, np.array(json.dumps(state)))
-        return self._noise_state[1]
+    def mark(self) -> Callable[[], Record]:
+        """A function that makes the record of this moment, which few steps need."""
+        step, offset, near, arrays = self.step, self.offset, self.guard.too_near, self.atoms.arrays
+        positions, momenta, cell = (
+            arrays["positions"].copy(),
+            arrays["momenta"].copy(),
+            self.atoms.cell.copy(),
+        )
+        noise, hidden = self.rng.bit_generator.state, hidden_state(self.ensemble, self.dynamics)
+
+        def record() -> Record:
+            return {
+                "step": np.array(step),
+                "offset": np.array(offset),
+                "positions": positions,
+                "momenta": momenta,
+                "cell": cell,
+                "rng": np.array(json.dumps(noise)),
+                "too_near": np.array([near.step, near.atom, near.distance] if near else []),
+                **hidden,
+            }
+
+        return record
 
     def advance(self) -> None:
         """One step.
@@ -177,15 +183,16 @@ class Run:
     def frame(self) -> ase.Atoms:
         """The structure now, with results and a row of the table."""
         atoms = self.atoms
+        atoms.get_forces()
         potential = float(atoms.get_potential_energy(force_consistent=True))
         kinetic = float(atoms.get_kinetic_energy())
         pressure = None
         if has_stress(atoms) and "stress" in self.guard.implemented_properties:
-            stress = atoms.get_stress(include_ideal_gas=True)  # (6,) eV/Å³
-            pressure = float(-np.mean(stress[:3]) / GPA)
+            stress = atoms.get_stress()  # (6,) eV/Å³, to which the ideal gas's is added
+            pressure = float((2 * kinetic / (3 * atoms.get_volume()) - np.mean(stress[:3])) / GPA)
         values = (
             self.step * self.settings.timestep / 1000,
-            self.temperature(),
+            2 * kinetic / (max(1, self.dof) * kB),
             potential,
             kinetic,
             potential + kinetic,
@@ -193,7 +200,6 @@ class Run:
             pressure,
             float(atoms.get_volume()) if atoms.cell.rank == 3 else None,
         )
-        atoms.get_forces()
         frame = snapshot(atoms)
         frame.info = {"step": self.step, "thermo": dict(zip(COLUMNS, values, strict=True))}
         return frame
@@ -313,7 +319,7 @@ def _stretch(run: Run, archive: Archive, states: _States, report) -> Record:
     """
     settings = run.settings
     while run.step < settings.steps:
-        sound = run.put_down()
+        sound = run.mark()
         try:
             run.advance()
             if run.step % settings.interval == 0:
@@ -322,7 +328,7 @@ def _stretch(run: Run, archive: Archive, states: _States, report) -> Record:
                 report(frame)
             excess = run.excess()
         except ExplosionError as error:
-            raise _ExplodedError(sound, error) from error
+            raise _ExplodedError(sound(), error) from error
         if excess is not None:  # before the state is saved: a run that is resumed comes here again
             raise _UncertainError(excess)
         if run.step % settings.checkpoint == 0:
