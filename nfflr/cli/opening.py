@@ -11,7 +11,7 @@ import click
 from ..errors import ConfigError
 from .threads import set_threads
 
-ENOUGH = 10**6  # atoms times steps, a minute of a model that is not compiled
+ENOUGH = 10.0  # s of a model that is not compiled; to build its kernel takes some seconds
 
 
 class Models:
@@ -66,7 +66,7 @@ class Models:
         """
         loaded = self._load(source)
         if self.compile is None and source not in self._decided:
-            self._take_kernel(source, loaded, (atoms or 0) * steps)
+            self._take_kernel(source, loaded, steps * (8e-3 + 5e-5 * (atoms or 0)))
         compiled = getattr(loaded, "compiled", None)
         line = set_threads(atoms, kernel=compiled is not None and compiled.kind == "kernel")
         if line != self._threads:
@@ -74,8 +74,8 @@ class Models:
             self._threads = line
         return copy.deepcopy(loaded)
 
-    def _take_kernel(self, source: str, loaded, work: int) -> None:
-        """Have the kernel of a model evaluated where that saves time; ``work`` is in atoms times steps."""
+    def _take_kernel(self, source: str, loaded, work: float) -> None:
+        """Have the kernel of a model evaluated where that saves time; ``work`` is in seconds without it."""
         from ..compiled import kernels_are_ready
 
         ready = kernels_are_ready(getattr(loaded, "model", None))
@@ -83,12 +83,12 @@ class Models:
             self._decided.add(source)
         elif not ready and work < ENOUGH:
             if source not in self._hinted:
-                click.echo("  not compiled; nff compile makes it faster once and for all, in half a minute")
+                click.echo("  not compiled; nff compile makes it faster once and for all, in some seconds")
                 self._hinted.add(source)
         else:
             self._decided.add(source)
             if not ready:
-                click.echo("  compiling the kernel of the model, once; may take half a minute")
+                click.echo("  compiling the kernel of the model, once; takes some seconds")
             self._use_kernel(loaded)
 
     def _use_kernel(self, loaded) -> None:

@@ -35,12 +35,12 @@ THREADS: dict[str, Any] = {
     "type": click.IntRange(min=1),
     "expose_value": False,  # what computes asks nfflr.cli.threads
     "callback": keep,
-    "help": "Processor threads; default: OMP_NUM_THREADS if it is set, else no more than help.",
+    "help": "Processor threads; default: the environment's number, else no more than help.",
 }
 COMPILE: dict[str, Any] = {
     "default": None,
     "help": "Evaluate a compiled form of the model; default: if its kernel is built already, or an MD is so "
-    "long that to build it (half a minute) pays.",
+    "long that to build it (some seconds) pays.",
 }
 DEVICE: dict[str, Any] = {
     "default": "cpu",
