@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import ase
 import click
@@ -40,6 +40,7 @@ class Models:
         self.sources, self.device, self.dtype = tuple(sources), device, dtype
         self.compile, self.trust = compile, trust
         self._loaded: dict = {}
+        self.say: Callable[[str], object] = click.echo  # of how it is evaluated
         self._decided: set[str] = set()  # of which models it is settled whether they are compiled
         self._hinted: set[str] = set()
         self._threads = ""  # the line that was printed last
@@ -70,7 +71,7 @@ class Models:
         compiled = getattr(loaded, "compiled", None)
         line = set_threads(atoms, kernel=compiled is not None and compiled.kind == "kernel")
         if line != self._threads:
-            click.echo(f"  {line}")
+            self.say(f"  {line}")
             self._threads = line
         return copy.deepcopy(loaded)
 
@@ -83,17 +84,17 @@ class Models:
             self._decided.add(source)
         elif not ready and work < ENOUGH:
             if source not in self._hinted:
-                click.echo("  not compiled; nff compile makes it faster once and for all, in some seconds")
+                self.say("  not compiled; nff compile makes it faster once and for all, in some seconds")
                 self._hinted.add(source)
         else:
             self._decided.add(source)
             if not ready:
-                click.echo("  compiling the kernel of the model, once; takes some seconds")
+                self.say("  compiling the kernel of the model, once; takes some seconds")
             self._use_kernel(loaded)
 
     def _use_kernel(self, loaded) -> None:
         if loaded.use_kernel():
-            click.echo(f"  compiled {loaded.compiled.kind}, {loaded.compiled.origin}")
+            self.say(f"  compiled {loaded.compiled.kind}, {loaded.compiled.origin}")
 
     def _load(self, source: str):
         from ..potentials import open_calculator

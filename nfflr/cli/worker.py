@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from ..workflows.contract import find_workflow
 from .printed_notes import printed_notes
 from .run import Job, Run
+from .threads import VARIABLE
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def _begin(packed: bytes) -> tuple[Assignment, Run]:
 
     os.environ["MPLBACKEND"] = "agg"  # another machine has its own environment; see main
     torch.set_num_threads(1)  # the process is ours alone, and one of many
+    os.environ[VARIABLE] = "1"  # so it stays
     assignment: Assignment = pickle.loads(packed)
     os.chdir(assignment.folder)
     with redirect_stdout(io.StringIO()):  # the parent has said which models
@@ -71,4 +73,5 @@ def _begin(packed: bytes) -> tuple[Assignment, Run]:
             list(assignment.jobs),
             **assignment.options,
         )
+    run.models.say = lambda text: None  # the same for every job
     return assignment, run
