@@ -93,7 +93,7 @@ class NFFLrCalculator(Calculator):
         # A copy: what the caller does to the model later must not change numbers that ASE has cached.
         self.model: Any = copy.deepcopy(model).to(device=where, dtype=precision).eval()
         self.metadata = (model.metadata if isinstance(model, Wrapped) else {}) | (metadata or {})
-        self._domains = domains_in(self.metadata)  # emptied once a note about a composition is given
+        self._domains, self._noted = domains_in(self.metadata), False
         self.implemented_properties = ["energy", "free_energy", *_offered(model)]
         if isinstance(model, Ensemble):
             self.implemented_properties += ["energy_std", "forces_std"][: 1 + model.compute_forces]
@@ -166,11 +166,13 @@ class NFFLrCalculator(Calculator):
         A composition that the training data say nothing about gets a note, once in a calculator's life.
         """
         self.model.species(torch.tensor(atoms.numbers, dtype=torch.int64, device=self.model.device))
-        warning = next(filter(None, (domain.warning(atoms) for domain in self._domains)), "")
-        if warning:
+        for domain in self._domains:
+            domain.check(atoms)
+        warnings = () if self._noted else (domain.warning(atoms) for domain in self._domains)
+        if warning := next(filter(None, warnings), ""):
             source = self.metadata.get("source", "model")
             note(f"{source if isinstance(source, str) else '+'.join(source)}: {warning}")
-            self._domains = []
+            self._noted = True
 
     def calculate(
         self,

@@ -16,7 +16,7 @@ from ase.formula import Formula
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from .cards import bundled_calculators, read_card
-from .errors import CheckpointError
+from .errors import CheckpointError, StructureError
 
 KEY = "trained_on"  # of the domain in the metadata of a checkpoint
 
@@ -28,12 +28,14 @@ class Domain(BaseModel):
         compositions: formulas of which those of all training structures are sums; linearly independent. The
             formula of the molecule, if it is one.
         molecule: whether every structure had this formula and no periodic axis.
+        untaught: elements that the model names, but no training structure holds: they are refused in use.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     compositions: tuple[str, ...]
     molecule: bool = False
+    untaught: tuple[str, ...] = ()
 
     @field_validator("compositions")
     @classmethod
@@ -41,6 +43,19 @@ class Domain(BaseModel):
         for formula in formulas:
             Formula(formula, strict=True)
         return formulas
+
+    def check(self, atoms: ase.Atoms) -> None:
+        """Refuse elements of which the potential has learned nothing, though its model names them.
+
+        Raises:
+            StructureError: there is one.
+        """
+        missing = set(self.untaught).intersection(atoms.symbols.species()) if self.untaught else set()
+        if missing:
+            raise StructureError(
+                f"structure: element {', '.join(sorted(missing))} was in no structure that this potential "
+                "was trained on; train with structures that hold it, or give another potential"
+            )
 
     def warning(self, atoms: ase.Atoms) -> str:
         """What to say about the energy of a structure: nothing if its composition is covered."""

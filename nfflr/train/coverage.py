@@ -11,13 +11,16 @@ from ..data.graph import Graph
 from ..domain import Domain, domain_of
 from ..errors import StructureError
 from ..models.base import Potential
+from ..notes import note
 from .config import TrainingConfig
 
 
 def check_elements_are_taught(
     model: Potential, graphs: Sequence[Graph], records_of_element: dict[str, list[str]]
 ) -> None:
-    """See that every element of a new model has neighbours in some training structure.
+    """See that every element of a new model that the data hold has neighbours in some training structure.
+
+    One that they do not hold gets a note; the trained potential refuses it in use.
 
     Args:
         model: its elements are those that it will accept in use.
@@ -25,7 +28,7 @@ def check_elements_are_taught(
         records_of_element: for each element, names of the structures of the data set that hold it.
 
     Raises:
-        StructureError: an element occurs only as isolated atoms, or nowhere.
+        StructureError: an element occurs only as isolated atoms.
     """
     bonded = set()
     for graph in graphs:
@@ -35,10 +38,11 @@ def check_elements_are_taught(
             continue
         names = records_of_element.get(element, [])
         if not names:
-            raise StructureError(
-                f"dataset: element {element} is in no structure, yet the model's elements name it, and it "
-                "would be accepted untrained; leave it out of elements, or add structures"
+            note(
+                f"model: element {element} is in no structure of the data set; the trained potential will "
+                "refuse it; leave it out of elements, or add structures"
             )
+            continue
         raise StructureError(
             f"{names[0]}: element {element} has a neighbour within the cutoff in no training structure, so "
             "nothing about its bonds can be learned; leave it out of elements and its structures out of the "
@@ -57,9 +61,12 @@ def trained_domain(config: TrainingConfig) -> Domain | None:
     if not dataset.is_force_field or config.init_from is not None or not config.model.fits_references:
         return None
     kinds: dict[tuple, ase.Atoms] = {}  # one of each composition in which atoms are bound
+    symbols: set[str] = set()
     for k in dataset.split["train"]:
         atoms = dataset.records[k].atoms
+        symbols |= atoms.symbols.species()
         kind = (atoms.get_chemical_formula(), bool(atoms.pbc.any()))
         if kind not in kinds and bonds(config.model.graph(dataset[k][0])).any():
             kinds[kind] = atoms
-    return domain_of(kinds.values())
+    untaught = tuple(element for element in config.model.elements if element not in symbols)
+    return domain_of(kinds.values()).model_copy(update={"untaught": untaught})

@@ -59,9 +59,18 @@ def test_an_element_of_isolated_atoms_alone_is_not_taken(tmp_path, separation):
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_an_element_that_the_data_lack_is_not_taken(tmp_path):
-    with pytest.raises(StructureError, match="element Ge is in no structure"):
-        trainer.train(configured(tmp_path, silicon(), ("Si", "Ge")))
+def test_an_element_that_the_data_lack_is_refused_by_the_trained_potential(tmp_path, caplog):
+    trainer.train(configured(tmp_path, silicon(), ("Si", "Ge")))
+    assert "element Ge is in no structure of the data set" in caplog.text
+    calculator = NFFLrCalculator.load(tmp_path)
+    calculator.get_potential_energy(bulk("Si"))
+    for structure in (bulk("Ge"), bulk("SiGe", "zincblende", a=5.5)):
+        with pytest.raises(StructureError, match="element Ge was in no structure"):
+            structure.calc = calculator
+        with pytest.raises(StructureError, match="element Ge was in no structure"):
+            calculator.get_potential_energy(structure)
+        with pytest.raises(StructureError, match="element Ge was in no structure"):
+            calculator.evaluate([structure])
 
 
 def test_an_element_with_neighbours_in_the_validation_split_alone_is_not_taken(tmp_path):
@@ -72,7 +81,8 @@ def test_an_element_with_neighbours_in_the_validation_split_alone_is_not_taken(t
 
 def test_one_molecule_with_that_element_is_enough(tmp_path):
     trainer.train(configured(tmp_path, [oxygen(), oxygen(1.2), *silicon()], ("O", "Si")))
-    assert load_checkpoint(tmp_path)[1]["trained_on"] == {"compositions": ["O", "Si"], "molecule": False}
+    domain = load_checkpoint(tmp_path)[1]["trained_on"]
+    assert domain == {"compositions": ["O", "Si"], "molecule": False, "untaught": []}
 
 
 def test_the_command_says_it_in_a_line(tmp_path, capsys):
@@ -97,6 +107,7 @@ def test_a_potential_trained_on_one_molecule_knows_it(tmp_path, caplog):
         atom.calc = SinglePointCalculator(atom, energy=-1.0, forces=np.zeros((1, 3)))
     water = [labelled(molecule("H2O"), seed) for seed in range(5)]
     trainer.train(configured(tmp_path, [*atoms, *water], ("H", "O")))
-    assert load_checkpoint(tmp_path)[1]["trained_on"] == {"compositions": ["H2O"], "molecule": True}
+    domain = load_checkpoint(tmp_path)[1]["trained_on"]
+    assert domain == {"compositions": ["H2O"], "molecule": True, "untaught": []}
     NFFLrCalculator.load(tmp_path).get_potential_energy(molecule("H2O2"))
     assert "trained on H2O alone" in caplog.text

@@ -251,8 +251,7 @@ def test_every_representation_is_learned_from_batches_of_one_too(tmp_path, targe
     structures = crystals(8) if target == NAMES else copper(8)
     transform = REPRESENTATIONS[representation]
     dataset = AtomsDataset(structures, target, n_train=5, n_val=2, transform=transform)
-    settings = {"output_features": OUTPUTS} if target == NAMES else {"readout": "energy", "elements": ("Cu",)}
-    model = model_of(**settings)
+    model = model_of(output_features=OUTPUTS) if target == NAMES else model_of(readout="energy")
     rows = []
     settings = {"epochs": 1, "batch_size": 2, "progress": False, "output_dir": tmp_path / "run"}
     train(TrainingConfig(dataset=dataset, model=model, **settings), on_validation=rows.append)
