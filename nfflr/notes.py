@@ -5,10 +5,25 @@ that logger otherwise; the command line prints it there as ``note: ...``, each n
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 LOGGER = logging.getLogger("nfflr")
+_QUIET = ContextVar("quiet", default=False)
 
 
 def note(message: str) -> None:
     """Give a note; the message is written on one line and begins with the file or item that it is about."""
-    LOGGER.warning("%s", " ".join(message.split()))
+    if not _QUIET.get():
+        LOGGER.warning("%s", " ".join(message.split()))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Give no notes meanwhile: about structures that the program made itself, or that belong to a suite."""
+    token = _QUIET.set(True)
+    try:
+        yield
+    finally:
+        _QUIET.reset(token)

@@ -13,6 +13,7 @@ import yaml
 
 from ..errors import NFFLrError, is_lack_of_resources
 from ..files import claim_folder, write_atomically, write_json
+from ..notes import quiet
 from ..structures.readers import read_structure
 from ..validation.reading import FILE, read_suite
 from ..validation.suite import Suite
@@ -137,7 +138,8 @@ def _compute(
     with teacher.asked_for("reference", f"reference-{entry['workflow']}", settings.references):
         teacher.reset()
         try:
-            result = workflow.function(atoms, teacher, options)
+            with quiet():
+                result = workflow.function(atoms, teacher, options)
         except BudgetSpentError:
             return f"needs more than the {settings.references} calls for references"
         except Exception as error:  # other libraries object in their own ways to what they are given

@@ -15,6 +15,7 @@ from ase.calculators.calculator import Calculator
 from ase.io.jsonio import MyEncoder
 
 from ..errors import ConfigError, NFFLrError, NumericsError, did_you_mean, is_lack_of_resources
+from ..notes import quiet
 from ..workflows.base import Progress, Result, Settings, silent
 from ..workflows.contract import Workflow
 from ..workflows.scores import Score, known
@@ -116,7 +117,8 @@ class Task:
                 atoms.calc = calculator  # unknown elements are refused here
             names = [f"task {self.name}"] * len(structures)
             structures = self.workflow.prepare(structures, self.settings, names)
-            result = self.workflow.function(*structures, calculator, self.settings, progress)
+            with quiet():  # what a suite computes is its author's choice
+                result = self.workflow.function(*structures, calculator, self.settings, progress)
             if not result.converged:
                 meant = {n: self._score(s, result) for n, s in self.scores.items() if s.of_failure}
                 return Outcome(self, "failed", self._none() | meant, result.message, result)

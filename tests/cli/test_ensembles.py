@@ -43,7 +43,7 @@ def test_md_and_relax_write_the_frame_that_was_too_uncertain(tmp_path, silicon, 
     limit = 0.5 * calc.results["forces_std"].max()
     for name, model in (("md", str(members)), ("relax", both)):
         out = tmp_path / name
-        options = ["-m", model, "-o", str(out), "--max-forces-std", str(limit)]
+        options = ["-m", model, "-o", str(out), "--max-forces-std", str(limit), "--no-compile"]
         options += ["--rdf-cutoff", "3"] if name == "md" else []
         assert run([name, str(silicon), *options]) == 5
         frame = ase.io.read(out / f"si-{name}-uncertain.xyz")

@@ -10,6 +10,7 @@ import ase
 import numpy as np
 from ase.calculators.calculator import Calculator
 
+from ...notes import quiet
 from ...workflows.batch import evaluate
 from ...workflows.dynamics.averages import slope_and_error
 from ...workflows.md import MdSettings, md
@@ -32,7 +33,8 @@ def nve_run(calculator: Calculator, atoms: ase.Atoms, label: str) -> Drift:
     """200 steps of velocity Verlet at 300 K; the timestep suits the lightest atom."""
     timestep = float(np.clip(np.sqrt(atoms.get_masses().min() / PERIOD), 0.2, 2.0))
     settings = MdSettings(ensemble="nve", temperature=TEMPERATURE, timestep=timestep, steps=STEPS, interval=2)
-    columns = md(atoms, calculator, settings).table.columns
+    with quiet():
+        columns = md(atoms, calculator, settings).table.columns
     conserved = columns["conserved (eV)"]
     every = 1e3 * (conserved - conserved[0]) / len(atoms)
     return Drift(label, columns["time (ps)"] - columns["time (ps)"][0], every)
