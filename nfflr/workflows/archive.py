@@ -7,7 +7,6 @@ import io
 import json
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -142,8 +141,6 @@ class FolderArchive(Archive):
 
     def close(self) -> None:
         """Close the trajectory; the next frame opens it again. Frames that no record counts may be lost."""
-        with suppress(ResourceError):
-            self._write()
         self._frames.clear()
         if self._writer is not None:
             self._writer.close()
