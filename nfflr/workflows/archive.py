@@ -50,16 +50,11 @@ class Archive:
         return self._frames
 
 
-TOGETHER = 100_000  # atoms in frames that wait to be written
-FRAMES = 32  # that wait, at most
-
-
 class FolderArchive(Archive):
     """Records and frames in a folder.
 
     Records are ``<name>.npz`` with a digest, replaced in one step and never pickled. Frames are in
-    ``frames.traj``, in which ASE counts a frame when all of it is written; those of a small structure are
-    written some at a time, which is quicker, and before any record.
+    ``frames.traj``, in which ASE counts a frame when all of it is written.
 
     Args:
         folder: made if it is not there.
@@ -95,7 +90,6 @@ class FolderArchive(Archive):
         return record
 
     def save(self, name: str, record: Record) -> None:
-        self._write()
         if self._writer is not None:  # a record may count frames: they reach the disk first
             self._writer.flush()
         content = io.BytesIO()
@@ -103,17 +97,9 @@ class FolderArchive(Archive):
         write_atomically(self.folder / f"{name}.npz", content.getvalue())
 
     def append(self, frame: ase.Atoms) -> None:
-        self._frames.append(frame)
-        if len(self._frames) >= FRAMES or len(self._frames) * len(frame) >= TOGETHER:
-            self._write()
-
-    def _write(self) -> None:
-        """Write the frames that wait."""
-        while self._frames:
-            if self._writer is None:
-                self._writer = FrameWriter(self._path)
-            self._writer.write(self._frames[0])
-            del self._frames[0]
+        if self._writer is None:
+            self._writer = FrameWriter(self._path)
+        self._writer.write(frame)
 
     def truncate(self, n_frames: int) -> None:
         """As ``Archive.truncate``; also clears what a killed writer left behind.
@@ -131,7 +117,6 @@ class FolderArchive(Archive):
             self._path.unlink(missing_ok=True)
 
     def frames(self) -> Sequence[ase.Atoms]:
-        self._write()
         return StoredFrames(self._path)
 
     def is_new(self) -> bool:
@@ -140,8 +125,7 @@ class FolderArchive(Archive):
         return not self.frames() and all(p.name in own or p.name[0] == "." for p in self.folder.iterdir())
 
     def close(self) -> None:
-        """Close the trajectory; the next frame opens it again. Frames that no record counts may be lost."""
-        self._frames.clear()
+        """Close the trajectory; the next frame opens it again."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

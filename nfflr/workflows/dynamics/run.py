@@ -31,6 +31,7 @@ from .settings import MdSettings
 from .start import check_moving, degrees_of_freedom, random_velocities
 
 SAVING = 1.0  # s at least between two states that are saved, except for the last
+FRAMES, ATOMS = 32, 100_000  # as many frames, or atoms in frames, are written together
 
 # Columns of the table, in order; each frame carries its row in ``info["thermo"]``.
 COLUMNS = (
@@ -240,37 +241,57 @@ def simulate(
     report = _reporter(run, progress)
     if record is None and (excess := run.excess()) is not None:
         return _uncertain(run, excess)
-    states = _States(archive)
+    keeper = _Keeper(archive)
     try:
         while run.step < settings.steps:
-            record = _stretch(run, archive, states, report)
+            record = _stretch(run, keeper, report)
             run.pick_up(record)  # even at the end, so that the last energies are those of any resumed run
     except _ExplodedError as stopped:
+        keeper.finish()
         return _exploded(run, archive, stopped)
     except _UncertainError as stopped:
         return _uncertain(run, stopped.excess)
     finally:
-        states.finish()
+        keeper.finish()
     return _outcome(run, run.step, run.frame())
 
 
-class _States:
-    """Saves states, but not more often than is of use."""
+class _Keeper:
+    """Puts frames and states into the archive: frames of small structures together, which is quicker, and
+    states not more often than is of use."""
 
     def __init__(self, archive: Archive):
         self._archive, self._saved = archive, time.monotonic()
-        self._pending: Record | None = None
+        self._frames: list[ase.Atoms] = []
+        self._state: Record | None = None
 
-    def keep(self, record: Record) -> None:
-        self._pending = record
+    def add_frame(self, frame: ase.Atoms) -> None:
+        self._frames.append(frame)
+        if len(self._frames) >= FRAMES or len(self._frames) * len(frame) >= ATOMS:
+            self._write_frames()
+
+    def add_state(self, record: Record) -> None:
+        self._state = record
         if time.monotonic() - self._saved >= SAVING:
             self.finish()
 
     def finish(self) -> None:
-        """Save the last state, at the end or when the run is interrupted."""
-        if self._pending is not None:
-            self._archive.save("state", self._pending)
-        self._pending, self._saved = None, time.monotonic()
+        """Keep what waits, at the end or when the run is interrupted."""
+        self._write_frames()
+        if self._state is not None:
+            self._archive.save("state", self._state)
+        self._state = None
+        self._saved = time.monotonic()
+
+    def _write_frames(self) -> None:
+        frames, state = self._frames, self._state
+        self._frames, self._state = (
+            [],
+            None,
+        )  # where a frame is lost, a state that counts it must not be saved
+        for frame in frames:
+            self._archive.append(frame)
+        self._state = state
 
 
 def _exploded(run: Run, archive: Archive, stopped: _ExplodedError) -> Outcome:
@@ -311,7 +332,7 @@ class _ExplodedError(Exception):
         self.record, self.cause = record, cause
 
 
-def _stretch(run: Run, archive: Archive, states: _States, report) -> Record:
+def _stretch(run: Run, keeper: _Keeper, report) -> Record:
     """Run to the next state, or to the end; returns the record of it.
 
     Raises:
@@ -324,7 +345,7 @@ def _stretch(run: Run, archive: Archive, states: _States, report) -> Record:
             run.advance()
             if run.step % settings.interval == 0:
                 frame = run.frame()
-                archive.append(frame)
+                keeper.add_frame(frame)
                 report(frame)
             excess = run.excess()
         except ExplosionError as error:
@@ -335,7 +356,7 @@ def _stretch(run: Run, archive: Archive, states: _States, report) -> Record:
             break
     record = run.put_down()
     if run.step % settings.checkpoint == 0:
-        states.keep(record)
+        keeper.add_state(record)
     return record
 
 
