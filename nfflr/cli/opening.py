@@ -57,15 +57,19 @@ class Models:
 
         return self.sources or (choose_calculator(atoms),)
 
-    def calculator(self, source: str, atoms: int | None = None, steps: int = 0):
+    def calculator(self, source: str, atoms: int | None = None, steps: int = 0, computes: bool = True):
         """A calculator of its own: what one structure leaves in it must not reach the next.
 
         Args:
             source: its name.
             atoms: of the structure it is for.
             steps: evaluations that will be made at least, as far as that is known.
+            computes: False where it is only asked what it covers; a kernel is compared with its model, which
+                takes an evaluation, when computing begins.
         """
         loaded = self._load(source)
+        if not computes:
+            return copy.deepcopy(loaded)
         if self.compile is None and source not in self._decided:
             self._take_kernel(source, loaded, steps * (8e-3 + 5e-5 * (atoms or 0)))
         compiled = getattr(loaded, "compiled", None)

@@ -146,7 +146,7 @@ class Run:
 
     def begin(self, job: Job, structures: list[ase.Atoms], sources: Sequence[str]) -> Begun:
         """Claim the files of a job, or find what a run that is being resumed has made of it already."""
-        calculator = self.attach(sources[0], structures)
+        calculator = self.attach(sources[0], structures, computes=False)
         outputs = self._outputs(job, structures)
         asked = {
             "structure": job.name,
@@ -227,14 +227,14 @@ class Run:
         same = before == now and record.get("structure_sha256") == asked["structure_sha256"]
         return same and _same_calculator(record, calculator)
 
-    def attach(self, source: str, structures: list[ase.Atoms]):
+    def attach(self, source: str, structures: list[ase.Atoms], computes: bool = True):
         """A calculator, which refuses unknown elements before the first step, and atoms far too close."""
         from ..structures.checks import check_trained_distances
 
         atoms_in_all, steps = max(map(len, structures)), 0
         if self.workflow.name == "md":  # the one whose length is known
             steps = self.settings.model_dump()["steps"]
-        calculator = self.models.calculator(source, atoms_in_all, steps)
+        calculator = self.models.calculator(source, atoms_in_all, steps, computes)
         shortest = getattr(calculator, "shortest_distances", None)
         for atoms in structures:
             atoms.calc = calculator

@@ -166,7 +166,7 @@ def test_isolated_atoms_are_told_and_left_out(tmp_path, capsys):
 def test_a_unit_that_the_format_does_not_fix_is_asked_for(tmp_path, capsys):
     assert init(JARVIS, tmp_path) == 2
     captured = capsys.readouterr()
-    assert "give --energy-units eV (then" in captured.err and "or eV/atom" in captured.err
+    assert "give --energy-units eV (then" in captured.err and ", eV/atom (" in captured.err
     assert "likely --stress-units kbar --stress-sign -1" in captured.out
 
 
