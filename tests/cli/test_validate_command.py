@@ -110,7 +110,8 @@ def test_a_reference_is_what_a_workflow_wrote(folder, tmp_path):
     config = tmp_path / "phonons.yaml"
     config.write_text(yaml.safe_dump(PHONONS))
     made = tmp_path / "ref"
-    assert nff("phonons", folder / "si.vasp", "--model", "mlearn-si", "--out", made, "--config", config) == 0
+    options = ("--model", "mlearn-si", "--no-compile", "--out", made, "--config", config)
+    assert nff("phonons", folder / "si.vasp", *options) == 0
     reference = str(made / "si-phonons.json")
     task = {"name": "bands", "workflow": "phonons", "settings": PHONONS, "reference": reference}
     write(folder, [{**task, "limits": {"frequency_max": 0}}])
@@ -146,7 +147,7 @@ def test_what_is_wrong_is_one_line_and_leaves_no_file(folder, tmp_path, capsys):
 
 def test_a_bundled_calculator_brings_its_suite(tmp_path, capsys, monkeypatch):
     folders = {p.name: p for p in (Path(__file__).parents[2] / "calculators").iterdir()}
-    monkeypatch.setattr("nfflr.checkpoint.bundled_calculators", lambda: folders)
+    monkeypatch.setattr("nfflr.checkpoint_files.bundled_calculators", lambda: folders)
     assert nff("validate", "mlearn-si", "--task", "lattice", "-o", tmp_path) == 0
     assert "length_mae" in capsys.readouterr().out
     code, error = fails(capsys, "mlearn-si-alignn", "-o", tmp_path)
