@@ -569,7 +569,7 @@ def test_a_missing_structure_file_names_row_and_file(no_cache):
     (source / "POSCAR-5").unlink()
     refused(source, "id_prop.csv: line 7: structure file 'POSCAR-5' is missing", target="gap")
     (source / "POSCAR-5").write_text("Cu\n1.0\n3 0 0\n")
-    refused(source, "id_prop.csv: line 7: ", "POSCAR-5: frame 0 cannot be read", target="gap")
+    refused(source, "id_prop.csv: line 7: ", "POSCAR-5: ends after line 3", target="gap")
 
 
 def test_a_row_leads_to_no_file_outside_its_folder(no_cache):
