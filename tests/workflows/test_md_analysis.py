@@ -152,7 +152,7 @@ def test_the_spectrum_is_right_at_its_ends(segment):
 
 def test_the_spectrum_of_a_spring_has_one_line_at_its_frequency():
     atoms = ase.Atoms("N2", positions=[[0, 0, 0], [1.02, 0, 0]])
-    atoms.set_momenta(np.zeros((2, 3)))
+    atoms.set_momenta([[1e-9, 0, 0], [-1e-9, 0, 0]])  # at rest; without momenta there is nothing to keep
     settings = MdSettings(
         ensemble="nve", timestep=0.5, steps=8000, interval=8, keep_velocities=True, equilibration=0
     )

@@ -87,7 +87,7 @@ def test_minimise_starts_from_rest_and_keeps_fixed_atoms_and_a_broken_run(tmp_pa
     ids=["primitive", "flat", "large"],
 )
 def test_a_small_cell_gets_a_note_with_a_supercell_that_suffices(atoms, expected, caplog):
-    settings = MdSettings(ensemble="nve", timestep=1, steps=1, keep_velocities=True, rdf_cutoff=1)
+    settings = MdSettings(ensemble="nve", timestep=1, steps=1, rdf_cutoff=1)
     md(atoms, EMT(), settings)
     notes = [record.getMessage() for record in caplog.records if record.name == "nfflr"]
     if expected is None:
