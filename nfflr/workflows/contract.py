@@ -29,8 +29,8 @@ class Workflow:
         plot: the file's ``plot(result)``, or None.
         overlays: whether it can be called ``plot(result, others, label)`` too.
         archives: whether the function keeps what is finished in an ``archive``, and can be resumed.
-        extends: settings of a finished run that may be raised to continue it.
         scores: by which its results are judged: the file's ``SCORES``, or ``default_scores``.
+        extends: settings of a finished run that may be raised to continue it.
     """
 
     name: str
@@ -42,8 +42,8 @@ class Workflow:
     plot: Callable | None
     overlays: bool
     archives: bool
-    extends: tuple[str, ...]
     scores: dict[str, Score]
+    extends: tuple[str, ...] = ()
 
     def prepare(
         self, structures: Sequence[ase.Atoms], settings: BaseModel, names: Sequence[str]

@@ -25,6 +25,7 @@ MELTED = 0.3
 
 # A mean is off its target if it misses by this many standard errors and by more than nobody would mind.
 ERRORS = 5.0
+RELAXATIONS = 3  # times of the thermostat or barostat that a run takes at least to be judged by its mean
 TOLERANCES = {"temperature": 0.05, "pressure": 0.01}  # of the target; GPa
 UNITS = {"temperature": "K", "pressure": "GPa"}
 
@@ -88,6 +89,9 @@ def _miss(name: str, averages: Mapping[str, float | None], settings: MdSettings)
     mean, error = averages[name], averages[f"{name}_error"]
     if not held or settings.has_ramp or mean is None or error is None:
         return None
+    relaxation = settings.thermostat_time if name == "temperature" else settings.barostat_time
+    if settings.steps * settings.timestep * (1 - settings.equilibration) < RELAXATIONS * relaxation:
+        return None  # the run has had no time to get there
     target = getattr(settings, name)
     tolerance = TOLERANCES[name] * (target if name == "temperature" else 1.0)
     if abs(mean - target) <= max(tolerance, ERRORS * error):
