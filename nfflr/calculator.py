@@ -15,19 +15,19 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
 
+from .adapters.programs import is_program, load_program
+from .adapters.wrapped import NO_CUTOFF, OPTIONS, Wrapped
 from .checkpoint import load_model, sources_of
 from .compiled import Compiled, compile_potential, kernels
 from .data.graph import Graph, batch_graphs
 from .data.verlet import VerletList
-from .domain import domains_in
 from .errors import ConfigError, NumericsError, StructureError, did_you_mean
 from .models.base import Potential
-from .models.ensemble import Ensemble
-from .models.programs import is_program, load_program
-from .models.wrapped import NO_CUTOFF, OPTIONS, Wrapped
+from .models.committee import Ensemble
 from .notes import note
 from .structures.checks import check_structure
-from .workflows.base import has_stress, require_stress
+from .structures.domain import domains_in
+from .workflows.framework.interface import has_stress, require_stress
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

@@ -25,13 +25,13 @@ from .checkpoint_files import (
     reasons,
     sources_of,
 )
-from .construction import build_model
-from .domain import KEY, Domain
 from .errors import CheckpointError, ConfigError, NumericsError, plain_reason
-from .files import write_atomically
 from .models.base import Potential, architecture
-from .models.ensemble import Ensemble
-from .sealed import read_metadata, seal, unseal
+from .models.committee import Ensemble
+from .models.construction import build_model
+from .storage.files import write_atomically
+from .storage.sealed import read_metadata, seal, unseal
+from .structures.domain import KEY, Domain
 
 __all__ = [
     "FILE",

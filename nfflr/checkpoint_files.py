@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .cards import bundled_calculators
 from .errors import CheckpointError, ConfigError, ResourceError, did_you_mean
-from .sealed import MAX_HEADER, Damaged, Foreign, is_sealed, verify
+from .storage.sealed import MAX_HEADER, Damaged, Foreign, is_sealed, verify
 from .structures.kinds import CHECKPOINT, DATA, FOREIGN, OTHERS, STRUCTURE, kind_of
 
 FORMAT, VERSION = "nfflr-checkpoint", 1

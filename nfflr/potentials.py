@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from .adapters import ForeignCalculator, is_foreign, open_foreign
+from .adapters.hints import hint
 from .calculator import NFFLrCalculator, find_device
 from .errors import ConfigError
-from .foreign import ForeignCalculator, is_foreign, open_foreign
-from .foreign.hints import hint
 
 
 def open_calculator(

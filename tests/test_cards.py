@@ -7,6 +7,8 @@ import pytest
 from ase.build import bulk, molecule
 from ase.io import write
 
+from nfflr.adapters import installed_universal, packages
+from nfflr.adapters.packages import adapter, names
 from nfflr.cards import bundled_calculators, read_card
 from nfflr.checkpoint import FILE, load_checkpoint
 from nfflr.cli import select
@@ -14,8 +16,6 @@ from nfflr.cli.main import run
 from nfflr.cli.select import choose_calculator
 from nfflr.data.dataset import AtomsDataset
 from nfflr.errors import CheckpointError, StructureError
-from nfflr.foreign import adapters, installed_universal
-from nfflr.foreign.adapters import adapter, names
 from nfflr.train.evaluation import predict
 from nfflr.validation.reading import read_suite
 
@@ -122,7 +122,7 @@ def universal(monkeypatch, tmp_path):
     """A stand-in for an installed package with a universal potential; nothing else is universal."""
     (tmp_path / "standin.py").write_text(
         "from ase.calculators.lj import LennardJones\n"
-        "from nfflr.foreign.calculator import Peer\n"
+        "from nfflr.adapters.foreign_calculator import Peer\n"
         "PACKAGE = EXTRA = MODELS = None\n"
         "MODULE, DTYPES, UNIVERSAL = 'ase', ('float64',), True\n"
         "def load(argument, device, dtype):\n"

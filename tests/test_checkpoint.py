@@ -19,7 +19,7 @@ from nfflr import checkpoint, checkpoint_files
 from nfflr.checkpoint import FILE, find_checkpoint, load_checkpoint, save_checkpoint
 from nfflr.errors import CheckpointError, ConfigError, NFFLrError, NumericsError, ResourceError
 from nfflr.models import base
-from nfflr.models.ensemble import Ensemble
+from nfflr.models.committee import Ensemble
 from nfflr.models.gnn.schnet import SchNet, SchNetConfig
 
 

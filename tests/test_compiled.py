@@ -20,7 +20,7 @@ from ase.md.verlet import VelocityVerlet
 from builders import tiny
 
 import nfflr.compiled
-import nfflr.compiled.graph as graphs
+import nfflr.compiled.aot_graph as graphs
 from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import save_checkpoint
 from nfflr.cli.main import run
@@ -29,7 +29,7 @@ from nfflr.compiled.cache import Artefacts, compiler, identity
 from nfflr.compiled.examples import deviations, example_graphs, tolerance
 from nfflr.data.graph import batch_graphs
 from nfflr.models.base import architectures
-from nfflr.models.ensemble import Ensemble
+from nfflr.models.committee import Ensemble
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler here")
 CHEAPEST = "lennard-jones"  # to compile, which takes half a minute

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import load_checkpoint, save_checkpoint
 from nfflr.cli.main import run
-from nfflr.domain import Domain, domain_of
 from nfflr.errors import CheckpointError
 from nfflr.models.moment import MomentConfig, MomentNetwork
+from nfflr.structures.domain import Domain, domain_of
 
 
 @pytest.fixture

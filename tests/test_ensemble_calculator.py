@@ -18,7 +18,7 @@ from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import FILE, save_checkpoint
 from nfflr.errors import CheckpointError, ConfigError
 from nfflr.models import base
-from nfflr.models.ensemble import Ensemble
+from nfflr.models.committee import Ensemble
 
 ELEMENTS = ("C", "Si")
 SPREAD = {"energy_std", "forces_std"}

@@ -5,6 +5,7 @@ import errno
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
+from nfflr.adapters.hints import hint
 from nfflr.errors import (
     ConfigError,
     NumericsError,
@@ -13,7 +14,6 @@ from nfflr.errors import (
     is_lack_of_resources,
     plain_reason,
 )
-from nfflr.foreign.hints import hint
 
 OPTIONS = (
     "--steps",

@@ -8,7 +8,7 @@ import torch
 
 from nfflr.checkpoint import load_checkpoint, save_checkpoint
 from nfflr.checkpoint_files import read_description
-from nfflr.construction import Bounded
+from nfflr.models.construction import Bounded
 
 HEAVY = ("torch._dynamo", "torch._inductor", "sympy")
 

@@ -6,7 +6,7 @@ import pytest
 
 from nfflr.checkpoint import unpack
 from nfflr.errors import CheckpointError
-from nfflr.nesting import BLOCK, LIMIT, refuse_deep
+from nfflr.storage.nesting import BLOCK, LIMIT, refuse_deep
 
 
 @pytest.mark.parametrize(

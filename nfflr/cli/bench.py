@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ..errors import ConfigError
-from ..files import claim_folder, write_figure, write_json
+from ..storage.files import claim_folder, write_figure, write_json
 from .options import DEVICE, OUT, THREADS, TRUST
 from .output import provenance, refuse_existing
 from .sources import source_name
@@ -126,8 +126,8 @@ def command(
 
 
 def _contestants(sources, compiled: bool, dtype: str | None, device: str, trust: bool) -> list:
+    from ..adapters import is_foreign
     from ..calculator import NFFLrCalculator
-    from ..foreign import is_foreign
     from ..potentials import open_calculator
     from ..validation.speed import Contestant
     from .stopwatch import Stopwatch

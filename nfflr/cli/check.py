@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from ..errors import ConfigError
-from ..files import claim_folder, write_figure, write_json
+from ..storage.files import claim_folder, write_figure, write_json
 from .options import DEVICE, OUT, THREADS, TRUST
 from .output import provenance, refuse_existing
 from .sources import source_name
@@ -78,7 +78,7 @@ def command(checkpoint, structures, elements, cutoff, dtype, trust, device, out,
     a warning is not a failure.
     """
     from ..validation.check import check, make_samples
-    from ..validation.check.figure import plot
+    from ..validation.check.check_figure import plot
     from .progress import training_bar
 
     name = source_name(checkpoint)
@@ -123,7 +123,7 @@ def _load(
     source: str, device: str, dtype: str | None, trust: bool
 ) -> tuple[dict, tuple[str, ...], float | None]:
     """Calculators by precision, the elements that are covered (none: not known) and the cutoff."""
-    from ..foreign import is_foreign, precisions
+    from ..adapters import is_foreign, precisions
     from ..potentials import open_calculator
 
     def load(d: str | None):
@@ -158,7 +158,7 @@ def _elements(chosen, known, atoms) -> list[str]:
 
 def _read(arguments) -> list:
     from ..structures.readers import read_structure
-    from .structures import find_structures
+    from .structure_files import find_structures
 
     return [read_structure(path) for path in find_structures(arguments)]
 
@@ -170,7 +170,7 @@ def _molecules(source: str, calculators: dict) -> list:
         ConfigError: there is no such file.
     """
     from ..cards import bundled_calculators
-    from ..domain import domains_in
+    from ..structures.domain import domains_in
     from ..structures.readers import read_structures
 
     domains = domains_in(getattr(next(iter(calculators.values())), "metadata", {}))

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import ConfigError, NFFLrError, StoppedError
-from ..files import claim_folder, write_json
+from ..storage.files import claim_folder, write_json
 from .options import THREADS, read_settings, with_settings
 from .output import provenance
 from .progress import training_bar
-from .structures import find_structures, result_stems
+from .structure_files import find_structures, result_stems
 from .threads import set_threads
 
 TOPIC = "Make a potential"
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import Calculator
 
-    from ..distill.settings import DistillSettings
+    from ..learn.distill_settings import DistillSettings
 
 RESULT, PLAN = "distill.json", "plan.json"
 
 
-@click.command("distill", cls=with_settings("..distill.settings", "DistillSettings"))
+@click.command("distill", cls=with_settings("..learn.distill_settings", "DistillSettings"))
 @click.argument("structures", nargs=-1, required=True)
 @click.option(
     "--teacher",
@@ -58,9 +58,9 @@ def command(structures, teacher, out, device, config, trust, resume, **values) -
     labels), test.xyz, suite/ (for nff validate), distill.png and distill.json. Exits with 5 if the budget is
     spent before the limits hold; the files are written all the same.
     """
-    from ..distill.settings import DistillSettings
-    from ..lock import locked
+    from ..learn.distill_settings import DistillSettings
     from ..potentials import open_calculator
+    from ..storage.lock import locked
     from ..structures.readers import read_structure
 
     settings = read_settings(DistillSettings, config, values)
@@ -82,8 +82,8 @@ def run(
     out: Path, cells: dict[str, Atoms], calculator: Calculator, settings: DistillSettings, teacher: str
 ) -> int:
     """Distil in a folder that is held, tell, and return the exit code."""
-    from ..distill.loop import Distillation
-    from ..distill.report import write_data, write_results
+    from ..learn.loop import Distillation
+    from ..learn.student_report import write_data, write_results
 
     say = partial(print, flush=True)  # not click.echo, which writes past the bar instead of above it
     with training_bar("calls") as update:

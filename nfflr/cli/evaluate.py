@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import click
 
 from ..errors import StructureError
-from ..files import all_or_none, claim_folder, write_figure, write_json
+from ..storage.files import all_or_none, claim_folder, write_figure, write_json
 from .dataoptions import LABELS, data_options, dataset_arguments
 from .options import OUT, THREADS
 from .output import provenance, refuse_existing
-from .structures import data_stem, find_data
+from .structure_files import data_stem, find_data
 from .threads import set_threads
 
 TOPIC = "Judge a potential"
@@ -103,17 +103,17 @@ def command(checkpoint, data, out, overwrite, **given) -> int:
 
 
 def _force_field(model, dataset, title: str) -> tuple:
+    from ..reports.curves import parity
     from ..train.evaluation import calibration, error_table, predict
     from ..train.force_field import COLUMNS
-    from ..train.report import parity
 
     predictions = predict(model, dataset, range(len(dataset)))
     return error_table(predictions), COLUMNS, parity(predictions, title), calibration(predictions)
 
 
 def _properties(model, dataset, title: str) -> tuple:
+    from ..reports.curves import property_parity
     from ..train.properties import predict_properties, property_columns
-    from ..train.report import property_parity
 
     predictions = predict_properties(model, dataset, range(len(dataset)))
     table = {"all": {"structures": len(dataset), **predictions.errors()}}

@@ -64,7 +64,7 @@ def _folded(name: str, value: str) -> str:
 
 def _scores(scores: dict[str, float]) -> str:
     """In the units of the tables people publish."""
-    from ..train.columns import COLUMNS
+    from ..reports.columns import COLUMNS
 
     columns = {f"val/{column.key}": column for column in COLUMNS}
     told = []

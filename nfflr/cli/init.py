@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from ..files import claim_folder, write_atomically, write_figure
+from ..storage.files import claim_folder, write_atomically, write_figure
 from .dataoptions import data_options, dataset_arguments
 from .options import OUT
 from .output import refuse_existing
-from .structures import data_stem, find_data
+from .structure_files import data_stem, find_data
 
 TOPIC = "Make a potential"
 PLACE = 1
@@ -31,11 +31,11 @@ def command(data, out, overwrite, **given) -> int:
     <data>-init.png, and writes a commented config.py that trains as it is. Data that cannot be trained on are
     refused with the option that would mend them, and nothing is written.
     """
-    from ..data.diagnosis import diagnose
+    from ..data.quality.diagnosis import diagnose
     from ..data.sources import ase_files, display_name, find
-    from ..train.datafigure import draw
+    from ..reports.data_figure import draw
     from ..train.starter import advised, config_text
-    from .survey import report
+    from .survey_table import report
 
     found = find_data(data)
     source = found[0] if len(found) == 1 else found

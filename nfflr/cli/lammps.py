@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import ConfigError, ResourceError, StructureError
-from ..files import claim_folder, stem, write_atomically
 from ..notes import note
+from ..storage.files import claim_folder, stem, write_atomically
 from .options import DEVICE, OUT, read_settings, with_settings
 from .output import refuse_existing
 
@@ -28,10 +28,10 @@ EXAMPLES = (
 )
 
 if TYPE_CHECKING:
-    from ..lammps.script import LammpsSettings
+    from ..engines.lammps.script import LammpsSettings
 
 
-@click.command("lammps", cls=with_settings("..lammps.script", "LammpsSettings"))
+@click.command("lammps", cls=with_settings("..engines.lammps.script", "LammpsSettings"))
 @click.argument("checkpoint")
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Structure file, in any format of ASE (default: none)."
@@ -91,8 +91,8 @@ def command(
     """
     from ..calculator import NFFLrCalculator
     from ..compiled import kernel
-    from ..lammps.external import check_species, potential_of
-    from ..lammps.script import LammpsSettings
+    from ..engines.lammps.external import check_species, potential_of
+    from ..engines.lammps.script import LammpsSettings
 
     settings = read_settings(LammpsSettings, config, values)
     assert isinstance(settings, LammpsSettings)
@@ -107,7 +107,7 @@ def command(
     options += ["--dtype", dtype] if dtype else []
     options += [] if compile else ["--no-compile"]
     if script is not None:
-        from ..lammps.__main__ import parts
+        from ..engines.lammps.__main__ import parts
 
         if not species:
             raise ConfigError("--species: name the element of each atom type of your input, as --species Si")
@@ -119,7 +119,7 @@ def command(
         atoms, types = _prepare(data, calculator, settings, out, overwrite)
         species = [kind.symbol for kind in types]
         options += ["--final", f"{Path(name).stem}-final.data"]
-    program = [sys.executable, "-m", f"{__package__.partition('.')[0]}.lammps"]
+    program = [sys.executable, "-m", f"{__package__.partition('.')[0]}.engines.lammps"]
     ranks = [*program, name, *options, "--species", *species]
     start = shlex.split(launcher) if launcher else [_mpiexec(write_only), "-n", str(processes)]
     if script is None:
@@ -139,7 +139,7 @@ def _absolute(checkpoint: str) -> str:
 
 def _prepare(data: Path, calculator, settings: LammpsSettings, out: Path, overwrite: bool):
     """The structure and its types, when it is known that all can be written."""
-    from ..lammps.script import check_constraints, types_of
+    from ..engines.lammps.script import check_constraints, types_of
     from ..structures.readers import read_structure
 
     atoms = read_structure(data)
@@ -174,7 +174,7 @@ def _check_velocities(data: Path, atoms, settings: LammpsSettings) -> None:
 
 
 def _write(folder: Path, name: str, atoms, types, settings: LammpsSettings, line: str) -> None:
-    from ..lammps.script import data_file, input_script
+    from ..engines.lammps.script import data_file, input_script
 
     content = data_file(atoms, types, velocities=settings.keep_velocities, skewed=settings.ensemble == "npt")
     write_atomically(folder / f"{name}.data", content.encode())
@@ -185,7 +185,7 @@ def _write(folder: Path, name: str, atoms, types, settings: LammpsSettings, line
 
 
 def _write_unified(path: Path, calculator, overwrite: bool) -> int:
-    from ..lammps.mliap import write_unified
+    from ..engines.lammps.mliap import write_unified
 
     refuse_existing([path], overwrite)
     claim_folder(path.parent)

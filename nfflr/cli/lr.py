@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..files import all_or_none, claim_folder, write_atomically, write_figure
+from ..storage.files import all_or_none, claim_folder, write_atomically, write_figure
 from .options import OUT, THREADS
 from .output import refuse_existing
 from .progress import steady, training_bar
@@ -37,7 +37,7 @@ def command(config, out, start, end, steps, seed, write, overwrite) -> int:
     of magnitude: train with it and with a third of it, and compare validation errors.
     """
     from ..train.config import load_config
-    from ..train.lr import as_csv, copy_with_rate, find_learning_rate, plot
+    from ..train.rate_finder import as_csv, copy_with_rate, find_learning_rate, plot
 
     paths = {kind: out / f"{config.stem}-lr.{kind}" for kind in ("csv", "png")}
     if write:

@@ -26,9 +26,9 @@ def command(elements, as_json) -> int:
     """
     from ase.data import chemical_symbols
 
+    from ..adapters import installed_universal, names
     from ..cards import bundled_calculators, read_card
     from ..errors import ConfigError
-    from ..foreign import installed_universal, names
 
     for symbol in elements:
         if symbol not in chemical_symbols[1:]:

@@ -12,12 +12,12 @@ import click
 
 from ..checkpoint import library_versions
 from ..errors import ConfigError
-from ..files import all_or_none, claim_folder, sweep, write_atomically, write_figure, write_json
 from ..notes import note
+from ..storage.files import all_or_none, claim_folder, sweep, write_atomically, write_figure, write_json
+from ..storage.trajectories import write_trajectory
 from ..structures.writers import FORMATS, OPEN, TRAJECTORY, file_name, format_of, losses, structure_bytes
-from ..trajectories import write_trajectory
-from ..workflows.base import Result
-from ..workflows.contract import Workflow, file_fields, result_record
+from ..workflows.framework.contract import Workflow, file_fields, result_record
+from ..workflows.framework.interface import Result
 from .tables import write_table
 
 

@@ -45,7 +45,7 @@ def _bar(console: Console) -> Progress:
 
 @contextmanager
 def step_bar(name: str) -> Iterator:
-    """A ``nfflr.workflows.base.Progress`` that shows the numbers a workflow reports."""
+    """A ``nfflr.workflows.framework.interface.Progress`` that shows the numbers a workflow reports."""
     with training_bar(name) as update:
 
         def progress(step: int, total: int, numbers: dict[str, float], atoms) -> None:

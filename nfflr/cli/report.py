@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..files import claim_folder, write_atomically
+from ..storage.files import claim_folder, write_atomically
 from .output import refuse_existing
 
 TOPIC = "Make a potential"
@@ -32,7 +32,7 @@ def command(run, data, checks, validations, out, overwrite) -> int:
     settings, the command and versions. It needs no network and no other file.
     """
     from ..checkpoint import find_run
-    from ..train.runpage import run_page
+    from ..reports.run_page import run_page
 
     run = find_run(run)
     folder = out or run

@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 
 from ..errors import ConfigError, NFFLrError, StoppedError
-from ..files import claim_folder
-from ..lock import locked
-from ..workflows.archive import FolderArchive
+from ..storage.archives import FolderArchive
+from ..storage.files import claim_folder
+from ..storage.lock import locked
 
 OPTION = click.Option(
     ["--resume"],

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ase
 from ase.formula import Formula
 
+from ..adapters import installed_universal
 from ..cards import bundled_calculators, read_card
 from ..checkpoint import FILE
 from ..errors import StructureError
-from ..foreign import installed_universal
 from ..notes import note
 
 

@@ -58,7 +58,7 @@ def command(checkpoint, structure, unix, port, host, wait, device, dtype, compil
     are not encrypted, so only this machine is spoken to.
     """
     from ..structures.readers import read_structure
-    from ..workflows.attributes import without_constraints
+    from ..workflows.framework.attributes import without_constraints
 
     if (unix is None) == (port is None):
         raise ConfigError("nff serve: give one of --unix and --port; see nff serve --help")
@@ -119,7 +119,7 @@ def _serve(client: SocketClient, atoms: Atoms, name: str) -> int:
     """
     from ase.calculators.socketio import SocketClosed
 
-    from ..workflows.base import has_stress
+    from ..workflows.framework.interface import has_stress
 
     protocol, receive = client.protocol, client.protocol.recvposdata
 

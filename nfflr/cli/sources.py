@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..files import stem
+from ..storage.files import stem
 
 SEALED = ".safetensors"
 

@@ -7,10 +7,10 @@ import io
 import math
 from pathlib import Path
 
-from ..files import write_atomically
+from ..storage.files import write_atomically
 from ..units import unit_of
-from ..workflows.base import Result
-from ..workflows.contract import file_fields
+from ..workflows.framework.contract import file_fields
+from ..workflows.framework.interface import Result
 from .options import plain_type
 
 PRECISION = 5e-7  # of a value: half of the last of six digits

@@ -7,8 +7,8 @@ import io
 import math
 from pathlib import Path
 
-from ..files import write_atomically
-from ..workflows.base import Table
+from ..storage.files import write_atomically
+from ..workflows.framework.interface import Table
 
 
 def write_table(path: Path, table: Table) -> None:

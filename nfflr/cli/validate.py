@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ..errors import ConfigError
-from ..files import claim_folder, write_figure, write_json
+from ..storage.files import claim_folder, write_figure, write_json
 from .options import DEVICE, OUT, THREADS, TRUST
 from .output import provenance, refuse_existing
 from .sources import source_name
@@ -38,8 +38,8 @@ def command(checkpoint, suite, tasks, device, dtype, trust, out, overwrite) -> i
     calculator is taken. Prints a table and writes <checkpoint>-validate.json and <checkpoint>-validate.png.
     Exits with 5 if a task failed or a limit is exceeded; the files are written all the same.
     """
-    from ..validation.figure import draw
     from ..validation.reading import read_suite
+    from ..validation.score_figure import draw
     from .opening import Models
     from .progress import step_bar
     from .scoretable import print_report

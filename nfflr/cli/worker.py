@@ -13,9 +13,9 @@ from pathlib import Path
 import click
 from pydantic import BaseModel
 
-from ..workflows.contract import find_workflow
+from ..workflows.framework.contract import find_workflow
+from .job_run import Job, Run
 from .printed_notes import printed_notes
-from .run import Job, Run
 from .threads import VARIABLE
 
 

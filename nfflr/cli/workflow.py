@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import ConfigError
-from ..workflows.contract import Workflow, file_fields, find_workflow
+from ..workflows.framework.contract import Workflow, file_fields, find_workflow
 from .dress import complete_model
 from .options import COMPILE, OUT, THREADS, TRUST, SettingsCommand, read_settings, settings_options
 from .resume import OPTION as RESUME
 
 if TYPE_CHECKING:  # help and completion need none of what computes
-    from .run import Job
+    from .job_run import Job
 
 SHARED = ("model", "compare", "device", "dtype", "compile", "trust", "out", "overwrite", "resume", "format")
 SPREAD = [
@@ -114,11 +114,11 @@ def _format_option() -> click.Option:
 
 def run_workflow(workflow: Workflow, values: dict) -> int:
     """Run a workflow on every structure named; returns the largest exit code (5: not converged)."""
-    from .batch import all_together
+    from .batched import all_together
+    from .job_run import Run
     from .output import refuse_existing
     from .pool import open_workers
-    from .run import Run
-    from .spread import one_by_one, side_by_side
+    from .spreading import one_by_one, side_by_side
     from .worker import Assignment
 
     shared = {key: values.pop(key, ()) for key in SHARED}
@@ -142,8 +142,8 @@ def run_workflow(workflow: Workflow, values: dict) -> int:
 
 
 def _jobs(workflow: Workflow, values: dict) -> list[Job]:
-    from .run import Job
-    from .structures import find_structures, result_stems
+    from .job_run import Job
+    from .structure_files import find_structures, result_stems
 
     if len(workflow.structures) > 1:
         paths = tuple(Path(values.pop(name)) for name in workflow.structures)

@@ -12,13 +12,13 @@ import torch
 
 from ..data.graph import Graph
 from ..models.base import Potential
-from ..models.ensemble import Ensemble
-from .graph import NotCompiled, load_graph
+from ..models.committee import Ensemble
+from .aot_graph import NotCompiled, load_graph
 
 logger = logging.getLogger("nfflr")
 
 # Architecture key → module beside this with ``build(model) -> Compiled | None``; None: not for this model.
-KERNELS = {"moment": "moment"}
+KERNELS = {"moment": "moment_kernel"}
 
 
 class Compiled(Protocol):

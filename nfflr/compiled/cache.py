@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from .. import __version__
-from ..files import user_cache
 from ..models.base import Potential
+from ..storage.files import user_cache
 
 ROOT = Path(__file__).parents[1]
 GRAPH, MANIFEST = "graph.pt2", "manifest.json"

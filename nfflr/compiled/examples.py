@@ -23,7 +23,7 @@ def example_graphs(model: Potential) -> list[Graph]:
     Numbers of atoms, bonds, … that coincide by chance would become one symbol, so the first has none that
     the next does not have too.
     """
-    from .graph import arguments
+    from .aot_graph import arguments
 
     others = [_batch(model, sizes, seed) for seed, sizes in enumerate(SIZES[1:])]
     pattern = _pattern(arguments(model, others[0]))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..files import temporary_name, user_cache
+from ..storage.files import temporary_name, user_cache
 from .cache import compiler, device_name, is_private
 
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC"]

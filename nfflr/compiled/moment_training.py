@@ -17,10 +17,10 @@ from ..data.graph import Graph
 from ..models.base import Potential, bond_gradient, stress_from_virial, sum_structures
 from ..models.moment import MomentNetwork
 from ..nn.moments import monomials
+from .aot_graph import NotCompiled, trace
 from .extension import load_library
-from .graph import NotCompiled, trace
-from .moment import RANK, REAL, constants, struct, takes
-from .training import TrainingGraph
+from .moment_kernel import RANK, REAL, constants, struct, takes
+from .training_graph import TrainingGraph
 
 SOURCE = Path(__file__).with_name("moment_training.cpp")
 

@@ -17,10 +17,11 @@ from torch.utils.data import Dataset
 
 from ..errors import ConfigError, StructureError, did_you_mean
 from ..units import factor
-from . import checks, sources
+from . import sources
 from .diskcache import DiskCache
 from .graph import periodic_radius_graph
 from .inputs import batch_inputs
+from .quality import label_checks as checks
 from .records import (
     ENERGY_UNITS,
     FORCE_FIELD_LABELS,

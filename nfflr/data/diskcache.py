@@ -12,8 +12,8 @@ import numpy as np
 
 from .. import __version__
 from ..errors import ResourceError
-from ..files import user_cache, write_atomically
-from ..sealed import Damaged, Foreign, seal, unseal
+from ..storage.files import user_cache, write_atomically
+from ..storage.sealed import Damaged, Foreign, seal, unseal
 from .identity import identity
 from .portable import put_together, take_apart
 

@@ -65,7 +65,7 @@ def target_names(target: str | Sequence[str]) -> tuple[str, ...]:
 
 
 class TargetCheck:
-    """Finds out what each target is; a check in the sense of ``nfflr.data.checks``.
+    """Finds out what each target is; a check in the sense of ``nfflr.data.quality.label_checks``.
 
     Refuses a value that is missing, not finite, of another kind or length than the others, or of an unknown
     class, and names its record.

@@ -12,7 +12,7 @@ from typing import Any
 from ase.io.formats import get_compression, open_with_compression
 
 from ..errors import StructureError
-from ..nesting import refuse_deep
+from ..storage.nesting import refuse_deep
 
 START = 2**17  # bytes in which a file says what it is
 LINES = (".jsonl", ".ndjson")

@@ -8,10 +8,10 @@ import ase
 import torch
 
 from ..data.graph import Graph
-from ..domain import Domain, domain_of
 from ..errors import StructureError
 from ..models.base import Potential
 from ..notes import note
+from ..structures.domain import Domain, domain_of
 from .config import TrainingConfig
 
 

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from ..data.dataset import AtomsDataset
 from ..models.base import Potential
-from ..models.ensemble import Ensemble
+from ..models.committee import Ensemble
 from .batches import by_atoms
 
 TOTAL_TWIN = "all (group)"

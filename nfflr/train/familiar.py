@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..checkpoint import find_checkpoint, find_members, sources_of
-from ..data.checks import short_fingerprint
 from ..data.dataset import AtomsDataset
+from ..data.quality.label_checks import short_fingerprint
 from ..data.records import read_records
 from ..data.sources import ase_files
 from ..errors import NFFLrError
-from .record import file_digest, read_record
+from ..reports.run_record import file_digest, read_record
 
 PARTS = {"train": "trained on", "val": "used to choose the weights"}  # of the parts of a run's data
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..compiled.training import TrainingGraph, compile_training
+from ..compiled.training_graph import TrainingGraph, compile_training
 from ..data.dataset import AtomsDataset
 from ..errors import ConfigError
 from ..models.base import Potential
 from ..nn.losses import KEYS, label_errors, scaled_loss, weighted_loss
-from .columns import COLUMNS, Column
+from ..reports.columns import COLUMNS, Column
 from .config import TrainingConfig
 from .evaluation import Predictions, predict
 from .objective import Labels

@@ -12,12 +12,12 @@ from ..data.dataset import AtomsDataset
 from ..data.graph import Graph, batch_graphs, periodic_radius_graph
 from ..data.inputs import as_graph
 from ..errors import ConfigError, StructureError
-from ..finetune import freeze, load_weights
 from ..models.base import Potential
 from ..models.property import PropertyModel
 from .config import TrainingConfig
 from .coverage import bonds, check_elements_are_taught
 from .evaluation import predict
+from .finetune import freeze, load_weights
 
 CALIBRATION = 64  # structures; enough for means and variances
 

@@ -9,7 +9,7 @@ import torch
 
 from ..data.dataset import AtomsDataset
 from ..models.base import Potential
-from .columns import Column
+from ..reports.columns import Column
 from .distributed import gathered, share
 
 Labels = dict[str, torch.Tensor]

@@ -9,7 +9,7 @@ import torch
 
 from ..errors import ConfigError, did_you_mean
 from .config import TrainingConfig
-from .soap import SOAP
+from .shampoo import SOAP
 
 
 def build_optimizer(

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from ..data import sources
-from ..data.diagnosis import Diagnosis
-from ..data.findings import Finding
-from ..data.survey import Survey
+from ..data.quality.diagnosis import Diagnosis
+from ..data.quality.findings import Finding
+from ..data.quality.survey import Survey
 
 SHELLS = 2.3  # cutoff over nearest-neighbour distance: three shells in diamond, fcc and bcc
 CUTOFFS = (5.0, 6.5)  # Å; less misses non-bonded neighbours, more costs as its cube

@@ -15,9 +15,11 @@ from ignite.engine import Engine, Events
 from ..checkpoint import FILE, find_members, save_checkpoint
 from ..data.dataset import AtomsDataset
 from ..errors import ConfigError, NumericsError, StoppedError
-from ..files import claim_folder, sweep, write_figure
-from ..lock import locked
 from ..models.base import Potential
+from ..reports.curves import learning_curve, write_metrics
+from ..reports.run_record import RunRecord
+from ..storage.files import claim_folder, sweep, write_figure
+from ..storage.lock import locked
 from ..validation.suite import Report
 from .batches import make_loader, watched_workers
 from .config import TrainingConfig
@@ -26,8 +28,6 @@ from .events import Log, event_log
 from .initialise import prepared
 from .objective import higher_is_better
 from .physics import metrics_of
-from .record import RunRecord
-from .report import learning_curve, write_metrics
 from .run import Run, quiet_engine, selectors
 from .state import clear_states, newest_state, save_state, states, sweep_states
 from .stop import postponed_signals

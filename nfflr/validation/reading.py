@@ -12,9 +12,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ..errors import ConfigError, NFFLrError, StructureError, did_you_mean, plain_reason
 from ..structures.readers import read_structure
-from ..workflows import contract, workflow_names
-from ..workflows.base import Settings
-from ..workflows.contract import Workflow
+from ..workflows import workflow_names
+from ..workflows.framework import contract
+from ..workflows.framework.contract import Workflow
+from ..workflows.framework.interface import Settings
 from .suite import Suite
 from .tasks import Task
 

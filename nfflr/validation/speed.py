@@ -14,7 +14,7 @@ import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
 
-from ..workflows.base import has_stress
+from ..workflows.framework.interface import has_stress
 
 STEP = 0.002  # Å, what an atom moves between two calls, as in molecular dynamics
 PROCESS = Path("/proc/self")

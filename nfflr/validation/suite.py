@@ -10,7 +10,7 @@ import ase
 from ase.calculators.calculator import Calculator
 
 from ..errors import ConfigError, did_you_mean
-from ..workflows.base import Progress, silent
+from ..workflows.framework.interface import Progress, silent
 from .tasks import BudgetSpentError, Outcome, Task
 
 

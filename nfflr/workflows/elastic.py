@@ -22,11 +22,20 @@ from pydantic import Field
 from ..errors import NumericsError
 from ..structures.vacuum import vacuum_axes
 from ..units import GPA, Unit
-from .attributes import follow_rule
-from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent, symmetry_of
-from .batch import evaluate
+from .framework.attributes import follow_rule
+from .framework.evaluations import evaluate
+from .framework.interface import (
+    Array,
+    Progress,
+    Result,
+    Settings,
+    check_crystal,
+    overlay,
+    silent,
+    symmetry_of,
+)
+from .framework.scores import Score, field_score
 from .relax import RelaxSettings, relax
-from .scores import Score, field_score
 
 TOPIC = "Stiffness"
 PLACE = 2

@@ -10,8 +10,8 @@ from ase.calculators.calculator import Calculator
 
 from ..errors import NumericsError
 from ..units import GPA, Unit
-from .attributes import follow_rule
-from .base import Array, Progress, Result, Settings, check_atoms, has_stress, silent
+from .framework.attributes import follow_rule
+from .framework.interface import Array, Progress, Result, Settings, check_atoms, has_stress, silent
 
 TOPIC = "Relax and move"
 PLACE = 1

@@ -14,11 +14,11 @@ from pydantic import Field
 
 from ..errors import NumericsError
 from ..units import GPA, Unit
-from .attributes import follow_rule
-from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent
-from .batch import evaluate
+from .framework.attributes import follow_rule
+from .framework.evaluations import evaluate
+from .framework.interface import Array, Progress, Result, Settings, check_crystal, overlay, silent
+from .framework.scores import Score, field_score, relative_score
 from .relax import RelaxSettings, relax
-from .scores import Score, field_score, relative_score
 
 TOPIC = "Stiffness"
 PLACE = 1

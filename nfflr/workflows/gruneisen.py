@@ -14,15 +14,15 @@ from phonopy import Phonopy
 from phonopy.physical_units import get_physical_units
 from pydantic import Field
 
+from ..storage.archives import Archive
 from ..units import Unit
-from .archive import Archive
-from .attributes import follow_rule
-from .base import Array, Progress, Result, silent
+from .framework.attributes import follow_rule
+from .framework.interface import Array, Progress, Result, silent
 from .lattice.bands import BandPath, band_path, ticks
 from .lattice.figures import WIDTH, curves, draw_path
 from .lattice.harmonic import displaced, rest, set_force_constants
 from .lattice.mode_gruneisen import mode_gruneisen
-from .lattice.settings import ThermalSettings
+from .lattice.phonon_settings import ThermalSettings
 from .lattice.stability import lowest_mode
 from .lattice.supercell import supercell_matrix
 from .lattice.volumes import at_volumes

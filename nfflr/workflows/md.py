@@ -14,22 +14,22 @@ from ase.constraints import FixAtoms
 from pydantic import SkipValidation
 
 from ..errors import NumericsError
+from ..storage.archives import Archive, same_run
 from ..units import Unit
-from .archive import Archive, same_run
-from .attributes import follow_rule
-from .base import Array, Labelled, Progress, Result, Table, silent
 from .dynamics.averages import mean_and_error, slope_and_error
 from .dynamics.distances import radial_distribution
 from .dynamics.ensembles import check_ensemble
-from .dynamics.figure import draw
+from .dynamics.md_figure import draw
+from .dynamics.md_settings import MdSettings
 from .dynamics.motion import motion
 from .dynamics.preparation import note_small_cell, repeated
-from .dynamics.run import Outcome, simulate
-from .dynamics.settings import MdSettings
+from .dynamics.simulation import Outcome, simulate
 from .dynamics.trace import trace
 from .dynamics.verdict import judge
-from .scores import Score, field_error, field_score, relative_score
-from .spread import check_spread, describe_spread
+from .framework.attributes import follow_rule
+from .framework.interface import Array, Labelled, Progress, Result, Table, silent
+from .framework.scores import Score, field_error, field_score, relative_score
+from .framework.uncertainty import check_spread, describe_spread
 
 TOPIC = "Relax and move"
 PLACE = 3

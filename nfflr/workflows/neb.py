@@ -18,9 +18,9 @@ from ..errors import NumericsError, StructureError
 from ..structures.constraints import kind_of, labels_by_atom, listed, moved_while_held
 from ..structures.order import displacements, exchanged, nearest_order
 from ..units import Unit
-from .attributes import follow_rule
-from .base import Array, Progress, Result, Settings, overlay, silent
-from .batch import evaluate
+from .framework.attributes import follow_rule
+from .framework.evaluations import evaluate
+from .framework.interface import Array, Progress, Result, Settings, overlay, silent
 from .relax import EXPLODED, OPTIMIZERS, RelaxSettings, relax
 
 TOPIC = "Defects, surfaces, paths"

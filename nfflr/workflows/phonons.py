@@ -15,20 +15,20 @@ from pydantic import Field
 from spglib import SpglibDataset
 
 from ..errors import NumericsError
+from ..storage.archives import Archive
 from ..units import Unit
-from .archive import Archive
-from .attributes import follow_rule
-from .base import Array, Progress, Result, Text, silent
+from .framework.attributes import follow_rule
+from .framework.interface import Array, Progress, Result, Text, silent
+from .framework.scores import Score, field_score
 from .lattice.bands import BandPath, band_path, name_of, ticks
 from .lattice.density import density_of_states
 from .lattice.equivalence import rows_of
 from .lattice.figures import phonon_figure
 from .lattice.harmonic import displaced, rest, set_force_constants, supercells
-from .lattice.settings import ThermalSettings
+from .lattice.phonon_settings import ThermalSettings
 from .lattice.stability import Mode, lowest_mode, modulated
 from .lattice.supercell import diagonal_supercell, shortest_image, supercell_matrix
 from .lattice.thermal import thermal
-from .scores import Score, field_score
 
 TOPIC = "Vibrations and heat"
 PLACE = 1

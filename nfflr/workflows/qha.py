@@ -20,13 +20,13 @@ from phonopy.qha.eos import EosFunc, get_eos
 from pydantic import Field, model_validator
 
 from ..errors import NumericsError
+from ..storage.archives import Archive
 from ..units import GPA, Unit
-from .archive import Archive
-from .attributes import follow_rule
-from .base import Array, Progress, Result, silent
+from .framework.attributes import follow_rule
+from .framework.interface import Array, Progress, Result, silent
 from .lattice.figures import WIDTH, curves
 from .lattice.harmonic import displaced, rest, set_force_constants
-from .lattice.settings import ThermalSettings, Three
+from .lattice.phonon_settings import ThermalSettings, Three
 from .lattice.stability import lowest_mode
 from .lattice.supercell import supercell_matrix
 from .lattice.thermal import thermal

@@ -19,11 +19,11 @@ from ase.optimize.optimize import Optimizer
 from pydantic import Field, field_validator, model_validator
 
 from ..errors import NumericsError, StructureError
+from ..storage.archives import Archive, Remembered, same_run
 from ..structures.constraints import repeated
 from ..units import GPA, Unit
-from .archive import Archive, Remembered, same_run
-from .attributes import follow_rule
-from .base import (
+from .framework.attributes import follow_rule
+from .framework.interface import (
     Array,
     Labelled,
     Progress,
@@ -36,8 +36,8 @@ from .base import (
     silent,
     snapshot,
 )
-from .scores import Score, field_score, relative_score
-from .spread import Excess, check_spread, describe_spread, find_excess, labelled
+from .framework.scores import Score, field_score, relative_score
+from .framework.uncertainty import Excess, check_spread, describe_spread, find_excess, labelled
 
 TOPIC = "Relax and move"
 PLACE = 2

@@ -16,9 +16,19 @@ from pydantic import Field, field_validator
 
 from ..errors import StructureError
 from ..units import Unit
-from .attributes import follow_rule
-from .base import Array, Progress, Result, Settings, check_crystal, overlay, silent, stress_note, symmetry_of
-from .batch import evaluate
+from .framework.attributes import follow_rule
+from .framework.evaluations import evaluate
+from .framework.interface import (
+    Array,
+    Progress,
+    Result,
+    Settings,
+    check_crystal,
+    overlay,
+    silent,
+    stress_note,
+    symmetry_of,
+)
 from .relax import RelaxSettings, relax
 
 TOPIC = "Defects, surfaces, paths"

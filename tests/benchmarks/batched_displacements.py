@@ -16,7 +16,7 @@ from ase.build import bulk
 from nfflr.calculator import NFFLrCalculator
 from nfflr.data.graph import batch_graphs
 from nfflr.data.verlet import VerletList
-from nfflr.workflows.batch import evaluate
+from nfflr.workflows.framework.evaluations import evaluate
 
 
 def cost(work, count):

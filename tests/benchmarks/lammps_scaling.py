@@ -35,7 +35,7 @@ def rank(data: Path, steps: int) -> None:
     from mpi4py import MPI
 
     from nfflr.calculator import NFFLrCalculator
-    from nfflr.lammps import attach
+    from nfflr.engines.lammps import attach
 
     import lammps  # isort: skip
 
@@ -82,7 +82,7 @@ def main() -> None:
     from ase.build import bulk
 
     from nfflr.calculator import NFFLrCalculator
-    from nfflr.lammps.script import data_file
+    from nfflr.engines.lammps.script import data_file
 
     atoms = bulk("Si", a=5.4687, cubic=True) * arguments.repeats
     atoms.calc = NFFLrCalculator.load("mlearn-si", compile=True)

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from nfflr.train.config import TrainingConfig, load_config
-from nfflr.train.lr import find_learning_rate
+from nfflr.train.rate_finder import find_learning_rate
 from nfflr.train.trainer import train
 
 HOME = Path(__file__).resolve().parents[2] / "calculators"

@@ -27,8 +27,8 @@ from ase.md.verlet import VelocityVerlet
 from ase.units import fs
 
 from nfflr import NFFLrCalculator
+from nfflr.storage.archives import FolderArchive
 from nfflr.workflows import md as workflow
-from nfflr.workflows.archive import FolderArchive
 from nfflr.workflows.dynamics.start import random_velocities
 
 TEMPERATURE = 600.0  # K

@@ -45,7 +45,7 @@ def test_a_short_job_does_not_wait_for_a_compiler(here, capsys, monkeypatch):
 @pytest.mark.parametrize(("enough", "kind"), [(0.03, "kernel"), (0.04, False)])
 def test_a_long_run_builds_its_kernel(here, capsys, monkeypatch, enough, kind):
     built = []
-    monkeypatch.setattr("nfflr.compiled.moment.is_built", lambda source, defines: False)
+    monkeypatch.setattr("nfflr.compiled.moment_kernel.is_built", lambda source, defines: False)
     monkeypatch.setattr(opening, "ENOUGH", enough)
     use = opening.Models._use_kernel
     monkeypatch.setattr(opening.Models, "_use_kernel", lambda *given: built.append(1) or use(*given))

@@ -9,7 +9,7 @@ from ase.build import bulk
 from nfflr.cli.main import run
 from nfflr.errors import StoppedError
 
-torchsim = pytest.importorskip("nfflr.torchsim", exc_type=ImportError)
+torchsim = pytest.importorskip("nfflr.engines.torchsim", exc_type=ImportError)
 
 
 @pytest.fixture

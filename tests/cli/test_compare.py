@@ -18,7 +18,7 @@ from nfflr.cli.main import run
 from nfflr.errors import ConfigError
 from nfflr.models.moment import MomentConfig, MomentNetwork
 from nfflr.workflows import eos, gruneisen, relax, workflow_names
-from nfflr.workflows.contract import file_fields, find_workflow, read_result, result_record
+from nfflr.workflows.framework.contract import file_fields, find_workflow, read_result, result_record
 
 NAMES = workflow_names()
 

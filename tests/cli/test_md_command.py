@@ -12,7 +12,7 @@ import pytest
 from ase.build import bulk, molecule
 
 from nfflr.cli.main import run
-from nfflr.workflows.archive import FolderArchive
+from nfflr.storage.archives import FolderArchive
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pydantic import Field
 from nfflr.cli.options import read_settings, settings_options
 from nfflr.errors import ConfigError
 from nfflr.units import Unit
-from nfflr.workflows.base import Settings
+from nfflr.workflows.framework.interface import Settings
 
 
 class ManySettings(Settings):

@@ -17,9 +17,9 @@ from pydantic import Field, SkipValidation
 from nfflr.checkpoint import FILE, save_checkpoint
 from nfflr.cli.main import run
 from nfflr.models.moment import MomentConfig, MomentNetwork
+from nfflr.storage.archives import Archive
 from nfflr.units import Unit
-from nfflr.workflows.archive import Archive
-from nfflr.workflows.base import Progress, Result, Settings, Table, Text, silent
+from nfflr.workflows.framework.interface import Progress, Result, Settings, Table, Text, silent
 
 
 class LongWorkSettings(Settings):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
+from nfflr.compiled.aot_graph import NotCompiled
 from nfflr.compiled.cache import compiler
-from nfflr.compiled.graph import NotCompiled
-from nfflr.compiled.moment import takes
+from nfflr.compiled.moment_kernel import takes
 from nfflr.compiled.moment_training import Bonds, MomentTraining
-from nfflr.compiled.training import TrainingGraph, compile_training
+from nfflr.compiled.training_graph import TrainingGraph, compile_training
 from nfflr.models.moment import MomentConfig, MomentNetwork
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler here")

@@ -8,8 +8,8 @@ from ase.build import bulk
 from ase.units import GPa
 from builders import copper, label
 
-from nfflr.data import checks
 from nfflr.data.dataset import AtomsDataset
+from nfflr.data.quality import label_checks as checks
 from nfflr.data.records import Record, read_records
 from nfflr.errors import StructureError
 

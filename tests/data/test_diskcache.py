@@ -299,7 +299,7 @@ def test_a_damaged_entry_is_made_again(tmp_path, damage):
         def __reduce__(self):
             return (Path.touch, (canary,))
 
-    from nfflr.sealed import seal
+    from nfflr.storage.sealed import seal
 
     unknown = seal({}, {"outline": {"class": "os.system", "fields": {}}}, diskcache.KIND)
     path.write_bytes({

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from ase.build import molecule
 
-from nfflr.data.diagnosis import diagnose
+from nfflr.data.quality.diagnosis import diagnose
 from nfflr.data.records import read_records
 from nfflr.errors import ConfigError, StructureError
 from nfflr.structures.readers import read_structures

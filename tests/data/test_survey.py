@@ -7,8 +7,8 @@ from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from builders import copper
 
+from nfflr.data.quality.survey import survey
 from nfflr.data.records import read_records
-from nfflr.data.survey import survey
 
 
 def labelled(atoms: ase.Atoms, energy: float, forces=None, **info) -> ase.Atoms:

@@ -8,7 +8,7 @@ from builders import tiny
 from nfflr.data.graph import periodic_radius_graph
 from nfflr.errors import ConfigError, StructureError
 from nfflr.models.base import architecture
-from nfflr.models.ensemble import Ensemble
+from nfflr.models.committee import Ensemble
 
 ELEMENTS = ("C", "Si")
 

@@ -15,11 +15,11 @@ from ase.units import Bohr, GPa, Hartree, kcal, mol
 from torch import nn
 
 from nfflr import Atoms, Graph, NFFLrCalculator, periodic_radius_graph
+from nfflr.adapters.wrapped import Wrapped
 from nfflr.data.ghosts import GhostAtoms, from_ghosts
 from nfflr.data.inputs import as_graph
 from nfflr.errors import CheckpointError, ConfigError, NumericsError, StructureError
-from nfflr.models.ensemble import Ensemble
-from nfflr.models.wrapped import Wrapped
+from nfflr.models.committee import Ensemble
 from nfflr.workflows.energy import energy as energy_workflow
 from nfflr.workflows.relax import RelaxSettings, relax
 

@@ -27,7 +27,7 @@ from nfflr.data.graph import periodic_radius_graph
 from nfflr.data.sources.lmdb_store import INDEX, INDEX_KIND, KIND, write_lmdb
 from nfflr.errors import CheckpointError, StructureError
 from nfflr.models.base import architecture, architectures
-from nfflr.sealed import seal, unseal
+from nfflr.storage.sealed import seal, unseal
 
 GIGABYTES = 10 * 2**30
 CONFIG = """

@@ -10,7 +10,7 @@ from nfflr.checkpoint import FILE
 from nfflr.cli.main import command_files, run
 from nfflr.models.moment import MomentNetwork
 from nfflr.workflows import workflow_names
-from nfflr.workflows.contract import find_workflow
+from nfflr.workflows.framework.contract import find_workflow
 
 WORKFLOWS = workflow_names()
 

@@ -17,7 +17,7 @@ from lennard_jones import LennardJones, argon
 from processes import KILL, Fault, assert_refused, assert_same, chosen, contents, until
 
 from nfflr.calculator import NFFLrCalculator
-from nfflr.workflows.archive import FolderArchive
+from nfflr.storage.archives import FolderArchive
 from nfflr.workflows.md import MdSettings, md
 from nfflr.workflows.relax import CHECKPOINT, RelaxSettings, relax
 

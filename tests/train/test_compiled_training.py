@@ -5,9 +5,9 @@ import torch
 from builders import TinyNetwork, copper, copper_dataset, tiny
 
 from nfflr.checkpoint import load_checkpoint
+from nfflr.compiled.aot_graph import NotCompiled
 from nfflr.compiled.cache import compiler
-from nfflr.compiled.graph import NotCompiled
-from nfflr.compiled.training import TrainingGraph
+from nfflr.compiled.training_graph import TrainingGraph
 from nfflr.errors import ConfigError
 from nfflr.models import base
 from nfflr.models.gnn.schnet import SchNet, SchNetConfig

@@ -14,7 +14,7 @@ from builders import copper
 
 from nfflr.cli.launch import launch
 from nfflr.errors import NumericsError, ResourceError
-from nfflr.files import write_json
+from nfflr.storage.files import write_json
 from nfflr.train.config import load_config
 from nfflr.train.distributed import is_first
 from nfflr.train.trainer import train

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from nfflr.cli.train import line
+from nfflr.reports.curves import learning_curve, parity
 from nfflr.train.evaluation import Predictions
 from nfflr.train.force_field import COLUMNS
-from nfflr.train.report import learning_curve, parity
 
 
 def history(stress: float) -> list[dict[str, float]]:

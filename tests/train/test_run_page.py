@@ -13,8 +13,8 @@ from builders import copper
 from nfflr.checkpoint import FILE
 from nfflr.cli.main import run
 from nfflr.errors import ConfigError
-from nfflr.train.page import Grid, Pairs, Section, Text, page
-from nfflr.train.runpage import run_page
+from nfflr.reports.page import Grid, Pairs, Section, Text, page
+from nfflr.reports.run_page import run_page
 
 ANCHORS = [
     "learning",

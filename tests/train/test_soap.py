@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from nfflr.train.soap import SOAP
+from nfflr.train.shampoo import SOAP
 
 
 def rotation(n: int, seed: int) -> torch.Tensor:

@@ -20,8 +20,8 @@ from nfflr.checkpoint import FILE, load_checkpoint
 from nfflr.cli.launch import launch
 from nfflr.cli.main import run as nff
 from nfflr.errors import ConfigError, NumericsError
-from nfflr.files import write_json
 from nfflr.models.moment import MomentConfig, MomentNetwork
+from nfflr.storage.files import write_json
 from nfflr.train import physics
 from nfflr.train.config import TrainingConfig, load_config
 from nfflr.train.distributed import is_first
@@ -30,9 +30,9 @@ from nfflr.train.state import newest_state
 from nfflr.train.trainer import train
 from nfflr.validation.reading import read_suite
 from nfflr.validation.tasks import Task
-from nfflr.workflows.base import Progress, Result, Settings, silent
-from nfflr.workflows.contract import Workflow
-from nfflr.workflows.scores import Score
+from nfflr.workflows.framework.contract import Workflow
+from nfflr.workflows.framework.interface import Progress, Result, Settings, silent
+from nfflr.workflows.framework.scores import Score
 
 SUITE = """
 tasks:

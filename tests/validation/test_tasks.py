@@ -14,7 +14,7 @@ from nfflr.calculator import NFFLrCalculator
 from nfflr.errors import ConfigError, NumericsError, ResourceError
 from nfflr.validation.suite import Suite
 from nfflr.validation.tasks import Task
-from nfflr.workflows.contract import find_workflow
+from nfflr.workflows.framework.contract import find_workflow
 
 
 def task(name="relaxed", workflow="relax", atoms=None, reference=None, **options):

@@ -8,8 +8,8 @@ from ase.constraints import FixAtoms
 from ase.io.trajectory import Trajectory
 
 from nfflr.errors import ConfigError, ResourceError
-from nfflr.workflows.archive import Archive, FolderArchive, same_run
-from nfflr.workflows.base import snapshot
+from nfflr.storage.archives import Archive, FolderArchive, same_run
+from nfflr.workflows.framework.interface import snapshot
 from nfflr.workflows.md import MdSettings
 
 

@@ -15,9 +15,9 @@ from lennard_jones import LennardJones, argon
 from nfflr.cli.main import run
 from nfflr.errors import StructureError
 from nfflr.workflows import workflow_names
-from nfflr.workflows.attributes import RULES, Rule, Treatment, apply_rule, follow_rule, rule_of
-from nfflr.workflows.contract import find_workflow
 from nfflr.workflows.energy import energy
+from nfflr.workflows.framework.attributes import RULES, Rule, Treatment, apply_rule, follow_rule, rule_of
+from nfflr.workflows.framework.contract import find_workflow
 from nfflr.workflows.lattice.harmonic import masses_keep_symmetry
 from nfflr.workflows.md import MdSettings, md
 from nfflr.workflows.phonons import PhononsSettings, phonons

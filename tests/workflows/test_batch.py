@@ -8,8 +8,8 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 
 from nfflr.errors import NumericsError, StructureError
-from nfflr.workflows import batch
-from nfflr.workflows.batch import evaluate
+from nfflr.workflows.framework import evaluations as batch
+from nfflr.workflows.framework.evaluations import evaluate
 
 
 class Memory(dict):

@@ -22,7 +22,7 @@ from nfflr.calculator import NFFLrCalculator
 from nfflr.cards import bundled_calculators
 from nfflr.data.dataset import AtomsDataset
 from nfflr.errors import NumericsError, StructureError
-from nfflr.workflows.archive import FolderArchive
+from nfflr.storage.archives import FolderArchive
 from nfflr.workflows.md import MdSettings, md, plot
 
 

@@ -8,7 +8,7 @@ from ase.constraints import FixAtoms, FixBondLength, FixCartesian, FixCom
 from lennard_jones import LennardJones, argon
 
 from nfflr.errors import StructureError
-from nfflr.workflows.archive import FolderArchive
+from nfflr.storage.archives import FolderArchive
 from nfflr.workflows.dynamics.preparation import repeated
 from nfflr.workflows.md import MdSettings, md, plot
 

@@ -13,8 +13,8 @@ from lennard_jones import LennardJones, argon
 
 from nfflr.calculator import NFFLrCalculator
 from nfflr.errors import ConfigError, ResourceError
-from nfflr.workflows.archive import FolderArchive
-from nfflr.workflows.dynamics import run as run_module
+from nfflr.storage.archives import FolderArchive
+from nfflr.workflows.dynamics import simulation as run_module
 from nfflr.workflows.md import MdSettings, md
 
 ENSEMBLES = ["nve", "nvt-bussi", "nvt-langevin", "nvt-nose-hoover", "npt", "npt-isotropic", "npt-berendsen"]
@@ -176,8 +176,8 @@ import sys
 import numpy as np
 from pathlib import Path
 from ase.build import bulk
-from nfflr.workflows.archive import FolderArchive
-from nfflr.workflows.dynamics import run
+from nfflr.storage.archives import FolderArchive
+from nfflr.workflows.dynamics import simulation as run
 from nfflr.workflows.md import MdSettings, md
 
 run.SAVING = 0.0  # every state is saved, so that there are many to continue from

@@ -23,8 +23,8 @@ from phonon_replay import CASES, Case
 
 from nfflr.calculator import NFFLrCalculator
 from nfflr.errors import ConfigError, NumericsError, StructureError
-from nfflr.workflows.archive import Archive, FolderArchive
-from nfflr.workflows.base import silent
+from nfflr.storage.archives import Archive, FolderArchive
+from nfflr.workflows.framework.interface import silent
 from nfflr.workflows.lattice.harmonic import displaced, rest, set_force_constants
 from nfflr.workflows.lattice.supercell import diagonal_supercell, shortest_image, supercell_matrix
 from nfflr.workflows.lattice.thermal import thermal
@@ -289,7 +289,7 @@ class Counting:
 def test_killed_and_resumed_force_constants_are_the_same_bits_and_nothing_is_computed_twice(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("nfflr.workflows.batch.BLOCK", 160)
+    monkeypatch.setattr("nfflr.workflows.framework.evaluations.BLOCK", 160)
     atoms = bulk("Si", cubic=True)
     atoms.rattle(0.02, seed=3)
     settings = PhononsSettings(relax="none", supercell=(2, 1, 1), mesh=(2, 2, 2), band_points=3)

@@ -20,10 +20,10 @@ from pydantic import ValidationError
 from scipy.optimize import least_squares
 
 from nfflr.errors import NumericsError, StructureError
+from nfflr.storage.archives import Archive, FolderArchive
 from nfflr.workflows import gruneisen as gruneisen_module
 from nfflr.workflows import qha as qha_module
-from nfflr.workflows.archive import Archive, FolderArchive
-from nfflr.workflows.base import silent
+from nfflr.workflows.framework.interface import silent
 from nfflr.workflows.gruneisen import GruneisenSettings, gruneisen
 from nfflr.workflows.lattice.harmonic import displaced, set_force_constants
 from nfflr.workflows.lattice.mode_gruneisen import mode_gruneisen

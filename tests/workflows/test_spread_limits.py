@@ -9,7 +9,7 @@ from lennard_jones import LennardJones, argon
 from test_md_restart import PulledPlugError, assert_same, pull_plug_at
 
 from nfflr.errors import ConfigError
-from nfflr.workflows.archive import FolderArchive
+from nfflr.storage.archives import FolderArchive
 from nfflr.workflows.md import MdSettings, md
 from nfflr.workflows.relax import RelaxSettings, relax
 

@@ -11,7 +11,7 @@ from phonopy.structure.cells import compute_all_sg_permutations
 
 from nfflr.workflows.lattice.density import density_of_states
 from nfflr.workflows.lattice.harmonic import to_phonopy
-from nfflr.workflows.lattice.symmetry import SupercellPhonopy
+from nfflr.workflows.lattice.supercell_symmetry import SupercellPhonopy
 
 
 def crystals():

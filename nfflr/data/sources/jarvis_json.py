@@ -20,7 +20,7 @@ import numpy as np
 from ase.io.formats import get_compression, open_with_compression
 
 from ...errors import StructureError
-from ...nesting import refuse_deep
+from ...storage.nesting import refuse_deep
 from ...structures import formats
 from ...structures.checks import check_structure
 from . import Entry, Wanted, display_name

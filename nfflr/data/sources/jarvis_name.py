@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from ...errors import StructureError
-from ...files import claim_folder, user_cache
+from ...storage.files import claim_folder, user_cache
 from . import Entry, Wanted, jarvis_json
 from .jarvis_json import ENERGY_UNITS, KEYS, STRESS
 

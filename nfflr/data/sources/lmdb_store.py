@@ -1,7 +1,7 @@
 """LMDB as this project writes it, for sets larger than memory: a record is read when it is asked for.
 
-Values are sealed bytes (safetensors, JSON, a digest; see ``nfflr.sealed``), never pickles. Needs the extra
-``nfflr[lmdb]``.
+Values are sealed bytes (safetensors, JSON, a digest; see ``nfflr.storage.sealed``), never pickles. Needs the
+extra ``nfflr[lmdb]``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from ...errors import ConfigError, ResourceError, StructureError
-from ...files import temporary_name
-from ...sealed import Damaged, Foreign, seal, unseal
+from ...storage.files import temporary_name
+from ...storage.sealed import Damaged, Foreign, seal, unseal
 from ...structures.checks import check_structure
 from ...structures.lmdb_file import LmdbFile, import_lmdb
 from . import Entry, Wanted
-from .structures import read as from_structures
+from .atoms_list import read as from_structures
 
 KEYS = {"total_energy": ("total_energy",), "forces": ("forces",), "stress": ("stress",)}
 ENERGY_UNITS = "eV"

@@ -15,7 +15,7 @@ from ...data.graph import Graph
 from ...errors import ConfigError, ResourceError, StructureError
 from ...nn.cutoff import smoothstep
 from ..base import Potential, PotentialConfig, register
-from .tables import unordered_pairs, weight
+from .parameter_tables import unordered_pairs, weight
 
 MOST_POINTS = 100_000  # of a table; published ones have at most some ten thousand
 FORMS = {".alloy": "alloy", ".setfl": "alloy", ".eam": "eam", ".funcfl": "eam", ".fs": "fs"}

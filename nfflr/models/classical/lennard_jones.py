@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from ...data.graph import Graph
 from ..base import Potential, PotentialConfig, register
-from .tables import check_complete, check_symbols, find, keys, unordered_pairs, weight
+from .parameter_tables import check_complete, check_symbols, find, keys, unordered_pairs, weight
 
 Table = dict[str, Annotated[float, Field(gt=0)]]
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from ...data.graph import Graph
 from ...nn.triplets import bond_pairs
 from ..base import Potential, PotentialConfig, register
-from .tables import (
+from .parameter_tables import (
     Parameters,
     check_complete,
     check_symbols,

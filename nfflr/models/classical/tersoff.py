@@ -11,7 +11,7 @@ from torch import nn
 from ...data.graph import Graph
 from ...nn.triplets import bond_pairs
 from ..base import Potential, PotentialConfig, register
-from .tables import Parameters, check_complete, check_symbols, constant, settle_cutoff, weight
+from .parameter_tables import Parameters, check_complete, check_symbols, constant, settle_cutoff, weight
 
 TINY = 5e-9  # of β·ζ, which is 1e-2 in a crystal: see ``softened_power``
 

@@ -20,7 +20,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from ...errors import StructureError
-from ...nesting import refuse_deep
+from ...storage.nesting import refuse_deep
 from ..checks import check_structure
 from ..lmdb_file import LmdbFile
 

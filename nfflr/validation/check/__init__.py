@@ -9,8 +9,8 @@ Works with any ASE calculator::
     print(report.passed, [result for result in report.results if result.status == "fail"])
 """
 
+from .check_suite import CheckReport, check
 from .result import LIMITS, CheckResult, Limits
 from .samples import Samples, make_samples
-from .suite import CheckReport, check
 
 __all__ = ["LIMITS", "CheckReport", "CheckResult", "Limits", "Samples", "check", "make_samples"]

@@ -8,8 +8,8 @@ import ase
 import numpy as np
 from ase.calculators.calculator import Calculator
 
-from ...workflows.base import has_stress
-from ...workflows.batch import evaluate
+from ...workflows.framework.evaluations import evaluate
+from ...workflows.framework.interface import has_stress
 from .result import CheckResult, Limits, measured, skipped
 
 STENCIL = np.array([-2, -1, 1, 2])  # steps

@@ -10,7 +10,7 @@ import numpy as np
 from ase.calculators.calculator import Calculator
 from scipy.signal import find_peaks
 
-from ...workflows.batch import evaluate
+from ...workflows.framework.evaluations import evaluate
 from .result import CheckResult, measured, skipped
 from .samples import open_box
 

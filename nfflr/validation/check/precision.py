@@ -11,8 +11,8 @@ import numpy as np
 from ase.calculators.calculator import Calculator
 
 from ...notes import quiet
-from ...workflows.batch import evaluate
 from ...workflows.dynamics.averages import slope_and_error
+from ...workflows.framework.evaluations import evaluate
 from ...workflows.md import MdSettings, md
 from .result import ROUNDING_ENERGY, ROUNDING_FORCE, CheckResult, Limits, measured, skipped
 

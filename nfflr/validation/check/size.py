@@ -8,7 +8,7 @@ import ase
 import numpy as np
 from ase.calculators.calculator import Calculator
 
-from ...workflows.batch import evaluate
+from ...workflows.framework.evaluations import evaluate
 from .derivatives import energies
 from .result import LIMITS, CheckResult, Limits, measured, skipped
 from .samples import open_box

@@ -21,7 +21,7 @@ from ase.units import fs, kB
 from ...errors import StructureError
 from ...units import GPA
 from .chains import CellBarostat, IsotropicBarostat, NoseHoover
-from .settings import MdSettings
+from .md_settings import MdSettings
 
 
 class Integrator(Protocol):

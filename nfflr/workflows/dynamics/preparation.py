@@ -10,10 +10,10 @@ from ase.units import kB
 
 from ...errors import NFFLrError, StructureError
 from ...notes import note
+from ...storage.archives import Archive
 from ...units import GPA
-from ..archive import Archive
 from ..relax import RelaxSettings, relax
-from .settings import MdSettings
+from .md_settings import MdSettings
 
 FEW_ATOMS, SHORT = 20, 8.0  # a periodic cell with fewer, or shorter (Å), than this is called small
 MINIMISATION = RelaxSettings(fmax=0.05, steps=100)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import ase
 import numpy as np
 
-from ..base import Table
-from .run import COLUMNS
+from ..framework.interface import Table
+from .simulation import COLUMNS
 from .start import free_axes
 
 

@@ -10,8 +10,8 @@ import ase
 import numpy as np
 
 from .distances import nearest_distance
-from .run import Outcome
-from .settings import MdSettings
+from .md_settings import MdSettings
+from .simulation import Outcome
 from .trace import Trace
 
 Word = Literal[

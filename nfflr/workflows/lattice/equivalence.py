@@ -8,7 +8,7 @@ import ase
 import numpy as np
 
 from ...errors import NumericsError
-from ..base import symmetry_of
+from ..framework.interface import symmetry_of
 
 SAME = 1e-4  # fractional; far below the distance of neighbours on any path
 

@@ -17,12 +17,12 @@ from phonopy.structure.atoms import PhonopyAtoms
 from phonopy.structure.cells import get_primitive_matrix_with_auto
 
 from ...errors import ConfigError, NumericsError, StructureError
-from ..archive import Archive
-from ..base import Progress, symmetry_of
-from ..batch import digest, evaluate
+from ...storage.archives import Archive
+from ..framework.evaluations import digest, evaluate
+from ..framework.interface import Progress, symmetry_of
 from ..relax import RelaxSettings, relax
-from .settings import LatticeSettings
-from .symmetry import SupercellPhonopy
+from .phonon_settings import LatticeSettings
+from .supercell_symmetry import SupercellPhonopy
 
 
 def to_phonopy(atoms: ase.Atoms) -> PhonopyAtoms:

@@ -9,7 +9,7 @@ import numpy as np
 import spglib
 from ase.cell import Cell
 
-from .settings import LatticeSettings
+from .phonon_settings import LatticeSettings
 
 
 def supercell_matrix(unitcell: ase.Atoms, settings: LatticeSettings) -> np.ndarray:

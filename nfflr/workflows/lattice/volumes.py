@@ -8,11 +8,11 @@ import ase
 import numpy as np
 from ase.calculators.calculator import Calculator
 
-from ..archive import Archive
-from ..base import Progress
-from ..batch import evaluate
+from ...storage.archives import Archive
+from ..framework.evaluations import evaluate
+from ..framework.interface import Progress
 from .harmonic import rest
-from .settings import LatticeSettings
+from .phonon_settings import LatticeSettings
 
 
 def at_volumes(

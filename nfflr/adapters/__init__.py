@@ -1,0 +1,141 @@
+"""Potentials of other packages by name: ``chgnet``, ``mace:<file>``, ``ase:<module>:<Class>``, ..."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib import metadata, util
+from pathlib import Path
+from types import ModuleType
+
+from ..errors import CheckpointError, ConfigError, NFFLrError, did_you_mean
+from .foreign_calculator import ForeignCalculator, Peer
+from .packages import adapter, names
+from .undisturbed import undisturbed
+
+__all__ = [
+    "ForeignCalculator",
+    "installed_universal",
+    "is_foreign",
+    "names",
+    "open_foreign",
+    "precisions",
+]
+
+
+def is_foreign(source: object) -> bool:
+    """Whether it is the name of an adapter, or reads ``prefix:…`` and is no file."""
+    if not isinstance(source, str):
+        return False
+    if source.partition(":")[0] in names():
+        return True
+    return re.match(r"[\w.-]+:", source) is not None and not Path(source).exists()
+
+
+def installed_universal() -> list[str]:
+    """Sources of potentials of most elements that are installed with their weights; nothing is imported."""
+    kinds = {name: adapter(name) for name in names()}
+    return [
+        name
+        for name, kind in kinds.items()
+        if getattr(kind, "UNIVERSAL", False) and util.find_spec(kind.MODULE) is not None
+    ]
+
+
+def precisions(source: str) -> tuple[str, ...]:
+    """Those in which a source can be had, the finest first; none if that is not known of it."""
+    prefix = source.partition(":")[0]
+    if not is_foreign(source) or prefix not in names():
+        return ()
+    known = adapter(prefix)
+    return tuple(sorted(known.DTYPES, reverse=True)) if known.PACKAGE else ("float64",)
+
+
+def open_foreign(
+    source: str, device: str = "cpu", dtype: str | None = None, trust: bool = False
+) -> ForeignCalculator:
+    """A calculator of another package.
+
+    Args:
+        source: ``chgnet``, ``mace:<file>``, ``matgl:<folder>``, ``sevennet:<file>``, ``nequip:<file>``,
+            ``orb:<file>``, or ``ase:<module>:<Class>[:json arguments]``.
+        device: ``"cpu"``, ``"cuda"``, …
+        dtype: ``"float32"`` or ``"float64"``; default: the model's.
+        trust: agree that reading the model's file may run code that it holds.
+
+    Raises:
+        ConfigError: unknown prefix, package not installed, no file given, or a precision it does not have.
+        CheckpointError: the file is not there, damaged, or not trusted.
+    """
+    prefix, _, argument = source.partition(":")
+    if prefix not in names():
+        hint = did_you_mean(prefix, names())
+        hint = hint or (f"; did you mean 'ase:{source}'?" if "." in prefix else "")
+        raise ConfigError(f"{source}: no kind of potential {prefix!r}; expected {', '.join(names())}{hint}")
+    kind = adapter(prefix)
+    from_file = kind.MODELS is not None and argument not in getattr(kind, "HELD", ())
+    if from_file and not argument:
+        raise ConfigError(
+            f"{source}: expected {prefix}:<file>; download a model from {kind.MODELS}, put it here, give "
+            f"its path, such as {prefix}:{kind.EXAMPLE}"
+        )
+    if kind.PACKAGE and util.find_spec(kind.MODULE) is None:
+        raise ConfigError(
+            f'{source}: the package {kind.PACKAGE} is not installed; pip install "nfflr[{kind.EXTRA}]"'
+        )
+    if dtype is not None and dtype not in kind.DTYPES:
+        raise ConfigError(f"--dtype: {prefix} computes in {' or '.join(kind.DTYPES)} only; got {dtype}")
+    if from_file:
+        _check_file(source, argument, kind, trust)
+    try:
+        with undisturbed():
+            peer = kind.load(argument, device, dtype)
+            # Its own list: MACE extends that of ASE's base class, which is put back.
+            peer.calculator.implemented_properties = list(peer.calculator.implemented_properties)
+    except (NFFLrError, MemoryError):
+        raise
+    except ImportError as error:
+        raise ConfigError(f"{source}: {kind.PACKAGE} cannot be imported ({error}); reinstall it") from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise CheckpointError(f"{source}: {kind.PACKAGE} cannot read it ({reason})") from error
+    return ForeignCalculator(peer, _describe(source, kind, peer, device), _reopening(source, device, dtype))
+
+
+def _check_file(source: str, argument: str, kind: ModuleType, trust: bool) -> None:
+    """Refuse a file that is not there, and one that may run code unless that is agreed to."""
+    if not Path(argument).exists():
+        raise CheckpointError(
+            f"{source}: no such file; download a model from {kind.MODELS} and put it at {argument}"
+        )
+    if not trust:
+        raise CheckpointError(
+            f"{source}: reading a file of {kind.PACKAGE} can run code that it holds; "
+            "if you trust where it is from, add --trust (in Python trust=True)"
+        )
+
+
+def _describe(source: str, kind: ModuleType, peer: Peer, device: str) -> dict:
+    return {
+        "name": source.partition(":")[0],
+        "source": source,
+        "package": kind.PACKAGE,
+        "version": metadata.version(kind.PACKAGE) if kind.PACKAGE else None,
+        "digest": _digest(peer.weights),
+        "dtype": peer.dtype,
+        "device": device,
+    }
+
+
+def _reopening(source: str, device: str, dtype: str | None) -> tuple:
+    return open_foreign, (source, device, dtype, True)
+
+
+def _digest(files: tuple[Path, ...]) -> str | None:
+    """SHA-256 of a file, or of several one after another."""
+    if not files:
+        return None
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.read_bytes())
+    return found.hexdigest()

@@ -1,0 +1,202 @@
+"""``ForeignCalculator``: another package's ASE calculator, held to the contract of NFFLr's own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+from ase.calculators.calculator import (
+    Calculator,
+    PropertyNotImplementedError,
+    all_changes,
+    all_properties,
+)
+from ase.geometry import complete_cell
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from ..errors import NFFLrError, NumericsError, StructureError, is_lack_of_resources
+from ..structures.checks import check_structure
+from ..workflows.framework.interface import has_stress, require_stress
+from .undisturbed import undisturbed
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What an adapter makes of a source.
+
+    Attributes:
+        calculator: the package's own ASE calculator.
+        dtype: ``"float32"`` or ``"float64"``, in which it computes.
+        elements: symbols that it covers; empty if not known.
+        cutoff: Å within which it sees neighbours; None if not known.
+        properties: what it gives, in ASE's names; None: what it says itself.
+        weights: files that its numbers come from.
+        closed: whether it takes only structures that are periodic along all three axes.
+        ambient: torch's default dtype that a call needs; None if it needs none.
+    """
+
+    calculator: Any
+    dtype: str
+    elements: tuple[str, ...] = ()
+    cutoff: float | None = None
+    properties: tuple[str, ...] | None = None
+    weights: tuple[Path, ...] = ()
+    closed: bool = False
+    ambient: str | None = None
+
+
+class ForeignCalculator(Calculator):
+    """ASE calculator that asks another package's one; made by ``open_calculator``.
+
+    Results: ``energy`` and ``free_energy`` (eV), ``forces`` (N, 3) eV/Å, where the cell has a volume and an
+    axis is periodic ``stress`` (6,) eV/Å³, and what else of ASE's properties the package gives.
+
+    Args:
+        peer: the package's calculator and what is known about it.
+        description: what ``todict`` returns.
+        reopen: a function and its arguments that make this calculator again; a pickle holds these.
+
+    Raises:
+        StructureError: on attaching to a structure with an element that is not covered.
+    """
+
+    def __init__(self, peer: Peer, description: dict, reopen: tuple):
+        super().__init__()
+        self.peer, self.dtype, self.elements, self.cutoff = peer, peer.dtype, peer.elements, peer.cutoff
+        given = peer.calculator.implemented_properties if peer.properties is None else peer.properties
+        self.implemented_properties = [n for n in all_properties if n in given or n == "free_energy"]
+        self._description, self._reopen = description, reopen
+
+    @property
+    def name(self) -> str:
+        """The prefix: ``"chgnet"``, ``"mace"``, …"""
+        return self._description["name"]
+
+    def __reduce__(self) -> tuple:
+        return self._reopen
+
+    def __deepcopy__(self, memo: dict) -> ForeignCalculator:
+        """A calculator of its own; what the package cannot copy (compiled code) is opened anew."""
+        try:
+            with undisturbed():
+                peer = copy.deepcopy(self.peer)  # a memo of its own: a copy that fails leaves halves in it
+        except Exception:
+            function, arguments = self._reopen
+            twin = function(*arguments)
+        else:
+            twin = type(self)(peer, self._description, self._reopen)
+        memo[id(self)] = twin
+        twin.atoms, twin.results = copy.deepcopy((self.atoms, self.results), memo)
+        return twin
+
+    def set_atoms(self, atoms: ase.Atoms) -> None:
+        """Called by ASE when the calculator is attached: refuse elements that are not covered."""
+        missing = sorted(set(atoms.symbols) - set(self.elements)) if self.elements else []
+        if missing:
+            raise StructureError(
+                f"structure: {self.name} does not cover {', '.join(missing)}; it covers {self.covered}"
+            )
+
+    @property
+    def covered(self) -> str:
+        """The elements, or how many there are."""
+        return ", ".join(self.elements) if len(self.elements) < 13 else f"{len(self.elements)} elements"
+
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """One evaluation by the package; all that it gives is kept.
+
+        Raises:
+            StructureError: the structure cannot be treated.
+            NumericsError: a value is not finite, or the package failed.
+        """
+        self.results = {}  # a call that fails must not leave those of another structure
+        super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None  # ASE keeps a copy of what it is given
+        check_structure(self.atoms)
+        self.set_atoms(self.atoms)
+        shown = self.atoms.copy()  # the package may do with it what it likes
+        if self.peer.closed and not shown.pbc.all():
+            close(shown, self.cutoff or 10.0)
+        # Some fill in free_energy without saying that they can, and refuse to be asked for it.
+        wanted = dict.fromkeys(["energy", *(name for name in properties if name != "free_energy")])
+        try:
+            with undisturbed(self.peer.ambient):
+                found = {name: self.peer.calculator.get_property(name, shown) for name in wanted}
+                found = {**getattr(self.peer.calculator, "results", {}), **found}
+        except (NFFLrError, PropertyNotImplementedError):
+            raise
+        except Exception as error:
+            if is_lack_of_resources(error):
+                raise
+            raise NumericsError(
+                f"structure: {self.name} failed ({type(error).__name__}: {error}); check the structure"
+            ) from error
+        if "stress" in found and has_stress(self.atoms):
+            # Of the box that was shown: the virial is that of the user's cell, the volume is not.
+            found["stress"] = _voigt(found["stress"]) * (shown.cell.volume / self.atoms.cell.volume)
+        else:
+            found.pop("stress", None)
+        found.setdefault("free_energy", found["energy"])
+        self.results = {n: self._plain(n, found[n]) for n in self.implemented_properties if n in found}
+
+    def _plain(self, name: str, value: Any) -> float | np.ndarray:
+        array = np.array(value, dtype=np.float64, order="C")  # a copy: the package may write into its own
+        if not np.isfinite(array).all():
+            raise NumericsError(f"structure: the {name} of {self.name} is not finite; check the geometry")
+        return float(array.item()) if name in ("energy", "free_energy", "magmom") else array
+
+    def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
+        """What has changed, to the last bit, and what else the package looks at, as charges in ``info``."""
+        changes = super().check_state(atoms, tol=tol)
+        ask = getattr(self.peer.calculator, "check_state", None)
+        if changes or ask is None or self.peer.closed:
+            return changes
+        return ask(atoms) if self.peer.calculator.atoms is not None else changes
+
+    def reset(self) -> None:
+        """Forget results and structure, here and in the package."""
+        super().reset()
+        if hasattr(self.peer.calculator, "reset"):
+            self.peer.calculator.reset()
+
+    def get_property(
+        self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:  # a float or an array, by its name
+        """As ASE's; a stress that does not exist is refused before anything is computed."""
+        target = self.atoms if atoms is None else atoms
+        if name == "stress" and target is not None:
+            require_stress(target)
+        return super().get_property(name, atoms, allow_calculation)
+
+    def todict(self, skip_default: bool = True) -> dict:
+        """JSON description: source, package and version, SHA-256 of the weights, precision, device."""
+        return dict(self._description)
+
+
+def close(atoms: ase.Atoms, gap: float) -> None:
+    """Make all axes of a structure periodic, the open ones with ``gap`` Å of vacuum, so that no atom sees
+    another across them: a sum over neighbours within ``gap`` is then what it was."""
+    cell = atoms.cell.array.copy()
+    cell[~atoms.pbc] = 0
+    cell = complete_cell(cell)
+    for axis in np.flatnonzero(~atoms.pbc):  # orthogonal to the others, whatever the caller's was
+        normal = cell[axis] / np.linalg.norm(cell[axis])
+        heights = atoms.positions @ normal
+        cell[axis] = normal * (np.ptp(heights) + gap + 1.0)
+    atoms.cell, atoms.pbc = cell, True
+
+
+def _voigt(stress: Any) -> np.ndarray:
+    """(6,) of ASE's order, from that or from (3, 3)."""
+    array = np.asarray(stress, dtype=np.float64)
+    return array if array.shape == (6,) else full_3x3_to_voigt_6_stress(array.reshape(3, 3))

@@ -1,0 +1,139 @@
+"""The forward pass of training as one compiled graph, which can be differentiated for the weights."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from ..data.graph import Graph
+from ..models.base import Input, Potential
+from ..storage.files import user_cache
+from .aot_graph import SETTINGS, NotCompiled, arguments, not_compiled, results, trace
+from .cache import compiler, is_private
+from .examples import deviations, example_graphs, tolerance
+
+logger = logging.getLogger("nfflr")
+
+
+class TrainingGraph:
+    """``Potential.forward`` of a model in training mode, compiled (``make_fx``, then inductor).
+
+    The weights are the model's own, so that an optimiser's steps count at once. Nothing is compiled anew when
+    sizes change.
+
+    Raises:
+        NotCompiled: no compiler, an architecture that cannot be traced, or results that differ.
+    """
+
+    def __init__(self, model: Potential):
+        if compiler() is None:
+            raise NotCompiled("no C++ compiler here; install g++, or set CXX")
+        self.model = model
+        with warnings.catch_warnings(), _kept():
+            warnings.simplefilter("ignore")
+            try:
+                self._prepare(*example_graphs(model))
+            except Exception as error:  # tracing runs the model's code, compiling runs a compiler
+                raise not_compiled(model, error) from error
+
+    def __call__(self, x: Input, stress: bool = True) -> dict[str, torch.Tensor]:
+        """As ``Potential.forward``; in evaluation mode, and without bonds, it is the model that answers."""
+        graph = self.model.graph(x)
+        if not self.model.training:
+            return self.model(graph, stress=stress)
+        self.model.species(graph.atoms.numbers)
+        return self._evaluate(graph, stress)
+
+    def _evaluate(self, graph: Graph, stress: bool) -> dict[str, torch.Tensor]:
+        inputs = arguments(self.model, graph)
+        if min(tensor.shape[0] for tensor in inputs) < 2:
+            return self.model(graph, stress=stress)
+        return results(graph, self._run(*inputs), stress)
+
+    def _trace(self, example: Graph) -> torch.fx.GraphModule:
+        return trace(self.model, arguments(self.model, example))
+
+    def _prepare(self, example: Graph, *others: Graph) -> None:
+        """Trace, compare values and gradients with the model's, and compile both directions."""
+        was = self.model.training
+        self.model.train()
+        try:
+            self.model(example)  # constants that are kept once made must not be made while tracing
+            self._run: Callable[..., Any] = differentiable(self._trace(example))
+            self._compare(others[0])  # before the long work; sizes that became constants show here
+            self._run = torch.compile(self._run, dynamic=True, fullgraph=True, options={**SETTINGS})
+            for graph in others:
+                self._compare(graph)
+        finally:
+            self.model.train(was)
+
+    def _compare(self, graph: Graph) -> None:
+        weights = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        outputs, slopes = [], []
+        for forward in (self, self.model):
+            output = forward(graph)
+            loss = sum((value.square().mean() for value in output.values()), torch.zeros(()))
+            found = torch.autograd.grad(
+                loss, list(weights.values()), allow_unused=True, materialize_grads=True
+            )
+            outputs.append({name: value.detach() for name, value in output.items()})
+            slopes.append({"gradient": torch.cat([slope.flatten() for slope in found])})
+        worst = max((*deviations(*outputs).values(), *deviations(*slopes).values()))
+        # Gradients of weights are sums over all atoms, in which rounding adds up.
+        if not worst <= 10 * tolerance(self.model.dtype):
+            raise NotCompiled(f"the compiled graph disagrees with the model itself by {worst:.2g}")
+
+
+def differentiable(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """A traced gradient without its detachments, in place.
+
+    Tracing detaches what the forward pass saves of its own results (tanh, exp, …) for the gradient, which a
+    second derivative would then take for constants. What a model itself detaches goes too; where that matters
+    the comparison of gradients fails.
+    """
+    for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.detach.default):
+        node.replace_all_uses_with(node.args[0])
+        graph.graph.erase_node(node)
+    graph.recompile()
+    return graph
+
+
+def compile_training(model: Potential, tell: Callable[[str], None] = logger.warning) -> TrainingGraph | None:
+    """The fastest form of a training step that there is for the model, a kernel or a compiled graph.
+
+    Returns:
+        None where the model has to be trained as it is. What is not to be had is told in a line.
+    """
+    from .moment_kernel import takes
+    from .moment_training import MomentTraining
+
+    if takes(model):
+        try:
+            return MomentTraining(model)
+        except NotCompiled as reason:
+            tell(f"no kernel, the whole step is compiled as a graph: {reason}")
+    try:
+        return TrainingGraph(model)
+    except NotCompiled as reason:
+        tell(f"not compiled, trained as before: {reason}")
+        return None
+
+
+@contextmanager
+def _kept():
+    """Inductor's own cache in the user's, unless others can write there: a second run need not compile."""
+    from torch._inductor.utils import fresh_cache
+
+    folder, private = user_cache() / "compiled" / "training", False
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private = is_private(folder) and is_private(folder.parent)
+    with patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=str(folder)) if private else fresh_cache():
+        yield

@@ -1,0 +1,284 @@
+"""Checks of labelled data that run before the first epoch; each names the structure it objects to.
+
+A check sees the records one by one (``add``) and judges in the end (``finish``), so that all of them take one
+pass over a set that may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+import ase
+import numpy as np
+from ase.geometry import complete_cell
+
+from ...errors import StructureError
+from ...units import GPA
+from ..records import Record
+
+MAX_STRESS = 1.5  # eV/Å³ (240 GPa); a typical stress above it was given in GPa or kbar
+MOST_COMPARED = 20_000  # structures; more tell no more about the unit of energies
+SIZES_TELL = 1.3  # ratio of structure sizes from which totals and energies per atom are told apart
+RESOLUTION = 1e-5  # Å; copies of a structure differ by less
+BULK_MODULI = (0.002, 10.0)  # eV/Å³ (0.3 to 1,600 GPa): softer than solid helium, stiffer than three diamonds
+
+
+class Check(Protocol):
+    """Looks at every record; either method may raise ``StructureError``."""
+
+    def add(self, index: int, record: Record) -> None: ...
+
+    def finish(self, records: Sequence[Record]) -> None: ...
+
+
+def run(records: Sequence[Record], *checks: Check) -> None:
+    """Show every record to every check, in one pass, and let them judge in their order.
+
+    Raises:
+        StructureError: by the first check that objects.
+    """
+    for index, record in enumerate(records):
+        for check in checks:
+            check.add(index, record)
+    for check in checks:
+        check.finish(records)
+
+
+class LabelCheck:
+    """Refuses missing, non-finite or misshapen labels of force fields.
+
+    Args:
+        required: labels that must not be missing.
+    """
+
+    def __init__(self, required: Sequence[str]):
+        self.required = required
+
+    def add(self, index: int, record: Record) -> None:
+        n = len(record.atoms)
+        shapes = {"total_energy": (), "forces": (n, 3), "stress": (3, 3)}
+        for key in self.required:
+            if key not in record.labels:
+                raise StructureError(
+                    f"{record.id}: no {key} label; compute it, drop the structure, or set allow_missing=True"
+                )
+        if "stress" in record.labels and record.atoms.cell.rank < 3:
+            raise StructureError(
+                f"{record.id}: stress label of a structure whose cell has no volume; drop it"
+            )
+        for key in shapes.keys() & record.labels.keys():
+            value = record.labels[key]
+            if value.shape != shapes[key]:
+                raise StructureError(f"{record.id}: {key} has shape {value.shape}, expected {shapes[key]}")
+            if not np.isfinite(value).all():
+                raise StructureError(f"{record.id}: {key} is not finite; drop the structure or correct it")
+
+    def finish(self, records: Sequence[Record]) -> None:
+        pass  # everything has been said
+
+
+class StressCheck:
+    """Refuses stresses whose unit or sign cannot be right, naming the structure with the largest.
+
+    The trace of a stress in eV/Å³, tension positive, grows with volume at a rate that is a bulk modulus:
+    positive, and within what solids have. Structures of equal composition are compared.
+    """
+
+    def __init__(self):
+        self.index: list[int] = []
+        self.size: list[float] = []
+        self.groups: dict[bytes, list[tuple[float, float]]] = defaultdict(list)
+
+    def add(self, index: int, record: Record) -> None:
+        if "stress" in record.labels:
+            stress, atoms = record.labels["stress"], record.atoms
+            self.index.append(index)
+            self.size.append(float(np.abs(stress).max()))
+            self.groups[np.sort(atoms.numbers).tobytes()].append((atoms.get_volume(), np.trace(stress) / 3))
+
+    def finish(self, records: Sequence[Record]) -> None:
+        if not self.size:
+            return
+        largest = max(self.size)
+        worst = records[self.index[self.size.index(largest)]]
+        advice = "give stress_units (eV/Å^3, GPa or kbar) and the sign (ASE: tension positive)"
+        if np.median(self.size) > MAX_STRESS:
+            raise StructureError(
+                f"{worst.id}: stress reaches {largest:.3g} eV/Å³ ({largest / GPA:.3g} GPa), "
+                f"which looks like another unit; {advice}"
+            )
+        for slope, correlation, count in _stiffness(self.groups):
+            t_statistic = abs(correlation) * np.sqrt((count - 2) / max(1 - correlation**2, 1e-12))
+            if t_statistic < 6:  # chance and temperature would do this
+                continue
+            if slope < 0:
+                raise StructureError(
+                    f"{worst.id}: stress falls as volume grows, the sign looks reversed; {advice}"
+                )
+            if not BULK_MODULI[0] < slope < BULK_MODULI[1]:
+                raise StructureError(
+                    f"{worst.id}: stresses imply a bulk modulus of {slope / GPA:.3g} GPa, "
+                    f"which looks like another unit; {advice}"
+                )
+
+
+def _stiffness(groups: Mapping[bytes, list[tuple[float, float]]]) -> list[tuple[float, float, int]]:
+    """d(trace σ/3)/d ln V, correlation and count, for each composition with volumes that differ."""
+    found = []
+    for values in groups.values():
+        log_v, mean = np.log([v for v, _ in values]), np.array([s for _, s in values])
+        if len(values) >= 5 and np.ptp(log_v) > 0.01 and mean.std() > 0:
+            slope = np.polyfit(log_v, mean, 1)[0]
+            found.append((float(slope), float(np.corrcoef(log_v, mean)[0, 1]), len(values)))
+    return found
+
+
+class EnergyCheck:
+    """Refuses energies per atom that are labelled as totals, in all structures or in some.
+
+    Totals follow Σ n_z e_z; energies per atom follow Σ (n_z/N) e_z. The better fit tells, provided that
+    structure sizes differ. Where only some are per atom, letting each structure choose fits far better than
+    either; sizes need not differ for that. Of a large set, evenly spaced structures are compared.
+
+    Args:
+        count: number of records.
+    """
+
+    def __init__(self, count: int):
+        self.stride = max(1, count // MOST_COMPARED)
+        self.index: list[int] = []
+        self.energy: list[float] = []
+        self.counts: list[np.ndarray] = []
+
+    def add(self, index: int, record: Record) -> None:
+        if index % self.stride == 0 and "total_energy" in record.labels:
+            self.index.append(index)
+            self.energy.append(float(record.labels["total_energy"]))
+            self.counts.append(np.bincount(record.atoms.numbers, minlength=119))
+
+    def finish(self, records: Sequence[Record]) -> None:
+        if len(self.index) < 5:
+            return
+        energy, counts = np.array(self.energy), np.array(self.counts, dtype=float)
+        counts = counts[:, counts.any(axis=0)]  # (structures, elements)
+        sizes = counts.sum(axis=1)
+        as_total, as_mean = (_residuals(c, energy) for c in (counts, counts / sizes[:, None]))
+        if sizes.max() >= SIZES_TELL * sizes.min() and (as_mean**2).sum() < 0.25 * (as_total**2).sum():
+            worst = records[self.index[int(np.abs(as_total).argmax())]]
+            raise StructureError(
+                f"{worst.id}: energies do not grow with the number of atoms, they look like energies per "
+                "atom; set energy_units='eV/atom' or give totals"
+            )
+        odd = _mixed(energy, counts, sizes)
+        if odd is not None:
+            raise StructureError(
+                f"{records[self.index[odd]].id}: total_energy is off by the number of atoms, some energies "
+                "are per cell and some per atom: units are mixed; convert the data to one unit, or drop these"
+            )
+
+
+def _mixed(energy: np.ndarray, counts: np.ndarray, sizes: np.ndarray) -> int | None:
+    """Index of a structure whose energy fits the others if multiplied or divided by its number of atoms.
+
+    Energies per atom are fitted to composition, each structure being free to choose between its energy as it
+    is and times (or over) N; fit and choice alternate until nothing changes. Mixed are data in which at least
+    half of the outliers beyond eight deviations lie within two by that factor: outliers of other kinds, as
+    stretched or repulsive structures are, do not.
+    """
+    if len(energy) < 3 * counts.shape[1]:
+        return None
+    share, per_atom = counts / sizes[:, None], energy / sizes
+    pairs = ((per_atom, energy), (per_atom, per_atom / sizes))  # read as totals, or multiplied by N when read
+    for usual, other in (*pairs, *(pair[::-1] for pair in pairs)):
+        for begin in (np.ones(len(energy), bool), np.abs(usual) >= np.median(np.abs(usual))):
+            odd = _outlier(share, usual, other, begin, sizes)
+            if odd is not None:
+                return odd
+    return None
+
+
+def _outlier(
+    share: np.ndarray, usual: np.ndarray, other: np.ndarray, begin: np.ndarray, sizes: np.ndarray
+) -> int | None:
+    """Index of the worst structure whose ``other`` energy per atom fits where its ``usual`` one does not."""
+    level = share @ np.linalg.lstsq(share[begin], usual[begin], rcond=None)[0]
+    for _ in range(10):
+        swap = np.abs(other - level) < np.abs(usual - level)
+        level = share @ np.linalg.lstsq(share, np.where(swap, other, usual), rcond=None)[0]
+    if swap.mean() > 0.6:  # the other way round will do
+        return None
+    level = share @ np.linalg.lstsq(share[~swap], usual[~swap], rcond=None)[0]
+    off, left = np.abs(usual - level), np.abs(np.where(swap, other, usual) - level)
+    deviation = max(1.4826 * np.median(left[~swap]), 1e-3)  # eV/atom
+    outliers = (off > 8 * deviation) & (sizes > 1)
+    explained = outliers & (left < 2 * deviation) & (np.abs(level) > 8 * deviation)
+    explained &= _determined(share, share[~swap])
+    if not explained.any() or explained.sum() < 0.5 * outliers.sum():
+        return None
+    return int(np.where(explained, off, -1).argmax())
+
+
+def _determined(share: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which compositions (S, elements) have a level that structures of ``known`` composition settle well."""
+    inverse = np.linalg.pinv(known.T @ known, rcond=1e-10, hermitian=True)
+    outside = share - share @ inverse @ (known.T @ known)
+    leverage = np.einsum("se,ef,sf->s", share, inverse, share)
+    return (np.abs(outside).max(axis=1) < 1e-6) & (leverage < 0.5)
+
+
+def _residuals(design: np.ndarray, energy: np.ndarray) -> np.ndarray:
+    return energy - design @ np.linalg.lstsq(design, energy, rcond=None)[0]
+
+
+def fingerprint(record: Record) -> bytes:
+    """Digest of elements, cell and positions to 1e-5 Å; equal for copies of a structure.
+
+    Where an axis is periodic it does not matter in which cell an atom stands.
+    """
+    atoms = record.atoms
+    content = hashlib.sha256(atoms.numbers.tobytes())
+    for array in (atoms.cell.array, atoms.positions - _images(atoms) @ atoms.cell.array):
+        content.update((np.round(array, 5) + 0.0).tobytes())  # + 0.0: no negative zeros
+    return content.digest()
+
+
+def short_fingerprint(record: Record) -> str:
+    """A structure's fingerprint as 16 letters, for records of runs."""
+    return fingerprint(record).hex()[:16]
+
+
+def _images(atoms: ase.Atoms) -> np.ndarray:
+    """Lattice steps (N, 3) from the cell to each atom; one at −1e-9 Å is in the cell, as that at 0 is."""
+    box = complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
+    slack = RESOLUTION / np.linalg.norm(box, axis=1)
+    return np.floor(atoms.positions @ np.linalg.inv(box) + slack) * atoms.pbc
+
+
+class DuplicateCheck:
+    """Refuses a structure that stands both in the training split and in a held-out one, naming both.
+
+    Args:
+        train, held_out: indices of records.
+    """
+
+    def __init__(self, train: Collection[int], held_out: Collection[int]):
+        self.train, self.held_out = (set(x) if held_out else set() for x in (train, held_out))
+        self.seen: dict[bytes, int] = {}
+        self.others: list[tuple[bytes, int]] = []
+
+    def add(self, index: int, record: Record) -> None:
+        if index in self.train:
+            self.seen[fingerprint(record)] = index
+        elif index in self.held_out:
+            self.others.append((fingerprint(record), index))
+
+    def finish(self, records: Sequence[Record]) -> None:
+        for key, index in self.others:
+            if key in self.seen:
+                raise StructureError(
+                    f"{records[index].id}: the same structure is in the training split as "
+                    f"{records[self.seen[key]].id}; remove one, or set allow_duplicates=True"
+                )

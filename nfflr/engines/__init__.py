@@ -1,0 +1,1 @@
+"""Simulation programs that evaluate potentials of NFFLr: LAMMPS and torch-sim."""

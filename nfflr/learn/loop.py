@@ -1,0 +1,238 @@
+"""The loop: label, train a committee, judge it, let it look for what it does not know, label that.
+
+Everything follows from structures, settings and seed; what is expensive is kept in the output folder
+(labels, trained potentials, the frames that a round chose), so that a killed run does again what is cheap and
+finds the rest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+import ase
+import numpy as np
+from ase.calculators.calculator import Calculator
+
+from ..calculator import NFFLrCalculator
+from ..checkpoint import load_checkpoint
+from ..errors import NumericsError
+from ..models.moment import MomentNetwork
+from ..storage.files import claim_folder
+from ..storage.trajectories import StoredFrames, write_trajectory
+from ..validation.suite import Suite
+from .distill_settings import DistillSettings
+from .judging import Judgement, judge
+from .references import make_suite, relaxed, supercells_of
+from .sampling import rattled, seed_structures
+from .selection import choose, describe
+from .stored_labels import FILE as LABELS
+from .stored_labels import Labels, Teacher, label
+from .students import train_student
+from .walks import md_frames, relaxation_frames
+
+DOUBT = 0.5  # of the rms force norm; a committee that disagrees by more is not followed
+NEAR = 1.5  # times the limits; what a short training reaches so nearly, one of full length may reach
+FRESH = 24  # rattled supercells among the candidates
+
+Tell = Callable[[str], None]
+Update = Callable[[int, int, str], None]
+
+
+@dataclass
+class Distillation:
+    """One run in its folder.
+
+    Args:
+        out: the folder; it must be held by this process alone.
+        cells: structures by name.
+        calculator: the teacher.
+        tell: is given a line about each stage.
+        update: is given calls, budget and a text, all the time.
+    """
+
+    out: Path
+    cells: Mapping[str, ase.Atoms]
+    calculator: Calculator
+    settings: DistillSettings
+    tell: Tell = lambda text: None
+    update: Update = lambda done, total, text: None
+    history: list[Judgement] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        claim_folder(self.out)
+        self.started = time.perf_counter()
+        self.labels = Labels(self.out / LABELS)
+        self.teacher = Teacher(self.calculator, self.labels, self.settings.budget)
+        self.supercells: dict[str, ase.Atoms] = {}
+        self.suite: Suite | None = None
+
+    def run(self) -> Judgement:
+        """Label, train and judge until the limits hold or the budget is spent; the final potential's worth.
+
+        Raises:
+            NumericsError: the teacher failed for the structures themselves.
+        """
+        settings = self.settings
+        self._prepare()
+        k = 0
+        while True:
+            committee = self._committee(k)
+            self._test(k, committee)
+            judged = self._judge(k, self._best(k))
+            spent = len(self.labels) + settings.tests >= settings.budget
+            if judged.good(settings, NEAR) or spent or not self._label_next(k, committee):
+                final = self._final(k)
+                if final.good(settings) or spent or not self._label_next(k, committee):
+                    return final
+            k += 1
+
+    def _prepare(self) -> None:
+        """Relax, make references, label the seeds."""
+        settings = self.settings
+        self._say("relaxing and references")
+        cells = relaxed(self.cells, self.teacher, settings)
+        self.supercells = supercells_of(cells, settings)
+        self.suite, self.notes = make_suite(self.out / "suite", cells, self.teacher, settings)
+        for name, reason in self.notes.items():
+            self.tell(f"no reference {name}: {reason}")
+        references = sum(frame.info["use"] == "reference" for frame in self.labels.frames)
+        self.tell(f"{references} calls for relaxation and references")
+        frames = self._kept(
+            "seeds",
+            lambda: seed_structures(
+                cells, self.supercells, settings.seeds, settings.temperature, self._rng("seeds", 0)
+            ),
+        )
+        self._label(frames, "train")
+        if len(self._trainable(0)) < 8:
+            raise NumericsError("teacher: it failed for most of the first structures; see labels.traj")
+
+    def _committee(self, k: int) -> NFFLrCalculator:
+        """Potentials trained on all there is, with different seeds and splits."""
+        settings, frames = self.settings, self._trainable(k)
+        for member in range(settings.members):
+            self._train(self._member(k, member), frames, member, settings.committee_length * settings.length)
+        paths = [self._member(k, member) for member in range(settings.members)]
+        return NFFLrCalculator.load(paths, compile=settings.compile)
+
+    def _train(self, folder: Path, frames: list[ase.Atoms], member: int, length: float) -> None:
+        name = f"{folder.parent.name} {folder.name}"
+
+        def on_step(step: dict) -> None:
+            if step["step"] % 10 == 0:
+                self._say(f"training {name}, step {step['step']} of {step['total']}")
+
+        seed = self.settings.seed + member
+        train_student(
+            folder, frames, seed=seed, length=length, compile=self.settings.compile, on_step=on_step
+        )
+
+    def _best(self, k: int) -> Path:
+        """The member with the lowest loss on what it was not trained on, per its own split."""
+        paths = [self._member(k, member) for member in range(self.settings.members)]
+        return min(paths, key=lambda path: load_checkpoint(path)[1]["scores"]["val/forces_rmse"])
+
+    def _final(self, k: int) -> Judgement:
+        """The potential that is kept: a training of full length, judged on frames of its own MD too."""
+        folder = self.out / "rounds" / str(k) / "final"
+        self._train(folder, self._trainable(k), 0, self.settings.length)
+        student = NFFLrCalculator.load(folder, compile=self.settings.compile)
+        self._test(k, student, "final")
+        return self._judge(k, folder)
+
+    def _test(self, k: int, student: NFFLrCalculator, who: str = "committee") -> None:
+        """Have the teacher label frames of a potential's own MD, drawn at random; no training sees them."""
+        settings, name = self.settings, f"{k}-test-{who}"
+
+        def draw() -> list[ase.Atoms]:
+            rng = self._rng(name, k)
+            self._say("MD for the test")
+            frames = md_frames(
+                self.supercells, student, settings.temperature, settings.walk_steps, self._doubt, rng
+            )
+            chosen = [frames[i] for i in rng.permutation(len(frames))[: settings.tests]]
+            for supercell in self.supercells.values() if len(chosen) < settings.tests else ():
+                chosen += rattled(supercell, settings.tests, settings.temperature, rng)  # it got nowhere
+            return chosen[: settings.tests]
+
+        self._label(self._kept(name, draw), "test", reserve=0)
+
+    def _label_next(self, k: int, committee: NFFLrCalculator) -> bool:
+        """Choose and label a round's structures; False if there was nothing to label, or no call left."""
+        frames = self._kept(f"{k}-chosen", lambda: self._choose(k, committee))
+        self._label(frames, "train", reserve=self.settings.tests)
+        return len(self._trainable(k + 1)) > len(self._trainable(k))
+
+    def _choose(self, k: int, committee: NFFLrCalculator) -> list[ase.Atoms]:
+        settings, rng = self.settings, self._rng("chosen", k)
+        self._say("exploring")
+        frames = md_frames(
+            self.supercells, committee, settings.temperature, settings.walk_steps, self._doubt, rng
+        )
+        frames += relaxation_frames(self.supercells, committee, settings.temperature, rng)
+        for supercell in self.supercells.values():
+            frames += rattled(supercell, FRESH // len(self.supercells), settings.temperature, rng)
+        doubt = np.array([np.max(found["forces_std"]) for found in committee.evaluate(frames)])
+        model = cast(MomentNetwork, load_checkpoint(self._best(k))[0])
+        known = describe(model, self._trainable(k))
+        chosen = choose(doubt, describe(model, frames), known, settings.batch)
+        self.tell(
+            f"round {k}: {len(chosen)} of {len(frames)} candidates, doubt {doubt[chosen].mean():.3g} eV/Å"
+        )
+        return [frames[i] for i in chosen]
+
+    def _judge(self, k: int, folder: Path) -> Judgement:
+        self._say("phonons and other tasks")
+        judged = judge(folder, self.labels.used_for("test"), self.suite, self.settings.compile)
+        seconds = time.perf_counter() - self.started
+        judged = replace(judged, calls=len(self.labels), trained=len(self._trainable(k)), seconds=seconds)
+        self.history.append(judged)
+        phonons = [f"{n} {v:.3g} THz" for n, v in judged.row()["suite"].items() if "frequency" in n]
+        parts = [f"{judged.calls} calls", f"force error {judged.force_error:.2f} %", *phonons]
+        self.tell(f"{folder.relative_to(self.out)}: {', '.join(parts)}")
+        return judged
+
+    def _label(self, frames: list[ase.Atoms], use: str, reserve: int | None = None) -> None:
+        """Label frames as far as the budget goes, ``reserve`` calls of which are kept for what comes."""
+        kept = 2 * self.settings.tests if reserve is None else reserve
+        for frame in frames:
+            label(self.teacher, [frame], use, self.settings.budget - kept)
+            self._say(f"labelling, {use}")
+
+    def _kept(self, name: str, make: Callable[[], list[ase.Atoms]]) -> list[ase.Atoms]:
+        """Frames as they were made the first time: a resumed run asks for the same labels."""
+        path = self.out / "rounds" / f"{name}.traj"
+        if not path.exists():
+            claim_folder(path.parent)
+            write_trajectory(path, make())
+        return list(StoredFrames(path))
+
+    def _trainable(self, k: int) -> list[ase.Atoms]:
+        """Training labels of the seeds and of the rounds before ``k``, in the order of the calls."""
+        names = ["seeds", *(f"{j}-chosen" for j in range(k))]
+        frames = [f for name in names for f in StoredFrames(self.out / "rounds" / f"{name}.traj")]
+        known = [self.labels.find(frame) for frame in frames]
+        # What a reference asked for first, as the structure at rest, may be trained on; tests never.
+        return [f for f in known if f is not None and f.calc is not None and f.info["use"] != "test"]
+
+    @property
+    def _doubt(self) -> float:
+        """eV/Å of disagreement beyond which a walk ends."""
+        forces = np.concatenate([f.get_forces() for f in self.labels.used_for("train")])
+        return DOUBT * float(np.sqrt(np.mean(np.sum(forces**2, axis=1))))
+
+    def _member(self, k: int, member: int) -> Path:
+        return self.out / "rounds" / str(k) / f"member-{member}"
+
+    def _rng(self, name: str, k: int) -> np.random.Generator:
+        """A stream of its own for each purpose, whatever was drawn before."""
+        return np.random.default_rng([self.settings.seed, k, *name.encode()])
+
+    def _say(self, text: str) -> None:
+        last = f", force error {self.history[-1].force_error:.1f} %" if self.history else ""
+        self.update(len(self.labels), self.settings.budget, text + last)

@@ -1,0 +1,266 @@
+"""Where a long workflow keeps what is finished, so that a killed run can be continued."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import ase
+import numpy as np
+from ase.calculators.calculator import Calculator, all_changes
+from pydantic import BaseModel
+
+from ..errors import ConfigError, ResourceError
+from .files import claim_folder, write_atomically
+from .trajectories import FrameWriter, StoredFrames, write_trajectory
+
+Record = dict[str, np.ndarray]
+
+
+class Archive:
+    """The default: nothing outlives the process. Records are forgotten, frames stay in memory."""
+
+    def __init__(self) -> None:
+        self._frames: list[ase.Atoms] = []
+
+    def load(self, name: str) -> Record | None:
+        """The record last saved under a name; None if there is none."""
+        return None
+
+    def save(self, name: str, record: Record) -> None:
+        """Keep named arrays, in place of an earlier record of that name."""
+
+    def append(self, frame: ase.Atoms) -> None:
+        """Add a frame, with the results its calculator holds, to the trajectory."""
+        self._frames.append(frame)
+
+    def truncate(self, n_frames: int) -> None:
+        """Forget the frames after the first ``n_frames``."""
+        del self._frames[n_frames:]
+
+    def frames(self) -> Sequence[ase.Atoms]:
+        """The trajectory so far; from a folder its frames are read when they are asked for."""
+        return self._frames
+
+
+class FolderArchive(Archive):
+    """Records and frames in a folder.
+
+    Records are ``<name>.npz`` with a digest, replaced in one step and never pickled. Frames are in
+    ``frames.traj``, in which ASE counts a frame when all of it is written.
+
+    Args:
+        folder: made if it is not there.
+
+    Raises:
+        ResourceError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: str | Path):
+        super().__init__()
+        self.folder = Path(folder)
+        claim_folder(self.folder)
+        self._path = self.folder / "frames.traj"
+        self._writer: FrameWriter | None = None
+
+    def load(self, name: str) -> Record | None:
+        """As ``Archive.load``.
+
+        Raises:
+            ResourceError: the record is damaged.
+        """
+        path = self.folder / f"{name}.npz"
+        if not path.exists():
+            return None
+        try:
+            with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
+                record = dict(file)
+            digest = str(record.pop("sha256"))
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise _damaged(path) from error
+        if digest != _digest(record):
+            raise _damaged(path)
+        return record
+
+    def save(self, name: str, record: Record) -> None:
+        if self._writer is not None:  # a record may count frames: they reach the disk first
+            self._writer.flush()
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, **record, sha256=np.array(_digest(record)))
+        write_atomically(self.folder / f"{name}.npz", content.getvalue())
+
+    def append(self, frame: ase.Atoms) -> None:
+        if self._writer is None:
+            self._writer = FrameWriter(self._path)
+        self._writer.write(frame)
+
+    def truncate(self, n_frames: int) -> None:
+        """As ``Archive.truncate``; also clears what a killed writer left behind.
+
+        Raises:
+            ResourceError: there are fewer frames than that.
+        """
+        self.close()
+        frames = StoredFrames(self._path)
+        if len(frames) < n_frames:
+            raise _damaged(self._path)
+        if n_frames:
+            write_trajectory(self._path, islice(frames, n_frames))
+        else:
+            self._path.unlink(missing_ok=True)
+
+    def frames(self) -> Sequence[ase.Atoms]:
+        return StoredFrames(self._path)
+
+    def is_new(self) -> bool:
+        """Whether there is no frame, and no record but that of what the run is."""
+        own = {"run.npz", self._path.name}
+        return not self.frames() and all(p.name in own or p.name[0] == "." for p in self.folder.iterdir())
+
+    def close(self) -> None:
+        """Close the trajectory; the next frame opens it again."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def keep_records(self) -> None:
+        """Delete the frames, which the results hold now, and what a killed process left; records stay."""
+        self.close()
+        for path in self.folder.iterdir():
+            if path.suffix == ".tmp" or path == self._path:
+                path.unlink(missing_ok=True)
+
+    def is_finished(self) -> bool:
+        """Whether the frames of the run are among its results: it is known what it was, and they are gone."""
+        return (self.folder / "run.npz").exists() and not self._path.exists()
+
+    def reopen(self, trajectory: Path) -> None:
+        """Take the frames of a finished run back from its results."""
+        if self.is_finished() and self.load("state") is not None and trajectory.exists():
+            write_trajectory(self._path, StoredFrames(trajectory))
+
+    def remove(self) -> None:
+        """Delete the folder, once the results are written elsewhere."""
+        self.close()
+        shutil.rmtree(self.folder)
+
+
+class Remembered(Calculator):
+    """A calculator that does not compute again what the frames of an interrupted run hold.
+
+    At fixed intervals the calculator forgets what it keeps from structure to structure (a neighbour list,
+    whose age changes the last bits of sums): so a run that is continued after a whole number of intervals
+    gets the same bits as one without a break.
+
+    Args:
+        calculator: any ASE calculator.
+        frames: with results, in the order in which they will be asked for.
+        interval: structures between two resets.
+    """
+
+    def __init__(self, calculator: Calculator, frames: Sequence[ase.Atoms], interval: int):
+        super().__init__()
+        self.implemented_properties = calculator.implemented_properties
+        self._calculator, self._frames, self._interval = calculator, frames, interval
+        self._count = 0
+
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        assert atoms is not None  # ASE asks for those of a structure
+        if system_changes:
+            self._count += 1
+            known = self._frames[self._count - 1] if self._count <= len(self._frames) else None
+            if known is not None and _same_geometry(known, atoms):
+                self.results = dict(known.calc.results)
+                return
+            if (self._count - 1) % self._interval == 0:
+                self._calculator.reset()
+        for name in properties:
+            self._calculator.get_property(name, atoms)
+        self.results = dict(self._calculator.results)
+
+
+def _same_geometry(one: ase.Atoms, other: ase.Atoms) -> bool:
+    return np.array_equal(one.positions, other.positions) and np.array_equal(one.cell, other.cell)
+
+
+def same_run(
+    archive: Archive,
+    atoms: ase.Atoms,
+    calculator: Calculator,
+    settings: BaseModel,
+    may_grow: tuple[str, ...] = (),
+) -> None:
+    """Note what an archive's run is, or see that this one continues it.
+
+    Args:
+        may_grow: settings that may be larger than they were.
+
+    Raises:
+        ConfigError: the structure, the calculator or a setting is not what it was.
+    """
+    now = _identity(atoms, calculator, settings)
+    before = archive.load("run")
+    if before is not None:
+        _compare(before, now, may_grow)
+    archive.save("run", now)
+
+
+def _identity(atoms: ase.Atoms, calculator: Calculator, settings: BaseModel) -> Record:
+    model = calculator.todict() if hasattr(calculator, "todict") else {}
+    # Where a model was read from may change; what it is may not.
+    model = {"class": type(calculator).__name__, **{k: v for k, v in model.items() if k != "source"}}
+    return {
+        "numbers": atoms.numbers,
+        "positions": atoms.positions,
+        "cell": atoms.cell.array,
+        "pbc": atoms.pbc,
+        "masses": atoms.get_masses(),
+        "momenta": atoms.get_momenta(),
+        "constraints": np.array(json.dumps([c.todict() for c in atoms.constraints], default=_plain)),
+        "calculator": np.array(json.dumps(model, sort_keys=True, default=_plain)),
+        "settings": np.array(settings.model_dump_json()),
+    }
+
+
+def _compare(before: Record, now: Record, may_grow: tuple[str, ...]) -> None:
+    advice = "give what the run began with, or start again with --overwrite"
+    for name in ("numbers", "positions", "cell", "pbc", "masses", "momenta", "constraints"):
+        if not np.array_equal(before[name], now[name]):
+            raise ConfigError(f"structure: its {name} are not those of the run to resume; {advice}")
+    for kind in ("calculator", "settings"):
+        old, new = json.loads(str(before[kind])), json.loads(str(now[kind]))
+        for key in sorted({*old, *new}):
+            was, is_now = old.get(key), new.get(key)
+            if was != is_now and not (key in may_grow and is_now >= was):
+                what = f"--{key.replace('_', '-')}" if kind == "settings" else f"calculator's {key}"
+                raise ConfigError(f"{what}: is {is_now}, the run to resume had {was}; {advice}")
+
+
+def _plain(value: object) -> Any:  # what JSON takes
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
+
+
+def _digest(record: Record) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(record):
+        array = np.ascontiguousarray(record[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _damaged(path: Path) -> ResourceError:
+    return ResourceError(f"{path}: damaged, cannot be resumed from; start again with --overwrite")

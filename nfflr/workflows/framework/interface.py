@@ -1,0 +1,170 @@
+"""What every workflow shares: settings, result, and a way to report progress."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Protocol, TypeVar
+
+import ase
+import numpy as np
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.spacegroup.symmetrize import check_symmetry
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from spglib import SpglibDataset
+
+from ...errors import StructureError
+from ...units import GPA
+
+
+def _array(value: object) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype == object and isinstance(value, list | tuple):  # JSON has null for NaN
+        with contextlib.suppress(TypeError):
+            array = np.asarray(value, dtype=float)
+    if array.dtype.kind not in "biuf":
+        raise ValueError("expected an array of numbers")
+    return array
+
+
+# (n, 3) or (n,) float64, or int64; lists in JSON, and read back from them.
+Array = Annotated[
+    np.ndarray, BeforeValidator(_array), PlainSerializer(lambda a: a.tolist(), return_type=list)
+]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Marks a result field whose text is a file of its own: ``Annotated[str, Text(".yaml")]``."""
+
+    suffix: str
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Marks a structure that is written with its results, as ``<stem>-<workflow>-<field>.xyz``."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length by name with unit, ``"time (ps)"``; a result's is written as CSV."""
+
+    columns: dict[str, np.ndarray]
+
+
+class Settings(BaseModel):
+    """Frozen options; each field's default, help text and unit are also the command line's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Result(BaseModel):
+    """What a workflow found. Fields of type ``ase.Atoms`` are written as structure files (none if the value
+    is None), lists of them (or sequences, read frame by frame) as trajectories, a ``Table`` as CSV, a
+    ``Text`` as it is, everything else goes to JSON; ``Unit`` annotations give the units."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    converged: bool
+    message: str = ""
+
+
+class Progress(Protocol):
+    """Called once per step with the numbers that matter, by name with unit: ``{"fmax (eV/Å)": 0.03}``."""
+
+    def __call__(self, step: int, total: int, numbers: dict[str, float], atoms: ase.Atoms) -> None: ...
+
+
+def silent(step: int, total: int, numbers: dict[str, float], atoms: ase.Atoms) -> None:
+    """The default ``Progress``: say nothing."""
+
+
+def has_stress(atoms: ase.Atoms) -> bool:
+    """Whether a stress is defined: an axis is periodic and the cell has a volume."""
+    return bool(atoms.pbc.any()) and atoms.cell.rank == 3
+
+
+def require_stress(atoms: ase.Atoms) -> None:
+    """Refuse to give the stress of a structure that has none, as ASE's calculators do.
+
+    Raises:
+        PropertyNotImplementedError: no axis is periodic, or the cell has no volume.
+    """
+    if not has_stress(atoms):
+        raise PropertyNotImplementedError(
+            "stress needs a periodic structure whose cell has a volume; this one has none"
+        )
+
+
+def check_atoms(atoms: ase.Atoms) -> None:
+    """Refuse a structure without atoms.
+
+    Raises:
+        StructureError: there are none.
+    """
+    if len(atoms) == 0:
+        raise StructureError("structure: the structure has no atoms; expected at least one")
+
+
+def check_crystal(atoms: ase.Atoms, what: str, instead: str = "give a crystal") -> None:
+    """Refuse a structure that is not periodic along three axes.
+
+    Raises:
+        StructureError: ``what`` needs a crystal; ``instead`` says what to do.
+    """
+    if not (atoms.pbc.all() and atoms.cell.rank == 3):
+        raise StructureError(f"structure: {what} needs three periodic axes; {instead}")
+
+
+def symmetry_of(atoms: ase.Atoms, symprec: float) -> SpglibDataset:
+    """spglib's dataset of a crystal, as ASE hands it out for any version of spglib; ``symprec`` in Å.
+
+    Raises:
+        StructureError: spglib finds no symmetry, not even the identity.
+    """
+    try:
+        found: SpglibDataset = check_symmetry(atoms, symprec)
+    except Exception as error:  # the class differs between versions
+        raise StructureError(
+            f"structure: spglib finds no symmetry within {symprec:g} Å ({error}); change --symprec"
+        ) from error
+    return found
+
+
+def stress_note(results: dict, limit: float = 0.5) -> list[str]:
+    """What to say of a crystal taken as relaxed whose stress is above ``limit`` GPa."""
+    stress = np.abs(results.get("stress", 0.0)).max() / GPA
+    return [f"the crystal is under {stress:.2g} GPa; relax its cell first"] if stress > limit else []
+
+
+R = TypeVar("R", bound=Result)
+
+
+def overlay(result: R, others: Mapping[str, R], label: str) -> list[tuple[str, R, str]]:
+    """Label, result and colour of each curve of a plot: the subject, then what it is compared with."""
+    return [(name, one, f"C{k}") for k, (name, one) in enumerate([(label, result), *others.items()])]
+
+
+class FrameResults(SinglePointCalculator):
+    """Results of one structure, which sees changes to the last bit, and faster than ASE's class."""
+
+    def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
+        mine: ase.Atoms = self.atoms  # type: ignore[assignment]  # set when it is made
+        pairs = {
+            "positions": (mine.positions, atoms.positions),
+            "numbers": (mine.numbers, atoms.numbers),
+            "cell": (mine.cell.array, atoms.cell.array),
+            "pbc": (mine.pbc, atoms.pbc),
+        }
+        return [name for name, (old, new) in pairs.items() if old.tobytes() != new.tobytes()]
+
+
+def snapshot(atoms: ase.Atoms) -> ase.Atoms:
+    """Copy of a structure that carries its energy, forces and stress, without the calculator."""
+    copy: ase.Atoms = atoms.copy()
+    names = ("energy", "free_energy", "forces", *(("stress",) if has_stress(atoms) else ()))
+    results = {name: value for name, value in atoms.calc.results.items() if name in names}
+    copy.calc = FrameResults(copy, **results)
+    return copy
