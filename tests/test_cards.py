@@ -132,11 +132,11 @@ def universal(monkeypatch, tmp_path):
         "PACKAGE = MODULE = 'no_such_package'\nUNIVERSAL, MODELS, DTYPES = True, None, ()\n"
     )
     (tmp_path / "files.py").write_text("PACKAGE, MODULE, MODELS = 'ase', 'ase', 'https://example.org'\n")
-    monkeypatch.setattr(adapters, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(packages, "__path__", [str(tmp_path)])
     yield "standin"
     for name in ("standin", "absent", "files"):
-        sys.modules.pop(f"{adapters.__name__}.{name}", None)
-        vars(adapters).pop(name, None)
+        sys.modules.pop(f"{packages.__name__}.{name}", None)
+        vars(packages).pop(name, None)
 
 
 def test_an_installed_universal_potential_is_used_where_no_bundled_one_covers(universal, tmp_path, capsys):
