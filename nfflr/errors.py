@@ -7,7 +7,7 @@ import difflib
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 # Torch raises a plain RuntimeError, C++ libraries what they throw; only the text tells.
 ALLOCATION = re.compile(
@@ -16,12 +16,23 @@ ALLOCATION = re.compile(
 
 
 class NFFLrError(Exception):
-    """Base of all errors raised for bad input; ``exit_code`` is what ``nff`` exits with."""
+    """Base of all errors raised for bad input; ``exit_code`` is what ``nff`` exits with.
+
+    Attributes:
+        item: the file, structure or option that the message is about, which stands before the first colon.
+        problem: what is wrong with it, the rest of the message.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str):
-        super().__init__(" ".join(str(message).split()))  # one line, whatever was quoted in it
+        text = " ".join(str(message).split())  # one line, whatever was quoted in it
+        super().__init__(text)
+        self.item, _, self.problem = text.partition(": ")
+
+    def named(self, item: str) -> Self:
+        """The same error about ``item``: of many structures, it says which one failed."""
+        return type(self)(f"{item}: {self.problem}")
 
 
 class ConfigError(NFFLrError, ValueError):

@@ -17,6 +17,7 @@ from ..data.graph import Graph
 from ..data.inputs import as_graph
 from ..errors import CheckpointError, StructureError, did_you_mean
 from ..nn.exact import ExactBuffers
+from ..quantities import FORCE_FIELD, Quantity
 
 Input = Graph | Atoms | ase.Atoms | Sequence[Atoms | ase.Atoms]
 
@@ -73,6 +74,11 @@ class Potential(ExactBuffers):
         self.register_buffer("numbers", torch.tensor(numbers), persistent=False)
         self.register_buffer("reference_energies", torch.zeros(len(numbers), dtype=torch.float64))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+
+    @property
+    def outputs(self) -> tuple[Quantity, ...]:
+        """What ``forward`` returns, by name; a subclass that predicts more adds its quantities."""
+        return FORCE_FIELD if self.compute_forces else FORCE_FIELD[:2]
 
     @property
     def cutoff(self) -> float:

@@ -1,0 +1,156 @@
+"""Quantities that models predict, data label and tables show, with shape, unit and symmetry said once.
+
+Data sets, models, losses, checkpoints, the calculator and tables iterate over quantities. A model that
+predicts something new declares a ``Quantity`` of its own; nothing else needs to know its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from .errors import ConfigError, did_you_mean
+from .units import GPA
+
+Rotation = Literal["invariant", "vector", "tensor"]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number or array per atom or per structure.
+
+    Attributes:
+        name: key in a model's dict and among the labels of a structure, such as ``"magmoms"``.
+        per_atom: whether every atom has one, (N, *shape); otherwise the structure has one, (*shape).
+        shape: of one value: () a number, (3,) a vector, (3, 3) a tensor.
+        unit: as tables and files show it; empty for a pure number.
+        ase_name: what ASE's calculators call it; None if ASE has no name for it.
+        rotation: how it changes when the structure is rotated: not at all, as a vector, or as a tensor.
+        extensive: whether it grows with the size of the structure; errors are then divided by the number of
+            atoms.
+        scale: error that counts as one in a loss, in ``unit`` (per atom if extensive).
+        header: short form for the head of a column; by default the name.
+        display: unit in which tables show errors, and the factor that leads to it.
+        stored_names: other names by which data files store it.
+    """
+
+    name: str
+    per_atom: bool = False
+    shape: tuple[int, ...] = ()
+    unit: str = ""
+    ase_name: str | None = None
+    rotation: Rotation = "invariant"
+    extensive: bool = False
+    scale: float = 1.0
+    header: str = ""
+    display: tuple[str, float] | None = None
+    stored_names: tuple[str, ...] = ()
+
+    def array_shape(self, n_atoms: int) -> tuple[int, ...]:
+        """Shape of the whole array for a structure of ``n_atoms`` atoms."""
+        return (n_atoms, *self.shape) if self.per_atom else self.shape
+
+    @property
+    def title(self) -> str:
+        """What stands at the head of a column."""
+        return self.header or self.name
+
+    @property
+    def error_unit(self) -> str:
+        """Unit of an error of one value, as ``"eV/atom"`` of an extensive quantity in eV."""
+        return f"{self.unit or '1'}/atom" if self.extensive else self.unit
+
+
+STANDARD = (
+    Quantity(
+        "total_energy",
+        unit="eV",
+        ase_name="energy",
+        extensive=True,
+        scale=0.01,
+        header="E",
+        display=("meV/atom", 1e3),
+        stored_names=("energy",),
+    ),
+    Quantity("energies", per_atom=True, unit="eV", ase_name="energies", scale=0.01, header="E_i"),
+    Quantity(
+        "forces",
+        per_atom=True,
+        shape=(3,),
+        unit="eV/Å",
+        ase_name="forces",
+        rotation="vector",
+        scale=1.0,
+        header="F",
+        display=("meV/Å", 1e3),
+    ),
+    Quantity(
+        "stress",
+        shape=(3, 3),
+        unit="eV/Å^3",
+        ase_name="stress",
+        rotation="tensor",
+        scale=0.0025,
+        header="σ",
+        display=("GPa", 1 / GPA),
+    ),
+    Quantity(
+        "virials", per_atom=True, shape=(3, 3), unit="eV", ase_name="virials", rotation="tensor", header="W"
+    ),
+    Quantity(
+        "charges",
+        per_atom=True,
+        unit="e",
+        ase_name="charges",
+        scale=0.05,
+        header="q",
+        display=("me", 1e3),
+        stored_names=("initial_charges", "charge"),
+    ),
+    Quantity(
+        "magmoms",
+        per_atom=True,
+        unit="μ_B",
+        ase_name="magmoms",
+        scale=0.1,
+        header="m",
+        display=("mμ_B", 1e3),
+        stored_names=("magnetic_moments", "initial_magmoms", "magmom"),
+    ),
+    Quantity("dipole", shape=(3,), unit="e·Å", ase_name="dipole", rotation="vector", scale=0.1, header="d"),
+    Quantity(
+        "born_charges",
+        per_atom=True,
+        shape=(3, 3),
+        unit="e",
+        ase_name="born_effective_charges",
+        rotation="tensor",
+        scale=0.1,
+        header="Z*",
+    ),
+    Quantity("energy_std", unit="eV", ase_name="energy_std", extensive=True, header="E std"),
+    Quantity("forces_std", per_atom=True, unit="eV/Å", ase_name="forces_std", header="F std"),
+    Quantity("extrapolation", per_atom=True, header="γ"),
+)
+QUANTITIES = {quantity.name: quantity for quantity in STANDARD}
+FORCE_FIELD = tuple(QUANTITIES[name] for name in ("total_energy", "energies", "forces", "stress"))
+
+
+def quantity(name: str) -> Quantity:
+    """The standard quantity of this name.
+
+    Raises:
+        ConfigError: there is none, with the nearest name.
+    """
+    if name not in QUANTITIES:
+        raise ConfigError(
+            f"{name}: is no standard quantity; expected one of {', '.join(QUANTITIES)}"
+            f"{did_you_mean(name, QUANTITIES)}, or declare a Quantity of your own"
+        )
+    return QUANTITIES[name]
+
+
+def names_of(quantities: Iterable[Quantity]) -> tuple[str, ...]:
+    """Names in order."""
+    return tuple(quantity.name for quantity in quantities)
