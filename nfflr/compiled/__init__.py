@@ -102,8 +102,9 @@ def kernels_are_ready(model: object) -> bool | None:
 
 
 def _kernel_module(model: Potential) -> ModuleType | None:
-    name = KERNELS.get(getattr(model, "key", ""))
-    if name is None or type(model).__module__ != f"{Potential.__module__.rpartition('.')[0]}.{name}":
+    key = getattr(model, "key", "")
+    name = KERNELS.get(key)
+    if name is None or type(model).__module__ != f"{Potential.__module__.rpartition('.')[0]}.{key}":
         return None
     try:
         return importlib.import_module(f".{name}", __package__)
