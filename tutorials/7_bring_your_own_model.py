@@ -21,7 +21,7 @@ from nfflr.models.base import Potential, PotentialConfig, register
 from nfflr.nn.radial import bessel
 from nfflr.train.trainer import train
 from nfflr.validation.check import check, make_samples
-from nfflr.workflows.eos import eos
+from nfflr.workflows.equation_of_state import eos
 
 data = Path(nfflr.__file__).parents[1] / "calculators/mlearn-cu"  # in the clone of the repository
 

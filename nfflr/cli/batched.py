@@ -9,7 +9,7 @@ import ase
 
 from ..errors import ConfigError, NFFLrError
 from ..workflows.framework.interface import Result
-from ..workflows.relax import RelaxSettings
+from ..workflows.relaxation import RelaxSettings
 from .job_run import Begun, Finding, Job, Run, with_file
 from .progress import training_bar
 from .spreading import resumable

@@ -15,14 +15,14 @@ from lennard_jones import LennardJones, argon
 from nfflr.cli.main import run
 from nfflr.errors import StructureError
 from nfflr.workflows import workflow_names
-from nfflr.workflows.energy import energy
 from nfflr.workflows.framework.attributes import RULES, Rule, Treatment, apply_rule, follow_rule, rule_of
 from nfflr.workflows.framework.contract import find_workflow
 from nfflr.workflows.lattice.harmonic import masses_keep_symmetry
-from nfflr.workflows.md import MdSettings, md
-from nfflr.workflows.phonons import PhononsSettings, phonons
-from nfflr.workflows.relax import RelaxSettings, relax
-from nfflr.workflows.vacancy import VacancySettings, vacancy
+from nfflr.workflows.molecular_dynamics import MdSettings, md
+from nfflr.workflows.phonon_dispersion import PhononsSettings, phonons
+from nfflr.workflows.relaxation import RelaxSettings, relax
+from nfflr.workflows.single_point import energy
+from nfflr.workflows.vacancies import VacancySettings, vacancy
 
 LATTICE = {"supercell": (1, 1, 1), "relax": "none", "mesh": (1, 1, 1)}
 QUICK = {

@@ -21,7 +21,7 @@ from ..units import Unit
 from .framework.attributes import follow_rule
 from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress, Result, Settings, overlay, silent
-from .relax import EXPLODED, OPTIMIZERS, RelaxSettings, relax
+from .relaxation import EXPLODED, OPTIMIZERS, RelaxSettings, relax
 
 TOPIC = "Defects, surfaces, paths"
 PLACE = 3

@@ -29,7 +29,7 @@ from .framework.interface import (
     stress_note,
     symmetry_of,
 )
-from .relax import RelaxSettings, relax
+from .relaxation import RelaxSettings, relax
 
 TOPIC = "Defects, surfaces, paths"
 PLACE = 2

@@ -35,7 +35,7 @@ from .framework.interface import (
     symmetry_of,
 )
 from .framework.scores import Score, field_score
-from .relax import RelaxSettings, relax
+from .relaxation import RelaxSettings, relax
 
 TOPIC = "Stiffness"
 PLACE = 2

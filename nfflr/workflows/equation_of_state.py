@@ -18,7 +18,7 @@ from .framework.attributes import follow_rule
 from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress, Result, Settings, check_crystal, overlay, silent
 from .framework.scores import Score, field_score, relative_score
-from .relax import RelaxSettings, relax
+from .relaxation import RelaxSettings, relax
 
 TOPIC = "Stiffness"
 PLACE = 1
