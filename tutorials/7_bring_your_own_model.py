@@ -17,13 +17,13 @@ from torch import nn
 
 import nfflr
 from nfflr import AtomsDataset, NFFLrCalculator, TrainingConfig, open_calculator, predict
-from nfflr.models.base import Potential, PotentialConfig, register
-from nfflr.nn.radial import bessel
-from nfflr.train.trainer import train
-from nfflr.validation.checks import check, make_samples
-from nfflr.workflows.equation_of_state import eos
+from nfflr.models import Potential, PotentialConfig, register
+from nfflr.nn import bessel
+from nfflr.train import train
+from nfflr.validation import check, make_samples
+from nfflr.workflows import eos
 
-data = Path(nfflr.__file__).parents[1] / "calculators/mlearn-cu"  # in the clone of the repository
+data = nfflr.bundled("mlearn-cu")
 
 # %% [markdown]
 # ## The model

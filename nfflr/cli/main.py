@@ -62,10 +62,13 @@ class Told:
 
     @classmethod
     def of(cls, path: Path | None) -> Told:
-        """Of a file; little of None, a workflow of another package whose file is not to be found."""
+        """Of a file; None, or one that cannot be read, is a broken workflow of another package."""
+        try:
+            tree = ast.parse("" if path is None else path.read_text(encoding="utf-8"))
+        except (SyntaxError, ValueError, OSError):
+            path = None
         if path is None:
-            return cls("Cannot be found", "More", 0, ())
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+            return cls("Belongs to another package, whose file cannot be read", "More", 0, ())
         constants = {
             target.id: ast.literal_eval(node.value)
             for node in tree.body

@@ -100,7 +100,10 @@ def workflow_file(name: str) -> Path | None:
     if name in FILES:
         return Path(__file__).with_name(f"{FILES[name]}.py")
     top, *inner = _entry_points()[name].module.split(".")
-    spec = importlib.util.find_spec(top)  # of a package inside a package, this would import the outer one
+    try:  # of a package inside a package, this would import the outer one
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        spec = None
     if spec is None or spec.origin is None:
         return None
     path = Path(spec.origin).parent.joinpath(*inner).with_suffix(".py") if inner else Path(spec.origin)
