@@ -19,7 +19,7 @@ from sphinx.util.typing import stringify_annotation
 from nfflr.cli.main import TOPICS, Told, command_files, nff
 from nfflr.models.base import architectures
 from nfflr.units import unit_of
-from nfflr.workflows import workflow_names
+from nfflr.workflows import FILES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,8 +51,8 @@ class Workflows(Generated):
     def text(self):
         return [
             line
-            for name in workflow_names()
-            for line in titled(name, "-", *module(f"nfflr.workflows.{name}"))
+            for name, file in FILES.items()
+            for line in titled(name, "-", *module(f"nfflr.workflows.{file}"))
         ]
 
 

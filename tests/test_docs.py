@@ -12,7 +12,7 @@ import pytest
 import nfflr
 from nfflr.cli.main import command_files
 from nfflr.models.base import architectures
-from nfflr.workflows import workflow_names
+from nfflr.workflows import FILES
 
 ROOT = Path(__file__).parents[1]
 SHOWN = [path for path in (ROOT / "nfflr").rglob("*.py") if "    >>> " in path.read_text(encoding="utf-8")]
@@ -37,7 +37,7 @@ def test_what_the_package_offers_is_in_the_reference(site):
     offered = [getattr(nfflr, name) for name in nfflr.__all__ if not name.startswith("__")]
     offered += architectures().values()
     wanted = {f"{item.__module__}.{item.__qualname__}" for item in offered}
-    wanted |= {f"nfflr.workflows.{name}.{name}" for name in workflow_names()}
+    wanted |= {f"nfflr.workflows.{file}.{name}" for name, file in FILES.items()}
     assert wanted <= found
 
 

@@ -7,7 +7,6 @@
 
 # %%
 from itertools import pairwise
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,11 +14,10 @@ from ase.build import bulk
 from ase.io import read
 
 import nfflr
-from nfflr import NFFLrCalculator
-from nfflr.validation.reading import read_suite
-from nfflr.workflows.md import MdSettings, md
+from nfflr import NFFLrCalculator, read_suite
+from nfflr.workflows import md
 
-folder = Path(nfflr.__file__).parents[1] / "calculators/mlearn-si"  # in the clone of the repository
+folder = nfflr.bundled("mlearn-si")
 calculator = NFFLrCalculator.load("mlearn-si", compile=True)
 
 # %% [markdown]
@@ -45,7 +43,7 @@ print(f"phonons: mean difference {outcome.scores['frequency_mae']:.2f} THz")
 
 # %%
 crystal = bulk("Si", a=5.469, cubic=True).repeat(3)  # 216 atoms
-runs = {T: md(crystal, calculator, MdSettings(temperature=T, timestep=2, steps=2000)) for T in (300, 2500)}
+runs = {T: md(crystal, calculator, temperature=T, timestep=2, steps=2000) for T in (300, 2500)}
 for run in runs.values():
     print(f"{run.temperature:.0f} K: {run.message}")
 

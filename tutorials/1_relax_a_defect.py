@@ -16,8 +16,7 @@ from ase.io import read
 
 import nfflr
 from nfflr import NFFLrCalculator
-from nfflr.workflows.relax import RelaxSettings, relax
-from nfflr.workflows.vacancy import VacancySettings, vacancy
+from nfflr.workflows import relax, vacancy
 
 root = Path(nfflr.__file__).parents[1]  # the clone of the repository
 calculator = NFFLrCalculator.load("mlearn-si")
@@ -27,7 +26,7 @@ calculator = NFFLrCalculator.load("mlearn-si")
 # lattice constant of the training data is 5.4687 Å (PBE).
 
 # %%
-crystal = relax(bulk("Si", cubic=True), calculator, RelaxSettings(cell=True, symmetry=True, fmax=1e-3))
+crystal = relax(bulk("Si", cubic=True), calculator, cell=True, symmetry=True, fmax=1e-3)
 lattice_constant = crystal.cell[0, 0]
 per_atom = crystal.energy / 8
 print(f"a = {lattice_constant:.4f} Å, {per_atom:.4f} eV/atom")
@@ -40,7 +39,7 @@ assert abs(lattice_constant - 5.4687) < 0.01
 
 # %%
 start = read(root / "tutorials/structures/si-interstitial.cif")
-defect = relax(start, calculator, RelaxSettings(fmax=0.01))
+defect = relax(start, calculator, fmax=0.01)
 formation = defect.energy - len(start) * per_atom
 unrelaxed = formation - defect.energy_change
 print(defect.message)
@@ -50,7 +49,7 @@ print(f"interstitial: {unrelaxed:.2f} eV unrelaxed, {formation:.2f} eV relaxed")
 # The other kind of defect, a missing atom, is a workflow of its own.
 
 # %%
-hole = vacancy(crystal.relaxed, calculator, VacancySettings(supercell=(2, 2, 2)))
+hole = vacancy(crystal.relaxed, calculator, supercell=(2, 2, 2))
 print(f"vacancy: {hole.formation_energy_unrelaxed:.2f} eV unrelaxed, {hole.formation_energy:.2f} eV relaxed")
 
 # %% [markdown]

@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator
 import nfflr
 from nfflr import AtomsDataset, load_model, predict
 
-data = Path(nfflr.__file__).parents[1] / "calculators/mlearn-si"  # in the clone of the repository
+data = nfflr.bundled("mlearn-si")
 
 
 def nff(command):

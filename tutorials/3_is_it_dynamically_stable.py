@@ -19,10 +19,8 @@ from ase.spacegroup.symmetrize import check_symmetry
 from ase.units import J, mol
 
 import nfflr
-from nfflr import NFFLrCalculator
-from nfflr.validation.reading import read_suite
-from nfflr.workflows.phonons import PhononsSettings, phonons
-from nfflr.workflows.relax import RelaxSettings, relax
+from nfflr import NFFLrCalculator, read_suite
+from nfflr.workflows import PhononsSettings, phonons, relax
 
 root = Path(nfflr.__file__).parents[1]  # the clone of the repository
 
@@ -33,7 +31,7 @@ root = Path(nfflr.__file__).parents[1]  # the clone of the repository
 # W. Its task knows supercell, reference and score; its outcome holds the full result.
 
 # %%
-suite = read_suite(root / "calculators/mlearn-si/suite").only(("phonons",))
+suite = read_suite(nfflr.bundled("mlearn-si") / "suite").only(("phonons",))
 outcome = suite.run(NFFLrCalculator.load("mlearn-si")).outcomes[0]
 silicon, vasp = outcome.result, outcome.task.reference
 print("silicon:", silicon.message)
@@ -67,7 +65,7 @@ settings = PhononsSettings(supercell=(4, 4, 4), mesh=(12, 12, 12), t_step=100)
 bcc = phonons(bulk("Cu", "bcc", a=2.9), copper, settings)
 print("bcc copper:", bcc.message)
 
-down = relax(bcc.modulated, copper, RelaxSettings(cell=True, fmax=1e-3))
+down = relax(bcc.modulated, copper, cell=True, fmax=1e-3)
 end = down.relaxed
 found = check_symmetry(end, symprec=0.01)
 name = found.international

@@ -11,7 +11,7 @@ import numpy as np
 from ase.build import bulk
 
 from nfflr import NFFLrCalculator
-from nfflr.workflows.md import MdSettings, md
+from nfflr.workflows import MdSettings, md
 
 # A C++ kernel where there is a compiler; without one the same numbers, some ten times as slowly.
 calculator = NFFLrCalculator.load("mlearn-si", compile=True)
@@ -23,9 +23,9 @@ silicon = bulk("Si", a=5.469, cubic=True).repeat(2)  # 64 atoms
 
 # %%
 step = {"timestep": 2.0, "thermostat_time": 50.0}
-cold = md(silicon, calculator, MdSettings(temperature=300, steps=1500, **step))
-warm = md(silicon, calculator, MdSettings(temperature=1500, steps=1500, **step))
-hot = md(silicon, calculator, MdSettings(temperature=2500, steps=3000, **step))
+cold = md(silicon, calculator, temperature=300, steps=1500, **step)
+warm = md(silicon, calculator, temperature=1500, steps=1500, **step)
+hot = md(silicon, calculator, temperature=2500, steps=3000, **step)
 for run in (cold, warm, hot):
     print(f"{run.temperature:5.0f} K  {run.message}")
 

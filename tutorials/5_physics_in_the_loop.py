@@ -15,10 +15,10 @@ import torch
 
 import nfflr
 from nfflr import AtomsDataset, NFFLrCalculator, TrainingConfig, read_suite
-from nfflr.models.moment import MomentConfig, MomentNetwork
-from nfflr.train.trainer import train
+from nfflr.models import MomentConfig, MomentNetwork
+from nfflr.train import train
 
-potential = Path(nfflr.__file__).parents[1] / "calculators/mlearn-si"  # in the clone of the repository
+potential = nfflr.bundled("mlearn-si")
 
 # %% [markdown]
 # A task is a workflow with a reference; a suite is a folder of them. That of `mlearn-si` compares with PBE:

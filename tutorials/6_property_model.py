@@ -16,13 +16,10 @@ import numpy as np
 import torch
 
 import nfflr
-from nfflr import AtomsDataset, periodic_radius_graph
-from nfflr.checkpoint import load_model
-from nfflr.data.dgl_view import to_dgl
-from nfflr.models.gnn.alignn_ff import ALIGNN, ALIGNNConfig
-from nfflr.train.config import TrainingConfig
-from nfflr.train.properties import predict_properties
-from nfflr.train.trainer import train
+from nfflr import AtomsDataset, TrainingConfig, load_model, periodic_radius_graph, predict_properties
+from nfflr.data import to_dgl
+from nfflr.models import ALIGNN, ALIGNNConfig
+from nfflr.train import train
 
 records = Path(nfflr.__file__).parents[1] / "tutorials/jarvis-properties/records.json"
 CUTOFF = 5.0  # Å

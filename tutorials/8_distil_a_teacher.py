@@ -20,9 +20,8 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import read, write
 
-from nfflr import NFFLrCalculator
-from nfflr.validation.reading import read_suite
-from nfflr.workflows.eos import EosSettings, eos
+from nfflr import NFFLrCalculator, read_suite
+from nfflr.workflows import EosSettings, eos
 
 write("cu.cif", bulk("Cu", cubic=True))
 

@@ -19,7 +19,7 @@ from ase.build import bulk
 import nfflr
 from nfflr import NFFLrCalculator
 
-data = Path(nfflr.__file__).parents[1] / "calculators/mlearn-si"  # in the clone of the repository
+data = nfflr.bundled("mlearn-si")
 
 
 def nff(command):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nfflr.data.dataset import AtomsDataset
-from nfflr.models.moment import MomentConfig, MomentNetwork
+from nfflr.models import MomentConfig, MomentNetwork
 
 here, output_dir = Path(__file__).parent, Path("runs/ethanol")
 dataset = AtomsDataset(here / "train.xyz.xz", n_train=0.9, n_val=0.1, test_source=here / "test.xyz.xz")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nfflr.data.dataset import AtomsDataset
 from nfflr.data.graph import periodic_radius_graph
-from nfflr.models.gnn.alignn_ff import ALIGNN, ALIGNNConfig
+from nfflr.models import ALIGNN, ALIGNNConfig
 
 data = Path(__file__).parent.parent / "mlearn-si"
 output_dir = Path("runs/mlearn-si-alignn")

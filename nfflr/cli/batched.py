@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import ase
 
 from ..errors import ConfigError, NFFLrError
-from ..workflows.framework.interface import Result
-from ..workflows.relax import RelaxSettings
+from ..workflows.framework.results import Result
+from ..workflows.relaxation import RelaxSettings
 from .job_run import Begun, Finding, Job, Run, with_file
 from .progress import training_bar
 from .spreading import resumable

@@ -161,7 +161,7 @@ def _training(config: Path, device: str) -> dict[str, float]:
 def _structures(calculator, element: str | None, structure: Path | None, sizes) -> list:
     """One for each size, of the numbers of atoms that repeats of the cell come nearest to."""
     from ..structures.readers import read_structure
-    from ..validation.check import make_samples
+    from ..validation.checks import make_samples
 
     known = list(getattr(calculator, "model", calculator).elements)
     if element is not None and known and element not in known:

@@ -77,8 +77,8 @@ def command(checkpoint, structures, elements, cutoff, dtype, trust, device, out,
     Prints a table and writes <name>-check.json and <name>-check.png. The exit code is 5 if a check fails;
     a warning is not a failure.
     """
-    from ..validation.check import check, make_samples
-    from ..validation.check.check_figure import plot
+    from ..validation.checks import check, make_samples
+    from ..validation.checks.check_figure import plot
     from .progress import training_bar
 
     name = source_name(checkpoint)

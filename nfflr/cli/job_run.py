@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from ..errors import ConfigError, NFFLrError
 from ..workflows.framework.contract import Workflow, read_result, result_record
-from ..workflows.framework.interface import Result
+from ..workflows.framework.results import Result
 from .failure import explain, fail
 from .opening import Models
 from .output import Outputs, provenance

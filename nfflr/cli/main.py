@@ -12,9 +12,8 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from .. import __version__
+from .. import __version__, workflows
 from ..errors import StoppedError
-from ..workflows import workflow_names
 from .arguments import as_click_takes
 from .dress import Context, dress
 from .failure import explain, fail
@@ -23,7 +22,6 @@ from .printed_notes import printed_notes
 from .usage import command_meant, usage_message
 
 ROOT = Path(__file__).parent
-WORKFLOWS = ROOT.parent / "workflows"
 TOPICS = (  # what people want to do, in the order of the map; a file may name a new one
     "Relax and move",
     "Vibrations and heat",
@@ -46,9 +44,9 @@ Completion in bash: eval "$(_NFF_COMPLETE=bash_source nff)"; also zsh, fish.
 """
 
 
-def command_files() -> dict[str, Path]:
-    """Command → file: each file here that has a ``TOPIC``, and each workflow."""
-    files = {name: WORKFLOWS / f"{name}.py" for name in workflow_names()}
+def command_files() -> dict[str, Path | None]:
+    """Command → file: each file here that has a ``TOPIC``, and each workflow, other packages' included."""
+    files = {name: workflows.workflow_file(name) for name in workflows.workflow_names()}
     own = sorted(ROOT.glob("*.py"))
     return files | {p.stem: p for p in own if "\nTOPIC = " in p.read_text(encoding="utf-8")}
 
@@ -63,8 +61,14 @@ class Told:
     examples: tuple[str, ...]
 
     @classmethod
-    def of(cls, path: Path) -> Told:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+    def of(cls, path: Path | None) -> Told:
+        """Of a file; None, or one that cannot be read, is a broken workflow of another package."""
+        try:
+            tree = ast.parse("" if path is None else path.read_text(encoding="utf-8"))
+        except (SyntaxError, ValueError, OSError):
+            path = None
+        if path is None:
+            return cls("Belongs to another package, whose file cannot be read", "More", 0, ())
         constants = {
             target.id: ast.literal_eval(node.value)
             for node in tree.body
@@ -81,8 +85,8 @@ class Told:
 class LazyGroup(click.Group):
     """Finds commands by file name, so that ``nff --help`` imports neither torch nor ASE.
 
-    Every file in ``nfflr/workflows`` is a command, and so is every one beside this that has a ``TOPIC``. The
-    map shows the first line of its docstring, its help ends with its ``EXAMPLES``.
+    Every workflow is a command, and so is every file beside this that has a ``TOPIC``. The map shows the
+    first line of its docstring, its help ends with its ``EXAMPLES``.
     """
 
     context_class = Context
@@ -91,10 +95,11 @@ class LazyGroup(click.Group):
         return list(command_files())
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        path = command_files().get(name)
-        if path is None:
+        files = command_files()
+        if name not in files:
             return None
-        if path.parent == WORKFLOWS:
+        path = files[name]
+        if name in workflows.workflow_names():
             from .workflow import workflow_command
 
             command = workflow_command(name)
@@ -103,7 +108,8 @@ class LazyGroup(click.Group):
         examples = Told.of(path).examples
         title = "Example" if len(examples) == 1 else "Examples"
         dress(command)
-        command.epilog = "\n".join(["\b", f"{title}:", *(f"  {line}" for line in examples)])
+        if examples:
+            command.epilog = "\n".join(["\b", f"{title}:", *(f"  {line}" for line in examples)])
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from ..errors import ConfigError, did_you_mean, plain_reason
-from ..units import unit_of
+from ..units import plain_type, unit_of
 from .dress import dress_parameter
 from .threads import keep
 
@@ -117,17 +116,6 @@ def with_unit(text: str, unit: str | None) -> str:
 def is_long(choices: Sequence[str]) -> bool:
     """Whether choices are too many to stand beside the name of their option."""
     return len("|".join(choices)) > 40
-
-
-def plain_type(annotation):
-    """An annotation without ``None`` and ``Annotated``: ``int`` of ``Annotated[int, ...] | None``."""
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
-        return plain_type(typing.get_args(annotation)[0])
-    if origin in (typing.Union, types.UnionType):
-        kept = [a for a in typing.get_args(annotation) if a is not type(None)]
-        return plain_type(kept[0])
-    return annotation
 
 
 def _click_type(kind) -> dict:

@@ -122,8 +122,8 @@ def config_text(source: str | Path | Sequence[str], folder: Path, found: Diagnos
 def _imports(reading: bool, several: bool) -> str:
     lines = ["from itertools import chain"] if reading and several else []
     lines += ["from pathlib import Path", "", "from nfflr.data.dataset import AtomsDataset"]
-    lines += ["from nfflr.structures.readers import read_structures"] if reading else []
-    return "\n".join([*lines, "from nfflr.models.moment import MomentConfig, MomentNetwork", ""])
+    lines += ["from nfflr import read_structures"] if reading else []
+    return "\n".join([*lines, "from nfflr.models import MomentConfig, MomentNetwork", ""])
 
 
 def _data(source, folder, seen: Survey, options: Mapping, chosen: Choices, left_out: list[int]) -> str:

@@ -7,7 +7,7 @@ from torch import nn
 
 from nfflr.data.dataset import AtomsDataset
 from nfflr.data.graph import periodic_radius_graph
-from nfflr.models.gnn.alignn_ff import ALIGNN, ALIGNNConfig
+from nfflr.models import ALIGNN, ALIGNNConfig
 
 here = Path(__file__).parent
 output_dir = Path("runs/jarvis-properties")

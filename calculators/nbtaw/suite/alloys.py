@@ -12,7 +12,7 @@ from ase.build import bulk
 from ase.io import write
 from matscipy.neighbours import neighbour_list
 
-from nfflr.structures.readers import read_structures
+from nfflr import read_structures
 
 SHELLS = (0.866, 1.0, 1.414)  # lattice constants
 GPA = 0.0062415091  # eV/Å^3

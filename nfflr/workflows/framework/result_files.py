@@ -1,0 +1,262 @@
+"""Result files: names claimed before the work, written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import importlib
+import importlib.metadata
+import inspect
+import io
+import math
+import platform
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import ase
+from matplotlib.figure import Figure
+
+from ... import __version__
+from ...errors import ConfigError, did_you_mean
+from ...notes import note
+from ...storage.files import all_or_none, claim_folder, sweep, write_atomically, write_figure, write_json
+from ...storage.trajectories import write_trajectory
+from ...structures.writers import FORMATS, OPEN, TRAJECTORY, file_name, format_of, losses, structure_bytes
+from .interface import Table
+from .results import Result, file_fields, result_record
+
+DEPENDENCIES = ("torch", "ase", "numpy", "vesin", "matscipy", "phonopy", "spglib")
+
+
+class Kind(Protocol):
+    """What the names of result files follow from: a ``Workflow``, or an ``Origin``."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def result(self) -> type[Result]: ...
+
+    @property
+    def plot(self) -> Callable | None: ...
+
+
+class Outputs:
+    """Files of one structure's result: ``si-relax.json``, ``si-relaxed.cif``, ``si-relax.traj`` and a figure.
+
+    A field of the result that is an ``ase.Atoms`` becomes ``<stem>-<field>`` in the format of the input, or
+    in another that holds what it carries (see ``structures.writers``); one with its results
+    ``<stem>-<workflow>-<field>.xyz``, a list or sequence of them ``<stem>-<workflow>.traj``, a table
+    ``<stem>-<workflow>.csv``, a text ``<stem>-<workflow>`` with its suffix.
+
+    Args:
+        folder: where they go.
+        stem: the structure file's stem, ``si``.
+        workflow: whose result it is.
+        atoms: the structure, by which the format is foretold.
+        source: its file; default: structures are written as extended XYZ.
+        form: format of structures that was asked for, a name in ``writers.FORMATS``; default: the input's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        stem: str,
+        workflow: Kind,
+        atoms: ase.Atoms,
+        source: Path | None = None,
+        form: str | None = None,
+    ):
+        self.kinds = file_fields(workflow.result)
+        self.folder, self.asked = folder, form is not None
+        chain = [
+            FORMATS[form or ("xyz" if source is None else format_of(source))],
+            FORMATS["xyz"],
+            TRAJECTORY,
+        ]
+        self.formats = list(dict.fromkeys(chain))
+        first = self.formats[self._best(atoms)]
+        self.paths = {"json": folder / f"{stem}-{workflow.name}.json"}
+        self.candidates: dict[str, list[Path]] = {}  # of each structure, a path for each of the formats
+        for field, kind in self.kinds.items():
+            if kind == "structure":
+                self.candidates[field] = [
+                    # "-vacancy.traj" could be the trajectory of the workflow.
+                    folder / file_name(stem, f"{workflow.name}-{field}" if f is TRAJECTORY else field, f)
+                    for f in self.formats
+                ]
+                self.paths[field] = self.candidates[field][self.formats.index(first)]
+            elif kind == "trajectory":
+                self.paths[field] = folder / file_name(stem, workflow.name, TRAJECTORY)
+            elif kind == "labelled":
+                self.paths[field] = folder / file_name(stem, f"{workflow.name}-{field}", FORMATS["xyz"])
+            else:
+                self.paths[field] = folder / f"{stem}-{workflow.name}{'.csv' if kind == 'table' else kind}"
+        if workflow.plot:
+            self.paths["plot"] = folder / f"{stem}-{workflow.name}.png"
+
+    def claim(self, overwrite: bool, inputs: Collection[Path] = ()) -> None:
+        """Make the folder and see that the files can be written, before anything is computed.
+
+        Raises:
+            ConfigError: a file exists and ``overwrite`` is not set, or is one of the (resolved) ``inputs``.
+            ResourceError: the folder cannot be written.
+        """
+        for path in self.paths.values():
+            if path.resolve() in inputs:
+                raise ConfigError(f"{path}: is an input and would be replaced; use another --out")
+        for field, paths in self.candidates.items():
+            self.candidates[field] = [path for path in paths if path.resolve() not in inputs]
+        others = [path for paths in self.candidates.values() for path in paths]
+        everything = list(dict.fromkeys([*self.paths.values(), *others]))
+        refuse_existing(everything, overwrite)
+        claim_folder(self.folder)
+        sweep(everything)
+
+    def write(self, result: Result, record: dict, figure: Callable | None) -> None:
+        """Write every file of the result, or none; ``record`` is what the JSON says besides it.
+
+        Where the result has no structure to write, the path is forgotten.
+        """
+        for name in self.kinds:
+            value = getattr(result, name)
+            if name in self.candidates and value is not None:
+                self._choose(name, value)
+            for path in {*self.candidates.get(name, ()), self.paths[name]}:
+                if value is None or path != self.paths[name]:
+                    path.unlink(missing_ok=True)
+            if value is None:
+                del self.paths[name]
+        with all_or_none(self.paths.values()):
+            for name in self.kinds.keys() & self.paths.keys():
+                self._write_field(name, getattr(result, name))
+            if figure is not None:
+                write_figure(self.paths["plot"], figure())
+            files = {name: path.name for name, path in self.paths.items()}
+            write_json(self.paths["json"], {**record, **result_record(result), "files": files})
+
+    def _best(self, atoms: ase.Atoms) -> int:
+        """Which of the formats is the first that can be written, and holds all unless it was asked for."""
+        lost = [losses(atoms, form) for form in self.formats]
+        if self.asked and OPEN not in lost[0]:
+            return 0
+        return next(k for k, words in enumerate(lost) if not words)
+
+    def _choose(self, name: str, atoms: ase.Atoms) -> None:
+        """Take the format that suits a structure, and say what is not as one expects."""
+        k = self._best(atoms)
+        form, first = self.formats[k], self.formats[0]
+        paths = [path for path in self.candidates[name] if path.suffix == form.suffix]
+        path = self.paths[name] = paths[0] if paths else self.candidates[name][-1]
+        lost = losses(atoms, form)
+        if lost:
+            note(f"{path}: {form.title} cannot hold {_listed(lost)}, which are left out")
+        elif form is not first and (self.asked or losses(atoms, first) != [OPEN]):
+            why = _listed(losses(atoms, first))
+            note(f"{path}: is {form.title}, since {first.title} cannot hold {why}")
+
+    def _write_field(self, name: str, value: Any) -> None:
+        path, kind = self.paths[name], self.kinds[name]
+        if kind == "structure":
+            form = next(form for form in self.formats if form.suffix == path.suffix)
+            write_atomically(path, structure_bytes(value, form))
+        elif kind == "labelled":
+            write_atomically(path, structure_bytes(value, FORMATS["xyz"]))
+        elif kind == "trajectory":
+            write_trajectory(path, value)
+        elif kind == "table":
+            write_table(path, value)
+        else:
+            write_atomically(path, value.encode())
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
+
+
+def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
+    """Refuse to replace results unasked.
+
+    Raises:
+        ConfigError: a file exists and ``overwrite`` is not set.
+    """
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise ConfigError(f"{path}: exists; use --overwrite, or another --out")
+
+
+def write_table(path: Path, table: Table) -> None:
+    """One header line with units, then rows; a value that is not there is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.columns)
+    for row in zip(*(column.tolist() for column in table.columns.values()), strict=True):
+        writer.writerow(["" if isinstance(v, float) and math.isnan(v) else v for v in row])
+    write_atomically(path, text.getvalue().encode())
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    installed = {name: importlib.metadata.version(name) for name in DEPENDENCIES}
+    return {"nfflr": __version__, "python": platform.python_version(), **installed}
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a result was made; see ``results.Origin``.
+
+    Attributes:
+        name: of the workflow.
+        module: of its function, where its ``plot`` is.
+        result: type of the result.
+        structure: the first structure; its format and what it carries decide on formats of files.
+        stem: with which names of files begin.
+        facts: what the JSON says besides the result: settings, calculator, versions, …
+    """
+
+    name: str
+    module: str
+    result: type[Result]
+    structure: ase.Atoms
+    stem: str
+    facts: dict[str, Any]
+
+    @property
+    def plot(self) -> Callable | None:
+        """The workflow's figure, if it has one."""
+        return getattr(importlib.import_module(self.module), "plot", None)
+
+    def record(self) -> dict[str, Any]:
+        """What the JSON says besides the result."""
+        return self.facts
+
+    def draw(self, result: Result, others: Mapping[str, Result], label: str) -> Figure:
+        """As ``Result.plot``."""
+        if self.plot is None:
+            raise ConfigError(f"{self.name}: this workflow has no figure; its numbers are in the result")
+        figure: Figure
+        if not others:
+            figure = self.plot(result)
+            return figure
+        if "others" not in inspect.signature(self.plot).parameters:
+            raise ConfigError(f"{self.name}: its figure shows a single result; leave the others out")
+        figure = self.plot(result, others, label or "this")
+        return figure
+
+    def save(self, result: Result, where: Path, form: str | None, overwrite: bool) -> dict[str, Path]:
+        """As ``Result.save``."""
+        if form is not None and form not in FORMATS:
+            hint = did_you_mean(form, FORMATS) or f"; expected one of {', '.join(FORMATS)}"
+            raise ConfigError(f"format: there is no {form!r}{hint}")
+        folder, stem = where, self.stem
+        if where.suffix == ".json":
+            folder, stem = where.parent, where.stem.removesuffix(f"-{self.name}")
+        outputs = Outputs(folder, stem, self, self.structure, form=form)
+        if where.suffix == ".json":
+            outputs.paths["json"] = where
+        outputs.claim(overwrite)
+        outputs.write(result, self.facts, None if self.plot is None else lambda: self.draw(result, {}, ""))
+        return outputs.paths
