@@ -12,7 +12,7 @@ from ase.cell import Cell
 from ase.data import atomic_numbers, covalent_radii
 
 from .cif_values import BadValue, Block, element, formula_of, is_ambiguous, named_by_label, number
-from .close_pairs import close_pairs
+from .neighbours import close_pairs
 from .operations import CLOSEST, Operations
 from .species import ISOTOPES
 

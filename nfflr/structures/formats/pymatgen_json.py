@@ -27,6 +27,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.cell import Cell
 from ase.constraints import FixAtoms, FixScaled
 from ase.data import atomic_numbers
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from ...errors import StructureError
 from ...units import factor
@@ -277,8 +278,8 @@ def _six(stress: Any, where: str) -> np.ndarray:
     array = np.asarray(stress, dtype=float) if np.size(stress) in (6, 9) else np.zeros(0)
     if array.size == 6:
         return array.reshape(6)
-    square = _array(stress, (3, 3), "stress", where)
-    return np.array([*square.diagonal(), *(square + square.T)[[1, 0, 0], [2, 2, 1]] / 2])
+    six: np.ndarray = full_3x3_to_voigt_6_stress(_array(stress, (3, 3), "stress", where))
+    return six
 
 
 def _array(value: Any, shape: tuple[int, ...], name: str, where: str) -> np.ndarray:
