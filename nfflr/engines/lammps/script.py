@@ -11,8 +11,8 @@ from ase.calculators.lammps import Prism
 from pydantic import Field, model_validator
 
 from ...errors import StructureError
-from ...structures.fixed_directions import fixed_directions
-from ...structures.lammps_writer import AtomType, lammps_data, types_of
+from ...structures.constraints import fixed_directions
+from ...structures.formats.lammps_data import AtomType, lammps_data, types_of
 from ...structures.neighbours import complete_box
 from ...units import Unit
 from ...workflows.framework.interface import Settings

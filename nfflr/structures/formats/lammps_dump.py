@@ -19,7 +19,7 @@ from ase.io.formats import get_compression, open_with_compression
 
 from ...errors import StructureError
 from ...notes import note
-from ..symbols import element_of_type, set_masses
+from ..species import element_of_type, set_masses
 
 SUFFIXES = (".lammpstrj", ".dump")
 START = re.compile(rb"\s*ITEM: (TIMESTEP|UNITS|TIME|NUMBER OF ATOMS)\b")

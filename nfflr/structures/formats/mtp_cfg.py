@@ -16,12 +16,12 @@ from pathlib import Path
 import ase
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.data import atomic_numbers
 from ase.io.formats import get_compression, open_with_compression
 
 from ...errors import StructureError
 from ...notes import note
 from ..json_text import UNPACKING
+from ..species import is_symbol
 
 AXES = ("x", "y", "z")
 COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")  # ASE's order
@@ -79,7 +79,7 @@ def _species_beside(path: Path) -> list[str] | None:
 def _symbols(text: str, where: str) -> list[str]:
     symbols = text.replace(",", " ").split()
     for symbol in symbols:
-        if atomic_numbers.get(symbol, 0) < 1:
+        if not is_symbol(symbol):
             raise StructureError(f"{where}: {symbol!r} is no element; write symbols as: Cu Zr")
     if not symbols:
         raise StructureError(f"{where}: is empty; write symbols as: Cu Zr")

@@ -19,8 +19,8 @@ from ase.units import fs
 
 from ...errors import StructureError
 from ...notes import note
-from ..fixed_directions import constraints_of
-from ..symbols import element_of, set_masses
+from ..constraints import constraints_of
+from ..species import element_of, set_masses
 
 NAMES = ("POSCAR", "CONTCAR", "CENTCAR")
 SUFFIXES = (".vasp", ".poscar")
