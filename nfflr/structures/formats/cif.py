@@ -21,7 +21,6 @@ import ase.io.cif
 import gemmi
 import numpy as np
 from ase.cell import Cell
-from ase.io.formats import get_compression, open_with_compression
 
 from ...errors import StructureError
 from ...notes import note
@@ -42,6 +41,7 @@ from ..cif_sites import (
 )
 from ..cif_symmetry import Symmetry, symmetry_of
 from ..cif_values import BadValue, Block, block_of, formula_of, number
+from ..file_text import content_of, suffix_of
 
 SUFFIXES = (".cif", ".mcif")
 CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
@@ -70,7 +70,7 @@ class Structure:
 
 def opens(path: Path) -> bool:
     """Whether the name ends as that of a CIF, compressed or not."""
-    return Path(get_compression(path.name)[0]).suffix.lower() in SUFFIXES
+    return suffix_of(path) in SUFFIXES
 
 
 def read(path: Path) -> Iterator[ase.Atoms]:
@@ -79,8 +79,7 @@ def read(path: Path) -> Iterator[ase.Atoms]:
     Raises:
         StructureError: the file is no CIF, or a block cannot mean one structure; names file, frame and block.
     """
-    with open_with_compression(str(path), "rb") as file:
-        original = _decoded(file.read())
+    original = _decoded(content_of(path))
     text = _quoted(original)
     try:
         blocks = _blocks(text, cut=not original.endswith(("\n", "\r")))

@@ -16,9 +16,9 @@ import ase
 import numpy as np
 from ase.calculators.lammps import Prism, convert
 from ase.data import atomic_masses, atomic_numbers
-from ase.io.formats import get_compression, open_with_compression
 
 from ...errors import StructureError
+from ..file_text import content_of, plain_name, start_of, suffix_of
 from ..species import EQUAL, element_of_type, set_masses
 
 SUFFIXES = (".data", ".lmp", ".lammps", ".lammps-data", ".lammps_data", ".lammpsdata")
@@ -53,26 +53,15 @@ Line = tuple[int, str, str]  # number, content, comment
 
 
 def opens(path: Path) -> bool:
-    name = Path(get_compression(path.name)[0])
-    if name.suffix.lower() not in SUFFIXES and not name.name.startswith("data."):
-        return False
-    try:
-        with open_with_compression(str(path), "rb") as file:
-            start = file.read(2000)
-    except (OSError, EOFError, ValueError):
-        return True
-    if name.suffix.lower() in SUFFIXES:
+    start = start_of(path, 2000)
+    if suffix_of(path) in SUFFIXES:
         return not start.lstrip().startswith(b"ITEM:")  # a dump
-    return re.search(rb"^\s*\d+\s+atoms\b", start, re.MULTILINE) is not None
+    named = plain_name(path).name.startswith("data.")
+    return named and re.search(rb"^\s*\d+\s+atoms\b", start, re.MULTILINE) is not None
 
 
 def read(path: Path) -> Iterator[ase.Atoms]:
-    try:
-        with open_with_compression(str(path), "rb") as file:
-            text = file.read().decode("utf-8-sig", "replace")
-    except (OSError, EOFError, ValueError) as error:  # of the archive
-        raise StructureError(f"{path}: cannot be unpacked ({error}); the file is truncated") from error
-    yield _Data(path, text).atoms()
+    yield _Data(path, content_of(path).decode("utf-8-sig", "replace")).atoms()
 
 
 class _Data:
