@@ -16,6 +16,13 @@ from ..storage.nesting import refuse_deep
 
 START = 2**17  # bytes in which a file says what it is
 LINES = (".jsonl", ".ndjson")
+BYTE_ORDER_MARKS = {  # the longer first
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
 UNPACKING = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
@@ -55,6 +62,17 @@ def cannot_unpack(path: Path, error: BaseException) -> StructureError:
     """The error that says why a file cannot be unpacked."""
     reason = "it ends too early" if isinstance(error, EOFError) else error
     return StructureError(f"{path}: cannot be unpacked ({reason}); the file is truncated, copy it again")
+
+
+def encoding_of(start: bytes) -> str:
+    """The encoding of a text by its first bytes: UTF-8 unless a mark of byte order or zeros say otherwise."""
+    for mark, encoding in BYTE_ORDER_MARKS.items():
+        if start.startswith(mark):
+            return encoding
+    for encoding, zeros in (("utf-16-le", start[1:200:2]), ("utf-16-be", start[0:200:2])):
+        if zeros and not any(zeros):  # of ASCII letters, every other byte is zero
+            return encoding
+    return "utf-8"
 
 
 def is_json(path: Path) -> bool:
