@@ -9,13 +9,10 @@ from dataclasses import dataclass, replace
 import ase
 import numpy as np
 import torch
-import vesin
-from ase.geometry import complete_cell
-from matscipy.neighbours import neighbour_list as matscipy_neighbours
 
 from ..atoms import Atoms, batch, unbatch
-from ..errors import ConfigError, StructureError
-from ..structures.checks import check_cell
+from ..errors import StructureError
+from ..structures.neighbours import neighbor_list
 
 COINCIDENT = 1e-3  # Å; two atoms nearer than this are one: no model means it, and powers of 1/r overflow
 
@@ -65,120 +62,6 @@ class Graph:
     def to(self, device: torch.device | str) -> Graph:
         moved = {name: getattr(self, name).to(device) for name in ("atoms", "src", "dst", "shift")}
         return replace(self, **moved)
-
-
-def neighbor_list(
-    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, backend: str = "auto"
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All ordered pairs (i, j, S) with \\|x_j + S·cell − x_i\\| < cutoff, sorted by i.
-
-    Args:
-        positions: (N, 3), Å; atoms may lie outside the cell.
-        cell: (3, 3), Å. Vectors along non-periodic axes may be anything, zero included.
-        pbc: (3,) bool.
-        cutoff: Å; may exceed the cell many times over.
-        backend: ``"vesin"``, ``"matscipy"``, or ``"auto"`` for the faster: matscipy where some axes are
-            periodic and some open (vesin slows down there with the open extent), vesin elsewhere.
-
-    Returns:
-        i (E,), j (E,) int64 and S (E, 3) int64, the lattice translation for the positions as given.
-
-    Raises:
-        StructureError: a periodic axis has no cell vector, or a number is not finite.
-        ConfigError: unknown backend, or a cutoff that is no length.
-    """
-    pbc = np.asarray(pbc, dtype=bool)
-    if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
-        raise StructureError("structure: a coordinate or the cell is not finite; check the file")
-    check_cell(np.asarray(cell), pbc)
-    if not (np.isfinite(cutoff) and cutoff > 0):
-        raise ConfigError(f"neighbor_list: cutoff {cutoff}; expected a positive length (Å)")
-    if backend == "auto":
-        backend = "matscipy" if pbc.any() and not pbc.all() else "vesin"
-    if backend not in BACKENDS:
-        raise ConfigError(
-            f"neighbor_list: unknown backend {backend!r}; expected auto or one of {sorted(BACKENDS)}"
-        )
-    if not len(positions):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3), np.int64)
-    # Wrapping inside the search keeps its cost independent of where the atoms are; the shifts are
-    # translated back, so the caller's coordinates are never touched.
-    box, wrapped, image = _wrap(np.asarray(positions, float), np.asarray(cell, float), pbc)
-    wrapped, box = _narrow_gaps(wrapped, box, pbc, cutoff)
-    i, j, shift = BACKENDS[backend](wrapped, box, pbc, cutoff)
-    if image.any():
-        shift = shift + image[i] - image[j]
-    return i, j, shift
-
-
-def complete_box(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """The cell (3, 3) in Å with a unit normal for each axis that is not periodic."""
-    box: np.ndarray = complete_cell(np.where(pbc[:, None], cell, 0.0))
-    return box
-
-
-def _wrap(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Box, see ``complete_box``, wrapped positions, and integer images (N, 3)."""
-    box = complete_box(cell, pbc)
-    image = np.floor(positions @ np.linalg.inv(box))
-    image[:, ~pbc] = 0
-    wrapped = positions - image @ box
-    if not pbc.all() and len(positions):
-        wrapped = wrapped - wrapped.min(axis=0)  # a cluster far from the origin costs nothing extra
-    return box, wrapped, image.astype(np.int64)
-
-
-def _narrow_gaps(
-    positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and box with every empty layer wider than two cutoffs narrowed to that width.
-
-    No bond crosses such a layer, so none changes. Searches need memory for the cells that they lay over
-    empty space (and vesin ends the process where there are too many): an atom that has flown off, or a cell
-    given in the wrong unit, must cost nothing.
-    """
-    inverse = np.linalg.inv(box)
-    widest = 2 * cutoff * np.linalg.norm(inverse, axis=0)  # (3,) in fractions of the box
-    fractions = positions @ inverse  # (N, 3)
-    for k in range(3):
-        order = np.argsort(fractions[:, k])
-        place = fractions[order, k]
-        steps = np.append(place, place[0] + 1) if pbc[k] else place
-        excess = np.maximum(np.diff(steps) - widest[k], 0)  # the last is across the boundary if periodic
-        if not excess.any():
-            continue
-        back = np.concatenate([[0.0], excess.cumsum()])  # (N,), and the whole box's if periodic
-        moved = np.empty_like(positions)
-        moved[order] = positions[order] - back[: len(order), None] * box[k]
-        positions = moved
-        if pbc[k]:
-            box = np.where(np.arange(3)[:, None] == k, box * (1 - back[-1]), box)
-    return positions, box
-
-
-Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # i, j, S
-
-
-def _vesin(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float) -> Found:
-    # One thread: callers that want more run more structures, and nobody's cores are taken unasked.
-    search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
-    try:
-        i, j, shift = search.compute(positions, box, pbc, quantities="ijS")
-    except RuntimeError:
-        del search._neighbors  # after a failed allocation its own clean-up ends the process: rather leak
-        raise
-    return i.view(np.int64), j.view(np.int64), shift.astype(np.int64)
-
-
-def _matscipy(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float) -> Found:
-    span = np.ptp(positions, axis=0) + 2 * cutoff  # its cell must hold the atoms along open axes
-    box = np.where(pbc[:, None], box, box * np.linalg.norm(span))
-    i, j, shift = matscipy_neighbours("ijS", cutoff=cutoff, positions=positions, cell=box, pbc=pbc)
-    order = np.argsort(i, kind="stable")
-    return i[order].astype(np.int64), j[order].astype(np.int64), shift[order].astype(np.int64)
-
-
-BACKENDS = {"vesin": _vesin, "matscipy": _matscipy}
 
 
 def periodic_radius_graph(

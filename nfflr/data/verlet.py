@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from ..atoms import Atoms
-from .graph import Graph, check_distances, complete_box, neighbor_list
+from ..structures.neighbours import complete_box, neighbor_list
+from .graph import Graph, check_distances
 
 
 @dataclass

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ase
 import numpy as np
-from ase.neighborlist import natural_cutoffs, neighbor_list
-from ase.stress import voigt_6_to_full_3x3_strain
+from ase.data import covalent_radii
+
+from ..structures.neighbours import close_pairs
+from ..structures.strain import strained
 
 OVERLAP = 0.6  # of the sum of covalent radii; nothing bonds so shortly
 REACH = 8.0  # Å within which an atom has a neighbour
@@ -18,20 +20,20 @@ AXES = np.array([[1, 1, 1, 0, 0, 0], *np.eye(6)])  # volume, three lengths, thre
 
 def too_close(atoms: ase.Atoms) -> bool:
     """Whether two atoms are nearer than anything bonds."""
-    return len(neighbor_list("i", atoms, natural_cutoffs(atoms, mult=OVERLAP))) > 0
+    radii = OVERLAP * covalent_radii[atoms.numbers]  # (N,) Å
+    pairs = close_pairs(atoms.positions, atoms.cell.array, atoms.pbc, 2 * radii.max(initial=0.0))
+    return bool((pairs.distances < radii[pairs.first] + radii[pairs.second]).any())
 
 
 def spacing(atoms: ase.Atoms) -> float:
     """The shortest distance between two atoms, Å; infinite if there is none within ``REACH``."""
-    return float(np.min(neighbor_list("d", atoms, REACH), initial=np.inf))
+    pairs = close_pairs(atoms.positions, atoms.cell.array, atoms.pbc, REACH)
+    return float(pairs.distances.min(initial=np.inf))
 
 
-def strained(atoms: ase.Atoms, strain: np.ndarray) -> ase.Atoms:
-    """Copy under a Voigt strain (6,), shears as engineering strains; itself where an axis is open."""
-    copy: ase.Atoms = atoms.copy()
-    if atoms.pbc.all():
-        copy.set_cell(atoms.cell.array @ voigt_6_to_full_3x3_strain(strain), scale_atoms=True)  # ASE adds one
-    return copy
+def strained_crystal(atoms: ase.Atoms, strain: np.ndarray) -> ase.Atoms:
+    """Copy under a strain (6,), see ``strained``; as it is where an axis is open."""
+    return strained(atoms, strain) if atoms.pbc.all() else atoms.copy()
 
 
 def pure_strains(atoms: ase.Atoms, count: int) -> list[ase.Atoms]:
@@ -56,7 +58,7 @@ def rattled(
     frames: list[ase.Atoms] = []
     for k in range(count):
         size = STRAINS[k // len(AMPLITUDES) % len(STRAINS)]
-        frame = strained(supercell, size * rng.uniform(-1, 1, 6))
+        frame = strained_crystal(supercell, size * rng.uniform(-1, 1, 6))
         frame.positions += rng.normal(scale=AMPLITUDES[k % len(AMPLITUDES)] * largest, size=(len(frame), 3))
         frame.info = {"config_type": "rattled"}
         if not too_close(frame):

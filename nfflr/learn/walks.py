@@ -13,7 +13,7 @@ from ..errors import NumericsError, StructureError
 from ..storage.archives import Archive
 from ..workflows.molecular_dynamics import MdSettings, md
 from ..workflows.relaxation import RelaxSettings, relax
-from .sampling import rattled, strained, too_close
+from .sampling import rattled, strained_crystal, too_close
 
 RUNGS = np.array([0.3, 0.65, 1.0])  # of the highest temperature
 FRAMES = 20  # of one walk
@@ -63,7 +63,7 @@ def md_frames(
     frames = []
     for supercell in supercells.values():
         for rung in RUNGS * temperature:
-            start = strained(supercell, STRAIN * rng.uniform(-1, 1, 6))
+            start = strained_crystal(supercell, STRAIN * rng.uniform(-1, 1, 6))
             start.set_constraint()
             settings = MdSettings(
                 temperature=rung,

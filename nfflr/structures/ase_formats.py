@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +15,11 @@ import ase.io
 import ase.io.formats
 
 from ..errors import StructureError
+from .file_text import UNPACKING, cannot_unpack, plain_name, start_of
 
 DATABASES = (".db", ".json")
+PLAIN_ONLY = (".db", ".traj", ".nc")  # of which ASE reads no compressed files
+ASE_JSON = re.compile(rb'\s*\{\s*"(?:\d+|ids|nextid)"\s*:')
 OTHER_FILES = "its parser opens other files that the file names"
 ENDLESS = "its parser never ends on a damaged file"
 NETWORK = "it stands for a database on a server"
@@ -38,6 +44,10 @@ def read_with_ase(path: Path) -> Iterator[ase.Atoms]:
         Exception: whatever ASE's parser raises.
     """
     path = path.absolute()  # ASE takes names such as postgresql.db for servers
+    if _needs_unpacking(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield from read_with_ase(_unpacked(path, Path(folder)))
+        return
     if path.suffix not in DATABASES:
         source = _source(path)
         kind = format_of(path, source)
@@ -50,6 +60,25 @@ def read_with_ase(path: Path) -> Iterator[ase.Atoms]:
             atoms = row.toatoms(add_additional_information=True)
             atoms.info |= {**atoms.info.pop("data", {}), **atoms.info.pop("key_value_pairs", {})}
             yield atoms
+
+
+def _needs_unpacking(path: Path) -> bool:
+    """Whether a compressed file is of a format that ASE reads only from a plain file."""
+    if plain_name(path).name == path.name:
+        return False
+    suffix = plain_name(path).suffix
+    return suffix in PLAIN_ONLY or (suffix == ".json" and ASE_JSON.match(start_of(path)) is not None)
+
+
+def _unpacked(path: Path, folder: Path) -> Path:
+    """The plain file, written into a folder."""
+    plain = folder / plain_name(path)
+    try:
+        with ase.io.formats.open_with_compression(str(path), "rb") as source, open(plain, "wb") as target:
+            shutil.copyfileobj(source, target)
+    except UNPACKING as error:
+        raise cannot_unpack(path, error) from error
+    return plain
 
 
 def format_of(path: Path, source: str | io.StringIO | None = None) -> str:

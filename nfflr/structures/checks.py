@@ -6,7 +6,7 @@ import ase
 import numpy as np
 
 from ..errors import StructureError
-from .close_pairs import ClosePairs, close_pairs
+from .neighbours import ClosePairs, check_cell, close_pairs
 
 CLOSEST = 0.3  # Å; atoms that are closer in a file are a mistake in it
 
@@ -34,23 +34,6 @@ def check_structure(atoms: ase.Atoms, name: str = "structure") -> None:
     if not np.isfinite(atoms.cell.array).all():
         raise StructureError(f"{name}: the cell is not finite; check the file")
     check_cell(atoms.cell.array, atoms.pbc, name)
-
-
-def check_cell(cell: np.ndarray, pbc: np.ndarray, name: str = "structure") -> None:
-    """Refuse a cell (3, 3) in Å whose periodic axes ``pbc`` (3,) have no length or are parallel."""
-    lengths = np.linalg.norm(cell, axis=1)
-    for axis in np.flatnonzero(pbc):
-        if lengths[axis] < 1e-6:
-            raise StructureError(
-                f"{name}: axis {'abc'[axis]} is periodic but its cell vector is zero; "
-                "give the cell vector or switch off pbc along it"
-            )
-    periodic = cell[np.asarray(pbc, bool)]
-    if len(periodic):
-        unit = periodic / np.linalg.norm(periodic, axis=1)[:, None]
-        if np.linalg.svd(unit, compute_uv=False)[-1] < 1e-9:
-            axes = ", ".join("abc"[axis] for axis in np.flatnonzero(pbc))
-            raise StructureError(f"{name}: periodic axes {axes} are linearly dependent; check the cell")
 
 
 def check_distances(atoms: ase.Atoms, name: str = "structure") -> None:

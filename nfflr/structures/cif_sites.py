@@ -1,26 +1,155 @@
-"""The atom sites of a CIF, and the crystal that symmetry operations make of them."""
+"""The atom sites of a CIF: elements, coordinates with their precision, and which sites hold an atom."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
-import ase
 import numpy as np
-from ase.cell import Cell
-from ase.data import atomic_numbers, covalent_radii
+from gemmi import cif
 
-from .cif_values import BadValue, Block, element, formula_of, is_ambiguous, named_by_label, number
-from .close_pairs import close_pairs
-from .operations import CLOSEST, Operations
-from .species import ISOTOPES
+from .species import element_of, is_symbol
 
 FRACTIONAL = tuple(f"_atom_site_fract_{axis}" for axis in "xyz")
 CARTESIAN = tuple(f"_atom_site_cartn_{axis}" for axis in "xyz")
 MULTIPLICITY = ("_atom_site_symmetry_multiplicity", "_atom_site_site_symmetry_multiplicity")
+DECISIVE = ("_cell_", "_symmetry_", "_space_group_", "_atom_site_")
+NUMBER = re.compile(r"([+-]?)(\d+\.?\d*|\.\d+)(?:[eEdD]([+-]?\d+))?(?:\((\d+)\)?)?$")
+FRACTION = re.compile(r"([+-]?\d+)/(\d+)$")
+LETTERS = re.compile(r"[A-Za-z]*")
 USUAL = re.compile(r"[A-Z][a-z]?(?![A-Za-z])")  # what ASE's reader finds elements in
-REPEATED = 0.02  # Å; a site this close to an atom of the same element is that atom once more
+
+
+class BadValue(ValueError):
+    """A value that cannot be used; the message says what was expected."""
+
+
+@dataclass
+class Block:
+    """A data block by tags: small letters, with ``_`` for the point of newer dictionaries.
+
+    Attributes:
+        name: what follows ``data_``.
+        columns: values of each tag as text, one for each row of its loop, or one alone; quotes are gone and
+            ``?`` and ``.`` are empty.
+    """
+
+    name: str
+    columns: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, content: cif.Block) -> Block:
+        """All tags of a block of gemmi's.
+
+        Raises:
+            BadValue: a tag that says what the structure is stands there twice, with two values.
+        """
+        block = cls(content.name.strip())
+        for item in content:
+            if item.pair is not None:
+                tag, value = cast(Sequence[str], item.pair)
+                block._add(tag, [value], item.line_number)
+            elif item.loop is not None:
+                for k, tag in enumerate(item.loop.tags):
+                    block._add(tag, item.loop.values[k :: item.loop.width()], item.line_number)
+        return block
+
+    def _add(self, tag: str, raw: list[str], line: int) -> None:
+        name = tag.lower().replace(".", "_")
+        values = ["" if cif.is_null(value) else cif.as_string(value).strip() for value in raw]
+        if self.columns.setdefault(name, values) != values and name.startswith(DECISIVE):
+            raise BadValue(
+                f"line {line}: {tag} is given a second time, with another value; leave one of them out"
+            )
+
+    def first(self, *tags: str) -> str:
+        """The first value that is given for one of these tags, or an empty text."""
+        return next((value for tag in tags for value in self.columns.get(tag, ()) if value), "")
+
+    def column(self, *tags: str) -> list[str]:
+        """The values of the first of these tags that is there; empty if none is."""
+        return next((self.columns[tag] for tag in tags if tag in self.columns), [])
+
+    def has_coordinates(self, tags: tuple[str, ...]) -> bool:
+        """Whether these coordinates of at least one atom are there."""
+        return all(self.column(tag) for tag in tags) and any(self.first(tag) for tag in tags)
+
+
+def number(text: str) -> tuple[float, float]:
+    """A number, and by how much its last digit or its standard uncertainty lets it be wrong.
+
+    Whole numbers, fractions such as 1/3, and numbers of one decimal are exact.
+
+    Raises:
+        BadValue: it is no number.
+    """
+    if match := FRACTION.match(text):
+        if not int(match[2]):
+            raise BadValue(f"{text!r} divides by zero")
+        return int(match[1]) / int(match[2]), 0.0
+    match = NUMBER.match(text)
+    if match is None:
+        hint = "; write a point for the comma" if "," in text else ""
+        raise BadValue(f"{text!r} is not a number{hint}")
+    sign, digits, exponent, uncertainty = match.groups()
+    decimals = len(digits.partition(".")[2])
+    unit = 10.0 ** (int(exponent or 0) - decimals)
+    error = unit * max(1, int(uncertainty or 0)) if decimals > 1 or uncertainty else 0.0
+    return float(f"{sign}{digits}e{exponent or 0}"), error
+
+
+def formula_of(block: Block) -> dict[str, float]:
+    """Counts by element of a formula such as ``Si O2`` or ``C6 H12 O6``; empty if it has another form."""
+    counts: dict[str, float] = {}
+    for part in block.first("_chemical_formula_sum").split():
+        match = re.match(r"([A-Z][a-z]?)(\d*\.?\d*)$", part)
+        if match is None or not element_of(match[1]):
+            return {}
+        counts[match[1]] = counts.get(match[1], 0) + float(match[2] or 1)
+    return counts
+
+
+def _symbol(kind: str, label: str, formula: frozenset[str]) -> str:
+    """Symbol of a site's element, ``D`` and ``T`` among them.
+
+    Args:
+        kind: ``_atom_site_type_symbol``, such as ``Si``, ``CU`` or ``O2-``; empty if not given.
+        label: ``_atom_site_label``, such as ``Si1``.
+        formula: elements of the formula in the file, which decide what capital letters mean; may be empty.
+
+    Raises:
+        BadValue: neither names an element.
+    """
+    symbol, possible = _letters(kind).capitalize(), _possible(label, formula)
+    if kind and not element_of(symbol):
+        raise BadValue(
+            f"its type symbol {kind!r} is no element; write one, as Si or O, in _atom_site_type_symbol"
+        )
+    if not kind and not possible:
+        raise BadValue(
+            f"its label {label!r} names no element; write the element, as Si or O, in _atom_site_type_symbol"
+        )
+    return symbol if kind else possible[0]
+
+
+def _letters(text: str) -> str:
+    match = LETTERS.match(text)
+    return match[0] if match else ""
+
+
+def _possible(label: str, formula: frozenset[str]) -> list[str]:
+    """Elements that a label may name, the likeliest first: Si for si1, O for OW1, none for Wat1."""
+    letters = _letters(label)
+    if letters[1:3].islower() and len(letters) > 2:  # a word such as Wat, Vac or dum
+        return []
+    names = dict.fromkeys((letters[:2].capitalize(), letters[:1].capitalize()))
+    possible = [name for name in names if name != "T" and element_of(name)]
+    if letters[:2].isupper():
+        possible = [name for name in possible if name in formula] or possible
+    return possible
 
 
 @dataclass(frozen=True)
@@ -52,65 +181,13 @@ class Sites:
     usual: bool = True  # whether every element is written as in Si or Si1
 
 
-@dataclass
-class Crystal:
-    """Atoms in one cell.
-
-    Attributes:
-        positions: (N, 3) fractional, from 0 to below 1.
-        places: (N,) the site of each atom, as its place in the list.
-        sites: the sites.
-        moved: fractional, the furthest that a site was moved to a special position.
-        repeated: labels of sites that are images of others.
-    """
-
-    positions: np.ndarray
-    places: np.ndarray
-    sites: list[Site]
-    moved: float = 0.0
-    repeated: list[str] = field(default_factory=list)
-
-    @property
-    def numbers(self) -> np.ndarray:
-        """Atomic numbers (N,)."""
-        return np.array([number_of_element(self.sites[k].symbol) for k in self.places], int)
-
-    def multiplicities_agree(self) -> bool:
-        """Whether every site has as many images as the file says of it."""
-        counts = np.bincount(self.places, minlength=len(self.sites))
-        return all(
-            site.multiplicity in (None, count)
-            for site, count in zip(self.sites, counts, strict=True)
-            if count
-        )
-
-    def same_as(self, other: Crystal, cell: np.ndarray) -> bool:
-        """Whether both hold the same atoms at the same places."""
-        return len(self.positions) == len(other.positions) and same_atoms(
-            ase.Atoms(self.numbers, scaled_positions=self.positions, cell=cell, pbc=True),
-            ase.Atoms(other.numbers, scaled_positions=other.positions, cell=cell, pbc=True),
-        )
-
-
-def number_of_element(symbol: str) -> int:
-    """Atomic number, of isotopes too."""
-    return 1 if symbol in ISOTOPES else atomic_numbers[symbol]
-
-
-def has_coordinates(block: Block, tags: tuple[str, ...]) -> bool:
-    """Whether a block has these coordinates of at least one atom."""
-    return all(tag in block.columns for tag in tags) and any(
-        value for tag in tags for value in block.columns[tag]
-    )
-
-
 def sites_of(block: Block) -> Sites:
     """The fully occupied sites of a block.
 
     Raises:
         BadValue: a site has no element or coordinates, is partially occupied, or excludes another.
     """
-    fractional = has_coordinates(block, FRACTIONAL) or not has_coordinates(block, CARTESIAN)
+    fractional = block.has_coordinates(FRACTIONAL) or not block.has_coordinates(CARTESIAN)
     columns = [block.column(tag) for tag in (FRACTIONAL if fractional else CARTESIAN)]
     count = len(columns[0])
     labels, kinds = block.column("_atom_site_label"), block.column("_atom_site_type_symbol")
@@ -123,12 +200,12 @@ def sites_of(block: Block) -> Sites:
     result = Sites([], fractional)
     kept = _occupied(block, labels, result.notes)
     _check_disorder(block, labels, kept)
-    formula = frozenset(formula_of(block.first("_chemical_formula_sum")))
+    formula = frozenset(formula_of(block))
     multiplicities = block.column(*MULTIPLICITY) or [""] * count
     for k in kept:
         label = labels[k] or kinds[k]
         try:
-            symbol = element(kinds[k], label, formula)
+            symbol = _symbol(kinds[k], label, formula)
             values = [_coordinate(column[k]) for column in columns]
         except BadValue as error:
             raise BadValue(f"atom {label or k}: {error}") from error
@@ -206,7 +283,7 @@ def _doubts(sites: list[Site], kinds: list[str], formula: frozenset[str]) -> lis
     unclear = [
         f"{site.label} as {site.symbol}"
         for site, kind in zip(sites, kinds, strict=True)
-        if not kind and is_ambiguous(site.label, formula)
+        if not kind and site.label[:2].isupper() and len(_possible(site.label, formula)) > 1
     ]
     if unclear:
         notes.append(f"without _atom_site_type_symbol, labels are read as elements ({_some(unclear)})")
@@ -215,7 +292,9 @@ def _doubts(sites: list[Site], kinds: list[str], formula: frozenset[str]) -> lis
     others = [
         f"{site.label} is {site.symbol}"
         for site in sites
-        if (name := named_by_label(site.label)) and name[0] != site.symbol[0]
+        if re.match(r"[A-Z][a-z]?\d*$", site.label)
+        and is_symbol(_letters(site.label))
+        and site.label[0] != site.symbol[0]
     ]
     if others:
         notes.append(f"_atom_site_type_symbol counts where the label names another element ({_some(others)})")
@@ -225,83 +304,3 @@ def _doubts(sites: list[Site], kinds: list[str], formula: frozenset[str]) -> lis
 def _some(names: list[str]) -> str:
     more = f", and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(names[:4]) + more
-
-
-def crystal_of(sites: list[Site], operations: Operations, cell: np.ndarray) -> Crystal:
-    """All atoms of one cell (3, 3) in Å, site after site, images in the order of the operations.
-
-    Raises:
-        BadValue: two atoms are closer than ``CLOSEST`` and are not one atom that is given twice.
-    """
-    positions, places, points = [], [], []
-    for k, site in enumerate(sites):
-        point, images = operations.orbit(site.position, site.error, cell)
-        positions.append(images)
-        places += [k] * len(images)
-        points.append(point)
-    shifts = np.array(points) - [site.position for site in sites]
-    moved = float(np.abs(shifts - np.rint(shifts)).max()) if len(operations) > 1 else 0.0
-    crystal = Crystal(np.concatenate(positions), np.array(places), sites, moved)
-    return _without_repeats(crystal, cell)
-
-
-def _without_repeats(crystal: Crystal, cell: np.ndarray) -> Crystal:
-    """The crystal without sites that an earlier one of the same element generates."""
-    pairs = close_pairs(crystal.positions @ cell, cell, np.ones(3, bool), CLOSEST)
-    if not len(pairs.distances):
-        return crystal
-    repeated = set()
-    for i, j, distance in zip(pairs.first, pairs.second, pairs.distances, strict=True):
-        a, b = sorted((crystal.places[i], crystal.places[j]))
-        first, second = crystal.sites[a], crystal.sites[b]
-        slack = REPEATED + np.linalg.norm((first.error + second.error) @ np.abs(cell))
-        if a == b:
-            raise BadValue(
-                f"atom {first.label} is {distance:.3g} Å from an image of itself by symmetry; correct its "
-                "coordinates, or give more digits"
-            )
-        if first.symbol != second.symbol or distance > slack:
-            raise BadValue(
-                f"atoms {first.label} and {second.label}, or their images by symmetry, are {distance:.3g} Å "
-                "apart; keep one of them"
-            )
-        repeated.add(b)
-    kept = ~np.isin(crystal.places, list(repeated))
-    labels = [crystal.sites[k].label for k in sorted(repeated)]
-    return Crystal(crystal.positions[kept], crystal.places[kept], crystal.sites, crystal.moved, labels)
-
-
-def closeness(crystal: Crystal, cell: np.ndarray) -> float:
-    """Shortest distance, as a share of the sum of covalent radii; 1 for any that is not short."""
-    radii = covalent_radii[crystal.numbers]
-    pairs = close_pairs(crystal.positions @ cell, cell, np.ones(3, bool), 2 * radii.max())
-    shares = pairs.distances / (radii[pairs.first] + radii[pairs.second])
-    return float(min(1.0, shares.min(initial=1.0)))
-
-
-def atoms_of(crystal: Crystal, cell: Cell) -> ase.Atoms:
-    """The crystal as periodic atoms, with the masses of isotopes."""
-    atoms = ase.Atoms(crystal.numbers, scaled_positions=crystal.positions, cell=cell, pbc=True)
-    set_masses(atoms, [crystal.sites[k].symbol for k in crystal.places])
-    return atoms
-
-
-def set_masses(atoms: ase.Atoms, symbols: list[str]) -> None:
-    """Give D and T their masses; other structures keep none of their own."""
-    if ISOTOPES.keys() & set(symbols):
-        masses = atoms.get_masses()
-        for k, symbol in enumerate(symbols):
-            masses[k] = ISOTOPES.get(symbol, masses[k])
-        atoms.set_masses(masses)
-
-
-def same_atoms(atoms: ase.Atoms, others: ase.Atoms, tolerance: float = 0.02) -> bool:
-    """Whether two periodic structures in one cell hold the same elements at the same places within Å."""
-    if sorted(atoms.numbers) != sorted(others.numbers):
-        return False
-    joint = np.concatenate([atoms.positions, others.positions])  # (2 N, 3)
-    pairs = close_pairs(joint, atoms.cell.array, atoms.pbc, tolerance)
-    numbers, count = np.concatenate([atoms.numbers, others.numbers]), len(atoms)
-    matching = (pairs.first < count) & (pairs.second >= count)
-    matching &= numbers[pairs.first] == numbers[pairs.second]
-    return len(set(pairs.first[matching])) == count == len(set(pairs.second[matching]))

@@ -1,14 +1,27 @@
-"""What a CIF says of the symmetry of its crystal, in operations and in names, and whether these agree."""
+"""The symmetry that a CIF gives its crystal, by operations and names, and the atoms that follow."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import ase
 import numpy as np
+from ase.cell import Cell
+from ase.data import covalent_radii
 
-from .cif_values import BadValue, Block
-from .operations import Operations, parse_operations
-from .spacegroups import Setting, number_of, operations_of_hall, settings_named, settings_numbered
+from .cif_sites import BadValue, Block, Site
+from .neighbours import close_pairs
+from .spacegroups import (
+    CLOSEST,
+    Operations,
+    Setting,
+    number_of,
+    operations_of_hall,
+    parse_operations,
+    settings_named,
+    settings_numbered,
+)
+from .species import element_of, set_masses
 
 OPERATIONS = (
     "_space_group_symop_operation_xyz",
@@ -26,6 +39,8 @@ HALL = ("_space_group_name_hall", "_symmetry_space_group_name_hall")
 NUMBERS = ("_space_group_it_number", "_symmetry_int_tables_number")
 CHOICES = ("_space_group_it_coordinate_system_code", "_symmetry_space_group_setting")
 WRITE = "write the list of all operations (_space_group_symop_operation_xyz)"
+SHORT = 0.5  # of the sum of covalent radii: a shorter distance speaks against a reading
+REPEATED = 0.02  # Å; a site this close to an atom of the same element is that atom again
 MISFIT = 0.02  # change of the lattice by the operations, above which the cell is of another setting
 
 
@@ -36,19 +51,18 @@ class Symmetry:
     Attributes:
         operations: that generate the crystal from its sites.
         listed: whether the file lists them.
-        rivals: other readings of the name, each with operations that fit the cell.
-        claims: operations that the name promises, where they are not those of the list; each entry is a
-            setting of the name.
         title: the name or number in the file, for messages.
+        rivals: other readings of the name, each with operations that fit the cell.
+        claims: operations that the name promises, a setting each, where they are not those of the list.
         notes: what a user should know.
     """
 
     operations: Operations
-    listed: bool
-    title: str
-    rivals: list[Setting]
-    claims: list[Operations]
-    notes: list[str]
+    listed: bool = False
+    title: str = ""
+    rivals: list[Setting] = field(default_factory=list)
+    claims: list[Operations] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def symmetry_of(block: Block, cell: np.ndarray) -> Symmetry:
@@ -71,7 +85,7 @@ def symmetry_of(block: Block, cell: np.ndarray) -> Symmetry:
         return _by_name(block, name, claimed, cell)
     if any(tag.startswith(("_space_group_magn_", "_space_group_ssg_")) for tag in block.columns):
         raise BadValue("a magnetic space group needs its list of operations; " + WRITE)
-    return Symmetry(parse_operations(["x,y,z"]), True, "P 1", [], [], [])
+    return Symmetry(parse_operations(["x,y,z"]), True, "P 1")
 
 
 def _operations_listed(block: Block) -> list[str]:
@@ -96,7 +110,7 @@ def _listed(block: Block, texts: list[str], cell: np.ndarray) -> Symmetry:
             f"the list of symmetry operations is not whole: the product of {first!r} and {second!r} is not "
             "in it; write all operations"
         )
-    symmetry = Symmetry(operations, True, "", [], [], [])
+    symmetry = Symmetry(operations, True)
     _check_cell(symmetry, cell)
     if not centrings:
         _compare_names(symmetry, block, cell)
@@ -133,7 +147,7 @@ def _compare_names(symmetry: Symmetry, block: Block, cell: np.ndarray) -> None:
 
 
 def _by_hall(hall: str, name: str, claimed: int | None, operations: Operations, cell: np.ndarray) -> Symmetry:
-    symmetry = Symmetry(operations, False, hall, [], [], [])
+    symmetry = Symmetry(operations, False, hall)
     _check_cell(symmetry, cell)
     own = number_of(operations, np.eye(3))
     named = {setting.number for setting in settings_named(name)} if name else set()
@@ -160,7 +174,7 @@ def _by_name(block: Block, name: str, claimed: int | None, cell: np.ndarray) -> 
     fitting = [setting for setting in settings if setting.operations.distortion(cell) <= MISFIT]
     if not fitting:
         return _other_axes(settings, title, cell)
-    symmetry = Symmetry(fitting[0].in_order_of_ase(), False, fitting[0].name, fitting[1:], [], [])
+    symmetry = Symmetry(fitting[0].in_order_of_ase(), False, fitting[0].name, fitting[1:])
     if not name and len({setting.hall for setting in settings_numbered(claimed or 1)}) > 1:
         symmetry.notes.append(
             f"only the number {claimed} of the space group is given; the setting {fitting[0].name!r} is taken"
@@ -188,7 +202,7 @@ def _other_axes(settings: list[Setting], title: str, cell: np.ndarray) -> Symmet
                 message = (
                     f"{title!r} does not fit the cell, which has the axes of {setting.name!r}; these are used"
                 )
-                return Symmetry(setting.in_order_of_ase(), False, setting.name, [], [], [message])
+                return Symmetry(setting.in_order_of_ase(), False, setting.name, notes=[message])
     raise BadValue(
         f"the cell does not have the symmetry of the space group {title!r}; correct the cell or the name"
     )
@@ -227,3 +241,178 @@ def _number(block: Block) -> int | None:
     if not 1 <= int(text) <= 230:
         raise BadValue(f"space group number {text} does not exist; expected 1 to 230")
     return int(text)
+
+
+@dataclass
+class Crystal:
+    """Atoms in one cell.
+
+    Attributes:
+        positions: (N, 3) fractional, from 0 to below 1.
+        places: (N,) the site of each atom, as its place in the list.
+        sites: the sites.
+        moved: fractional, the furthest that a site was moved to a special position.
+        repeated: labels of sites that are images of others.
+    """
+
+    positions: np.ndarray
+    places: np.ndarray
+    sites: list[Site]
+    moved: float = 0.0
+    repeated: list[str] = field(default_factory=list)
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """Atomic numbers (N,)."""
+        return elements_of(self.sites)[0][self.places]
+
+    def multiplicities_agree(self) -> bool:
+        """Whether every site has as many images as the file says of it."""
+        counts = np.bincount(self.places, minlength=len(self.sites))
+        return all(
+            site.multiplicity in (None, count)
+            for site, count in zip(self.sites, counts, strict=True)
+            if count
+        )
+
+    def same_as(self, other: Crystal, cell: np.ndarray) -> bool:
+        """Whether both hold the same atoms at the same places."""
+        return len(self.positions) == len(other.positions) and same_atoms(
+            ase.Atoms(self.numbers, scaled_positions=self.positions, cell=cell, pbc=True),
+            ase.Atoms(other.numbers, scaled_positions=other.positions, cell=cell, pbc=True),
+        )
+
+
+def crystal_with(sites: list[Site], symmetry: Symmetry, cell: np.ndarray) -> Crystal:
+    """The crystal in a cell (3, 3), after a look at every other reading of the file's symmetry.
+
+    Raises:
+        BadValue: no reading makes a crystal, or readings contradict each other.
+    """
+    if symmetry.rivals:
+        return _best_reading(sites, symmetry, cell)
+    crystal = crystal_of(sites, symmetry.operations, cell)
+    if symmetry.claims and not any(_agrees(crystal, sites, claim, cell) for claim in symmetry.claims):
+        raise BadValue(
+            f"the space group {symmetry.title!r} contradicts the list of {len(symmetry.operations)} symmetry "
+            "operation(s), which make another crystal; write all operations, or the name of those in the list"
+        )
+    return crystal
+
+
+def _agrees(crystal: Crystal, sites: list[Site], claim, cell: np.ndarray) -> bool:
+    if claim.distortion(cell) > 0.1:
+        return False
+    try:
+        return crystal.same_as(crystal_of(sites, claim, cell), cell)
+    except BadValue:
+        return False
+
+
+def _best_reading(sites: list[Site], symmetry: Symmetry, cell: np.ndarray) -> Crystal:
+    """The first setting that keeps atoms apart and has the multiplicities of the file.
+
+    Raises:
+        BadValue: no setting makes a crystal.
+    """
+    readings: list[tuple[str, Crystal]] = []
+    problem: BadValue | None = None
+    for title, operations in [
+        (symmetry.title, symmetry.operations),
+        *((setting.name, setting.operations) for setting in symmetry.rivals),
+    ]:
+        try:
+            readings.append((title, crystal_of(sites, operations, cell)))
+        except BadValue as error:
+            problem = problem or error
+    if not readings:
+        raise problem or BadValue("no setting of its space group fits the cell")
+    ranks = [(crystal.multiplicities_agree(), closeness(crystal, cell) > SHORT) for _, crystal in readings]
+    title, crystal = readings[ranks.index(max(ranks))]
+    if title != symmetry.title and readings[0][0] != symmetry.title:
+        symmetry.notes.append(f"{title!r} is taken, as {symmetry.title!r} would bring atoms together")
+    others = [name for name, other in readings if not crystal.same_as(other, cell)]
+    if others:
+        symmetry.notes.append(
+            f"the space group can mean {title!r} or {', '.join(map(repr, others))}, which make different "
+            f"crystals; {title!r} is taken ({len(crystal.positions)} atoms); write the one you mean"
+        )
+    return crystal
+
+
+def crystal_of(sites: list[Site], operations: Operations, cell: np.ndarray) -> Crystal:
+    """All atoms of one cell (3, 3) in Å, site after site, images in the order of the operations.
+
+    Raises:
+        BadValue: two atoms are closer than ``CLOSEST`` and are not one atom that is given twice.
+    """
+    positions, places, points = [], [], []
+    for k, site in enumerate(sites):
+        point, images = operations.orbit(site.position, site.error, cell)
+        positions.append(images)
+        places += [k] * len(images)
+        points.append(point)
+    shifts = np.array(points) - [site.position for site in sites]
+    moved = float(np.abs(shifts - np.rint(shifts)).max()) if len(operations) > 1 else 0.0
+    crystal = Crystal(np.concatenate(positions), np.array(places), sites, moved)
+    return _without_repeats(crystal, cell)
+
+
+def _without_repeats(crystal: Crystal, cell: np.ndarray) -> Crystal:
+    """The crystal without sites that an earlier one of the same element generates."""
+    pairs = close_pairs(crystal.positions @ cell, cell, np.ones(3, bool), CLOSEST)
+    if not len(pairs.distances):
+        return crystal
+    repeated = set()
+    for i, j, distance in zip(pairs.first, pairs.second, pairs.distances, strict=True):
+        a, b = sorted((crystal.places[i], crystal.places[j]))
+        first, second = crystal.sites[a], crystal.sites[b]
+        slack = REPEATED + np.linalg.norm((first.error + second.error) @ np.abs(cell))
+        if a == b:
+            raise BadValue(
+                f"atom {first.label} is {distance:.3g} Å from an image of itself by symmetry; correct its "
+                "coordinates, or give more digits"
+            )
+        if first.symbol != second.symbol or distance > slack:
+            raise BadValue(
+                f"atoms {first.label} and {second.label}, or their images by symmetry, are {distance:.3g} Å "
+                "apart; keep one of them"
+            )
+        repeated.add(b)
+    kept = ~np.isin(crystal.places, list(repeated))
+    labels = [crystal.sites[k].label for k in sorted(repeated)]
+    return Crystal(crystal.positions[kept], crystal.places[kept], crystal.sites, crystal.moved, labels)
+
+
+def closeness(crystal: Crystal, cell: np.ndarray) -> float:
+    """Shortest distance, as a share of the sum of covalent radii; 1 for any that is not short."""
+    radii = covalent_radii[crystal.numbers]
+    pairs = close_pairs(crystal.positions @ cell, cell, np.ones(3, bool), 2 * radii.max())
+    shares = pairs.distances / (radii[pairs.first] + radii[pairs.second])
+    return float(min(1.0, shares.min(initial=1.0)))
+
+
+def atoms_of(crystal: Crystal, cell: Cell) -> ase.Atoms:
+    """The crystal as periodic atoms, with the masses of isotopes."""
+    atoms = ase.Atoms(crystal.numbers, scaled_positions=crystal.positions, cell=cell, pbc=True)
+    masses = elements_of(crystal.sites)[1]
+    set_masses(atoms, [masses[k] for k in crystal.places])
+    return atoms
+
+
+def elements_of(sites: list[Site]) -> tuple[np.ndarray, list[float | None]]:
+    """Atomic numbers (S,) of sites, and masses (S,) in u where they are isotopes."""
+    elements = [element_of(site.symbol) or (0, None) for site in sites]
+    return np.array([number for number, _ in elements], int), [mass for _, mass in elements]
+
+
+def same_atoms(atoms: ase.Atoms, others: ase.Atoms, tolerance: float = 0.02) -> bool:
+    """Whether two periodic structures in one cell hold the same elements at the same places within Å."""
+    if sorted(atoms.numbers) != sorted(others.numbers):
+        return False
+    joint = np.concatenate([atoms.positions, others.positions])  # (2 N, 3)
+    pairs = close_pairs(joint, atoms.cell.array, atoms.pbc, tolerance)
+    numbers, count = np.concatenate([atoms.numbers, others.numbers]), len(atoms)
+    matching = (pairs.first < count) & (pairs.second >= count)
+    matching &= numbers[pairs.first] == numbers[pairs.second]
+    return len(set(pairs.first[matching])) == count == len(set(pairs.second[matching]))

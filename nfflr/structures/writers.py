@@ -19,8 +19,8 @@ from ase.constraints import FixScaled
 from ase.data import atomic_masses
 
 from . import formats
-from .fixed_directions import constraints_of, fixed_directions
-from .lammps_writer import lammps_data
+from .constraints import constraints_of, fixed_directions
+from .formats.lammps_data import lammps_data
 
 # ASE reads isotopes in LAMMPS's files as other elements, so there they count as lost.
 # Words for what a structure may carry beyond elements, positions and a periodic cell.

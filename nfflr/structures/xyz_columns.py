@@ -25,7 +25,7 @@ from ase import units
 from ase.data import atomic_masses
 from ase.io.extxyz import per_atom_properties
 
-from .species import check_numerals, element
+from .species import element
 from .xyz_header import LineError, agree, number
 
 # What a column is for, by its name in lower case; the first name of a row is that of ase.Atoms.
@@ -258,10 +258,13 @@ class Table:
                 raise LineError(f"atom {atom}: {error}", 2 + atom) from error
         numerals = [label for label in meanings if label.isdigit()]
         if numerals:
-            try:
-                check_numerals(numerals)
-            except ValueError as error:
-                raise LineError(str(error), 2 + labels.index(numerals[0])) from error
+            numbers = sorted(map(int, numerals))
+            if numbers == list(range(1, len(numbers) + 1)):  # as LAMMPS and GPUMD count types
+                raise LineError(
+                    f"species {', '.join(map(str, numbers))} can be types of atoms or atomic numbers; write "
+                    "chemical symbols",
+                    2 + labels.index(numerals[0]),
+                )
             self.notes.append("species are numbers, which are taken for atomic numbers")
         isotopes = {label: mass for label, (_, mass) in meanings.items() if mass}
         if isotopes:

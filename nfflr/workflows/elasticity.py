@@ -13,13 +13,13 @@ import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.stress import (
     full_3x3_to_voigt_6_stress,
-    voigt_6_to_full_3x3_strain,
     voigt_6_to_full_3x3_stress,
 )
 from matplotlib.axes import Axes
 from pydantic import Field
 
 from ..errors import NumericsError
+from ..structures.strain import strained
 from ..structures.vacuum import vacuum_axes
 from ..units import GPA, Unit
 from .framework.calling import workflow
@@ -127,7 +127,7 @@ def elastic(
     patterns = necessary_strains(basis)
     deltas = settings.strain * np.arange(1, settings.points + 1) / settings.points
     strains = np.array([s * d * np.eye(6)[j] for j in patterns for d in deltas for s in (1, -1)])
-    frames = [_strained(atoms, strain) for strain in strains]
+    frames = [strained(atoms, strain) for strain in strains]
 
     start, *found = evaluate(calculator, [atoms, *frames], ("energy", "forces", "stress"))
     shape = (len(patterns), len(deltas), 2, 6)
@@ -216,13 +216,6 @@ def necessary_strains(basis: np.ndarray) -> list[int]:
 def _design(basis: np.ndarray, patterns: list[int]) -> np.ndarray:
     """(6·J, P): stresses of each basis tensor under each unit strain."""
     return basis[:, :, patterns].transpose(2, 1, 0).reshape(-1, len(basis))
-
-
-def _strained(atoms: ase.Atoms, strain: np.ndarray) -> ase.Atoms:
-    """Copy under a Voigt strain (6,), shears as engineering strains, without rotation."""
-    copy: ase.Atoms = atoms.copy()
-    copy.set_cell(atoms.cell.array @ voigt_6_to_full_3x3_strain(strain), scale_atoms=True)  # ASE adds one
-    return copy
 
 
 def _relaxed_stresses(

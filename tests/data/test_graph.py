@@ -10,8 +10,9 @@ import torch
 from brute_force import brute_force
 
 from nfflr.atoms import Atoms, batch
-from nfflr.data.graph import BACKENDS, batch_graphs, neighbor_list, periodic_radius_graph
+from nfflr.data.graph import batch_graphs, periodic_radius_graph
 from nfflr.errors import ConfigError, StructureError
+from nfflr.structures.neighbours import BACKENDS, neighbor_list
 
 PER_MASK = 400  # compared cells for each of the eight periodicities: 3200 in all
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nfflr.errors import StructureError
 from nfflr.structures.checks import check_distances, check_trained_distances
-from nfflr.structures.close_pairs import close_pairs
+from nfflr.structures.neighbours import close_pairs
 
 QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 

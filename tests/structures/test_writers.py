@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfflr.structures import writers
-from nfflr.structures.fixed_directions import constraints_of, fixed_directions
+from nfflr.structures.constraints import constraints_of, fixed_directions
 from nfflr.structures.readers import read_structure
 from nfflr.structures.writers import (
     FORMATS,

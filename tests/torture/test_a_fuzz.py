@@ -15,7 +15,7 @@ from every_architecture import ELEMENTS, KEYS, assert_results, calculator
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from nfflr.data.graph import BACKENDS, neighbor_list
+from nfflr.structures.neighbours import BACKENDS, neighbor_list
 
 ROUNDING = 1e-9  # Å, by which a bond may miss the cutoff on one side and not on the other
 SPACING = 1.0  # Å, between any two atoms or images

@@ -16,8 +16,8 @@ from memory import peak, reset_peak
 
 from nfflr.checkpoint import FILE, save_checkpoint
 from nfflr.cli.main import run
-from nfflr.data.graph import BACKENDS, neighbor_list
 from nfflr.errors import StructureError
+from nfflr.structures.neighbours import BACKENDS, neighbor_list
 
 every_architecture = pytest.mark.parametrize("key", KEYS)
 

@@ -13,9 +13,9 @@ from typing import Protocol
 
 import ase
 import numpy as np
-from ase.geometry import complete_cell
 
 from ...errors import StructureError
+from ...structures.neighbours import complete_box
 from ...units import GPA
 from ..records import Record
 
@@ -252,7 +252,7 @@ def short_fingerprint(record: Record) -> str:
 
 def _images(atoms: ase.Atoms) -> np.ndarray:
     """Lattice steps (N, 3) from the cell to each atom; one at −1e-9 Å is in the cell, as that at 0 is."""
-    box = complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
+    box = complete_box(atoms.cell.array, atoms.pbc)
     slack = RESOLUTION / np.linalg.norm(box, axis=1)
     return np.floor(atoms.positions @ np.linalg.inv(box) + slack) * atoms.pbc
 

@@ -13,9 +13,9 @@ from itertools import combinations
 
 import ase
 import numpy as np
-from ase.geometry import complete_cell
 from scipy.linalg import polar
 
+from ...structures.neighbours import complete_box
 from ..records import Record
 
 WINDOW = 40  # structures of a family among which pairs are looked for
@@ -125,7 +125,7 @@ def _way(first: ase.Atoms, second: ase.Atoms, places: np.ndarray, others: np.nda
             turn,
             nothing[2],
         )
-    boxes = [complete_cell(np.where(x.pbc[:, None], x.cell.array, 0.0)) for x in (first, second)]
+    boxes = [complete_box(x.cell.array, x.pbc) for x in (first, second)]
     if np.abs(boxes[0] - boxes[1]).max() > SAME_CELL:
         return None
     moved = np.linalg.solve(boxes[0].T, (others - places).T).T

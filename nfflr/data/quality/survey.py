@@ -10,10 +10,9 @@ from typing import Annotated
 
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
-from ase.geometry import complete_cell
 
+from ...structures.neighbours import complete_box, heights, neighbor_list
 from ...units import Unit
-from ..graph import neighbor_list
 from ..records import FORCE_FIELD_LABELS, Record
 from .label_checks import fingerprint
 
@@ -152,8 +151,8 @@ def _height(atoms) -> float:
     """Least distance between opposite faces of the cell along a periodic axis (Å), infinity without one."""
     if not atoms.pbc.any():
         return float("inf")
-    box = complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
-    return float((1 / np.linalg.norm(np.linalg.inv(box), axis=0))[atoms.pbc].min())
+    box = complete_box(atoms.cell.array, atoms.pbc)
+    return float(heights(box)[atoms.pbc].min())
 
 
 def _distances(atoms, k: int, count: int, shortest: dict, nearest: dict) -> bool:

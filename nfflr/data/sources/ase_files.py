@@ -6,6 +6,7 @@ from pathlib import Path
 
 import ase
 import numpy as np
+from ase.stress import voigt_6_to_full_3x3_stress
 
 from ...structures.readers import read_structures
 from . import Entry, Wanted, display_name
@@ -14,7 +15,6 @@ FALLBACK = True
 KEYS = {"total_energy": ("energy",), "forces": ("forces",), "stress": ("stress", "stress6")}
 ENERGY_UNITS = "eV"
 STRESS = ("eV/Å^3", 1, None)  # of six numbers only ASE's own result has an order
-VOIGT = [[0, 5, 4], [5, 1, 3], [4, 3, 2]]  # where each element of the 3×3 stands among ASE's six
 
 
 def opens(source: object) -> bool:
@@ -36,7 +36,7 @@ def entry(atoms: ase.Atoms, index: int, name: str, wanted: Wanted = None) -> Ent
     values |= atoms.info
     results = dict(atoms.calc.results) if atoms.calc is not None else {}
     if "stress" in results and np.shape(results["stress"]) == (6,):
-        results["stress"] = np.asarray(results["stress"])[VOIGT]
+        results["stress"] = voigt_6_to_full_3x3_stress(results["stress"])
     values |= results
     plain = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     return Entry(

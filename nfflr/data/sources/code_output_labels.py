@@ -15,8 +15,8 @@ from ase.io.formats import open_with_compression
 from ...errors import StructureError
 from ...notes import note
 from ...structures import formats
+from ...structures.file_text import UNPACKING, cannot_unpack
 from ...structures.formats import code_output
-from ...structures.json_text import UNPACKING
 from ...structures.readers import read_structures
 from . import Entry, Wanted, display_name
 from .ase_files import ENERGY_UNITS, KEYS, STRESS, entry
@@ -58,7 +58,7 @@ def _has_ended(path: Path, program: code_output.Program) -> bool:
                         "the calculation, or leave it out"
                     )
     except UNPACKING as error:
-        raise StructureError(f"{path}: cannot be unpacked ({error}); the file is truncated") from error
+        raise cannot_unpack(path, error) from error
     if not ended and line.strip() and not line.endswith(b"\n"):
         raise StructureError(f"{path}: ends inside a line; the run of {program.name} was cut off")
     return ended

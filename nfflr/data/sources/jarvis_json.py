@@ -22,6 +22,7 @@ from ase.io.formats import get_compression, open_with_compression
 from ...errors import StructureError
 from ...storage.nesting import refuse_deep
 from ...structures import formats
+from ...structures.ase_formats import ASE_JSON
 from ...structures.checks import check_structure
 from . import Entry, Wanted, display_name
 
@@ -30,7 +31,6 @@ ENERGY_UNITS = None  # per cell in some files, per atom in others
 BLANK = re.compile(r"\s*")
 STRESS = None  # usually VASP's kbar, pressure positive, but nothing says so
 
-ASE_DATABASE = re.compile(rb'\s*\{\s*"(\d+|ids|nextid)"\s*:')
 UNPACKING = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 
@@ -42,7 +42,7 @@ def opens(source: object) -> bool:
     kind = Path(_unpacked_name(Path(source))).suffix.lower()
     if kind in (".jsonl", ".ndjson"):
         return True
-    return kind == ".json" and not ASE_DATABASE.match(_start(Path(source)))
+    return kind == ".json" and not ASE_JSON.match(_start(Path(source)))
 
 
 def read(source: str | Path, wanted: Wanted = None) -> list[Entry]:

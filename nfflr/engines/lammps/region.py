@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from ...atoms import Atoms
-from ...data.graph import Graph, neighbor_list
+from ...data.graph import Graph
+from ...structures.neighbours import neighbor_list
 
 OPEN = np.zeros(3, dtype=bool)
 

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 import ase
 import numpy as np
 from ase.calculators.lammps import Prism
-from ase.geometry import complete_cell
 from pydantic import Field, model_validator
 
 from ...errors import StructureError
-from ...structures.fixed_directions import fixed_directions
-from ...structures.lammps_writer import AtomType, lammps_data, types_of
+from ...structures.constraints import fixed_directions
+from ...structures.formats.lammps_data import AtomType, lammps_data, types_of
+from ...structures.neighbours import complete_box
 from ...units import Unit
 from ...workflows.framework.interface import Settings
 from .external import FIX
@@ -87,7 +87,7 @@ def _box(atoms: ase.Atoms) -> tuple[np.ndarray, np.ndarray]:
     """Vectors (3, 3) of the box, and its origin (3,), in Å."""
     opened = ~atoms.pbc
     # Unit normals along open axes: LAMMPS tilts a box towards periodic ones alone.
-    vectors = complete_cell(np.where(opened[:, None], 0.0, atoms.cell.array))
+    vectors = complete_box(atoms.cell.array, atoms.pbc)
     along = atoms.positions @ np.linalg.inv(vectors)  # (N, 3)
     size = np.where(opened, np.ptp(along, axis=0) + 2 * MARGIN, 1.0)
     origin = np.where(opened, along.min(axis=0) - MARGIN, 0.0) @ vectors

@@ -6,7 +6,6 @@ here and in ``cif_symmetry``. ASE's reader is the second opinion where it honour
 
 from __future__ import annotations
 
-import codecs
 import io
 import re
 import unicodedata
@@ -21,32 +20,17 @@ import ase.io.cif
 import gemmi
 import numpy as np
 from ase.cell import Cell
-from ase.io.formats import get_compression, open_with_compression
 
 from ...errors import StructureError
 from ...notes import note
-from ..cif_sites import (
-    CARTESIAN,
-    FRACTIONAL,
-    Crystal,
-    Site,
-    Sites,
-    atoms_of,
-    closeness,
-    crystal_of,
-    has_coordinates,
-    number_of_element,
-    same_atoms,
-    set_masses,
-    sites_of,
-)
-from ..cif_symmetry import Symmetry, symmetry_of
-from ..cif_values import BadValue, Block, block_of, formula_of, number
+from ..cif_sites import CARTESIAN, FRACTIONAL, BadValue, Block, Site, Sites, formula_of, number, sites_of
+from ..cif_symmetry import atoms_of, crystal_with, elements_of, same_atoms, symmetry_of
+from ..file_text import content_of, encoding_of, suffix_of
+from ..species import set_masses
 
 SUFFIXES = (".cif", ".mcif")
 CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
 OPINION = 60  # sites up to which ASE's reader is asked too: its time grows with their square
-SHORT = 0.5  # of the sum of covalent radii: a shorter distance speaks against a reading
 MODULATED = "the structure is modulated, which is not read; give a commensurate cell"
 REFUSED = {
     "_atom_site_group_pdb": "a macromolecular file (mmCIF) is not read; convert it to PDB",
@@ -70,7 +54,7 @@ class Structure:
 
 def opens(path: Path) -> bool:
     """Whether the name ends as that of a CIF, compressed or not."""
-    return Path(get_compression(path.name)[0]).suffix.lower() in SUFFIXES
+    return suffix_of(path) in SUFFIXES
 
 
 def read(path: Path) -> Iterator[ase.Atoms]:
@@ -79,8 +63,7 @@ def read(path: Path) -> Iterator[ase.Atoms]:
     Raises:
         StructureError: the file is no CIF, or a block cannot mean one structure; names file, frame and block.
     """
-    with open_with_compression(str(path), "rb") as file:
-        original = _decoded(file.read())
+    original = _decoded(content_of(path))
     text = _quoted(original)
     try:
         blocks = _blocks(text, cut=not original.endswith(("\n", "\r")))
@@ -88,7 +71,7 @@ def read(path: Path) -> Iterator[ase.Atoms]:
         raise StructureError(f"{path}: frame 0 cannot be read as CIF: {error}") from error
     count = 0
     for block in blocks:
-        if not (has_coordinates(block, FRACTIONAL) or has_coordinates(block, CARTESIAN) or _blank(block)):
+        if not (block.has_coordinates(FRACTIONAL) or block.has_coordinates(CARTESIAN) or _blank(block)):
             continue
         try:
             structure = _structure(block)
@@ -108,30 +91,14 @@ def read(path: Path) -> Iterator[ase.Atoms]:
 
 def _decoded(content: bytes) -> str:
     """ASCII text of a file in UTF-8, UTF-16 or Latin-1; no value that is read needs other letters."""
-    for mark, encoding in (
-        (codecs.BOM_UTF8, "utf-8-sig"),
-        (codecs.BOM_UTF16_LE, "utf-16"),
-        (codecs.BOM_UTF16_BE, "utf-16"),
-    ):
-        if content.startswith(mark):
-            text = content.decode(encoding, "replace")
-            break
-    else:
-        text = _without_mark(content)
+    encoding = encoding_of(content)
+    try:
+        text = content.decode(encoding, "strict" if encoding == "utf-8" else "replace")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
     text = text.replace("−", "-").translate({0x2080 + digit: str(digit) for digit in range(10)})
     text = re.sub("(\\d)[\u0304\u0305]", r"-\1", unicodedata.normalize("NFKC", text))
     return text.encode("ascii", "replace").decode()
-
-
-def _without_mark(content: bytes) -> str:
-    """Text without a byte-order mark: in UTF-16, every other byte of ASCII letters is zero."""
-    for encoding, zeros in (("utf-16-le", content[1:200:2]), ("utf-16-be", content[0:200:2])):
-        if zeros and not any(zeros):
-            return content.decode(encoding, "replace")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
 
 
 def _quoted(text: str) -> str:
@@ -154,7 +121,7 @@ def _blocks(text: str, cut: bool) -> list[Block]:
         document = gemmi.cif.read_string(text, check_level=0)
     except (ValueError, RuntimeError) as error:
         raise BadValue(_reason(str(error), text, cut)) from error
-    return [block_of(block) for block in document]
+    return [Block.of(block) for block in document]
 
 
 def _reason(message: str, text: str, cut: bool) -> str:
@@ -190,7 +157,7 @@ def _structure(block: Block) -> Structure:
     if not sites.fractional:
         sites = _fractional(sites, cell)
     symmetry = symmetry_of(block, cell.array)
-    crystal = _crystal(sites.sites, symmetry, cell.array)
+    crystal = crystal_with(sites.sites, symmetry, cell.array)
     notes = [*sites.notes, *symmetry.notes]
     if any(tag.startswith("_atom_site_moment_") for tag in block.columns):
         notes.append("the magnetic moments are not read")
@@ -231,10 +198,9 @@ def _cell(parameters: list[float]) -> Cell:
 def _cluster(sites: Sites) -> Structure:
     if sites.fractional:
         raise BadValue("fractional coordinates need a cell; give _cell_length_a and the others")
-    atoms = ase.Atoms(
-        [number_of_element(site.symbol) for site in sites.sites], [site.position for site in sites.sites]
-    )
-    set_masses(atoms, [site.symbol for site in sites.sites])
+    numbers, masses = elements_of(sites.sites)
+    atoms = ase.Atoms(numbers, [site.position for site in sites.sites])
+    set_masses(atoms, masses)
     return Structure(atoms, sites.sites, sites.notes)
 
 
@@ -249,62 +215,9 @@ def _fractional(sites: Sites, cell: Cell) -> Sites:
     return replace(sites, sites=converted, fractional=True, notes=[*sites.notes, *notes])
 
 
-def _crystal(sites: list[Site], symmetry: Symmetry, cell: np.ndarray) -> Crystal:
-    """The crystal, after a look at every other reading of what the file says of its symmetry."""
-    if symmetry.rivals:
-        return _best_reading(sites, symmetry, cell)
-    crystal = crystal_of(sites, symmetry.operations, cell)
-    if symmetry.claims and not any(_agrees(crystal, sites, claim, cell) for claim in symmetry.claims):
-        raise BadValue(
-            f"the space group {symmetry.title!r} contradicts the list of {len(symmetry.operations)} symmetry "
-            "operation(s), which make another crystal; write all operations, or the name of those in the list"
-        )
-    return crystal
-
-
-def _agrees(crystal: Crystal, sites: list[Site], claim, cell: np.ndarray) -> bool:
-    if claim.distortion(cell) > 0.1:
-        return False
-    try:
-        return crystal.same_as(crystal_of(sites, claim, cell), cell)
-    except BadValue:
-        return False
-
-
-def _best_reading(sites: list[Site], symmetry: Symmetry, cell: np.ndarray) -> Crystal:
-    """The first setting that keeps atoms apart and has the multiplicities of the file.
-
-    Raises:
-        BadValue: no setting makes a crystal.
-    """
-    readings: list[tuple[str, Crystal]] = []
-    problem: BadValue | None = None
-    for title, operations in [
-        (symmetry.title, symmetry.operations),
-        *((setting.name, setting.operations) for setting in symmetry.rivals),
-    ]:
-        try:
-            readings.append((title, crystal_of(sites, operations, cell)))
-        except BadValue as error:
-            problem = problem or error
-    if not readings:
-        raise problem or BadValue("no setting of its space group fits the cell")
-    ranks = [(crystal.multiplicities_agree(), closeness(crystal, cell) > SHORT) for _, crystal in readings]
-    title, crystal = readings[ranks.index(max(ranks))]
-    if title != symmetry.title and readings[0][0] != symmetry.title:
-        symmetry.notes.append(f"{title!r} is taken, as {symmetry.title!r} would bring atoms together")
-    others = [name for name, other in readings if not crystal.same_as(other, cell)]
-    if others:
-        symmetry.notes.append(
-            f"the space group can mean {title!r} or {', '.join(map(repr, others))}, which make different "
-            f"crystals; {title!r} is taken ({len(crystal.positions)} atoms); write the one you mean"
-        )
-    return crystal
-
-
 def _formula_note(structure: Structure, block: Block) -> Iterator[str]:
     """A note if the elements of the cell are not in the proportions of the formula in the file."""
-    expected = formula_of(block.first("_chemical_formula_sum"))
+    expected = formula_of(block)
     for isotope in ("D", "T"):
         if isotope in expected:
             expected["H"] = expected.get("H", 0) + expected.pop(isotope)

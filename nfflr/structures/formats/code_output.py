@@ -14,10 +14,9 @@ from pathlib import Path
 
 import ase
 import ase.io
-from ase.io.formats import get_compression
 
 from ...errors import StructureError
-from ..json_text import start_of
+from ..file_text import start_of, suffix_of
 
 NAMES = re.compile(r"|\.(out|log|txt|abo|pwo|stdout|o\d+|out\d+)", re.IGNORECASE)
 
@@ -38,31 +37,31 @@ class Program:
     end: re.Pattern[bytes]
     failure: re.Pattern[bytes]
 
-
-def _program(name: str, kind: str, mark: bytes, end: bytes, failure: bytes) -> Program:
-    return Program(name, kind, re.compile(mark), re.compile(end), re.compile(failure, re.IGNORECASE))
+    @classmethod
+    def of(cls, name: str, kind: str, mark: bytes, end: bytes, failure: bytes) -> Program:
+        return cls(name, kind, re.compile(mark), re.compile(end), re.compile(failure, re.IGNORECASE))
 
 
 PROGRAMS = (
-    _program(
+    Program.of(
         "FHI-aims",
         "aims-output",
         rb"Invoking FHI-aims|description geometry\.in|Begin self-consistency loop: |Total energy uncorrected",
         rb"Have a nice day",
         rb"self-consistency cycle not converged",
     ),
-    _program(
+    Program.of(
         "Quantum ESPRESSO", "espresso-out", rb"Program PWSCF", rb"JOB DONE", rb"convergence NOT achieved"
     ),
-    _program(
+    Program.of(
         "ABINIT",
         "abinit-out",
         rb"\.Version .* of ABINIT",
         rb"Calculation completed|END DATASET",
         rb"was not enough scf cycles to converge",
     ),
-    _program("GPAW", "gpaw-out", rb"  ___ ___ ___ _ _ _", rb"^Total: .* 100\.0%", rb"did not converge"),
-    _program(
+    Program.of("GPAW", "gpaw-out", rb"  ___ ___ ___ _ _ _", rb"^Total: .* 100\.0%", rb"did not converge"),
+    Program.of(
         "ORCA",
         "orca-output",
         rb"\* O   R   C   A \*",
@@ -75,7 +74,7 @@ CP2K = re.compile(rb"\bCP2K\|")
 
 def opens(path: Path) -> bool:
     """Whether the file begins as the output of one of these programs."""
-    if not NAMES.fullmatch(Path(get_compression(path.name)[0]).suffix):
+    if not NAMES.fullmatch(suffix_of(path)):
         return False
     return program_of(path) is not None or CP2K.search(start_of(path)) is not None
 

@@ -33,17 +33,11 @@ from ase.io.extxyz import per_config_properties, set_calc_and_arrays
 
 from ...errors import StructureError
 from ...notes import note
+from ..file_text import encoding_of
 from ..xyz_columns import PLAIN, Layout, Table, Velocities, read_layout
 from ..xyz_header import Header, LineError, agree, number, read_header
 
 SUFFIXES = (".xyz", ".extxyz", ".exyz")
-BYTE_ORDER_MARKS = {  # the longer first
-    b"\xff\xfe\0\0": "utf-32",
-    b"\0\0\xfe\xff": "utf-32",
-    b"\xef\xbb\xbf": "utf-8-sig",
-    b"\xff\xfe": "utf-16",
-    b"\xfe\xff": "utf-16",
-}
 BLANK = " \t\r\n\f\v\ufeff"  # a mark of byte order stands inside where files were joined
 PLAIN_COLUMNS = ("species", "x", "y", "z")
 UNFINISHED = re.compile(r"[+-]?\.?|[+-]?(\d+\.?\d*|\.\d+)[eEdD][+-]?")  # only the beginning of a number
@@ -89,10 +83,7 @@ def read(path: Path) -> Iterator[ase.Atoms]:
 
 def _text(file: Any) -> IO[str]:
     """The text of an open file; its encoding is UTF-8 unless its first bytes say otherwise."""
-    first = file.peek(4)[:4]
-    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if first.startswith(mark)), "utf-8")
-    if encoding == "utf-8" and b"\0\0" in (first[1::2], first[::2]):  # UTF-16 without a mark
-        encoding = "utf-16-le" if first[1::2] == b"\0\0" else "utf-16-be"
+    encoding = encoding_of(file.peek(4)[:4])
     errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
     return io.TextIOWrapper(file, encoding=encoding, errors=errors)
 

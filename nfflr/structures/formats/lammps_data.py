@@ -8,16 +8,18 @@ masses. The first line is a comment, from which units and boundaries are taken i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import ase
 import numpy as np
-from ase.calculators.lammps import convert
-from ase.io.formats import get_compression, open_with_compression
+from ase.calculators.lammps import Prism, convert
+from ase.data import atomic_masses, atomic_numbers
 
 from ...errors import StructureError
-from ..symbols import element_of_type, set_masses
+from ..file_text import content_of, plain_name, start_of, suffix_of
+from ..species import EQUAL, element_of_type, set_masses
 
 SUFFIXES = (".data", ".lmp", ".lammps", ".lammps-data", ".lammps_data", ".lammpsdata")
 STYLES = {
@@ -51,26 +53,15 @@ Line = tuple[int, str, str]  # number, content, comment
 
 
 def opens(path: Path) -> bool:
-    name = Path(get_compression(path.name)[0])
-    if name.suffix.lower() not in SUFFIXES and not name.name.startswith("data."):
-        return False
-    try:
-        with open_with_compression(str(path), "rb") as file:
-            start = file.read(2000)
-    except (OSError, EOFError, ValueError):
-        return True
-    if name.suffix.lower() in SUFFIXES:
+    start = start_of(path, 2000)
+    if suffix_of(path) in SUFFIXES:
         return not start.lstrip().startswith(b"ITEM:")  # a dump
-    return re.search(rb"^\s*\d+\s+atoms\b", start, re.MULTILINE) is not None
+    named = plain_name(path).name.startswith("data.")
+    return named and re.search(rb"^\s*\d+\s+atoms\b", start, re.MULTILINE) is not None
 
 
 def read(path: Path) -> Iterator[ase.Atoms]:
-    try:
-        with open_with_compression(str(path), "rb") as file:
-            text = file.read().decode("utf-8-sig", "replace")
-    except (OSError, EOFError, ValueError) as error:  # of the archive
-        raise StructureError(f"{path}: cannot be unpacked ({error}); the file is truncated") from error
-    yield _Data(path, text).atoms()
+    yield _Data(path, content_of(path).decode("utf-8-sig", "replace")).atoms()
 
 
 class _Data:
@@ -258,3 +249,83 @@ class _Data:
             velocities[places[int(values[0])]] = values[1:4]
         if velocities.any():
             atoms.set_velocities(convert(velocities, "velocity", self.units, "ASE"))
+
+
+class AtomType(NamedTuple):
+    """What LAMMPS calls a type: a chemical symbol, and the mass in amu."""
+
+    symbol: str
+    mass: float
+
+    @property
+    def label(self) -> str:
+        """``Si``, or with the mass of an isotope ``Si_29.97``, which tells types of one element apart."""
+        isotope = abs(self.mass - atomic_masses[atomic_numbers[self.symbol]]) >= EQUAL
+        return f"{self.symbol}_{self.mass:.8g}" if isotope else self.symbol
+
+
+def types_of(atoms: ase.Atoms) -> list[AtomType]:
+    """Types in the order in which they first appear; masses that round to the standard one are one type."""
+    return list(dict.fromkeys(_type_by_atom(atoms)))
+
+
+def _type_by_atom(atoms: ase.Atoms) -> list[AtomType]:
+    standard = atomic_masses[atoms.numbers]
+    masses = np.round(atoms.get_masses(), 6)
+    masses = np.where(np.abs(masses - standard) < EQUAL, standard, masses)
+    return [AtomType(s, float(m)) for s, m in zip(atoms.get_chemical_symbols(), masses, strict=True)]
+
+
+def lammps_data(
+    atoms: ase.Atoms,
+    types: Sequence[AtomType] | None = None,
+    *,
+    velocities: bool = True,
+    skewed: bool = False,
+    origin: np.ndarray | None = None,
+) -> str:
+    """The text of a data file, turned so that the cell is as LAMMPS needs it.
+
+    Args:
+        atoms: with three lattice vectors.
+        types: in the order of their numbers; default: ``types_of(atoms)``.
+        velocities: write those of the structure, if it has some.
+        skewed: write tilt factors of zero too, so that a barostat can change them.
+        origin: corner (3,) of the box in Å; default: zero.
+    """
+    types = types_of(atoms) if types is None else types
+    prism = Prism(atoms.get_cell())
+    *lengths, xy, xz, yz = prism.get_lammps_prism()
+    corner = np.zeros(3) if origin is None else prism.vector_to_lammps(origin)
+    numbers = {kind: k for k, kind in enumerate(types, start=1)}
+    boundary = " ".join("p" if periodic else "f" for periodic in atoms.pbc)
+    lines = [
+        f"{atoms.get_chemical_formula()}, units = metal, boundary = {boundary}",
+        "",
+        f"{len(atoms)} atoms",
+        f"{len(types)} atom types",
+        "",
+        *(
+            f"{corner[k]:.17g} {corner[k] + lengths[k]:.17g} {axis}lo {axis}hi"
+            for k, axis in enumerate("xyz")
+        ),
+        *([f"{xy:.17g} {xz:.17g} {yz:.17g} xy xz yz"] if skewed or prism.is_skewed() else []),
+        *("", "Atom Type Labels", "", *(f"{k} {kind.label}" for kind, k in numbers.items())),
+        *("", "Masses", "", *(f"{k} {kind.mass:.10g} # {kind.label}" for kind, k in numbers.items())),
+    ]
+    charges = atoms.get_initial_charges() if atoms.has("initial_charges") else None
+    if charges is not None:
+        charges = convert(charges, "charge", "ASE", "metal")
+    lines += ["", f"Atoms # {'atomic' if charges is None else 'charge'}", ""]
+    positions = prism.vector_to_lammps(atoms.positions)
+    for k, (kind, x) in enumerate(zip(_type_by_atom(atoms), positions, strict=True)):
+        charge = "" if charges is None else f" {charges[k]:.10g}"
+        lines.append(f"{k + 1} {numbers[kind]}{charge} {_row(x)}")
+    if velocities and atoms.has("momenta"):
+        rows = convert(prism.vector_to_lammps(atoms.get_velocities()), "velocity", "ASE", "metal")
+        lines += ["", "Velocities", "", *(f"{k} {_row(row)}" for k, row in enumerate(rows, start=1))]
+    return "\n".join(lines) + "\n"
+
+
+def _row(vector: np.ndarray) -> str:
+    return " ".join(f"{value:.17g}" for value in vector)

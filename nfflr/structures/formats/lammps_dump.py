@@ -15,13 +15,13 @@ import numpy as np
 from ase.calculators.lammps import convert
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
-from ase.io.formats import get_compression, open_with_compression
+from ase.io.formats import open_with_compression
 
 from ...errors import StructureError
 from ...notes import note
-from ..symbols import element_of_type, set_masses
+from ..file_text import UNPACKING, cannot_unpack, start_of, suffix_of
+from ..species import element_of_type, set_masses
 
-SUFFIXES = (".lammpstrj", ".dump")
 START = re.compile(rb"\s*ITEM: (TIMESTEP|UNITS|TIME|NUMBER OF ATOMS)\b")
 UNITS = ("metal", "real", "electron", "si", "cgs")
 ADVICE = (
@@ -31,21 +31,16 @@ POSITIONS = {"x": False, "xu": False, "xs": True, "xsu": True}  # whether they a
 
 
 def opens(path: Path) -> bool:
-    name = Path(get_compression(path.name)[0])
-    try:
-        with open_with_compression(str(path), "rb") as file:
-            start = file.read(2000)
-    except (OSError, EOFError, ValueError):
-        return name.suffix.lower() in SUFFIXES
-    return START.match(start) is not None or (name.suffix.lower() == ".lammpstrj" and b"\0" not in start)
+    start = start_of(path, 2000)
+    return START.match(start) is not None or (suffix_of(path) == ".lammpstrj" and b"\0" not in start)
 
 
 def read(path: Path) -> Iterator[ase.Atoms]:
     try:
         with open_with_compression(str(path), "rb") as file:
             yield from _Dump(path, (line.decode("utf-8", "replace").strip() for line in file)).frames()
-    except (OSError, EOFError) as error:  # of the archive
-        raise StructureError(f"{path}: cannot be unpacked ({error}); the file is truncated") from error
+    except UNPACKING as error:
+        raise cannot_unpack(path, error) from error
 
 
 class _Dump:

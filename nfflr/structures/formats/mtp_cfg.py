@@ -16,12 +16,11 @@ from pathlib import Path
 import ase
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.data import atomic_numbers
-from ase.io.formats import get_compression, open_with_compression
 
 from ...errors import StructureError
 from ...notes import note
-from ..json_text import UNPACKING
+from ..file_text import content_of, plain_name, start_of, suffix_of
+from ..species import is_symbol
 
 AXES = ("x", "y", "z")
 COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")  # ASE's order
@@ -29,13 +28,7 @@ COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")  # ASE's order
 
 def opens(path: Path) -> bool:
     """Whether a file named ``.cfg`` begins with ``BEGIN_CFG``; AtomEye's files have that name too."""
-    if Path(get_compression(path.name)[0]).suffix.lower() != ".cfg":
-        return False
-    try:
-        with open_with_compression(str(path), "rb") as file:
-            return bool(file.read(200).lstrip().startswith(b"BEGIN_CFG"))
-    except UNPACKING:
-        return False
+    return suffix_of(path) == ".cfg" and start_of(path, 200).lstrip().startswith(b"BEGIN_CFG")
 
 
 def read(path: Path) -> Iterator[ase.Atoms]:
@@ -46,8 +39,7 @@ def read(path: Path) -> Iterator[ase.Atoms]:
             and line.
     """
     species = _species_beside(path)
-    with open_with_compression(str(path), "rb") as file:
-        lines = file.read().decode("utf-8", "replace").splitlines()
+    lines = content_of(path).decode("utf-8", "replace").splitlines()
     start, count, other_stress = None, 0, False
     for number, line in enumerate(lines):
         word = line.strip()
@@ -69,7 +61,7 @@ def read(path: Path) -> Iterator[ase.Atoms]:
 
 
 def _species_beside(path: Path) -> list[str] | None:
-    for name in (f"{path.name}.species", f"{get_compression(path.name)[0]}.species"):
+    for name in (f"{path.name}.species", f"{plain_name(path)}.species"):
         file = path.with_name(name)
         if file.is_file():
             return _symbols(file.read_text(errors="replace"), str(file))
@@ -79,7 +71,7 @@ def _species_beside(path: Path) -> list[str] | None:
 def _symbols(text: str, where: str) -> list[str]:
     symbols = text.replace(",", " ").split()
     for symbol in symbols:
-        if atomic_numbers.get(symbol, 0) < 1:
+        if not is_symbol(symbol):
             raise StructureError(f"{where}: {symbol!r} is no element; write symbols as: Cu Zr")
     if not symbols:
         raise StructureError(f"{where}: is empty; write symbols as: Cu Zr")

@@ -14,13 +14,14 @@ import ase
 import numpy as np
 from ase.constraints import FixScaled
 from ase.data import atomic_numbers
-from ase.io.formats import extension2format, get_compression, ioformats, open_with_compression
+from ase.io.formats import extension2format, ioformats, open_with_compression
 from ase.units import fs
 
 from ...errors import StructureError
 from ...notes import note
-from ..fixed_directions import constraints_of
-from ..symbols import element_of, set_masses
+from ..constraints import constraints_of
+from ..file_text import content_of, plain_name, start_of
+from ..species import element_of, set_masses
 
 NAMES = ("POSCAR", "CONTCAR", "CENTCAR")
 SUFFIXES = (".vasp", ".poscar")
@@ -29,7 +30,7 @@ FLAG = re.compile(r"\.?([TF])", re.IGNORECASE)  # all that Fortran looks at
 
 
 def opens(path: Path) -> bool:
-    name = Path(get_compression(path.name)[0])
+    name = plain_name(path)
     if name.suffix.lower() in SUFFIXES:
         return True
     if not any(word in name.name.upper() for word in NAMES):
@@ -37,24 +38,16 @@ def opens(path: Path) -> bool:
     ending = name.suffix.lower().lstrip(".")
     if ending not in extension2format and ending not in ioformats:
         return True
-    try:  # POSCAR.xyz: what is in it decides
-        lines = _lines(path, 2000)
-        return bool(_numbers(lines[1])) and all(len(_numbers(line)) >= 3 for line in lines[2:5])
-    except (OSError, EOFError, ValueError, IndexError):
-        return False
+    lines = _lines(start_of(path, 2000))  # POSCAR.xyz: what is in it decides
+    return bool(lines[1:] and _numbers(lines[1])) and all(len(_numbers(line)) >= 3 for line in lines[2:5])
 
 
 def read(path: Path) -> Iterator[ase.Atoms]:
-    try:
-        lines = _lines(path)
-    except (OSError, EOFError, ValueError) as error:  # of the archive
-        raise StructureError(f"{path}: cannot be unpacked ({error}); the file is truncated") from error
-    yield _Poscar(path, lines).atoms()
+    yield _Poscar(path, _lines(content_of(path))).atoms()
 
 
-def _lines(path: Path, size: int = -1) -> list[str]:
-    with open_with_compression(str(path), "rb") as file:
-        text = file.read(size).decode("utf-8-sig", "replace")  # a title may be in any encoding
+def _lines(content: bytes) -> list[str]:
+    text = content.decode("utf-8-sig", "replace")  # a title may be in any encoding
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 

@@ -25,13 +25,14 @@ import ase.units
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.cell import Cell
-from ase.constraints import FixAtoms, FixScaled
-from ase.data import atomic_numbers
+from ase.constraints import FixScaled
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from ...errors import StructureError
 from ...units import factor
-from ..json_text import documents, is_json, start_of
-from ..species import ISOTOPES
+from ..constraints import constraints_of
+from ..file_text import documents, is_json, start_of
+from ..species import Element, element_of, set_masses
 
 CLASSES = rb"I?Structure|I?Molecule|Computed(?:Structure)?Entry"
 MARK = re.compile(
@@ -159,17 +160,11 @@ def structure(content: dict, where: str) -> ase.Atoms:
     """
     sites = content["sites"]
     cell, pbc = _lattice(content.get("lattice"), where)
-    symbols = [_symbol(site, k, where) for k, site in enumerate(sites)]
+    elements = [_element(site, k, where) for k, site in enumerate(sites)]
     positions = [_position(site, cell, pbc, k, where) for k, site in enumerate(sites)]
-    atoms = ase.Atoms(
-        numbers=[atomic_numbers["H" if s in ISOTOPES else s] for s in symbols],
-        positions=np.reshape(positions, (-1, 3)),
-        cell=cell,
-        pbc=pbc,
-    )
-    if ISOTOPES.keys() & set(symbols):
-        masses = atoms.get_masses()
-        atoms.set_masses([ISOTOPES.get(s, m) for s, m in zip(symbols, masses, strict=True)])
+    numbers = [number for number, _ in elements]
+    atoms = ase.Atoms(numbers, np.reshape(positions, (-1, 3)), cell=cell, pbc=pbc)
+    set_masses(atoms, [mass for _, mass in elements])
     _set_properties(atoms, sites, where)
     for key in ("charge", "spin_multiplicity"):
         if content.get(key):
@@ -194,7 +189,7 @@ def _lattice(lattice: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
     return cell, np.array(lattice.get("pbc", [True] * 3), dtype=bool)
 
 
-def _symbol(site: Any, k: int, where: str) -> str:
+def _element(site: Any, k: int, where: str) -> Element:
     """The element of a site, without its oxidation state."""
     species = site.get("species") if isinstance(site, dict) else None
     if not isinstance(species, list) or not species or not all(isinstance(kind, dict) for kind in species):
@@ -203,9 +198,8 @@ def _symbol(site: Any, k: int, where: str) -> str:
         shares = ", ".join(f"{kind.get('element')} {kind.get('occu', 1)}" for kind in species)
         raise StructureError(f"{where}: site {k} is partially occupied ({shares}); give an ordered structure")
     symbol = str(species[0].get("element"))
-    plain = re.match(r"[A-Z][a-z]?", symbol)
-    element = plain[0] if plain else symbol
-    if element not in ISOTOPES and atomic_numbers.get(element, 0) < 1:
+    element = element_of(symbol, any_case=False)
+    if element is None:
         raise StructureError(f"{where}: site {k} has the unknown element {symbol!r}; expected a symbol")
     return element
 
@@ -248,21 +242,13 @@ def _set_properties(atoms: ase.Atoms, sites: list, where: str) -> None:
         atoms.set_velocities(velocities / ase.units.fs)
     if "selective_dynamics" in columns:
         free = _array(columns.pop("selective_dynamics"), (n, 3), "selective_dynamics", where).astype(bool)
-        atoms.set_constraint(_constraints(atoms, free))
+        fixed = ~free if atoms.cell.rank == 3 else ~free.any(axis=1, keepdims=True).repeat(3, axis=1)
+        atoms.set_constraint(constraints_of(fixed, FixScaled))
     if "forces" in columns:
         atoms.info["forces"] = _array(columns.pop("forces"), (n, 3), "forces", where)
     for name, values in columns.items():
         if name not in atoms.arrays and all(isinstance(v, int | float) for v in values):
             atoms.set_array(name, np.array(values))
-
-
-def _constraints(atoms: ase.Atoms, free: np.ndarray) -> list:
-    fixed = np.flatnonzero(~free.any(axis=1))
-    partly = np.flatnonzero(free.any(axis=1) & ~free.all(axis=1))
-    constraints: list = [FixAtoms(fixed)] if len(fixed) else []
-    if atoms.cell.rank != 3:
-        return constraints
-    return constraints + [FixScaled([k], ~free[k]) for k in partly]
 
 
 def _plain(value: Any) -> Any:
@@ -277,8 +263,8 @@ def _six(stress: Any, where: str) -> np.ndarray:
     array = np.asarray(stress, dtype=float) if np.size(stress) in (6, 9) else np.zeros(0)
     if array.size == 6:
         return array.reshape(6)
-    square = _array(stress, (3, 3), "stress", where)
-    return np.array([*square.diagonal(), *(square + square.T)[[1, 0, 0], [2, 2, 1]] / 2])
+    six: np.ndarray = full_3x3_to_voigt_6_stress(_array(stress, (3, 3), "stress", where))
+    return six
 
 
 def _array(value: Any, shape: tuple[int, ...], name: str, where: str) -> np.ndarray:

@@ -8,6 +8,7 @@ import ase
 import numpy as np
 from ase.calculators.calculator import Calculator
 
+from ...structures.strain import strained
 from ...workflows.framework.evaluations import evaluate
 from ...workflows.framework.interface import has_stress
 from .result import CheckResult, Limits, measured, skipped
@@ -51,8 +52,8 @@ def check_stress(calculator: Calculator, structures: Sequence[ase.Atoms], limits
     worst, flipped = 0.0, 0.0
     for atoms in structures:
         stress = evaluate(calculator, [atoms], ("stress",))[0]["stress"]  # (6,)
-        strained = [_strained(atoms, v, k * limits.strain) for v in range(6) for k in STENCIL]
-        slopes = energies(calculator, strained).reshape(6, 4) @ WEIGHTS / limits.strain
+        frames = [strained(atoms, k * limits.strain * unit) for unit in np.eye(6) for k in STENCIL]
+        slopes = energies(calculator, frames).reshape(6, 4) @ WEIGHTS / limits.strain
         expected = slopes / atoms.get_volume()  # (6,)
         scale = max(np.abs(stress).max(), np.abs(expected).max(), 1e-5)
         worst = _larger(worst, np.abs(stress - expected).max() / scale)
@@ -111,16 +112,6 @@ def _moved(atoms: ase.Atoms, displacement: np.ndarray) -> ase.Atoms:
     moved = atoms.copy()
     moved.positions += displacement
     return moved
-
-
-def _strained(atoms: ase.Atoms, voigt: int, size: float) -> ase.Atoms:
-    i, j = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)][voigt]
-    strain = np.zeros((3, 3))
-    strain[i, j] += size / 2
-    strain[j, i] += size / 2
-    strained = atoms.copy()
-    strained.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
-    return strained
 
 
 def _larger(a: float, b: float) -> float:

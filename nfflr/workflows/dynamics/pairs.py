@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import ase
 import numpy as np
-from ase.cell import Cell
-from matscipy.neighbours import neighbour_list
+
+from ...structures.neighbours import complete_box, counted_once, neighbor_list
 
 NONE = (np.empty(0, dtype=int), np.empty(0, dtype=int), np.empty(0))
 SKIN = 1.0  # Å beyond the reach, within which pairs are kept between two searches
@@ -15,29 +15,15 @@ SKIN = 1.0  # Å beyond the reach, within which pairs are kept between two searc
 
 def pairs(atoms: ase.Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Both directions of all pairs nearer than a cutoff: i (P,), j (P,), distance (P,) Å."""
-    i, j, distance = _search(atoms, cutoff, "ijd")
+    i, j, _, distance = _search(atoms, cutoff)
     return i, j, distance
 
 
-def _search(atoms: ase.Atoms, cutoff: float, quantities: str) -> tuple[np.ndarray, ...]:
-    """Of matscipy's ``quantities``, which end with the distance ``d``, those of pairs within the cutoff."""
-    cell, positions = atoms.cell.array, atoms.positions
-    if not atoms.pbc.all():  # along open axes the search wants a box that holds the atoms
-        size = 2 * np.linalg.norm(np.ptp(positions, axis=0)) + 2 * cutoff
-        cell = _box(atoms) * np.where(atoms.pbc, 1.0, size)[:, None]
-        positions = positions - positions.mean(axis=0) + cell[~atoms.pbc].sum(axis=0) / 2
-    # The search sorts atoms into boxes of the cutoff's size, of which a tall vacuum can have billions.
-    boxes = max(100_000, len(atoms))
-    reach = max(cutoff, (abs(np.linalg.det(cell)) / boxes) ** (1 / 3))
-    values = neighbour_list(quantities, positions=positions, cell=cell, pbc=atoms.pbc, cutoff=reach)
-    near = values[-1] < cutoff
-    return values if near.all() else tuple(value[near] for value in values)
-
-
-def _box(atoms: ase.Atoms) -> np.ndarray:
-    """The cell (3, 3) with unit normals in place of the vectors of open axes."""
-    vectors = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
-    return Cell(vectors).complete().array
+def _search(atoms: ase.Atoms, cutoff: float) -> tuple[np.ndarray, ...]:
+    """As ``pairs``, with the shift (P, 3) of j in cell vectors before the distance."""
+    i, j, shift = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, cutoff, "matscipy")
+    bond = atoms.positions[j] - atoms.positions[i] + shift @ atoms.cell.array
+    return i, j, shift, np.sqrt(np.einsum("ij,ij->i", bond, bond))
 
 
 @dataclass
@@ -104,7 +90,7 @@ class NearPairs:
         if pairs.cell.tobytes() != atoms.cell.array.tobytes():
             if atoms.cell.rank < pairs.cell.any(axis=1).sum():
                 return np.inf
-            deformation = np.linalg.solve(pairs.box, _box(atoms))
+            deformation = np.linalg.solve(pairs.box, complete_box(atoms.cell.array, atoms.pbc))
             start, least = start @ deformation, float(np.linalg.svd(deformation, compute_uv=False)[-1])
         if not least > 0:
             return np.inf
@@ -113,17 +99,11 @@ class NearPairs:
         return float((max(0.0, 1 - least) * self._longest + 2 * furthest) / least)
 
     def _collect(self, atoms: ase.Atoms) -> _Candidates:
-        i, j, shift, distance = _search(atoms, self._longest + SKIN, "ijSd")
+        i, j, shift, distance = _search(atoms, self._longest + SKIN)
         reach = self._reach[self._kind[i], self._kind[j]]
         slack = distance - reach
-        kept = np.flatnonzero((slack < SKIN) & ((i < j) | ((i == j) & _positive(shift))))
+        kept = np.flatnonzero((slack < SKIN) & counted_once(i, j, shift))
         kept = kept[np.argsort(slack[kept], kind="stable")]
-        shift = np.where(atoms.pbc, shift[kept], 0).astype(float)
-        cell, positions = atoms.cell.array.copy(), atoms.positions.copy()
-        return _Candidates(positions, cell, _box(atoms), i[kept], j[kept], shift, reach[kept], slack[kept])
-
-
-def _positive(shift: np.ndarray) -> np.ndarray:
-    """Whether the first shift (P, 3) that is not zero is positive: one of each two opposite images."""
-    x, y, z = shift.T
-    return (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
+        shift, cell = shift[kept].astype(float), atoms.cell.array.copy()
+        box, positions = complete_box(cell, atoms.pbc), atoms.positions.copy()
+        return _Candidates(positions, cell, box, i[kept], j[kept], shift, reach[kept], slack[kept])

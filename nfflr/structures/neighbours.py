@@ -1,0 +1,196 @@
+"""Neighbour search: all pairs of atoms and periodic images within a distance, in any cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from ase.geometry import complete_cell
+from matscipy.neighbours import neighbour_list as matscipy_neighbours
+
+from ..errors import ConfigError, StructureError
+
+Edges = tuple[np.ndarray, np.ndarray, np.ndarray]  # i (E,), j (E,), S (E, 3)
+LEAST = 0.5  # Å; a shorter search would only lay more cells over the same few pairs
+
+
+def neighbor_list(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, backend: str = "auto"
+) -> Edges:
+    """All ordered pairs (i, j, S) with \\|x_j + S·cell − x_i\\| < cutoff, sorted by i.
+
+    Args:
+        positions: (N, 3), Å; atoms may lie outside the cell.
+        cell: (3, 3), Å. Vectors along non-periodic axes may be anything, zero included.
+        pbc: (3,) bool.
+        cutoff: Å; may exceed the cell many times over.
+        backend: ``"vesin"``, ``"matscipy"``, or ``"auto"`` for the faster: matscipy where some axes are
+            periodic and some open (vesin slows down there with the open extent), vesin elsewhere. vesin
+            imports torch, so code that works without torch asks for matscipy.
+
+    Returns:
+        i (E,), j (E,) int64 and S (E, 3) int64, the lattice translation for the positions as given.
+
+    Raises:
+        StructureError: a periodic axis has no cell vector, or a number is not finite.
+        ConfigError: unknown backend, or a cutoff that is no length.
+    """
+    pbc = np.asarray(pbc, dtype=bool)
+    if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
+        raise StructureError("structure: a coordinate or the cell is not finite; check the file")
+    check_cell(np.asarray(cell), pbc)
+    if not (np.isfinite(cutoff) and cutoff > 0):
+        raise ConfigError(f"neighbor_list: cutoff {cutoff}; expected a positive length (Å)")
+    if backend == "auto":
+        backend = "matscipy" if pbc.any() and not pbc.all() else "vesin"
+    if backend not in BACKENDS:
+        raise ConfigError(
+            f"neighbor_list: unknown backend {backend!r}; expected auto or one of {sorted(BACKENDS)}"
+        )
+    if not len(positions):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3), np.int64)
+    # Wrapping inside the search keeps its cost independent of where the atoms are; the shifts are
+    # translated back, so the caller's coordinates are never touched.
+    box, wrapped, image = _wrap(np.asarray(positions, float), np.asarray(cell, float), pbc)
+    wrapped, box = _narrow_gaps(wrapped, box, pbc, cutoff)
+    i, j, shift = BACKENDS[backend](wrapped, box, pbc, cutoff)
+    if image.any():
+        shift = shift + image[i] - image[j]
+    return i, j, shift
+
+
+def check_cell(cell: np.ndarray, pbc: np.ndarray, name: str = "structure") -> None:
+    """Refuse a cell (3, 3) in Å whose periodic axes ``pbc`` (3,) have no length or are parallel.
+
+    Raises:
+        StructureError: names the axis.
+    """
+    pbc = np.asarray(pbc, bool)
+    lengths = np.linalg.norm(cell, axis=1)
+    for axis in np.flatnonzero(pbc & (lengths < 1e-6)):
+        raise StructureError(
+            f"{name}: axis {'abc'[axis]} is periodic but its cell vector is zero; "
+            "give the cell vector or switch off pbc along it"
+        )
+    if pbc.any() and np.linalg.svd(cell[pbc] / lengths[pbc, None], compute_uv=False)[-1] < 1e-9:
+        axes = ", ".join("abc"[axis] for axis in np.flatnonzero(pbc))
+        raise StructureError(f"{name}: periodic axes {axes} are linearly dependent; check the cell")
+
+
+def complete_box(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """The cell (3, 3) in Å with a unit normal for each axis that is not periodic."""
+    box: np.ndarray = complete_cell(np.where(pbc[:, None], cell, 0.0))
+    return box
+
+
+def heights(cell: np.ndarray) -> np.ndarray:
+    """Distances (3,) between opposite faces of a cell (3, 3), Å."""
+    distances: np.ndarray = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+    return distances
+
+
+@dataclass(frozen=True)
+class ClosePairs:
+    """Pairs, each once, sorted by distance.
+
+    Attributes:
+        first, second: (n,) atoms.
+        shifts: (n, 3) whole lattice vectors to add to the second atom.
+        distances: (n,) Å.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    shifts: np.ndarray
+    distances: np.ndarray
+
+
+def close_pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> ClosePairs:
+    """Pairs of atoms at most ``cutoff`` Å apart, each once, an atom and its own image among them.
+
+    Arguments as ``neighbor_list``'s; raises as it does.
+    """
+    i, j, shifts = neighbor_list(positions, cell, pbc, max(cutoff * (1 + 1e-9), LEAST), "matscipy")
+    once = counted_once(i, j, shifts)
+    i, j, shifts = i[once], j[once], shifts[once]
+    translations = shifts @ np.where(np.asarray(pbc, bool)[:, None], cell, 0.0)  # (n, 3) Å
+    distances = np.linalg.norm(positions[j] - positions[i] + translations, axis=1)
+    order = np.argsort(distances, kind="stable")
+    order = order[distances[order] <= cutoff]
+    return ClosePairs(i[order], j[order], shifts[order], distances[order])
+
+
+def counted_once(i: np.ndarray, j: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Whether an edge stands for its pair, (E,) bool: of (i, j, S) and (j, i, −S), one does."""
+    x, y, z = shifts.T
+    positive = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
+    once: np.ndarray = (i < j) | ((i == j) & positive)
+    return once
+
+
+def _wrap(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Box, see ``complete_box``, wrapped positions, and integer images (N, 3)."""
+    box = complete_box(cell, pbc)
+    image = np.floor(positions @ np.linalg.inv(box))
+    image[:, ~pbc] = 0
+    wrapped = positions - image @ box
+    if not pbc.all() and len(positions):
+        wrapped = wrapped - wrapped.min(axis=0)  # a cluster far from the origin costs nothing extra
+    return box, wrapped, image.astype(np.int64)
+
+
+def _narrow_gaps(
+    positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and box with every empty layer wider than two cutoffs narrowed to that width.
+
+    No bond crosses such a layer, so none changes. Searches need memory for the cells that they lay over
+    empty space (and vesin ends the process where there are too many): an atom that has flown off, or a cell
+    given in the wrong unit, must cost nothing.
+    """
+    inverse = np.linalg.inv(box)
+    widest = 2 * cutoff * np.linalg.norm(inverse, axis=0)  # (3,) in fractions of the box
+    fractions = positions @ inverse  # (N, 3)
+    for k in range(3):
+        order = np.argsort(fractions[:, k])
+        place = fractions[order, k]
+        steps = np.append(place, place[0] + 1) if pbc[k] else place
+        excess = np.maximum(np.diff(steps) - widest[k], 0)  # the last is across the boundary if periodic
+        if not excess.any():
+            continue
+        back = np.concatenate([[0.0], excess.cumsum()])  # (N,), and the whole box's if periodic
+        moved = np.empty_like(positions)
+        moved[order] = positions[order] - back[: len(order), None] * box[k]
+        positions = moved
+        if pbc[k]:
+            box = np.where(np.arange(3)[:, None] == k, box * (1 - back[-1]), box)
+    return positions, box
+
+
+def _vesin(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float) -> Edges:
+    import vesin  # it imports torch
+
+    # One thread: callers that want more run more structures, and nobody's cores are taken unasked.
+    search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
+    try:
+        i, j, shift = search.compute(positions, box, pbc, quantities="ijS")
+    except RuntimeError:
+        del search._neighbors  # after a failed allocation its own clean-up ends the process: rather leak
+        raise
+    return i.view(np.int64), j.view(np.int64), shift.astype(np.int64)
+
+
+def _matscipy(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float) -> Edges:
+    fractions = positions @ np.linalg.inv(box)  # (N, 3); along open axes its cell must hold the atoms
+    positions = positions - np.where(pbc, 0.0, fractions.min(axis=0)) @ box
+    box = np.where(pbc[:, None], box, box * (np.ptp(fractions, axis=0) + 2 * cutoff)[:, None])
+    # It sorts atoms into boxes of the cutoff's size, of which a large cell has more than memory holds.
+    boxes = max(100_000, len(positions))
+    reach = max(cutoff, (abs(np.linalg.det(box)) / boxes) ** (1 / 3))
+    i, j, shift, distance = matscipy_neighbours("ijSd", cutoff=reach, positions=positions, cell=box, pbc=pbc)
+    order = np.argsort(i, kind="stable")
+    order = order[distance[order] < cutoff]
+    return i[order].astype(np.int64), j[order].astype(np.int64), shift[order].astype(np.int64)
+
+
+BACKENDS = {"vesin": _vesin, "matscipy": _matscipy}
