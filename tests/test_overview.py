@@ -149,18 +149,19 @@ def test_nff_simplifies_common_workflows_with_two_commands_for_training():
 
 
 def test_py_config_runner_reads_the_config(tmp_path, monkeypatch):
-    from nfflr.train import config
+    from py_config_runner import ConfigObject
 
-    read = []
+    from nfflr.train.config import load_config
 
-    class Spy(config.ConfigObject):
-        def __init__(self, path):
-            read.append(Path(path).name)
-            super().__init__(path)
+    read, begin = [], ConfigObject.__init__
 
-    monkeypatch.setattr(config, "ConfigObject", Spy)
+    def spy(self, path, *arguments, **options):
+        read.append(Path(path).name)
+        begin(self, path, *arguments, **options)
+
+    monkeypatch.setattr(ConfigObject, "__init__", spy)
     path, _ = overview(tmp_path, "total_energy")
-    config.load_config(path)
+    load_config(path)
     assert read == [path.name]
 
 

@@ -6,9 +6,9 @@ from nfflr.data.dataset import AtomsDataset
 from nfflr.models import MomentConfig, MomentNetwork
 
 here, output_dir = Path(__file__).parent, Path("runs/acac")
+random_seed = 0
 dataset = AtomsDataset(here / "train.xyz.xz", n_train=0.9, n_val=0.1, test_source=here / "test.xyz.xz")
 model = MomentNetwork(MomentConfig(elements=("H", "C", "O"), cutoff=5.0))
-random_seed = 0
 epochs, batch_size, compile = 600, 16, True
 stress_weight = 0.0  # molecules have none
 notes = {

@@ -6,9 +6,9 @@ from nfflr.data.dataset import AtomsDataset
 from nfflr.models import MomentConfig, MomentNetwork
 
 here, output_dir = Path(__file__).parent, Path("runs/mlearn-li")
+random_seed = 0
 dataset = AtomsDataset(here / "train.xyz.xz", n_train=0.9, n_val=0.1, test_source=here / "test.xyz.xz")
 model = MomentNetwork(MomentConfig(elements=("Li",), cutoff=6.1))
-random_seed = 0
 stress_weight = 0.0  # shear stresses of the two-atom cells are wrong in the data
 epochs, batch_size, compile = 150, 4, True
 notes = {

@@ -33,15 +33,15 @@ def command(config, out, start, end, steps, seed, write, overwrite) -> int:
 
     Raises the rate exponentially until the loss diverges (ignite's FastaiLRFinder), prints a tenth of the
     rate at which the smoothed loss is lowest, as fastai does, and writes <config>-lr.csv, <config>-lr.png
-    and, with --write, <config>-lr.py beside the config, whose relative paths stay right. It tells the order
-    of magnitude: train with it and with a third of it, and compare validation errors.
+    and, with --write, a copy named <config>-lr beside the config, whose relative paths stay right. It tells
+    the order of magnitude: train with it and with a third of it, and compare validation errors.
     """
     from ..train.config import load_config
     from ..train.rate_finder import as_csv, copy_with_rate, find_learning_rate, plot
 
     paths = {kind: out / f"{config.stem}-lr.{kind}" for kind in ("csv", "png")}
     if write:
-        paths["py"] = config.with_name(f"{config.stem}-lr.py")
+        paths["config"] = config.with_name(f"{config.stem}-lr{config.suffix}")
     refuse_existing(paths.values(), overwrite)
     settings = load_config(config, {} if seed is None else {"random_seed": seed})
     claim_folder(out)
@@ -54,12 +54,12 @@ def command(config, out, start, end, steps, seed, write, overwrite) -> int:
         found = find_learning_rate(settings, start, end, steps, on_step)
     with all_or_none(paths.values()):
         if write:
-            copy_with_rate(config, found.suggestion, paths["py"])
+            copy_with_rate(config, found.suggestion, paths["config"])
         write_atomically(paths["csv"], as_csv(found).encode())
         write_figure(paths["png"], plot(found))
     click.echo(f"suggested learning_rate = {found.suggestion:.3g}")
     for path in paths.values():
         click.echo(f"  wrote {path}")
     if write:
-        click.echo(f"next: nff train {shlex.quote(str(paths['py']))}")
+        click.echo(f"next: nff train {shlex.quote(str(paths['config']))}")
     return 0

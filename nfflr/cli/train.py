@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import sys
@@ -27,6 +28,17 @@ PLACE = 3
 EXAMPLES = ("nff train calculators/mlearn-si/config.py --out runs/si",)
 
 
+def print_schema(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    """Print the JSON schema of YAML configs and end."""
+    if not asked or context.resilient_parsing:
+        return
+    from ..train.config import TrainingConfig
+    from ..train.declarative import json_schema
+
+    click.echo(json.dumps(json_schema(TrainingConfig), indent=2, sort_keys=True, ensure_ascii=False))
+    context.exit()
+
+
 @click.command("train")
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option(
@@ -43,10 +55,19 @@ EXAMPLES = ("nff train calculators/mlearn-si/config.py --out runs/si",)
 @click.option("--nproc", type=click.IntRange(min=1), help="Processes to share each batch; default: 1.")
 @click.option("--resume", is_flag=True, help="Continue from the newest state in the output folder.")
 @click.option("--overwrite", is_flag=True, help="Replace a model that exists in the output folder.")
+@click.option(
+    "--schema",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_schema,
+    help="Print the JSON schema of YAML configs, and end.",
+)
 @click.option("--threads", **THREADS)
 def command(config, out, seed, epochs, device, init_from, compile, nproc, resume, overwrite) -> int:
     """Train a model from a config file.
 
+    CONFIG is Python that defines the settings, or YAML that names them; nff init writes both.
     Writes model.safetensors (the weights that did best on the validation split), metrics.csv,
     learning-curve.png, run.json and state/ to the output folder. Under torchrun or a SLURM step of several
     tasks the processes share each batch, as they do with --nproc.

@@ -45,8 +45,8 @@ def train_student(
     Returns:
         the checkpoint with the lowest validation loss.
     """
-    done = read_record(folder) or {}
-    if done.get("finished"):
+    record = read_record(folder)
+    if record is not None and record.finished:
         return folder / FILE
     claim_folder(folder)
     begun = bool(states(folder / "state"))

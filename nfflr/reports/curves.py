@@ -1,36 +1,18 @@
-"""Files that show how a training went: metrics.csv, learning-curve.png, parity plots."""
+"""Figures that show how a training went: the learning curve and parity plots."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
-from ..storage.files import write_atomically
 from ..train.evaluation import Predictions
 from ..train.objective import Column, higher_is_better
 from ..train.properties import MISSING_CLASS, PropertyPredictions
 from ..units import GPA
-
-
-def write_metrics(out: Path, history: list[dict[str, float]]) -> None:
-    """Write ``metrics.csv``: energies in eV/atom, forces in eV/Å, stresses in eV/Å³, in full precision.
-
-    A cell is empty where a validation did not measure a quantity.
-    """
-    text = io.StringIO()
-    first = ["epoch", "step"]
-    names = [*first, *sorted({name for row in history for name in row} - set(first))]
-    writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_atomically(out / "metrics.csv", text.getvalue().encode())
 
 
 def learning_curve(history: list[dict[str, float]], columns: Sequence[Column]) -> matplotlib.figure.Figure:

@@ -1,105 +1,121 @@
-"""``run.json``: what a training run was asked for, on which data, with which libraries, for how long."""
+"""What a training run writes about itself, and how it is read back: ``run.json`` and ``metrics.csv``."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
+import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from pydantic import BaseModel, Field, PrivateAttr
 
 from ..checkpoint import library_versions
+from ..data.dataset import AtomsDataset
 from ..data.quality.label_checks import short_fingerprint
 from ..errors import ConfigError
-from ..storage.files import write_json
+from ..storage.files import write_atomically
+from ..storage.versioned import Record
 from ..train.config import TrainingConfig
 
-FILE = "run.json"
+FILE, METRICS = "run.json", "metrics.csv"
 MOST_FINGERPRINTS = 50_000  # structures; a megabyte of text
+Row = dict[str, float]
 
 
-class RunRecord:
-    """The record of a run in its folder; written when made, completed by ``finish``.
+class DataRecord(BaseModel):
+    """The data of a run: arguments, digests of files, fingerprints of structures, sizes of splits."""
+
+    origin: dict[str, Any] = Field(default_factory=dict)
+    sha256: dict[str, str | list[str | None] | None] = Field(default_factory=dict)
+    structures: dict[str, list[str]] = Field(default_factory=dict)
+    digest: str | None = None
+    split: dict[str, int] = Field(default_factory=dict)
+    elements: list[str] = Field(default_factory=list)
+
+
+class RunRecord(Record):
+    """``run.json``: what a run was asked for, on which data, with which libraries, for how long.
 
     A resume keeps the first start and command and counts itself; ``wall_time_s`` is that of the process that
     came to the end.
-
-    Raises:
-        ResourceError: it cannot be written.
     """
 
-    def __init__(self, folder: Path, config: TrainingConfig, command: str | None, resume: bool):
-        self.path, self.start = folder / FILE, time.perf_counter()
-        model = config.model
-        self.content: dict[str, object] = {
-            "command": command,
-            "settings": config.plain(),
-            "model": config.described_model(),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "data": described_data(config.dataset),
-            "versions": library_versions(),
-            "started": _now(),
-            "resumed": 0,
-            "finished": None,
-            "wall_time_s": None,
-        }
+    kind: ClassVar[str] = "the run.json of nff train"
+
+    command: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    model: dict[str, Any] = Field(default_factory=dict)
+    parameters: int | None = None
+    data: DataRecord = Field(default_factory=DataRecord)
+    versions: dict[str, str] = Field(default_factory=dict)
+    started: str | None = None
+    resumed: int = 0
+    finished: str | None = None
+    wall_time_s: float | None = None
+    _start: float = PrivateAttr(default_factory=time.perf_counter)
+
+    @classmethod
+    def begin(cls, folder: Path, config: TrainingConfig, command: str | None, resume: bool) -> Self:
+        """Write the record of a run that begins, or goes on, in a folder.
+
+        Raises:
+            ResourceError: it cannot be written.
+        """
         before = read_record(folder) if resume else None
-        if before is not None:
-            kept = {name: before.get(name) for name in ("started", "command")}
-            self.content |= {**kept, "resumed": before.get("resumed", 0) + 1}
-        write_json(self.path, self.content)
+        record = cls(
+            command=command if before is None else before.command,
+            settings=config.plain(),
+            model=config.described_model(),
+            parameters=sum(p.numel() for p in config.model.parameters()),
+            data=described_data(config.dataset),
+            versions=library_versions(),
+            started=_now() if before is None else before.started,
+            resumed=0 if before is None else before.resumed + 1,
+        )
+        record.write(folder / FILE)
+        return record
 
-    def finish(self) -> None:
-        """Say that the run came to its end."""
-        self.content |= {"finished": _now(), "wall_time_s": time.perf_counter() - self.start}
-        write_json(self.path, self.content)
+    def finish(self, folder: Path) -> None:
+        """Write that the run came to its end."""
+        seconds = time.perf_counter() - self._start
+        self.model_copy(update={"finished": _now(), "wall_time_s": seconds}).write(folder / FILE)
 
 
-def read_record(folder: Path) -> dict | None:
-    """The record of a run, or None if there is none.
+def read_record(folder: Path) -> RunRecord | None:
+    """The record of the run in a folder, or None if there is none.
 
     Raises:
-        ConfigError: it is no JSON object.
+        ConfigError: the file holds something else.
     """
-    path = folder / FILE
-    if not path.is_file():
-        return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error}); delete it or restore it") from error
-    if not isinstance(record, dict):
-        raise ConfigError(f"{path}: expected a JSON object; delete it or restore it")
-    return record
+    return RunRecord.read(folder / FILE) if (folder / FILE).is_file() else None
 
 
-def described_data(dataset) -> dict:
-    """Where data are from, their digests, and the sizes of their splits, as JSON."""
+def described_data(dataset: AtomsDataset) -> DataRecord:
+    """Where data are from, their digests, and the sizes of their splits."""
     origin = json.loads(json.dumps(dataset.origin, default=_plain))
     files = {name: origin[name] for name in ("source", "test_source") if origin[name]}
-    return {
-        "origin": origin,
-        "sha256": {name: _digests(file) for name, file in files.items()},
-        "structures": _fingerprints(dataset),
-        "digest": dataset.digest(),
-        "split": {name: len(indices) for name, indices in dataset.split.items()},
-        "elements": list(dataset.elements),
-    }
+    few = len(dataset) <= MOST_FINGERPRINTS
+    return DataRecord(
+        origin=origin,
+        sha256={name: _digests(file) for name, file in files.items()},
+        # By these the structures that training sees are known again.
+        structures={p: list(map(short_fingerprint, dataset.part(p))) for p in ("train", "val") if few},
+        digest=dataset.digest(),
+        split={name: len(indices) for name, indices in dataset.split.items()},
+        elements=list(dataset.elements),
+    )
 
 
 def _digests(files: str | list[str]) -> str | list[str | None] | None:
     return (
         [file_digest(Path(file)) for file in files] if isinstance(files, list) else file_digest(Path(files))
     )
-
-
-def _fingerprints(dataset) -> dict[str, list[str]]:
-    """Short fingerprints of the structures that training sees, by which they are known again."""
-    if len(dataset) > MOST_FINGERPRINTS:
-        return {}
-    return {part: [short_fingerprint(record) for record in dataset.part(part)] for part in ("train", "val")}
 
 
 def file_digest(path: Path) -> str | None:
@@ -116,3 +132,33 @@ def _plain(value):
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_metrics(folder: Path, history: list[Row]) -> None:
+    """Write ``metrics.csv``: energies in eV/atom, forces in eV/Å, stresses in eV/Å³, in full precision.
+
+    A cell is empty where a validation did not measure a quantity.
+    """
+    text = io.StringIO()
+    first = ["epoch", "step"]
+    names = [*first, *sorted({name for row in history for name in row} - set(first))]
+    writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_atomically(folder / METRICS, text.getvalue().encode())
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """Rows of ``metrics.csv``; NaN where a cell is empty.
+
+    Raises:
+        ConfigError: it has no row, or a cell is no number.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [{k: float(v) if v else math.nan for k, v in r.items()} for r in csv.DictReader(file)]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: not the metrics of a run ({error}); restore it") from error
+    if not rows or not {"epoch", "train/loss", "val/loss"} <= rows[0].keys():
+        raise ConfigError(f"{path}: holds no validation with epoch, train/loss and val/loss; restore it")
+    return rows

@@ -1,19 +1,12 @@
-"""Training settings: read from a Python file, validated into one object."""
+"""Training settings: read from a Python or YAML file, validated into one object."""
 
 from __future__ import annotations
 
-import ast
 import difflib
-import reprlib
-import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from py_config_runner import ConfigObject
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -28,12 +21,14 @@ from torch import nn
 
 from ..data.dataset import AtomsDataset
 from ..data.sources import modules as source_modules
-from ..errors import ConfigError, NFFLrError, plain_reason
+from ..errors import ConfigError, plain_reason
 from ..models.base import Potential
 from ..nn.losses import KEYS
-from ..structures.kinds import CHECKPOINT, CONFIG, DATA, STRUCTURE, kind_of
+from ..structures.kinds import CHECKPOINT, CONFIG, DATA, SETTINGS, STRUCTURE, kind_of
 from ..validation.tasks import Task
+from .declarative import read_yaml
 from .physics import read_tasks
+from .python_config import SEED, is_python, run_config
 
 INSIDE = "config.py"  # what nff init calls a config
 NotNegative = Annotated[float, Field(ge=0)]
@@ -187,37 +182,31 @@ class TrainingConfig(BaseModel):
         return {"key": model.key, "dtype": str(model.dtype), **model.config.model_dump(mode="json")}
 
 
-def load_config(path: str | Path, overrides: dict | None = None) -> TrainingConfig:
-    """Run a config file and validate the settings it defines.
+def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> TrainingConfig:
+    """The settings of a config file: Python that defines them, or YAML that names them.
 
     Weights are initialised from the file's ``random_seed``; the caller's random state is left alone.
 
     Args:
-        path: a Python file; other names in it (``cutoff``, helpers) are its own business.
-        overrides: settings that replace the file's (as ``--seed`` does); ``random_seed`` must be a literal
-            in the file to be replaced before the model is built.
+        path: the file; other names in a Python file (``cutoff``, helpers) are its own business.
+        overrides: settings that replace the file's (as ``--seed`` does).
 
     Raises:
         ConfigError: missing file, an error inside it (with its own line), or a setting that is misspelt,
             missing or wrong.
     """
-    path = Path(path)
+    path, overrides = Path(path), overrides or {}
     _refuse_other_kinds(path)
-    overrides = overrides or {}
-    seed = overrides.get("random_seed", _literal(path, "random_seed", 42))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        names = _run(path)
-    if names.get("random_seed", seed) != seed and "random_seed" not in overrides:
-        raise ConfigError(
-            f"{path}: random_seed: must be a plain number, not negative, as weights are drawn while the file "
-            f"runs; got {reprlib.repr(names['random_seed'])}"
-        )
-    names = {**names, "random_seed": seed, **overrides}
+    seed = overrides.get(SEED)
+    if kind_of(path) == SETTINGS:
+        names = read_yaml(path, TrainingConfig, seed)
+    else:
+        names = run_config(path, seed)
+        _report_misspelt(path, names)
     known = TrainingConfig.model_fields
-    _report_misspelt(path, names)
+    values = {**names, **overrides}
     try:
-        return TrainingConfig(**{name: value for name, value in names.items() if name in known})
+        return TrainingConfig(**{name: value for name, value in values.items() if name in known})
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:
@@ -231,7 +220,9 @@ def _refuse_other_kinds(path: Path) -> None:
     kind = kind_of(path)
     if kind is None and _is_data(path):  # JSON lines are Python too
         kind = DATA
-    if kind == CONFIG or (kind is None and path.is_file() and _is_python(path)):
+    if kind in (CONFIG, SETTINGS) and path.is_file():
+        return
+    if kind == CONFIG or (kind is None and path.is_file() and is_python(path)):
         return
     if (path / INSIDE).is_file():
         raise ConfigError(f"{path}: is a folder; give the config in it, {path / INSIDE}")
@@ -253,64 +244,6 @@ def _refuse_other_kinds(path: Path) -> None:
 def _is_data(path: Path) -> bool:
     """Whether a source opens it; the one for files of any kind does not count."""
     return any(s.opens(str(path)) for s in source_modules() if not getattr(s, "FALLBACK", False))
-
-
-def _is_python(path: Path) -> bool:
-    try:
-        ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return False
-    return True
-
-
-def _literal(path: Path, name: str, default: int) -> int:
-    """The value of a top-level ``name = <number>``, read without running the file."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except SyntaxError as error:
-        where = f"line {error.lineno}: " if error.lineno else ""
-        raise ConfigError(f"{path}: {where}{error.msg}; correct the config") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not a Python file ({error}); give a config") from error
-    found: object = default
-    for node in tree.body:
-        targets = getattr(node, "targets", [getattr(node, "target", None)])
-        value = getattr(node, "value", None)
-        if any(getattr(t, "id", None) == name for t in targets) and isinstance(value, ast.Constant):
-            found = value.value
-    return found if type(found) is int and found >= 0 else default
-
-
-def _run(path: Path) -> dict:
-    try:
-        with _unnoticed(path.stem):
-            return {k: v for k, v in dict(ConfigObject(path.resolve())).items() if k != "config_filepath"}
-    except (NFFLrError, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # a config is a program: whatever it raises is the user's to see
-        frames = traceback.extract_tb(sys.exc_info()[2])
-        lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
-        where = f"line {lines[-1]}: " if lines else ""
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        if isinstance(error, ValidationError):  # of the hyper-parameters of a model
-            first = error.errors()[0]
-            names = [error.title, *map(str, first["loc"])]
-            reason = f"{'.'.join(names)}: {plain_reason(first)}"
-        raise ConfigError(f"{path}: {where}{reason}; correct the config") from error
-
-
-@contextmanager
-def _unnoticed(name: str) -> Iterator[None]:
-    """The runner imports the file as a module of its own name: leave no trace of it, nor take one over."""
-    before, bytecode = sys.modules.pop(name, None), sys.dont_write_bytecode
-    sys.dont_write_bytecode = True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = bytecode
-        sys.modules.pop(name, None)
-        if before is not None:
-            sys.modules[name] = before
 
 
 SYNONYMS = {"lr": "learning_rate", "num_epochs": "epochs", "n_epochs": "epochs", "seed": "random_seed"}

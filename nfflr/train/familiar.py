@@ -83,13 +83,11 @@ def _folders(checkpoint: str) -> list[Path]:
 def _known(folder: Path) -> tuple[dict[str, set[str]], set[str]]:
     """Fingerprints of structures that were trained on, by part, and digests of files."""
     with suppress(NFFLrError):
-        data = (read_record(folder) or {}).get("data") or {}
-        structures = data.get("structures") or {}
-        digests = data.get("sha256") or {}
-        listed = digests.get("source") if isinstance(digests, dict) else None
-        found = {x for x in (listed if isinstance(listed, list) else [listed]) if isinstance(x, str)}
-        if structures or found:
-            return {part: set(structures.get(part) or ()) for part in PARTS}, found
+        record = read_record(folder)
+        digest = record.data.sha256.get("source") if record else None
+        digests = {d for d in (digest if isinstance(digest, list) else [digest]) if d is not None}
+        if record and (record.data.structures or digests):
+            return {part: set(record.data.structures.get(part, ())) for part in PARTS}, digests
         train = folder / "train.xyz.xz"
         if ase_files.opens(train):
             return {"train": {short_fingerprint(record) for record in read_records(train, ())}}, set()

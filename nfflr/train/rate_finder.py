@@ -22,6 +22,7 @@ from ignite.engine import Engine
 from ignite.handlers import FastaiLRFinder
 
 from ..errors import ConfigError, NumericsError
+from ..storage.files import write_atomically
 from .batches import make_loader
 from .config import TrainingConfig
 from .initialise import prepared
@@ -132,28 +133,43 @@ def plot(test: RangeTest) -> matplotlib.figure.Figure:
 def with_learning_rate(text: str, rate: float, name: str) -> str:
     """The text of a config with ``learning_rate`` set to ``rate`` where it is assigned, or at its end.
 
+    Args:
+        text: of a Python config, or of a YAML one if ``name`` ends so.
+        rate: to write.
+        name: of the config's file.
+
     Raises:
         ConfigError: ``learning_rate`` is assigned in several places or inside a block.
     """
-    line = f"learning_rate = {rate:.3g}  # by nff lr"
-    assigned = [
-        node
+    if Path(name).suffix in (".yaml", ".yml"):
+        line, places = f"learning_rate: {rate:.3g}  # by nff lr", _places_in_yaml(text)
+    else:
+        line, places = f"learning_rate = {rate:.3g}  # by nff lr", _places_in_python(text)
+    if not places:
+        return text.rstrip("\n") + f"\n\n{line}\n"
+    if len(places) > 1 or places[0] is None:
+        raise ConfigError(f"{name}: learning_rate is not assigned once at top level; set {rate:.3g} by hand")
+    lines = text.split("\n")
+    lines[places[0]] = [line]
+    return "\n".join(lines)
+
+
+def _places_in_python(text: str) -> list[slice | None]:
+    """The lines of each assignment; None for one inside a block."""
+    return [
+        None if node.col_offset else slice(node.lineno - 1, node.end_lineno)
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Assign | ast.AnnAssign)
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         if getattr(target, "id", None) == "learning_rate"
     ]
-    if not assigned:
-        return text.rstrip("\n") + f"\n\n{line}\n"
-    if len(assigned) > 1 or assigned[0].col_offset:
-        raise ConfigError(f"{name}: learning_rate is not assigned once at top level; set {rate:.3g} by hand")
+
+
+def _places_in_yaml(text: str) -> list[slice | None]:
     lines = text.split("\n")
-    lines[assigned[0].lineno - 1 : assigned[0].end_lineno] = [line]
-    return "\n".join(lines)
+    return [slice(k, k + 1) for k, line in enumerate(lines) if line.startswith("learning_rate:")]
 
 
 def copy_with_rate(config: Path, rate: float, out: Path) -> None:
     """Write a copy of a config that trains with ``rate``."""
-    from ..storage.files import write_atomically
-
     write_atomically(out, with_learning_rate(config.read_text(encoding="utf-8"), rate, str(config)).encode())

@@ -6,10 +6,11 @@ import json
 import os
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jinja2
 import numpy as np
 
 from ..data import sources
@@ -39,255 +40,184 @@ class Choices:
     stress: bool
 
 
-def choose(seen: Survey, left_out: int = 0) -> Choices:
+def choose(survey: Survey, left_out: int = 0) -> Choices:
     """Settings for data of this size, density and labelling.
 
     Args:
-        seen: the data.
+        survey: the data.
         left_out: how many of the structures will not be used.
     """
-    count = len(seen) - left_out
+    count = len(survey) - left_out
     share = 0.2 if count < 100 else 0.1 if count < 10_000 else 0.05
     n_val = max(1, round(share * count))
     n_train = count - n_val
-    by_atoms = ATOMS_PER_BATCH / float(np.median(seen.sizes))
+    by_atoms = ATOMS_PER_BATCH / float(np.median(survey.sizes))
     by_count = n_train / 8  # so that an epoch has some steps
     batch = 2 ** int(np.log2(np.clip(min(by_atoms, by_count), 1, 16)))
     epochs = int(np.clip(UPDATES * batch / n_train, *EPOCHS))
-    forces = bool(seen.labels.get("forces"))
+    forces = bool(survey.labels.get("forces"))
     return Choices(
-        cutoff=choose_cutoff(seen),
+        cutoff=choose_cutoff(survey),
         n_val=n_val,
         n_train=n_train,
         batch_size=batch,
         epochs=round(epochs, -1),
         target="energy_and_forces" if forces else "total_energy",
-        stress=forces and bool(seen.labels.get("stress")),
+        stress=forces and bool(survey.labels.get("stress")),
     )
 
 
-def choose_cutoff(seen: Survey) -> float:
+def choose_cutoff(survey: Survey) -> float:
     """Radius (Å) of three shells, or half the height of most cells where that is less, within ``CUTOFFS``."""
-    shells = SHELLS * max(seen.spacing.values())
-    half = np.floor(10 * np.median(seen.heights) / 2) / 10 if np.isfinite(np.median(seen.heights)) else np.inf
+    shells = SHELLS * max(survey.spacing.values())
+    half = np.floor(10 * np.median(survey.heights) / 2) / 10  # infinite for molecules
     return round(float(np.clip(min(shells, half), *CUTOFFS)), 1)
 
 
-def advised(found: Diagnosis) -> Diagnosis:
+def advised(diagnosis: Diagnosis) -> Diagnosis:
     """The diagnosis with what the choice of the cutoff adds to it."""
-    if found.survey is None or not found.survey.spacing:
-        return found
-    seen, cutoff = found.survey, choose_cutoff(found.survey)
-    short = seen.heights < 2 * cutoff
+    if diagnosis.survey is None or not diagnosis.survey.spacing:
+        return diagnosis
+    survey, cutoff = diagnosis.survey, choose_cutoff(diagnosis.survey)
+    short = survey.heights < 2 * cutoff
     if short.mean() <= MOST:
-        return found
+        return diagnosis
     reason = (
-        f"{short.sum()} of {len(seen)} cells are shorter than twice the cutoff of {cutoff} Å (the median is "
-        f"{np.median(seen.heights[short]):.1f} Å): atoms see neighbours together with their images, so that "
-        "held-out structures of this kind cannot show what is wrong in larger cells"
+        f"{short.sum()} of {len(survey)} cells are shorter than twice the cutoff of {cutoff} Å (the median "
+        f"is {np.median(survey.heights[short]):.1f} Å): atoms see neighbours together with their images, so "
+        "that held-out structures of this kind cannot show what is wrong in larger cells"
     )
     finding = Finding(reason, "add some cells of at least twice the cutoff, or compare with them afterwards")
-    return replace(found, findings=(*found.findings, finding))
+    return replace(diagnosis, findings=(*diagnosis.findings, finding))
 
 
-def config_text(source: str | Path | Sequence[str], folder: Path, found: Diagnosis, filtered: bool) -> str:
-    """The Python text of a config that ``nfflr.train.config.load_config`` takes.
+UNITS = {  # what is said beside each option of the data
+    "energy_units": "of the file; inside, everything is eV",
+    "force_units": "of the file; inside, eV/Å",
+    "force_sign": "-1: the file holds gradients",
+    "stress_units": "of the file; inside, eV/Å^3; eV: virials, which are divided by the volume",
+    "stress_sign": "-1: the file counts pressure positive, as VASP and virials do",
+    "stress_order": "how six numbers make a tensor",
+    "keys": "names of the labels in the file",
+}
+LABELS = {"total_energy": "energies", "forces": "forces", "stress": "stresses"}
+
+
+def config_text(
+    source: str | Path | Sequence[str],
+    folder: Path,
+    diagnosis: Diagnosis,
+    filtered: bool,
+    form: str = "py",
+) -> str:
+    """The text of a config that ``nfflr.train.config.load_config`` takes.
 
     Args:
         source: the data, a path, the name of a JARVIS set, or a list of these.
         folder: where the config will lie.
-        found: what is in the data, and how they are read.
+        diagnosis: what is in the data, and how they are read.
         filtered: whether single structures can be left out (the source is a file of structures).
+        form: ``py`` or ``yaml``.
     """
-    seen, options = found.survey, found.options
-    assert seen is not None  # the data are usable
-    left_out = sorted({*seen.isolated, *seen.repeats}) if filtered else []
-    chosen = choose(seen, len(left_out))
-    elements = seen.bonded if filtered else seen.elements  # isolated atoms are left out
-    name = sources.display_name(source)
-    contents = f"{len(seen)} structures of {', '.join(elements)}"
-    usage = "Written by nff init; edit at will, run with: nff train config.py"
-    blocks = [
-        f'"""Training on {name}: {contents}.\n\n{usage}\n"""\n',
-        _imports(filtered and bool(left_out), len(sources.parts(source)) > 1),
-        _data(source, folder, seen, options, chosen, left_out),
-        _model(seen, elements, chosen),
-        _schedule(seen, chosen),
-        _loss(chosen, found.stress_fault),
-        f'notes = {{"data": {json.dumps(name)}}}  # kept in the checkpoint: add licence and citation\n',
-    ]
-    return "\n".join(block for block in blocks if block)
+    survey = diagnosis.survey
+    assert survey is not None  # the data are usable
+    left_out = sorted({*survey.isolated, *survey.repeats}) if filtered else []
+    choices = choose(survey, len(left_out))
+    elements = survey.bonded if filtered else survey.elements  # isolated atoms are left out
+    steps = -(-choices.n_train // choices.batch_size) * choices.epochs
+    forces = choices.target == "energy_and_forces"
+    needed = ("total_energy", "forces")[: 1 + forces]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__ or ""),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"comment": _comment, "wrapped": _wrapped, "json": _json}
+    return environment.get_template(f"config.{form}.jinja").render(
+        name=sources.display_name(source),
+        survey=survey,
+        elements=elements,
+        choices=choices,
+        options=diagnosis.options,
+        units=UNITS,
+        labels=", ".join(word for name, word in LABELS.items() if survey.labels.get(name)),
+        groups=_groups(survey),
+        paths=[_place(part, folder) for part in sources.parts(source)],
+        left_out=left_out,
+        reasons=_reasons(survey),
+        held_out=f"{choices.n_val / (choices.n_val + choices.n_train):.0%}",
+        missing=any(survey.missing(label) for label in needed),
+        copies=bool(survey.copies) and not left_out,
+        cutoff_reason=_cutoff_reason(survey),
+        shared=len(elements) > OWN_WEIGHTS,
+        atoms=f"{choices.batch_size * np.median(survey.sizes):.0f}",
+        steps=f"{steps:,}",
+        short=steps < 2000,
+        validate_every=max(1, choices.epochs // 40),
+        forces=forces,
+        no_stress=diagnosis.stress_fault if choices.stress else "no stress labels",
+    )
 
 
-def _imports(reading: bool, several: bool) -> str:
-    lines = ["from itertools import chain"] if reading and several else []
-    lines += ["from pathlib import Path", "", "from nfflr.data.dataset import AtomsDataset"]
-    lines += ["from nfflr import read_structures"] if reading else []
-    return "\n".join([*lines, "from nfflr.models import MomentConfig, MomentNetwork", ""])
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
-def _data(source, folder, seen: Survey, options: Mapping, chosen: Choices, left_out: list[int]) -> str:
-    lines = [
-        "here = Path(__file__).parent",
-        'output_dir = here / "run"  # checkpoint, metrics.csv, learning curve, and the state for --resume',
-        "random_seed = 0  # of initial weights and shuffling; another seed tells how much is chance",
-        "",
-        *_groups(seen),
-        *_sources(source, folder),
-    ]
-    used = "data"
-    if left_out:
-        lines += _left_out(seen, left_out, len(sources.parts(source)) > 1)
-        used = "structures"
-    arguments = [f"{used},", f'"{chosen.target}",  # {_labels(seen)}']
-    for key, value in options.items():
-        arguments.append(f"{key}={json.dumps(value, ensure_ascii=False)},  # {_unit_reason(key)}")
-    arguments += [
-        f"n_train={chosen.n_train},",
-        f"n_val={chosen.n_val},  # {chosen.n_val / (chosen.n_val + chosen.n_train):.0%} held out, at random, "
-        "to choose the checkpoint",
-    ]
-    needed = ("total_energy", "forces")[: 1 + (chosen.target == "energy_and_forces")]
-    if any(seen.missing(label) for label in needed):
-        arguments.append("allow_missing=True,  # some labels are missing; those there are count")
-    if seen.copies and not left_out:
-        arguments.append("allow_duplicates=True,  # there are copies; better to remove them from the file")
-    return "\n".join([*lines, "dataset = AtomsDataset(", *(f"    {a}" for a in arguments), ")", ""])
+def _comment(text: str) -> str:
+    """The paragraphs of a text as lines of a comment; nothing for no text."""
+    lines = [line for part in text.splitlines() for line in textwrap.wrap(part, 104)]
+    return "".join(f"# {line}\n" for line in lines)
 
 
-def _groups(seen: Survey) -> list[str]:
-    """A comment on groups, by which ``nff evaluate`` tells errors."""
-    counts = Counter(seen.groups)
+def _wrapped(text: str, indent: int) -> str:
+    return textwrap.indent("\n".join(textwrap.wrap(text, 100 - indent)), " " * indent)
+
+
+def _groups(survey: Survey) -> str:
+    """What is said about groups, by which ``nff evaluate`` tells errors."""
+    counts = Counter(survey.groups)
     if len(counts) < 2:
-        return []
-    told = [f"{name} {count}" for name, count in counts.most_common(12)]
-    told += [f"{len(counts) - 12} more"] if len(counts) > 12 else []
-    return _comment("Groups in the data, by which nff evaluate tells errors: " + ", ".join(told) + ".")
+        return ""
+    names = [f"{name} {count}" for name, count in counts.most_common(12)]
+    names += [f"{len(counts) - 12} more"] if len(counts) > 12 else []
+    return f"Groups in the data, by which nff evaluate tells errors: {', '.join(names)}."
 
 
-def _left_out(seen: Survey, left_out: list[int], several: bool) -> list[str]:
+def _reasons(survey: Survey) -> str:
+    """Why structures are left out."""
     reasons = []
-    if seen.isolated:
+    if survey.isolated:
         reasons.append(
             "Isolated atoms are left out: reference energies are fitted to the rest, so that the network "
             "learns only what differs; atoms alone lie several eV above it."
         )
-    if seen.repeats:
+    if survey.repeats:
         reasons.append(
             "Repeated structures are left out: a copy in both splits would flatter the validation."
         )
-    listed = _wrapped("left_out = {", ", ".join(map(str, left_out)), "}  # by their place in the data")
-    frames = "chain.from_iterable(map(read_structures, data))" if several else "read_structures(data)"
-    pick = f"structures = [atoms for k, atoms in enumerate({frames}) if k not in left_out]"
-    return [line for reason in reasons for line in _comment(reason)] + [*listed, pick]
+    return "\n".join(reasons)
 
 
-def _wrapped(start: str, text: str, end: str) -> list[str]:
-    if len(start + text + end) <= 105:
-        return [start + text + end]
-    return [start, *(f"    {line}" for line in textwrap.wrap(text + ",", 100)), end]
-
-
-def _comment(text: str) -> list[str]:
-    return [f"# {line}" for line in textwrap.wrap(text, 104)]
-
-
-def _sources(source: str | Path | Sequence[str], folder: Path) -> list[str]:
-    paths = [_path(part, folder) for part in sources.parts(source)]
+def _cutoff_reason(survey: Survey) -> str:
+    element = max(survey.spacing, key=survey.spacing.__getitem__)
+    low, high = CUTOFFS
     return (
-        [f"data = {paths[0]}"] if len(paths) == 1 else ["data = [", *(f"    {path}," for path in paths), "]"]
+        f"Nearest neighbours of {element} are typically {survey.spacing[element]:.2f} Å away; {SHELLS} times "
+        f"that takes in the third shell of most solids. Kept between {low} and {high} Å, as the cost grows "
+        "with its cube, and within half the height of most cells, beyond which atoms see neighbours and "
+        "their images."
     )
 
 
-def _path(source: str | Path, folder: Path) -> str:
-    """A path relative to the config where the two lie near, so that both can be moved together."""
+def _place(source: str | Path, folder: Path) -> tuple[str, str]:
+    """A source as text and as Python: a path relative to the config where the two lie near, so that both can
+    be moved together."""
     if not Path(source).exists():
-        return json.dumps(str(source))
+        return str(source), json.dumps(str(source))
     path = Path(source).resolve()
     relative = Path(os.path.relpath(path, folder.resolve()))
     if relative.parts.count("..") > 2:
-        return f"Path({json.dumps(str(path))})"
-    return "here / " + json.dumps(relative.as_posix())
-
-
-def _labels(seen: Survey) -> str:
-    known = [name for name in ("total_energy", "forces", "stress") if seen.labels.get(name)]
-    words = {"total_energy": "energies", "forces": "forces", "stress": "stresses"}
-    return "labels found: " + ", ".join(words[name] for name in known)
-
-
-def _unit_reason(key: str) -> str:
-    return {
-        "energy_units": "of the file; inside, everything is eV",
-        "force_units": "of the file; inside, eV/Å",
-        "force_sign": "-1: the file holds gradients",
-        "stress_units": "of the file; inside, eV/Å^3; eV: virials, which are divided by the volume",
-        "stress_sign": "-1: the file counts pressure positive, as VASP and virials do",
-        "stress_order": "how six numbers make a tensor",
-        "keys": "names of the labels in the file",
-    }[key]
-
-
-def _model(seen: Survey, elements: tuple[str, ...], chosen: Choices) -> str:
-    element = max(seen.spacing, key=seen.spacing.__getitem__)
-    spacing = seen.spacing[element]
-    low, high = CUTOFFS
-    reason = (
-        f"Nearest neighbours of {element} are typically {spacing:.2f} Å away; {SHELLS} times that takes in "
-        f"the third shell of most solids. Kept between {low} and {high} Å, as the cost grows with its cube, "
-        "and within half the height of most cells, beyond which atoms see neighbours and their images."
-    )
-    shared = len(elements) > OWN_WEIGHTS
-    return "\n".join(
-        [
-            *_comment(reason),
-            "model = MomentNetwork(",
-            "    MomentConfig(",
-            *_elements(elements),
-            f"        cutoff={chosen.cutoff},  # Å",
-            *(["        own_weights=False,  # many elements share them"] if shared else []),
-            "    )",
-            ")",
-            "",
-        ]
-    )
-
-
-def _elements(elements: tuple[str, ...]) -> list[str]:
-    text = ", ".join(f'"{e}"' for e in elements) + ("," if len(elements) == 1 else "")
-    if len(text) < 50:
-        return [f"        elements=({text}),  # those in the data; others will be refused"]
-    lines = (f"            {line}" for line in textwrap.wrap(text + ",", 90))
-    return ["        elements=(  # those in the data; others will be refused", *lines, "        ),"]
-
-
-def _schedule(seen: Survey, chosen: Choices) -> str:
-    steps = -(-chosen.n_train // chosen.batch_size)
-    atoms = chosen.batch_size * np.median(seen.sizes)
-    return "\n".join(
-        [
-            *_comment(
-                "Everything that is not set here has a default, listed in nfflr/train/config.py: the "
-                "optimiser, the learning rate (2e-3; nff lr config.py looks for a better one), how energies, "
-                "forces and stresses count."
-            ),
-            f"batch_size = {chosen.batch_size}  # about {atoms:.0f} atoms per step",
-            f"epochs = {chosen.epochs}  # {steps * chosen.epochs:,} steps; fewer to try, more if the "
-            "validation error still falls",
-            "compile = True  # the step, with the C++ compiler of the machine; without one it is slower",
-            f"validate_every = {max(1, chosen.epochs // 40)}  # epochs between validations",
-            *(["ema_decay = 0.99  # of so few steps"] if steps * chosen.epochs < 2000 else []),
-            "",
-        ]
-    )
-
-
-def _loss(chosen: Choices, stress_fault: str) -> str:
-    lines = []
-    if chosen.target != "energy_and_forces":
-        lines.append("force_weight, energy_weight = 0.0, 1.0  # there are no forces to learn from")
-    if not chosen.stress:
-        lines.append("stress_weight = 0.0  # no stress labels")
-    elif stress_fault:
-        lines.append(f"stress_weight = 0.0  # {stress_fault}")
-    return "\n".join([*lines, ""]) if lines else ""
+        return str(path), f"Path({_json(str(path))})"
+    return relative.as_posix(), f"here / {_json(relative.as_posix())}"

@@ -16,8 +16,8 @@ from ..checkpoint import FILE, find_members, save_checkpoint
 from ..data.dataset import AtomsDataset
 from ..errors import ConfigError, NumericsError, StoppedError
 from ..models.base import Potential
-from ..reports.curves import learning_curve, write_metrics
-from ..reports.run_record import RunRecord
+from ..reports.curves import learning_curve
+from ..reports.run_record import RunRecord, write_metrics
 from ..storage.files import claim_folder, sweep, write_figure
 from ..storage.lock import locked
 from ..validation.suite import Report
@@ -97,11 +97,11 @@ def train(
                 sweep_states(out / "state", run.step)
         elif is_first():
             clear_overwritten(out)
-        record = RunRecord(out, run.config, command, resume) if is_first() else None
+        record = RunRecord.begin(out, run.config, command, resume) if is_first() else None
         advance(run, out, Listeners(on_stage, on_step, on_validation, on_task, on_report))
         if record is not None:  # of the first rank
             write_figure(out / "learning-curve.png", learning_curve(run.history, run.objective.columns))
-            record.finish()
+            record.finish(out)
             write_swag(run, out / SWAG)
         idist.barrier()
     if math.isinf(run.best):

@@ -1,16 +1,20 @@
 """``nff init`` on public data as published, and on the same data with the faults that data have."""
 
+import json
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
+import yaml
 from ase.calculators.singlepoint import SinglePointCalculator
 from builders import copper
+from pydantic import ValidationError
 
 from nfflr.cli.main import run
 from nfflr.structures.readers import read_structures
-from nfflr.train.config import load_config
+from nfflr.train.config import TrainingConfig, load_config
+from nfflr.train.declarative import file_model, json_schema
 from nfflr.units import GPA
 
 DATA = Path(__file__).parent.parent / "data"
@@ -403,3 +407,30 @@ def test_a_folder_without_data_says_where_there_are_some(tmp_path, capsys):
     assert "/runs/*/OUTCAR'" in refusal(capsys)
     assert init(tmp_path / "runs" / "*.xyz", tmp_path) == 2
     assert "no file matches" in refusal(capsys)
+
+
+@pytest.mark.parametrize("name", ["silicon", "jarvis-stress", "NbTaW"])
+def test_yaml_and_python_configs_are_the_same_training(name, tmp_path):
+    source, options = SETS[name]
+    assert init(source, tmp_path, *options) == 0
+    assert init(source, tmp_path, *options, "--yaml", "--overwrite") == 0
+    declared, programmed = (load_config(tmp_path / "out" / f"config.{form}") for form in ("yaml", "py"))
+    assert declared.plain() == programmed.plain() and declared.notes == programmed.notes
+    assert declared.described_model() == programmed.described_model()
+    assert declared.dataset.digest() == programmed.dataset.digest()
+    assert declared.output_dir.resolve() == programmed.output_dir.resolve()
+
+
+def test_a_yaml_config_leaves_out_what_the_python_one_does_and_obeys_its_schema(tmp_path):
+    frames = silicon(30)
+    source = written(tmp_path, [*frames, frames[2]])
+    assert init(source, tmp_path, "--yaml") == 0
+    text = (tmp_path / "out" / "config.yaml").read_text()
+    assert len(load_config(tmp_path / "out" / "config.yaml").dataset) == len(frames)
+    assert text.startswith("# yaml-language-server: $schema=./config.schema.json")
+    schema = json.loads((tmp_path / "out" / "config.schema.json").read_text())
+    assert schema == json_schema(TrainingConfig)
+    allowed = file_model(TrainingConfig)
+    allowed.model_validate(yaml.safe_load(text))
+    with pytest.raises(ValidationError, match="epoch"):
+        allowed.model_validate({**yaml.safe_load(text), "epoch": 3})

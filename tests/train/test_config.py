@@ -295,3 +295,24 @@ def test_the_settings_that_a_resume_compares_are_json_without_model_data_and_pla
     assert json.loads(json.dumps(plain)) == plain
     assert not {"model", "dataset", "output_dir", "notes"} & plain.keys()
     assert {"epochs", "learning_rate", "criterion", "random_seed", "energy_weight"} <= plain.keys()
+
+
+def test_a_file_that_assigns_its_seed_first_is_run_once(write, tmp_path):
+    log = tmp_path / "runs"
+    count_runs = f"with open({str(log)!r}, 'a') as file:\n    file.write('x')\n"
+    path = write(base="random_seed = 7\n" + count_runs + GOOD)
+    assert weights(load_config(path)) == weights(load_config(write("random_seed = 7\n")))
+    assert log.read_text() == "x"
+
+
+def test_a_seed_from_outside_is_what_the_file_sees(write):
+    config = load_config(write("random_seed = 1 + 2\nwarmup_steps = random_seed\n"), {"random_seed": 5})
+    assert config.warmup_steps == 5
+
+
+def test_dataclasses_and_functions_of_a_config_find_its_names(write):
+    base = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    base += "@dataclass\nclass Choice:\n    size: Size = 3\nclass Size: pass\n"
+    base += "def double():\n    return 2 * start\nstart = 4\n"
+    config = load_config(write("batch_size = double()\nepochs = Choice().size\n", base=base + GOOD))
+    assert config.batch_size == 8 and config.epochs == 3

@@ -9,11 +9,12 @@ from html.parser import HTMLParser
 import ase.io
 import pytest
 from builders import copper
+from jinja2 import ChoiceLoader, DictLoader, PackageLoader
 
 from nfflr.checkpoint import FILE
 from nfflr.cli.main import run
 from nfflr.errors import ConfigError
-from nfflr.reports.page import Grid, Pairs, Section, Text, page
+from nfflr.reports.page import Grid, render
 from nfflr.reports.run_page import run_page
 
 ANCHORS = [
@@ -132,8 +133,8 @@ def test_the_errors_beside_the_parity_plots_are_those_of_the_checkpoint(folder):
 
 def test_names_in_data_and_results_stay_text(folder):
     bad = "<script>alert(1)</script>\x00\"'"
-    result = {"checks": [{"name": bad, "passed": False, bad: 1.0}], "calculator": {"digest": "other"}}
-    (folder / "x-check.json").write_text(json.dumps(result))
+    check = {"name": bad, "passed": False, "value": 1.0, "message": bad}
+    (folder / "x-check.json").write_text(json.dumps({"checks": [check], "calculator": {"digest": "other"}}))
     record = json.loads((folder / "run.json").read_text())
     record["command"], record["settings"][bad] = bad, bad
     (folder / "run.json").write_text(json.dumps(record))
@@ -141,15 +142,21 @@ def test_names_in_data_and_results_stay_text(folder):
     assert_self_contained(text)
     assert "<script" not in text and "\x00" not in text
     assert section(text, "check").count("&lt;script&gt;alert(1)&lt;/script&gt;") == 2
+    assert section(text, "settings").count("&lt;script&gt;alert(1)&lt;/script&gt;") == 2
     assert "another checkpoint" in section(text, "check")
 
 
-def test_pieces_escape_what_they_are_given():
-    nasty = '"><img src=x onerror=y>'
-    pieces = [Text(nasty), Pairs([(nasty, nasty)]), Grid([nasty], [[nasty]])]
-    text = page(nasty, [], [Section("a", nasty, pieces)])
+@pytest.mark.parametrize("piece", ["muted(bad)", "facts([(bad, bad)])", "pairs([(bad, bad)])", "grid(table)"])
+def test_pieces_escape_what_they_are_given(piece, monkeypatch):
+    bad = '"><img src=x onerror=y>'
+    source = "{% extends 'page.html' %}{% from 'pieces.html' import muted, facts, pairs, grid %}"
+    source += f"{{% block a %}}{{{{ {piece} }}}}{{% endblock %}}"
+    loader = ChoiceLoader([DictLoader({"attack.html": source}), PackageLoader("nfflr.reports")])
+    monkeypatch.setattr("jinja2.PackageLoader", lambda name: loader)
+    text = render("attack.html", title=bad, sections={"a": bad}, bad=bad, table=Grid([bad], [[bad]]))
     assert_self_contained(text)
-    assert text.count("&quot;&gt;&lt;img src=x onerror=y&gt;") == 9 and "<img" not in text
+    times = 1 if piece == "muted(bad)" else 2
+    assert text.count("&#34;&gt;&lt;img src=x onerror=y&gt;") == 4 + times and "<img" not in text
 
 
 def test_task_scores_over_epochs_have_curves_where_they_were_measured(folder):
@@ -178,7 +185,7 @@ def test_results_of_check_and_validate_become_tables(folder, tmp_path):
     checks = [{"name": "forces", "passed": True, "value": 3e-9}, {"name": "drift", "passed": False}]
     (folder / "m-check.json").write_text(json.dumps({"checks": checks}))
     other = tmp_path / "given.json"
-    other.write_text(json.dumps({"result": {"tasks": {"phonons": {"metrics": {"mae": 0.5}}}}}))
+    other.write_text(json.dumps({"tasks": {"phonons": {"scores": {"metrics/mae": 0.5}}}}))
     text = run_page(folder, validations=[other])
     check, validation = section(text, "check"), section(text, "validation")
     assert ">pass<" in check and ">fail<" in check and ">3e-09<" in check
@@ -207,7 +214,7 @@ def test_a_validation_has_a_row_for_each_score_with_its_limit_and_unit(folder):
     (folder / "m-validate.json").write_text(json.dumps(record))
     table = section(run_page(folder), "validation")
     rows = [re.findall(r">([^<>]*)</td>", row) for row in table.split("<tr>") if "</td>" in row]
-    assert rows[0] == ["phonons", "scored", "mae", "0.25", "0.5", "THz"] and rows[1][:3] == [
+    assert rows[0] == ["phonons", "scored", "mae", "0.25", "0.5", "THz", ""] and rows[1][:3] == [
         "phonons",
         "scored",
         "max",
