@@ -1,6 +1,7 @@
 """The rules of the house: style, direction of imports, size of files, cheap imports."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,8 @@ def test_types_are_sound(pytestconfig):
     cache = pytestconfig.cache.mkdir("mypy")  # a second run looks only at what changed
     code, output = run("-m", "mypy", "--cache-dir", str(cache))
     assert code == 0, output
-    assert f"{len(SOURCES)} source files" in output  # the whole package was looked at
+    count = re.search(r"in (\d+) source files", output)
+    assert count and int(count[1]) >= len(SOURCES)  # the whole package was looked at, and folders of templates
 
 
 def test_no_file_of_the_package_is_long():
