@@ -39,7 +39,7 @@ def test_types_are_sound(pytestconfig):
     code, output = run("-m", "mypy", "--cache-dir", str(cache))
     assert code == 0, output
     count = re.search(r"in (\d+) source files", output)
-    assert count and int(count[1]) >= len(SOURCES)  # the whole package was looked at, and folders of templates
+    assert count and int(count[1]) >= len(SOURCES)  # all of the package was read
 
 
 def test_no_file_of_the_package_is_long():
