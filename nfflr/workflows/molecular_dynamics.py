@@ -19,7 +19,7 @@ from ..units import Unit
 from .dynamics.averages import mean_and_error, motion, radial_distribution, slope_and_error
 from .dynamics.ensembles import check_ensemble
 from .dynamics.md_figure import draw
-from .dynamics.preparation import MdSettings, note_small_cell, repeated
+from .dynamics.preparation import MdSettings, note_small_cell, supercell_of
 from .dynamics.simulation import Outcome, simulate
 from .dynamics.verdict import judge, trace
 from .framework.calling import workflow
@@ -143,7 +143,7 @@ def md(
     check_spread(calculator, settings)
     archive = Archive() if archive is None else archive
     same_run(archive, atoms, calculator, settings, () if settings.has_ramp else ("steps",))
-    atoms = repeated(atoms, settings.supercell)
+    atoms = supercell_of(atoms, settings.supercell)
     note_small_cell(atoms)
     outcome = simulate(atoms, calculator, settings, progress, archive)
     return _result(outcome, archive.frames(), settings)

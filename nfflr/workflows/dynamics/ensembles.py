@@ -1,4 +1,11 @@
-"""Ensembles: their integrators, what is hidden in each, and how targets change on the way."""
+"""Ensembles: their integrators, what is hidden in each, and how targets change on the way.
+
+Thermostats count the degrees of freedom that really move, and so ASE's chains need two corrections. Its
+``NoseHooverChainNVT`` keeps momenta of its own, to which it adds the forces on fixed atoms; the chain then
+cools what moves until both together have the temperature. Its ``MTKNPT`` thermostats nine momenta of the
+cell, of which a symmetric matrix has six, and so holds the cell at 1.5 times the temperature. It counts 3N
+degrees of freedom even where the total momentum is zero and stays so.
+"""
 
 from __future__ import annotations
 
@@ -46,34 +53,28 @@ class NoseHoover(NoseHooverChainNVT):
         self._p = self.atoms.get_momenta()
 
 
-class IsotropicBarostat(IsotropicMTKNPT):
-    """Martyna, Tobias and Klein's barostat of the volume, J. Chem. Phys. 101, 4177 (1994).
-
-    Args:
-        dof: degrees of freedom that move; others as of ASE's class.
-    """
+class _Barostat:
+    """Makes ASE's barostats count ``dof`` degrees of freedom; the other arguments are theirs."""
 
     def __init__(self, atoms, timestep, temperature_K, pressure_au, tdamp, pdamp, dof: int):
-        super().__init__(atoms, timestep, temperature_K, pressure_au, tdamp, pdamp)
+        super().__init__(atoms, timestep, temperature_K, pressure_au, tdamp, pdamp)  # type: ignore[call-arg]
         self._thermostat = _chain(self, temperature_K, tdamp, dof)
         self._num_atoms_global = dof / 3  # only three times this enters
+
+
+class IsotropicBarostat(_Barostat, IsotropicMTKNPT):
+    """Martyna, Tobias and Klein's barostat of the volume, J. Chem. Phys. 101, 4177 (1994)."""
 
     def cell_kinetic_energy(self) -> float:
         """Of the volume's momentum, eV; its mean is kT/2."""
         return float(self._p_eps) ** 2 / (2 * self._barostat.W)
 
 
-class CellBarostat(MTKNPT):
-    """Martyna, Tobias and Klein's barostat of the full cell, with as many momenta as a symmetric cell has.
-
-    Args:
-        dof: degrees of freedom that move; others as of ASE's class.
-    """
+class CellBarostat(_Barostat, MTKNPT):
+    """The same of the full cell, with as many momenta as a symmetric cell has."""
 
     def __init__(self, atoms, timestep, temperature_K, pressure_au, tdamp, pdamp, dof: int):
-        super().__init__(atoms, timestep, temperature_K, pressure_au, tdamp, pdamp)
-        self._thermostat = _chain(self, temperature_K, tdamp, dof)
-        self._num_atoms_global = dof / 3
+        super().__init__(atoms, timestep, temperature_K, pressure_au, tdamp, pdamp, dof)
         self._barostat._cell_dof = CELL_MOMENTA
         self._barostat._R[0] = CELL_MOMENTA * self._kT * pdamp**2
 
@@ -238,10 +239,7 @@ ENSEMBLES = {
     "nvt-nose-hoover": Ensemble(_nose_hoover, _aim_chain, _kept, CHAIN),
     "npt": Ensemble(_mtk(CellBarostat), _aim_mtk, _kept, (*CHAIN, *BAROSTAT, "_p_g")),
     "npt-isotropic": Ensemble(
-        _mtk(IsotropicBarostat),
-        _aim_mtk,
-        _kept,
-        (*CHAIN, *BAROSTAT, "_eps", "_p_eps", "_volume0", "_cell0"),
+        _mtk(IsotropicBarostat), _aim_mtk, _kept, (*CHAIN, *BAROSTAT, "_eps", "_p_eps", "_volume0", "_cell0")
     ),
     "npt-berendsen": Ensemble(_berendsen, _aim_berendsen, None),
 }

@@ -7,26 +7,20 @@ from typing import Annotated, Literal
 import ase
 import numpy as np
 from ase.calculators.calculator import Calculator
-from ase.constraints import FixAtoms, FixCartesian, FixCom
+from ase.constraints import FixAtoms, FixCartesian
 from ase.units import kB
 from pydantic import Field, PositiveInt, model_validator
 
 from ...errors import NFFLrError, StructureError
 from ...notes import note
 from ...storage.archives import Archive
+from ...structures.constraints import repeated
 from ...units import GPA, Unit
 from ..framework.interface import Settings
 from ..relaxation import RelaxSettings, relax
 
 EnsembleName = Literal[
-    "nve",
-    "nvt",
-    "nvt-langevin",
-    "nvt-bussi",
-    "nvt-nose-hoover",
-    "npt",
-    "npt-isotropic",
-    "npt-berendsen",
+    "nve", "nvt", "nvt-langevin", "nvt-bussi", "nvt-nose-hoover", "npt", "npt-isotropic", "npt-berendsen"
 ]
 
 
@@ -222,30 +216,18 @@ STRAIN = 0.01  # of the volume, for the bulk modulus
 COMPRESSIBILITY = 0.01  # 1/GPa, where the structure does not give one
 
 
-def repeated(atoms: ase.Atoms, supercell: tuple[int, int, int] | None) -> ase.Atoms:
-    """The supercell, in which copies of an atom have its mass, its velocity and its constraints.
+def supercell_of(atoms: ase.Atoms, repeats: tuple[int, int, int] | None) -> ase.Atoms:
+    """A copy, or the supercell, in which copies of an atom have its mass, velocity and constraints.
 
     Raises:
         StructureError: an axis is not periodic, or a constraint cannot be repeated.
     """
-    if supercell is None:
-        return atoms.copy()
-    for axis, count, periodic in zip("abc", supercell, atoms.pbc, strict=True):
+    for axis, count, periodic in zip("abc", repeats or (), atoms.pbc, strict=False):
         if count > 1 and not periodic:
             raise StructureError(
                 f"structure: axis {axis} is not periodic, --supercell repeats it {count} times; give 1 there"
             )
-    whole = [c for c in atoms.constraints if type(c) is FixCom]  # holds the centre of any number of copies
-    others = [c for c in atoms.constraints if type(c) is not FixCom]
-    result = atoms.copy()
-    result.set_constraint(others)
-    try:
-        result *= supercell
-    except NotImplementedError as error:
-        names = ", ".join(type(c).__name__ for c in others)
-        raise StructureError(f"structure: --supercell cannot repeat its constraints ({names})") from error
-    result.set_constraint([*result.constraints, *whole])
-    return result
+    return repeated(atoms, repeats or (1, 1, 1))
 
 
 def note_small_cell(atoms: ase.Atoms) -> None:

@@ -44,11 +44,7 @@ def from_phonopy(cell: PhonopyAtoms) -> ase.Atoms:
 
 
 def rest(
-    atoms: ase.Atoms,
-    calculator: Calculator,
-    settings: LatticeSettings,
-    progress: Progress,
-    archive: Archive,
+    atoms: ase.Atoms, calculator: Calculator, settings: LatticeSettings, progress: Progress, archive: Archive
 ) -> ase.Atoms:
     """The structure about which atoms vibrate.
 

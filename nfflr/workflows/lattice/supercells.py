@@ -29,8 +29,7 @@ class LatticeSettings(Settings):
 
     supercell: Three | None = Field(None, description="repeats of the cell; default: from --supercell-length")
     supercell_matrix: Nine | None = Field(
-        None,
-        description="M row by row; the supercell is (a b c) M, as in phonopy; default: none",
+        None, description="M row by row; the supercell is (a b c) M, as in phonopy; default: none"
     )
     supercell_length: Annotated[float, Unit("Å")] = Field(
         12.0, gt=0, description="without the two above: least distance between images in the supercell"
