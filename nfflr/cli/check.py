@@ -78,7 +78,7 @@ def command(checkpoint, structures, elements, cutoff, dtype, trust, device, out,
     a warning is not a failure.
     """
     from ..validation.checks import check, make_samples
-    from ..validation.checks.check_figure import plot
+    from ..validation.checks.check_suite import plot
     from .progress import training_bar
 
     name = source_name(checkpoint)

@@ -21,7 +21,7 @@ from ..validation.tasks import BudgetSpentError
 from ..workflows.framework.contract import find_workflow, result_record
 from ..workflows.framework.interface import Settings
 from ..workflows.lattice.harmonic import displaced, supercells
-from ..workflows.lattice.supercell import supercell_matrix
+from ..workflows.lattice.supercells import supercell_matrix
 from ..workflows.phonon_dispersion import PhononsSettings
 from ..workflows.relaxation import RelaxSettings, relax
 from .distill_settings import DistillSettings

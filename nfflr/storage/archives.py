@@ -218,10 +218,16 @@ def same_run(
     archive.save("run", now)
 
 
-def _identity(atoms: ase.Atoms, calculator: Calculator, settings: BaseModel) -> Record:
+def description_of(calculator: Calculator) -> dict[str, Any]:
+    """What a calculator says of itself, as JSON takes it."""
     model = calculator.todict() if hasattr(calculator, "todict") else {}
-    # Where a model was read from may change; what it is may not.
-    model = {"class": type(calculator).__name__, **{k: v for k, v in model.items() if k != "source"}}
+    description: dict[str, Any] = json.loads(json.dumps(model, default=_plain))
+    return description
+
+
+def _identity(atoms: ase.Atoms, calculator: Calculator, settings: BaseModel) -> Record:
+    model = {"class": type(calculator).__name__, **description_of(calculator)}
+    model.pop("source", None)  # where it was read from may change; what it is may not
     return {
         "numbers": atoms.numbers,
         "positions": atoms.positions,
@@ -230,7 +236,7 @@ def _identity(atoms: ase.Atoms, calculator: Calculator, settings: BaseModel) -> 
         "masses": atoms.get_masses(),
         "momenta": atoms.get_momenta(),
         "constraints": np.array(json.dumps([c.todict() for c in atoms.constraints], default=_plain)),
-        "calculator": np.array(json.dumps(model, sort_keys=True, default=_plain)),
+        "calculator": np.array(json.dumps(model, sort_keys=True)),
         "settings": np.array(settings.model_dump_json()),
     }
 

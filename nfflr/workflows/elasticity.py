@@ -11,10 +11,7 @@ import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 from ase.calculators.calculator import Calculator
-from ase.stress import (
-    full_3x3_to_voigt_6_stress,
-    voigt_6_to_full_3x3_stress,
-)
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from matplotlib.axes import Axes
 from pydantic import Field
 
@@ -27,7 +24,7 @@ from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress, Settings, check_crystal, symmetry_of
 from .framework.results import Result, overlay
 from .framework.scores import Score, field_score
-from .relaxation import RelaxSettings, relax
+from .relaxation import RelaxResult, RelaxSettings, relax, relax_each
 
 TOPIC = "Stiffness"
 PLACE = 2
@@ -82,10 +79,7 @@ class ElasticResult(Result):
 
 @workflow
 def elastic(
-    atoms: ase.Atoms,
-    calculator: Calculator,
-    settings: ElasticSettings,
-    progress: Progress,
+    atoms: ase.Atoms, calculator: Calculator, settings: ElasticSettings, progress: Progress
 ) -> ElasticResult:
     """Elastic stiffness from central differences of the stress.
 
@@ -223,14 +217,12 @@ def _relaxed_stresses(
 ) -> tuple[np.ndarray, str]:
     """Stresses (n, 6) once the atoms have relaxed in each cell, and why one did not."""
     options = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer="bfgs")
-    stresses, stuck = [], ""
-    for k, frame in enumerate(frames):
-        result = relax(frame, calculator, options)
-        stresses.append(result.relaxed.get_stress())
-        if not result.converged:
-            stuck = stuck or f"strained cell {k}: {result.message}"
-        progress(k + 1, len(frames), {"fmax (eV/Å)": result.fmax}, result.relaxed)
-    return np.array(stresses), stuck
+
+    def report(done: int, result: RelaxResult) -> None:
+        progress(done, len(frames), {"fmax (eV/Å)": result.fmax}, result.relaxed)
+
+    results, stuck = relax_each(frames, calculator, options, lambda k: f"strained cell {k}", report)
+    return np.array([result.relaxed.get_stress() for result in results]), stuck
 
 
 def _stiffness(

@@ -19,7 +19,7 @@ from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress, Settings, check_crystal
 from .framework.results import Result, overlay
 from .framework.scores import Score, field_score, relative_score
-from .relaxation import RelaxSettings, relax
+from .relaxation import RelaxResult, RelaxSettings, relax_each
 
 TOPIC = "Stiffness"
 PLACE = 1
@@ -59,12 +59,7 @@ class EosResult(Result):
 
 
 @workflow
-def eos(
-    atoms: ase.Atoms,
-    calculator: Calculator,
-    settings: EosSettings,
-    progress: Progress,
-) -> EosResult:
+def eos(atoms: ase.Atoms, calculator: Calculator, settings: EosSettings, progress: Progress) -> EosResult:
     """Scan the volume at constant shape and fit E(V).
 
     Third-order Birch–Murnaghan (Birch, Phys. Rev. 71, 809 (1947)) and Vinet (J. Phys. Condens. Matter 1, 1941
@@ -133,12 +128,12 @@ def _energies(
         progress(len(frames), len(frames), {"E (eV)": energies.min()}, frames[0])
         return energies, frames, ""
     relaxation = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer="bfgs")
-    results, stuck = [], ""
-    for k, frame in enumerate(frames):
-        results.append(relax(frame, calculator, relaxation))
-        progress(k + 1, len(frames), {"E (eV)": results[-1].energy}, results[-1].relaxed)
-        if not results[-1].converged:
-            stuck = stuck or f"at {frame.get_volume():.2f} Å^3: {results[-1].message}"
+
+    def report(done: int, result: RelaxResult) -> None:
+        progress(done, len(frames), {"E (eV)": result.energy}, result.relaxed)
+
+    names = [f"at {frame.get_volume():.2f} Å^3" for frame in frames]
+    results, stuck = relax_each(frames, calculator, relaxation, names.__getitem__, report)
     return np.array([r.energy for r in results]), [r.relaxed for r in results], stuck
 
 

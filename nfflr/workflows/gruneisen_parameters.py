@@ -19,14 +19,9 @@ from ..units import Unit
 from .framework.calling import workflow
 from .framework.interface import Array, Progress
 from .framework.results import Result
-from .lattice.bands import BandPath, band_path, ticks
-from .lattice.figures import WIDTH, curves, draw_path
-from .lattice.harmonic import displaced, rest, set_force_constants
-from .lattice.mode_gruneisen import mode_gruneisen
-from .lattice.phonon_settings import ThermalSettings
-from .lattice.stability import lowest_mode
-from .lattice.supercell import supercell_matrix
-from .lattice.volumes import at_volumes
+from .lattice.harmonic import at_volumes, displaced, lowest_mode, rest, set_force_constants
+from .lattice.spectra import WIDTH, BandPath, band_path, curves, draw_path, mode_gruneisen, ticks
+from .lattice.supercells import ThermalSettings, supercell_matrix
 
 TOPIC = "Vibrations and heat"
 PLACE = 3

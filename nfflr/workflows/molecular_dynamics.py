@@ -16,16 +16,12 @@ from pydantic import SkipValidation
 from ..errors import NumericsError
 from ..storage.archives import Archive, same_run
 from ..units import Unit
-from .dynamics.averages import mean_and_error, slope_and_error
-from .dynamics.distances import radial_distribution
+from .dynamics.averages import mean_and_error, motion, radial_distribution, slope_and_error
 from .dynamics.ensembles import check_ensemble
 from .dynamics.md_figure import draw
-from .dynamics.md_settings import MdSettings
-from .dynamics.motion import motion
-from .dynamics.preparation import note_small_cell, repeated
+from .dynamics.preparation import MdSettings, note_small_cell, supercell_of
 from .dynamics.simulation import Outcome, simulate
-from .dynamics.trace import trace
-from .dynamics.verdict import judge
+from .dynamics.verdict import judge, trace
 from .framework.calling import workflow
 from .framework.interface import Array, Labelled, Progress, Table
 from .framework.results import Result
@@ -147,7 +143,7 @@ def md(
     check_spread(calculator, settings)
     archive = Archive() if archive is None else archive
     same_run(archive, atoms, calculator, settings, () if settings.has_ramp else ("steps",))
-    atoms = repeated(atoms, settings.supercell)
+    atoms = supercell_of(atoms, settings.supercell)
     note_small_cell(atoms)
     outcome = simulate(atoms, calculator, settings, progress, archive)
     return _result(outcome, archive.frames(), settings)

@@ -21,15 +21,18 @@ from .framework.calling import workflow
 from .framework.interface import Array, Progress, Text
 from .framework.results import Result
 from .framework.scores import Score, field_score
-from .lattice.bands import BandPath, band_path, name_of, ticks
-from .lattice.density import density_of_states
-from .lattice.equivalence import rows_of
-from .lattice.figures import phonon_figure
-from .lattice.harmonic import displaced, rest, set_force_constants, supercells
-from .lattice.phonon_settings import ThermalSettings
-from .lattice.stability import Mode, lowest_mode, modulated
-from .lattice.supercell import diagonal_supercell, shortest_image, supercell_matrix
-from .lattice.thermal import thermal
+from .lattice.harmonic import (
+    Mode,
+    displaced,
+    lowest_mode,
+    modulated,
+    rest,
+    set_force_constants,
+    supercells,
+    thermal,
+)
+from .lattice.spectra import BandPath, band_path, density_of_states, name_of, phonon_figure, ticks
+from .lattice.supercells import ThermalSettings, diagonal_supercell, rows_of, shortest_image, supercell_matrix
 
 TOPIC = "Vibrations and heat"
 PLACE = 1

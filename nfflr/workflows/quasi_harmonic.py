@@ -25,13 +25,17 @@ from ..units import GPA, Unit
 from .framework.calling import workflow
 from .framework.interface import Array, Progress
 from .framework.results import Result
-from .lattice.figures import WIDTH, curves
-from .lattice.harmonic import displaced, rest, set_force_constants
-from .lattice.phonon_settings import ThermalSettings, Three
-from .lattice.stability import lowest_mode
-from .lattice.supercell import supercell_matrix
-from .lattice.thermal import thermal
-from .lattice.volumes import at_volumes, energies_of
+from .lattice.harmonic import (
+    at_volumes,
+    displaced,
+    energies_of,
+    lowest_mode,
+    rest,
+    set_force_constants,
+    thermal,
+)
+from .lattice.spectra import WIDTH, curves
+from .lattice.supercells import ThermalSettings, Three, supercell_matrix
 
 TOPIC = "Vibrations and heat"
 PLACE = 2

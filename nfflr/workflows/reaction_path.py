@@ -22,7 +22,7 @@ from .framework.calling import workflow
 from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress, Settings
 from .framework.results import Result, overlay
-from .relaxation import EXPLODED, OPTIMIZERS, RelaxSettings, relax
+from .relaxation import EXPLODED, OPTIMIZERS, RelaxSettings, relax_each
 
 TOPIC = "Defects, surfaces, paths"
 PLACE = 3
@@ -98,11 +98,7 @@ class Band(NEB):
 
 @workflow
 def neb(
-    initial: ase.Atoms,
-    final: ase.Atoms,
-    calculator: Calculator,
-    settings: NebSettings,
-    progress: Progress,
+    initial: ase.Atoms, final: ase.Atoms, calculator: Calculator, settings: NebSettings, progress: Progress
 ) -> NebResult:
     """Find the path of least energy between two minima.
 
@@ -231,10 +227,10 @@ def _ends(
             frame.calc = SinglePointCalculator(frame, energy=found["energy"], forces=found["forces"])
         return frames, ""
     options = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer=settings.optimizer)
-    results = [relax(end, calculator, options) for end in (initial, final)]
+    name = ("initial", "final").__getitem__
+    results, stuck = relax_each([initial, final], calculator, options, name, lambda done, result: None)
     _check_distinct(*(result.relaxed for result in results))
-    names = zip(("initial", "final"), results, strict=True)
-    return [r.relaxed for r in results], next((f"{n}: {r.message}" for n, r in names if not r.converged), "")
+    return [result.relaxed for result in results], stuck
 
 
 def _settle(band: Band, settings: NebSettings, progress: Progress) -> tuple[float, int, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal, Self
 
@@ -184,6 +184,27 @@ def relax(
     stopped = isinstance(failure, Excess)
     uncertain = labelled(frames[-1], atoms.calc.results, len(frames) - 1) if stopped else None
     return result_of(frames, settings, converged, message, describe_spread(uncertain))
+
+
+def relax_each(
+    structures: Sequence[ase.Atoms],
+    calculator: Calculator,
+    settings: RelaxSettings,
+    name: Callable[[int], str],
+    progress: Callable[[int, RelaxResult], None],
+) -> tuple[list[RelaxResult], str]:
+    """Relax one structure after another; the results, and the first reason why one did not converge.
+
+    Args:
+        name: of a structure by its number, for that reason.
+        progress: called with the number of structures that are done and the last result.
+    """
+    results: list[RelaxResult] = []
+    for structure in structures:
+        results.append(relax(structure, calculator, settings))
+        progress(len(results), results[-1])
+    failures = [f"{name(k)}: {r.message}" for k, r in enumerate(results) if not r.converged]
+    return results, failures[0] if failures else ""
 
 
 def check_axes(atoms: ase.Atoms, settings: RelaxSettings) -> None:

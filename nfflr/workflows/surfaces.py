@@ -20,7 +20,7 @@ from .framework.calling import workflow
 from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress, Settings, check_crystal, stress_note, symmetry_of
 from .framework.results import Result, overlay
-from .relaxation import RelaxSettings, relax
+from .relaxation import RelaxResult, RelaxSettings, relax_each
 
 TOPIC = "Defects, surfaces, paths"
 PLACE = 2
@@ -79,10 +79,7 @@ class SurfaceResult(Result):
 
 @workflow
 def surface(
-    atoms: ase.Atoms,
-    calculator: Calculator,
-    settings: SurfaceSettings,
-    progress: Progress,
+    atoms: ase.Atoms, calculator: Calculator, settings: SurfaceSettings, progress: Progress
 ) -> SurfaceResult:
     """Surface energy γ from E(slab of N atoms) = 2 γ A + N e, fitted over N.
 
@@ -201,13 +198,13 @@ def _relaxed(
 ) -> tuple[np.ndarray, ase.Atoms, str]:
     """Energies, the thickest slab, and why one did not relax."""
     options = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer=settings.optimizer)
-    results, stuck = [], ""
-    for k, slab in enumerate(slabs):
-        results.append(relax(slab, calculator, options))
-        progress(k + 1, len(slabs), {"fmax (eV/Å)": results[-1].fmax}, results[-1].relaxed)
-        if not results[-1].converged:
-            stuck = stuck or f"slab of {len(slab)} atoms: {results[-1].message}"
-    return np.array([r.energy for r in results]), results[-1].relaxed, stuck
+
+    def report(done: int, result: RelaxResult) -> None:
+        progress(done, len(slabs), {"fmax (eV/Å)": result.fmax}, result.relaxed)
+
+    name = [f"slab of {len(slab)} atoms" for slab in slabs]
+    results, stuck = relax_each(slabs, calculator, options, name.__getitem__, report)
+    return np.array([result.energy for result in results]), results[-1].relaxed, stuck
 
 
 def _fit(counts: np.ndarray, energies: np.ndarray, area: float) -> tuple[float, float, float]:

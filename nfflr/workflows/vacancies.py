@@ -17,7 +17,7 @@ from .framework.calling import workflow
 from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress, Settings, check_crystal, stress_note, symmetry_of
 from .framework.results import Result, overlay
-from .relaxation import RelaxSettings, relax
+from .relaxation import RelaxResult, RelaxSettings, relax_each
 
 TOPIC = "Defects, surfaces, paths"
 PLACE = 1
@@ -70,10 +70,7 @@ class VacancyResult(Result):
 
 @workflow
 def vacancy(
-    atoms: ase.Atoms,
-    calculator: Calculator,
-    settings: VacancySettings,
-    progress: Progress,
+    atoms: ase.Atoms, calculator: Calculator, settings: VacancySettings, progress: Progress
 ) -> VacancyResult:
     """Energy to take one atom out of a crystal: E(supercell without it) − E(supercell) + μ.
 
@@ -108,17 +105,16 @@ def vacancy(
     options = RelaxSettings(
         fmax=settings.fmax, steps=settings.steps, optimizer=settings.optimizer, cell=settings.cell
     )
-    relaxed = []
-    for k, frame in enumerate(frames):
+
+    def report(done: int, result: RelaxResult) -> None:
+        progress(done, len(frames), {"E_f (eV)": result.energy - whole + mu}, result.relaxed)
+
+    for frame in frames:
         frame.rattle(settings.rattle, seed=settings.seed)
-        relaxed.append(relax(frame, calculator, options))
-        progress(k + 1, len(frames), {"E_f (eV)": relaxed[-1].energy - whole + mu}, relaxed[-1].relaxed)
+    relaxed, stuck = relax_each(frames, calculator, options, lambda k: f"site {sites[k]}", report)
     energies = np.array([r.energy for r in relaxed]) - whole + mu
     clamped = np.array([results["energy"] for results in found]) - whole + mu
     lowest = int(np.argmin(energies))
-    stuck = next(
-        (f"site {s}: {r.message}" for s, r in zip(sites, relaxed, strict=True) if not r.converged), ""
-    )
     return VacancyResult(
         converged=not stuck,
         message=stuck

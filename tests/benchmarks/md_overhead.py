@@ -29,7 +29,7 @@ from ase.units import fs
 from nfflr import NFFLrCalculator
 from nfflr.storage.archives import FolderArchive
 from nfflr.workflows import molecular_dynamics as workflow
-from nfflr.workflows.dynamics.start import random_velocities
+from nfflr.workflows.dynamics.preparation import random_velocities
 
 TEMPERATURE = 600.0  # K
 

@@ -8,8 +8,8 @@ from ase.calculators.emt import EMT
 from ase.lattice import all_variants
 from phonopy import Phonopy
 
-from nfflr.workflows.lattice.bands import band_path, name_of, ticks
 from nfflr.workflows.lattice.harmonic import to_phonopy
+from nfflr.workflows.lattice.spectra import band_path, name_of, ticks
 from nfflr.workflows.phonon_dispersion import PhononsSettings, phonons
 
 LATTICES = [lattice for lattice in all_variants() if lattice.ndim == 3]

@@ -8,16 +8,18 @@ from ase.units import fs, kB
 from lennard_jones import Dimer, Free, argon
 from scipy.signal import lfilter
 
-from nfflr.workflows.dynamics import motion as motion_module
-from nfflr.workflows.dynamics.averages import mean_and_error, slope_and_error
-from nfflr.workflows.dynamics.distances import nearest_distance, radial_distribution
-from nfflr.workflows.dynamics.motion import (
+from nfflr.workflows.dynamics import averages as motion_module
+from nfflr.workflows.dynamics.averages import (
     autocorrelation,
+    mean_and_error,
     motion,
+    nearest_distance,
     power_spectrum,
+    radial_distribution,
+    slope_and_error,
     square_displacements,
 )
-from nfflr.workflows.dynamics.pairs import pairs
+from nfflr.workflows.dynamics.guard import pairs
 from nfflr.workflows.molecular_dynamics import MdSettings, md
 
 RNG = np.random.default_rng

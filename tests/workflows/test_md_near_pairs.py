@@ -8,9 +8,8 @@ import pytest
 from ase.build import bulk
 from lennard_jones import LennardJones
 
-from nfflr.workflows.dynamics.md_limits import Guard
-from nfflr.workflows.dynamics.md_settings import MdSettings
-from nfflr.workflows.dynamics.pairs import NearPairs
+from nfflr.workflows.dynamics.guard import Guard, NearPairs
+from nfflr.workflows.dynamics.preparation import MdSettings
 
 CELL = np.array([[8.0, 0, 0], [2.0, 7, 0], [-1.0, 1.0, 9]])
 

@@ -9,7 +9,7 @@ from lennard_jones import LennardJones, argon
 
 from nfflr.errors import StructureError
 from nfflr.storage.archives import FolderArchive
-from nfflr.workflows.dynamics.preparation import repeated
+from nfflr.workflows.dynamics.preparation import supercell_of
 from nfflr.workflows.molecular_dynamics import MdSettings, md, plot
 
 
@@ -23,7 +23,7 @@ def heavy_argon():
 
 def test_a_supercell_repeats_masses_velocities_and_constraints():
     atoms = heavy_argon()
-    cell = repeated(atoms, (2, 1, 3))
+    cell = supercell_of(atoms, (2, 1, 3))
     assert len(cell) == 24 and cell.cell.lengths() == pytest.approx([10.6, 5.3, 15.9])
     assert np.array_equal(cell.get_masses(), np.tile(atoms.get_masses(), 6))
     assert cell.get_velocities() == pytest.approx(np.tile(atoms.get_velocities(), (6, 1)))
@@ -44,7 +44,7 @@ def test_md_of_a_supercell_is_md_of_the_repeated_structure():
     "atoms, supercell, reason",
     [
         (fcc111("Cu", (2, 2, 2), vacuum=5), (2, 2, 2), "axis c is not periodic"),
-        (bulk("Ar", a=5.3, cubic=True), (2, 1, 1), "cannot repeat its constraints .FixBondLength"),
+        (bulk("Ar", a=5.3, cubic=True), (2, 1, 1), "its constraints .FixBondLength. cannot be repeated"),
     ],
     ids=["open axis", "bond"],
 )

@@ -11,9 +11,8 @@ from lennard_jones import Free, LennardJones, argon
 
 from nfflr.errors import StructureError
 from nfflr.workflows.dynamics.averages import mean_and_error
-from nfflr.workflows.dynamics.chains import CellBarostat, IsotropicBarostat
-from nfflr.workflows.dynamics.ensembles import ENSEMBLES
-from nfflr.workflows.dynamics.start import degrees_of_freedom, random_velocities
+from nfflr.workflows.dynamics.ensembles import ENSEMBLES, CellBarostat, IsotropicBarostat
+from nfflr.workflows.dynamics.preparation import degrees_of_freedom, random_velocities
 from nfflr.workflows.molecular_dynamics import MdSettings, md
 
 NVT = ["nvt-bussi", "nvt-langevin", "nvt-nose-hoover"]

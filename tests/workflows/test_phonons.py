@@ -25,9 +25,8 @@ from nfflr.calculator import NFFLrCalculator
 from nfflr.errors import ConfigError, NumericsError, StructureError
 from nfflr.storage.archives import Archive, FolderArchive
 from nfflr.workflows.framework.interface import silent
-from nfflr.workflows.lattice.harmonic import displaced, rest, set_force_constants
-from nfflr.workflows.lattice.supercell import diagonal_supercell, shortest_image, supercell_matrix
-from nfflr.workflows.lattice.thermal import thermal
+from nfflr.workflows.lattice.harmonic import displaced, rest, set_force_constants, thermal
+from nfflr.workflows.lattice.supercells import diagonal_supercell, shortest_image, supercell_matrix
 from nfflr.workflows.phonon_dispersion import PhononsSettings, phonons, plot
 
 THZ = np.sqrt(_e / _amu) * 1e10 / (2 * np.pi) / 1e12  # of sqrt(eV/(Å² u))

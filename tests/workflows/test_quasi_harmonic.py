@@ -26,7 +26,7 @@ from nfflr.workflows import quasi_harmonic as qha_module
 from nfflr.workflows.framework.interface import silent
 from nfflr.workflows.gruneisen_parameters import GruneisenSettings, gruneisen
 from nfflr.workflows.lattice.harmonic import displaced, set_force_constants
-from nfflr.workflows.lattice.mode_gruneisen import mode_gruneisen
+from nfflr.workflows.lattice.spectra import mode_gruneisen
 from nfflr.workflows.quasi_harmonic import QhaSettings, qha, quasi_harmonic
 
 KJ_PER_MOL = 96.48533212

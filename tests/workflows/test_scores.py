@@ -18,7 +18,7 @@ from nfflr.workflows.elasticity import own_constants
 from nfflr.workflows.equation_of_state import EosSettings, eos
 from nfflr.workflows.framework.contract import find_workflow, read_result, result_record
 from nfflr.workflows.framework.scores import field_error, known, relative_score
-from nfflr.workflows.lattice.equivalence import rows_of
+from nfflr.workflows.lattice.supercells import rows_of
 from nfflr.workflows.molecular_dynamics import SCORES as MD
 from nfflr.workflows.molecular_dynamics import MdSettings, md
 from nfflr.workflows.phonon_dispersion import SCORES as PHONONS

@@ -9,9 +9,9 @@ from phonopy import Phonopy
 from phonopy.harmonic.force_constants import compact_fc_to_full_fc
 from phonopy.structure.cells import compute_all_sg_permutations
 
-from nfflr.workflows.lattice.density import density_of_states
 from nfflr.workflows.lattice.harmonic import to_phonopy
-from nfflr.workflows.lattice.supercell_symmetry import SupercellPhonopy
+from nfflr.workflows.lattice.spectra import density_of_states
+from nfflr.workflows.lattice.supercells import SupercellPhonopy
 
 
 def crystals():

@@ -1,28 +1,36 @@
-"""All checks of a calculator, one after another; a check that breaks down is one that failed."""
+"""All checks of a calculator, one after another, and their figure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import matplotlib.figure
+import numpy as np
 from ase.calculators.calculator import Calculator
 
 from ...errors import is_lack_of_resources
-from .cutoff_smoothness import check_smoothness
-from .derivatives import check_conservative, check_forces, check_stress
-from .dimers import Dimer, check_minima, dimer_curves
-from .invariances import (
+from .exactness import (
+    check_conservative,
+    check_forces,
     check_lattice_translation,
     check_permutation,
     check_reflection,
     check_rotation,
+    check_stress,
     check_translation,
+)
+from .locality import (
+    check_isolated_atoms,
+    check_resolution,
+    check_small_cell,
+    check_smoothness,
+    check_supercells,
 )
 from .precision import Drift, check_batch, check_drift, check_rounding, measure_speed, nve_run
 from .result import LIMITS, CheckResult
 from .samples import Samples, make_samples
-from .size import check_isolated_atoms, check_resolution, check_small_cell, check_supercells
-from .wall import check_wall_in_crystal, check_wall_of_dimers
+from .walls import Dimer, check_minima, check_wall_in_crystal, check_wall_of_dimers, dimer_curves
 
 INVARIANCES = (
     check_rotation,
@@ -126,3 +134,47 @@ def _drift(calculator: Calculator, dtype: str, samples: Samples, report: CheckRe
     drift = nve_run(calculator, samples.sized(32), dtype)
     report.drifts.append(drift)
     return check_drift(drift, LIMITS[dtype])
+
+
+def plot(report: CheckReport, title: str = "") -> matplotlib.figure.Figure:
+    """Dimer curves, with the wall on a scale of its own, and total energies of the NVE runs."""
+    figure = matplotlib.figure.Figure(figsize=(10.5, 3.8), layout="constrained")
+    wall, well, drift = figure.subplots(1, 3)
+    for k, dimer in enumerate(report.dimers):
+        for panel in (wall, well):
+            panel.plot(dimer.distance, dimer.energy, color=f"C{k % 10}", label=dimer.label, linewidth=1.2)
+    _draw_wall(wall, report)
+    _draw_well(well, report)
+    _draw_drift(drift, report)
+    for label, panel in zip("abc", (wall, well, drift), strict=True):
+        panel.set_title(label, loc="left", fontweight="bold", fontsize=10)
+        panel.tick_params(direction="in", top=True, right=True)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _draw_wall(panel, report: CheckReport) -> None:
+    panel.set(xlabel="distance (Å)", ylabel="energy of two atoms (eV)")
+    panel.set_yscale("symlog", linthresh=1.0)
+    panel.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    if report.dimers:
+        panel.legend(fontsize=7, ncols=1 + len(report.dimers) // 12, frameon=False)
+
+
+def _draw_well(panel, report: CheckReport) -> None:
+    """The same near zero, with each minimum marked."""
+    depth = max([0.2, *(-float(np.nanmin(d.energy)) for d in report.dimers)])
+    panel.set(xlabel="distance (Å)", ylabel="energy of two atoms (eV)", ylim=(-1.15 * depth, depth))
+    panel.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    for k, dimer in enumerate(report.dimers):
+        for r, energy in dimer.minima():
+            panel.plot(r, energy, "o", color=f"C{k % 10}", markersize=4)
+
+
+def _draw_drift(panel, report: CheckReport) -> None:
+    panel.set(xlabel="time (ps)", ylabel="total energy (meV/atom)")
+    for drift, style in zip(report.drifts, ("k-", "r--"), strict=False):  # equal curves stay visible
+        panel.plot(drift.time, drift.energy, style, label=f"NVE, {drift.label}", linewidth=1)
+    if report.drifts:
+        panel.legend(fontsize=8, frameon=False)

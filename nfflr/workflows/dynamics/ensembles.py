@@ -1,6 +1,10 @@
-"""Ensembles: their integrators, what is hidden in each, and how its targets are changed on the way.
+"""Ensembles: their integrators, what is hidden in each, and how targets change on the way.
 
-Thermostats count the degrees of freedom that really move.
+Thermostats count the degrees of freedom that really move, and so ASE's chains need two corrections. Its
+``NoseHooverChainNVT`` keeps momenta of its own, to which it adds the forces on fixed atoms; the chain then
+cools what moves until both together have the temperature. Its ``MTKNPT`` thermostats nine momenta of the
+cell, of which a symmetric matrix has six, and so holds the cell at 1.5 times the temperature. It counts 3N
+degrees of freedom even where the total momentum is zero and stays so.
 """
 
 from __future__ import annotations
@@ -14,14 +18,78 @@ import numpy as np
 from ase.constraints import FixAtoms, FixCartesian, FixCom
 from ase.md.bussi import Bussi
 from ase.md.langevinbaoab import LangevinBAOAB
+from ase.md.nose_hoover_chain import MTKNPT, IsotropicMTKNPT, NoseHooverChainNVT, NoseHooverChainThermostat
 from ase.md.nptberendsen import NPTBerendsen
 from ase.md.verlet import VelocityVerlet
 from ase.units import fs, kB
 
 from ...errors import StructureError
 from ...units import GPA
-from .chains import CellBarostat, IsotropicBarostat, NoseHoover
-from .md_settings import MdSettings
+from .preparation import MdSettings
+
+CELL_MOMENTA = 6  # independent elements of a symmetric matrix (3, 3): the cell does not rotate
+
+
+class NoseHoover(NoseHooverChainNVT):
+    """Nosé–Hoover chains (G. J. Martyna et al., J. Chem. Phys. 97, 2635 (1992)) that keep constraints.
+
+    After each change by forces, the atoms' constraints take their part of the momenta away. For constraints
+    that are linear in the velocities (atoms, coordinates, lines, planes, the centre of mass) this is the
+    projection with masses as the metric, and what remains moves as if nothing else were there.
+
+    Args:
+        atoms: with momenta that keep the constraints.
+        timestep, temperature_K, tdamp: see ASE's class.
+        dof: degrees of freedom that move.
+    """
+
+    def __init__(self, atoms: ase.Atoms, timestep: float, temperature_K: float, tdamp: float, dof: int):
+        super().__init__(atoms, timestep, temperature_K, tdamp)
+        self._thermostat = _chain(self, temperature_K, tdamp, dof)
+
+    def _integrate_p(self, delta: float) -> None:  # ASE's name
+        super()._integrate_p(delta)
+        self.atoms.set_momenta(self._p)
+        self._p = self.atoms.get_momenta()
+
+
+class _Barostat:
+    """Makes ASE's barostats count ``dof`` degrees of freedom; the other arguments are theirs."""
+
+    def __init__(self, atoms, timestep, temperature_K, pressure_au, tdamp, pdamp, dof: int):
+        super().__init__(atoms, timestep, temperature_K, pressure_au, tdamp, pdamp)  # type: ignore[call-arg]
+        self._thermostat = _chain(self, temperature_K, tdamp, dof)
+        self._num_atoms_global = dof / 3  # only three times this enters
+
+
+class IsotropicBarostat(_Barostat, IsotropicMTKNPT):
+    """Martyna, Tobias and Klein's barostat of the volume, J. Chem. Phys. 101, 4177 (1994)."""
+
+    def cell_kinetic_energy(self) -> float:
+        """Of the volume's momentum, eV; its mean is kT/2."""
+        return float(self._p_eps) ** 2 / (2 * self._barostat.W)
+
+
+class CellBarostat(_Barostat, MTKNPT):
+    """The same of the full cell, with as many momenta as a symmetric cell has."""
+
+    def __init__(self, atoms, timestep, temperature_K, pressure_au, tdamp, pdamp, dof: int):
+        super().__init__(atoms, timestep, temperature_K, pressure_au, tdamp, pdamp, dof)
+        self._barostat._cell_dof = CELL_MOMENTA
+        self._barostat._R[0] = CELL_MOMENTA * self._kT * pdamp**2
+
+    def cell_kinetic_energy(self) -> float:
+        """Of the cell's momenta, eV; its mean is 6/2 kT."""
+        return self._get_cell_kinetic_energy()
+
+
+def _chain(dynamics, temperature_K: float, tdamp: float, dof: int) -> NoseHooverChainThermostat:
+    return NoseHooverChainThermostat(
+        num_atoms_global=dof / 3,  # type: ignore[arg-type]  # only three times this enters
+        masses=np.array(dynamics.masses),  # (N, 1)
+        temperature_K=temperature_K,
+        tdamp=tdamp,
+    )
 
 
 class Integrator(Protocol):
@@ -171,10 +239,7 @@ ENSEMBLES = {
     "nvt-nose-hoover": Ensemble(_nose_hoover, _aim_chain, _kept, CHAIN),
     "npt": Ensemble(_mtk(CellBarostat), _aim_mtk, _kept, (*CHAIN, *BAROSTAT, "_p_g")),
     "npt-isotropic": Ensemble(
-        _mtk(IsotropicBarostat),
-        _aim_mtk,
-        _kept,
-        (*CHAIN, *BAROSTAT, "_eps", "_p_eps", "_volume0", "_cell0"),
+        _mtk(IsotropicBarostat), _aim_mtk, _kept, (*CHAIN, *BAROSTAT, "_eps", "_p_eps", "_volume0", "_cell0")
     ),
     "npt-berendsen": Ensemble(_berendsen, _aim_berendsen, None),
 }

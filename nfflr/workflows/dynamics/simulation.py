@@ -25,10 +25,8 @@ from ...units import GPA
 from ..framework.interface import Progress, has_stress, snapshot
 from ..framework.uncertainty import Excess, find_excess, labelled
 from .ensembles import ENSEMBLES, Integrator, hidden_state, restore
-from .md_limits import ExplosionError, Guard, TooNear
-from .md_settings import MdSettings
-from .preparation import prepared
-from .start import check_moving, degrees_of_freedom, random_velocities
+from .guard import ExplosionError, Guard, TooNear
+from .preparation import MdSettings, check_moving, degrees_of_freedom, prepared, random_velocities
 
 SAVING = 1.0  # s at least between two states that are saved, except for the last
 FRAMES, ATOMS = 32, 100_000  # as many frames, or atoms in frames, are written together

@@ -1,18 +1,55 @@
-"""What became of the run, in one word, and the step and atom that showed it."""
+"""What a run leaves behind in one pass over its frames, and the verdict in one word."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import ase
 import numpy as np
 
-from .distances import nearest_distance
-from .md_settings import MdSettings
-from .simulation import Outcome
-from .trace import Trace
+from ..framework.interface import Table
+from .averages import nearest_distance
+from .preparation import MdSettings, free_axes
+from .simulation import COLUMNS, Outcome
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Attributes:
+    step: (F,) of the frames.
+    table: a row per frame; NaN where there is no such quantity.
+    displacement: (F,) Å, root mean square distance from the first frame, the centre of mass at rest.
+    furthest: (F,) the atom that is furthest away.
+    """
+
+    step: np.ndarray
+    table: Table
+    displacement: np.ndarray
+    furthest: np.ndarray
+
+
+def trace(frames: Sequence[ase.Atoms]) -> Trace:
+    """Read every frame once. Displacements are in scaled coordinates, so that a cell may breathe."""
+    steps, rows, displacement, furthest = [], [], [], []
+    first = None
+    for frame in frames:
+        steps.append(frame.info["step"])
+        rows.append([frame.info["thermo"][name] for name in COLUMNS])
+        scaled = frame.cell.rank == 3
+        positions = frame.cell.scaled_positions(frame.positions) if scaled else frame.positions
+        first = positions if first is None else first
+        moved = (positions - first) @ (frame.cell.array if scaled else np.eye(3))  # (N, 3)
+        masses = frame.get_masses()
+        moved = moved - free_axes(frame) * (masses @ moved) / masses.sum()
+        squares = np.square(moved).sum(axis=1)
+        displacement.append(np.sqrt(squares.mean()))
+        furthest.append(int(squares.argmax()))
+    columns = np.array(rows, dtype=float).T  # (columns, F); None becomes NaN
+    table = Table(dict(zip(COLUMNS, columns, strict=True)))
+    return Trace(np.array(steps), table, np.array(displacement), np.array(furthest))
+
 
 Word = Literal[
     "stable", "melted", "exploded", "uncertain", "drifting", "outside training range", "off target"

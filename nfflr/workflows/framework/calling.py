@@ -11,12 +11,12 @@ from itertools import takewhile
 from typing import Any, Concatenate, TypeVar
 
 import ase
-import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from pydantic import BaseModel, ValidationError
 
 from ...errors import ConfigError, did_you_mean, plain_reason
+from ...storage.archives import description_of
 from .attributes import apply_rule, rule_of
 from .interface import Progress, silent
 from .progress_bar import ProgressBar
@@ -157,22 +157,14 @@ def _made(
     calculator, structure, settings = values["calculator"], values[first].copy(), values["settings"]
     name, module = function.__name__, function.__module__
     kind = f"{type(calculator).__module__}:{type(calculator).__qualname__}"
-    description = calculator.todict() if hasattr(calculator, "todict") else {}
     given = "".join(f", {n}={getattr(settings, n)!r}" for n in sorted(settings.model_fields_set))
     facts = {
         "workflow": name,
         "structure": structure.get_chemical_formula(),
         "settings": settings.model_dump(mode="json"),
-        "calculator": {"source": kind, **{n: _plain(value) for n, value in description.items()}},
+        "calculator": {"source": kind, **description_of(calculator)},
         "wall_time_s": seconds,
         "versions": versions(),
         "command": f"{ROOM if module.startswith(ROOM) else module}.{name}({first}{given})",
     }
     return Made(name, module, result, structure, facts["structure"], facts)
-
-
-def _plain(value: Any) -> Any:
-    """A parameter of a calculator as JSON takes it."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    return value if isinstance(value, str | int | float | bool | list | dict | None) else str(value)

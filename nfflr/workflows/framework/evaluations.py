@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import ase
 import numpy as np
@@ -14,7 +13,7 @@ from ase.calculators.calculator import Calculator
 from ase.io.jsonio import encode
 
 from ...errors import NFFLrError, NumericsError
-from ...storage.archives import Archive
+from ...storage.archives import Archive, description_of
 from .interface import has_stress
 
 BLOCK = 2048  # atoms in one call of calculator.evaluate: what a kill may lose, and what saturates a core
@@ -109,15 +108,10 @@ def _single(calculator: Calculator, atoms: ase.Atoms, properties: Sequence[str] 
 def digest(calculator: Calculator, structures: Sequence[ase.Atoms], *what: str) -> str:
     """Hexadecimal digest of what results depend on: calculator, structures, and ``what`` is asked of them."""
     kind = f"{type(calculator).__module__}.{type(calculator).__qualname__}"
-    model = calculator.todict() if hasattr(calculator, "todict") else {}
     # Where a model was read from may change; what it is may not.
-    model = json.dumps({k: v for k, v in model.items() if k != "source"}, sort_keys=True, default=_plain)
-    text = encode([kind, model, what, [atoms.todict() for atoms in structures]])
+    model = {name: value for name, value in description_of(calculator).items() if name != "source"}
+    text = encode([kind, json.dumps(model, sort_keys=True), what, [atoms.todict() for atoms in structures]])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _plain(value: object) -> Any:  # what JSON takes
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def _pack(results: list[dict]) -> dict[str, np.ndarray]:

@@ -1,8 +1,10 @@
-"""From a structure and a calculator to phonopy's force constants."""
+"""Force constants of a crystal, and what follows from them: thermal properties and stability."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import ase
@@ -12,7 +14,9 @@ from phonopy import Phonopy
 from phonopy.exception import BORNFileParseError
 from phonopy.file_IO import parse_BORN
 from phonopy.harmonic.dynamical_matrix import NacParams
+from phonopy.harmonic.dynmat_to_fc import get_commensurate_points
 from phonopy.harmonic.force_constants import compact_fc_to_full_fc
+from phonopy.physical_units import get_physical_units
 from phonopy.structure.atoms import PhonopyAtoms
 from phonopy.structure.cells import get_primitive_matrix_with_auto
 
@@ -21,8 +25,7 @@ from ...storage.archives import Archive
 from ..framework.evaluations import digest, evaluate
 from ..framework.interface import Progress, symmetry_of
 from ..relaxation import RelaxSettings, relax
-from .phonon_settings import LatticeSettings
-from .supercell_symmetry import SupercellPhonopy
+from .supercells import LatticeSettings, SupercellPhonopy
 
 
 def to_phonopy(atoms: ase.Atoms) -> PhonopyAtoms:
@@ -41,11 +44,7 @@ def from_phonopy(cell: PhonopyAtoms) -> ase.Atoms:
 
 
 def rest(
-    atoms: ase.Atoms,
-    calculator: Calculator,
-    settings: LatticeSettings,
-    progress: Progress,
-    archive: Archive,
+    atoms: ase.Atoms, calculator: Calculator, settings: LatticeSettings, progress: Progress, archive: Archive
 ) -> ase.Atoms:
     """The structure about which atoms vibrate.
 
@@ -179,3 +178,131 @@ def set_force_constants(
         phonon.force_constants = compact_fc_to_full_fc(phonon.primitive, phonon.force_constants)
         if settings.symmetrize:
             phonon.symmetrize_force_constants(level=2, show_drift=False)
+
+
+def at_volumes(
+    start: ase.Atoms,
+    ratios: Sequence[float] | np.ndarray,
+    calculator: Calculator,
+    settings: LatticeSettings,
+    progress: Progress,
+    archive: Archive,
+) -> list[ase.Atoms]:
+    """Evenly scaled copies, ``ratios`` times the volume; positions relaxed unless ``relax`` is ``"none"``.
+
+    Raises:
+        NumericsError: a relaxation did not converge.
+    """
+    fixed = settings.model_copy(update={"relax": "none" if settings.relax == "none" else "positions"})
+    cells = []
+    for ratio in ratios:
+        scaled = start.copy()
+        scaled.set_cell(start.cell.array * ratio ** (1 / 3), scale_atoms=True)
+        cells.append(rest(scaled, calculator, fixed, progress, archive))
+    return cells
+
+
+def energies_of(cells: Sequence[ase.Atoms], calculator: Calculator, archive: Archive) -> np.ndarray:
+    """Energies in eV, (V,)."""
+    return np.array([r["energy"] for r in evaluate(calculator, cells, ("energy",), archive=archive)])
+
+
+@dataclass(frozen=True)
+class Thermal:
+    """Per primitive cell, at each temperature: ``free_energy`` eV, ``entropy`` and ``heat_capacity`` eV/K."""
+
+    free_energy: np.ndarray
+    entropy: np.ndarray
+    heat_capacity: np.ndarray
+
+
+def thermal(phonon: Phonopy, temperatures: np.ndarray) -> Thermal:
+    """Helmholtz energy, entropy and heat capacity at constant volume from the mesh that was run last.
+
+    The translations at Γ are left out: their frequencies are zero but for rounding, and would add a term
+    that depends on it. Imaginary modes are left out too, which makes the numbers of an unstable crystal
+    incomplete.
+    """
+    found = phonon.run_thermal_properties(temperatures=temperatures, exclude_gamma_acoustic=True)
+    assert found.free_energy is not None and found.entropy is not None and found.heat_capacity is not None
+    kilojoule = 1 / get_physical_units().EvTokJmol  # per mole, in eV
+    return Thermal(
+        found.free_energy * kilojoule,
+        found.entropy * kilojoule / 1000,
+        found.heat_capacity * kilojoule / 1000,
+    )
+
+
+LARGEST_PERIOD = 6  # primitive cells along an axis of a modulated structure
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A phonon mode.
+
+    Attributes:
+        frequency: THz, negative if imaginary.
+        qpoint: (3,) fractional.
+        band: index from 0, by frequency.
+        exact: the wave fits into the supercell, so that nothing was interpolated.
+    """
+
+    frequency: float
+    qpoint: np.ndarray
+    band: int
+    exact: bool
+
+
+def lowest_mode(phonon: Phonopy, qpoints: np.ndarray, tolerance: float) -> Mode:
+    """The mode of lowest frequency, the three rigid translations at Γ left out.
+
+    Waves that fit into the supercell come first: if one of them is imaginary, it is the one.
+
+    Args:
+        phonon: with force constants.
+        qpoints: (Q, 3) where else to look.
+        tolerance: THz, a frequency below minus this is imaginary.
+    """
+    mode = _lowest(phonon, _commensurate(phonon), exact=True)
+    if mode.frequency < -tolerance:
+        return mode
+    return min(mode, _lowest(phonon, qpoints, exact=False), key=lambda m: m.frequency)
+
+
+def modulated(phonon: Phonopy, mode: Mode, size: float, tolerance: float) -> ase.Atoms | None:
+    """The structure displaced along an imaginary mode, in the smallest supercell that holds the wave.
+
+    Args:
+        phonon: with force constants.
+        mode: what ``lowest_mode`` found.
+        size: Å, the largest displacement of an atom.
+        tolerance: THz, as above.
+
+    Returns:
+        the structure, or None if the nearest wave with a period of ``LARGEST_PERIOD`` is not imaginary.
+    """
+    fractions = [Fraction(float(x)).limit_denominator(LARGEST_PERIOD) for x in mode.qpoint]
+    q = np.array([float(f) for f in fractions])
+    if phonon.run_qpoints(q[None]).frequencies[0][mode.band] >= -tolerance:
+        return None
+    repeats = [f.denominator for f in fractions]
+
+    def modulation(amplitude: float):
+        return phonon.run_modulations(repeats, [[q, mode.band, amplitude, 0.0]])
+
+    largest = np.linalg.norm(modulation(1.0).modulations[0].real, axis=1).max()
+    return from_phonopy(modulation(size / largest).modulated_supercell)
+
+
+def _commensurate(phonon: Phonopy) -> np.ndarray:
+    """q-points (Q, 3) of waves that fit into the supercell."""
+    return get_commensurate_points(np.rint(np.linalg.inv(phonon.primitive.primitive_matrix)).astype(int))
+
+
+def _lowest(phonon: Phonopy, qpoints: np.ndarray, exact: bool) -> Mode:
+    frequencies = phonon.run_qpoints(qpoints).frequencies.copy()  # (Q, B)
+    for k in np.flatnonzero(np.abs(qpoints).max(axis=1) < 1e-9):
+        translations = np.argsort(np.abs(frequencies[k]))[:3]
+        frequencies[k, translations] = np.inf
+    k, band = np.unravel_index(np.argmin(frequencies), frequencies.shape)
+    return Mode(float(frequencies[k, band]), np.array(qpoints[k]), int(band), exact)

@@ -26,7 +26,7 @@ from nfflr.errors import ConfigError, StructureError
 from nfflr.models.base import architectures
 from nfflr.models.gnn.alignn_ff import ALIGNN, ALIGNNConfig
 from nfflr.models.moment import MomentConfig, MomentNetwork
-from nfflr.workflows.dynamics.start import random_velocities
+from nfflr.workflows.dynamics.preparation import random_velocities
 
 HERE = Path(__file__).parent
 MPIEXEC = Path(sys.prefix, "bin", "mpiexec")

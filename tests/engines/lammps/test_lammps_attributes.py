@@ -17,7 +17,7 @@ from nfflr.calculator import NFFLrCalculator
 from nfflr.cli.main import run
 from nfflr.engines.lammps.script import data_file, types_of
 from nfflr.structures.readers import read_structure, read_structures
-from nfflr.workflows.dynamics.start import random_velocities
+from nfflr.workflows.dynamics.preparation import random_velocities
 
 LINE = FixedLine([20, 21], (0, 1, 0))
 MASK = (True, False, True)

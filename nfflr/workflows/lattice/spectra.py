@@ -1,0 +1,279 @@
+"""Phonon bands along paths, densities of states, Grüneisen parameters of modes, and their figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+from ase.cell import Cell
+from ase.dft.kpoints import parse_path_string
+from ase.units import kB
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from phonopy import Phonopy
+from phonopy.harmonic.dynamical_matrix import DynamicalMatrixNAC
+from phonopy.phonon.band_structure import get_band_qpoints_and_path_connections
+from phonopy.phonon.degeneracy import lift_degeneracy
+from phonopy.phonon.mesh import Mesh
+from phonopy.phonon.tetrahedron_method import get_integration_weights
+from phonopy.physical_units import get_physical_units
+
+from ...errors import StructureError
+
+GAMMA = {"G": "Γ"}
+
+
+@dataclass(frozen=True)
+class BandPath:
+    """A path in pieces, as phonopy takes it.
+
+    Attributes:
+        qpoints: one array (n, 3) per straight piece, fractional coordinates of the primitive cell's
+            reciprocal lattice.
+        ends: names of the first and last point of each piece.
+        points: fractional coordinates of the named points.
+    """
+
+    qpoints: list[np.ndarray]
+    ends: list[tuple[str, str]]
+    points: dict[str, np.ndarray]
+
+
+def band_path(phonon: Phonopy, points: int) -> BandPath:
+    """The standard path of the lattice of phonopy's primitive cell, in the basis of that very cell.
+
+    Special points are those of Setyawan and Curtarolo, Comput. Mater. Sci. 49, 299 (2010), as ASE has them.
+
+    Args:
+        phonon: its primitive cell decides.
+        points: q-points on the longest piece; shorter ones get as many as the same spacing allows.
+
+    Raises:
+        StructureError: the Bravais lattice is not recognised.
+    """
+    cell = Cell(phonon.primitive.cell)
+    try:
+        # Lattice vectors obey symmetry to a few times symprec, which ASE takes relative to their length.
+        path = cell.bandpath(npoints=0, eps=max(2e-4, 10 * phonon.symmetry.tolerance))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise StructureError(
+            f"structure: no band path, its Bravais lattice is not recognised ({error})"
+        ) from error
+    pieces = parse_path_string(path.path)
+    coordinates = [[path.special_points[name] for name in names] for names in pieces]
+    reciprocal = np.linalg.inv(phonon.primitive.cell).astype(np.double)  # columns
+    qpoints, _ = get_band_qpoints_and_path_connections(coordinates, points, reciprocal)
+    ends = [(a, b) for names in pieces for a, b in pairwise(names)]
+    return BandPath(
+        qpoints,
+        [(GAMMA.get(a, a), GAMMA.get(b, b)) for a, b in ends],
+        {GAMMA.get(name, name): np.array(q) for name, q in path.special_points.items()},
+    )
+
+
+def ticks(path: BandPath, distances: list[np.ndarray]) -> tuple[list[str], list[float]]:
+    """Labels and where they stand; two points that the path jumps between share one, ``U|K``."""
+    labels, places = [path.ends[0][0]], [0.0]
+    for (start, end), along in zip(path.ends, distances, strict=True):
+        if labels[-1] != start:
+            labels[-1] = f"{labels[-1]}|{start}"
+        labels.append(end)
+        places.append(float(along[-1]))
+    return labels, places
+
+
+def name_of(q: np.ndarray, phonon: Phonopy, points: dict[str, np.ndarray]) -> str:
+    """Name of a special point that ``q`` is equivalent to by symmetry, or an empty string."""
+    for rotation in phonon.primitive_symmetry.reciprocal_operations:
+        for name, special in points.items():
+            difference = rotation @ q - special
+            if np.abs(difference - np.rint(difference)).max() < 1e-5:
+                return name
+    return ""
+
+
+POINTS = 201  # frequencies
+MARGIN = 0.1  # of the width of the spectrum, on either side
+
+
+@dataclass(frozen=True)
+class Density:
+    """``frequencies`` (F,) THz, ``total`` (F,) and ``projected`` (E, F) in 1/(THz cell), by ``elements``."""
+
+    frequencies: np.ndarray
+    total: np.ndarray
+    elements: list[str]
+    projected: np.ndarray
+
+
+def density_of_states(phonon: Phonopy, mesh: Mesh) -> Density:
+    """Densities of states by the linear tetrahedron method (Blöchl et al., PRB 49, 16223 (1994)).
+
+    Projections on single atoms need every point of the mesh; symmetry takes an atom to one of the same
+    element, so that those on elements need the irreducible ones only. Tetrahedra are turned by the point
+    group and averaged: the cut of the mesh into tetrahedra has less symmetry than the crystal.
+
+    Args:
+        phonon: whose mesh it is.
+        mesh: with eigenvectors.
+    """
+    f = mesh.frequencies  # (Q, B)
+    margin = MARGIN * (f.max() - f.min())
+    points = np.linspace(f.min() - margin, f.max() + margin, POINTS)
+    index_of = np.searchsorted(mesh.ir_grid_points, mesh.grid_mapping_table)  # of all points
+    weights = get_integration_weights(
+        points,
+        f,
+        mesh.bz_grid,
+        grid_points=mesh.bz_grid.grg2bzg[mesh.ir_grid_points],
+        bzgp2irgp_map=index_of[mesh.bz_grid.bzg2grg],
+        function="I",
+        symmetrize_tetrahedra=True,
+    )  # (Q, F, B)
+    symbols = np.array(phonon.primitive.symbols)
+    elements = list(dict.fromkeys(phonon.primitive.symbols))
+    assert mesh.eigenvectors is not None  # the mesh was made with them
+    amplitudes = np.square(np.abs(mesh.eigenvectors)).reshape(len(f), len(symbols), 3, -1).sum(axis=2)
+    parts = np.stack([amplitudes[:, symbols == e].sum(axis=1) for e in elements])  # (E, Q, B)
+    parts = parts * (mesh.weights / mesh.weights.sum())[None, :, None]
+    projected = np.einsum("qfb,eqb->ef", weights, parts, optimize=True)
+    return Density(points, projected.sum(axis=0), elements, projected)
+
+
+def mode_gruneisen(
+    phonons: Sequence[Phonopy], qpoints: np.ndarray, direction: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies (Q, B) in THz, negative if imaginary, and γ = −⟨e|∂D/∂ln V|e⟩ / 2λ, (Q, B).
+
+    Modes of one frequency take the basis in which the change of D is diagonal. phonopy's own class compares
+    eigenvalues, squares of frequencies, with a threshold for frequencies: near Γ, where all of them are
+    small, it mixes modes that differ.
+
+    Args:
+        phonons: with force constants, at rest, at a larger and at a smaller volume.
+        qpoints: (Q, 3) fractional. γ has no meaning where a frequency is zero.
+        direction: (3,) from which Γ is approached, where Born charges are known.
+    """
+    rest, larger, smaller = phonons
+    strain = (larger.primitive.volume - smaller.primitive.volume) / rest.primitive.volume
+    unit = get_physical_units().DefaultToTHz
+    frequencies, parameters = np.empty((2, len(qpoints), 3 * len(rest.primitive)))
+    for k, q in enumerate(qpoints):
+        matrix, above, below = (_dynamical_matrix(phonon, q, direction) for phonon in phonons)
+        eigenvalues, vectors = np.linalg.eigh(matrix)
+        frequencies[k] = np.sign(eigenvalues) * np.sqrt(np.abs(eigenvalues)) * unit
+        changes, _ = lift_degeneracy(frequencies[k], vectors, above - below)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            parameters[k] = -changes / strain / eigenvalues / 2
+    return frequencies, parameters
+
+
+def _dynamical_matrix(phonon: Phonopy, q: np.ndarray, direction: np.ndarray | None) -> np.ndarray:
+    dynamical = phonon.dynamical_matrix
+    assert dynamical is not None  # there are force constants
+    if isinstance(dynamical, DynamicalMatrixNAC):
+        dynamical.run(q, q_direction=direction)
+    else:
+        dynamical.run(q)
+    assert dynamical.dynamical_matrix is not None  # just made
+    return dynamical.dynamical_matrix.copy()
+
+
+WIDTH = 1.2
+
+R = TypeVar("R")
+
+
+def curves(result: R, others: Mapping[str, R], label: str) -> list[tuple[str, R, str]]:
+    """Name, result and colour: the subject in black, what it is compared with in colours."""
+    return [(label, result, "0.15"), *((name, one, f"C{k}") for k, (name, one) in enumerate(others.items()))]
+
+
+def phonon_figure(result, others: Mapping, label: str) -> Figure:
+    """Bands, densities of states, and thermal properties of ``PhononsResult``s."""
+    drawn = curves(result, others, label)
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[2.3, 1])[0]
+    bands, dos = left.subplots(1, 2, sharey=True, width_ratios=[3, 1])
+    for name, one, colour in reversed(drawn):  # the subject on top
+        draw_path(bands, one, one.band_frequencies, result, color=colour, lw=WIDTH, label=name)
+    bands.axhline(0, color="0.6", lw=0.8, zorder=0)
+    bands.set_ylabel("frequency (THz)")
+    lowest = min(one.band_frequencies.min() for _, one, _ in drawn)
+    stable = all(one.stable for _, one, _ in drawn)
+    bands.set_ylim(0 if stable else 1.1 * lowest, 1.04 * max(one.highest_frequency for _, one, _ in drawn))
+    if others:
+        bands.legend(fontsize="small", loc="best")
+        for _, one, colour in drawn:
+            dos.plot(one.dos / len(one.symbols), one.dos_frequencies, lw=WIDTH, color=colour)
+    else:
+        _draw_elements(dos, result)
+    dos.axhline(0, color="0.6", lw=0.8, zorder=0)
+    dos.set_xlim(left=0)
+    dos.set_xlabel("states (1/THz/atom)")
+    free, heat = right.subplots(2, 1, sharex=True)
+    _draw_thermal(free, heat, drawn)
+    return figure
+
+
+def draw_path(axes: Axes, result, values: np.ndarray, frame=None, label: str = "", **style) -> None:
+    """Lines of (Q, B) values along the band path, with the names of its points.
+
+    Args:
+        axes: where.
+        result: has the ``band_`` fields.
+        values: what is drawn.
+        frame: another result whose axis is used, so that points of the same name meet although the cells
+            differ in size; default: the result itself. One with other points is not drawn.
+        label: for the legend.
+    """
+    frame = result if frame is None else frame
+    if result.band_labels != frame.band_labels:
+        axes.plot([], [], **style, label=f"{label} (along another path)")
+        return
+    edges = [*result.band_pieces, len(result.band_distances)]
+    along = np.interp(result.band_distances, result.band_label_distances, frame.band_label_distances)
+    for k, (start, end) in enumerate(pairwise(edges)):
+        lines = axes.plot(along[start:end], values[start:end], **style)
+        if k == 0 and label:
+            lines[0].set_label(label)
+    axes.set_xticks(frame.band_label_distances, [_typeset(point) for point in frame.band_labels])
+    for place in frame.band_label_distances:
+        axes.axvline(place, color="0.8", lw=0.8, zorder=0)
+    axes.set_xlim(0, frame.band_distances[-1])
+    axes.tick_params(axis="x", length=0)
+
+
+def _typeset(label: str) -> str:
+    """``X1`` with its number below the line."""
+    return re.sub(r"([A-ZΓ])(\d+)", r"$\\mathrm{\1}_{\2}$", label)
+
+
+def _draw_elements(axes: Axes, result) -> None:
+    """The total as an area, the share of each element as a line."""
+    atoms = len(result.symbols)
+    axes.fill_betweenx(result.dos_frequencies, result.dos / atoms, color="0.85", label="total")
+    axes.plot(result.dos / atoms, result.dos_frequencies, lw=0.8, color="0.4")
+    if len(result.dos_elements) > 1:
+        for element, dos in zip(result.dos_elements, result.projected_dos, strict=True):
+            axes.plot(dos / atoms, result.dos_frequencies, lw=WIDTH, label=element)
+        axes.legend(frameon=False, fontsize="small", loc="best")
+
+
+def _draw_thermal(free: Axes, heat: Axes, drawn: list) -> None:
+    for _, one, colour in reversed(drawn):
+        atoms, t = len(one.symbols), one.temperatures
+        free.plot(t, 1000 * one.free_energy / atoms, color=colour, lw=WIDTH)
+        heat.plot(t, one.entropy / atoms / kB, color=colour, lw=WIDTH)
+        heat.plot(t, one.heat_capacity / atoms / kB, "--", color=colour, lw=WIDTH)
+    heat.plot([], [], color="0.15", label="S")
+    heat.plot([], [], "--", color="0.15", label=r"$C_V$")
+    heat.axhline(3, color="0.6", lw=0.8, ls=":", zorder=0)  # Dulong and Petit
+    free.set_ylabel("F (meV/atom)")
+    heat.set(xlabel="temperature (K)", ylabel=r"S, $C_V$ ($k_\mathrm{B}$/atom)")
+    heat.set_xlim(drawn[0][1].temperatures[[0, -1]])
+    heat.legend(frameon=False)
