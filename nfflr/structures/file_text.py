@@ -86,19 +86,25 @@ def documents(path: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         StructureError: the file cannot be unpacked or is no JSON; names the line.
     """
-    try:
-        text = content_of(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise StructureError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    text = decoded(path, content_of(path))
     if suffix_of(path) not in LINES:
-        yield str(path), _parsed(path, text, 1)
+        yield str(path), parsed(path, text)
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield f"{path}: line {number}", _parsed(path, line, number)
+            yield f"{path}: line {number}", parsed(path, line, number)
 
 
-def _parsed(path: Path, text: str, first: int) -> Any:
+def decoded(path: Path, content: bytes) -> str:
+    """Text in UTF-8; a StructureError where it is none."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StructureError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+
+
+def parsed(path: Path, text: str, first: int = 1) -> Any:
+    """The content of JSON that begins in line ``first`` of the file; a StructureError where it is none."""
     try:
         refuse_deep(text.encode())
         return json.loads(text)

@@ -16,7 +16,7 @@ from ase.data import atomic_numbers
 
 from ...errors import StructureError
 from ...structures.checks import check_structure
-from . import Entry, Wanted
+from . import Entry, Wanted, kept
 
 KEYS = {"total_energy": ("energy",), "forces": ("force",), "stress": ("stress",)}
 ENERGY_UNITS = "eV"
@@ -73,8 +73,7 @@ def _entries(system: Path, name: str, wanted: Wanted) -> Iterator[Entry]:
                 values["force"] = values["force"].reshape(-1, 3)[real]
             if "virial" in frames and periodic:
                 values["stress"] = -frames["virial"][k].reshape(3, 3) / atoms.get_volume()
-            kept = values if wanted is None else {n: v for n, v in values.items() if n in wanted}
-            yield Entry(f"{name}[{count}]", name, atoms, kept)
+            yield Entry(f"{name}[{count}]", name, atoms, kept(values, wanted))
             count += 1
 
 
