@@ -60,7 +60,7 @@ class DiskCache:
             return found[0]
         made = self.transform(atoms)
         tensors, outline = take_apart(made)
-        write_entry(path, seal(tensors, {"outline": outline}, KIND))
+        write_entry(self.folder, path, seal(tensors, {"outline": outline}, KIND))
         return made
 
 

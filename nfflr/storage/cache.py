@@ -54,8 +54,8 @@ def private_folder(name: str) -> Path:
     return folder
 
 
-def write_entry(path: Path, content: bytes) -> None:
-    """Write a file that carries its own digest, and its folder.
+def write_entry(folder: Path, path: Path, content: bytes) -> None:
+    """Write a file that carries its own digest, somewhere below a folder that is made with it.
 
     It is not flushed to disk: the digest shows what a loss of power left empty, and 8 ms a file are too long.
 
@@ -66,7 +66,7 @@ def write_entry(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResourceError(
-            f"{path.parent}: cannot be written ({error.strerror}); choose another folder"
+            f"{folder}: cannot be written ({error.strerror}); choose another folder"
         ) from error
     write_atomically(path, content, durable=False)
 
