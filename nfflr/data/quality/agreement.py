@@ -9,7 +9,7 @@ from typing import Annotated
 
 import numpy as np
 
-from ...structures.strain import logarithmic_strain
+from ...structures.cells import logarithmic_strain
 from ...units import GPA, Unit
 from ..records import Record
 from .steps import Step, near_steps

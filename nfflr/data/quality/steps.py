@@ -15,8 +15,7 @@ import ase
 import numpy as np
 from scipy.linalg import expm
 
-from ...structures.neighbours import complete_box
-from ...structures.strain import logarithmic_strain
+from ...structures.cells import complete_box, logarithmic_strain
 from ..records import Record
 
 WINDOW = 40  # structures of a family among which pairs are looked for

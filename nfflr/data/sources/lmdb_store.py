@@ -20,7 +20,7 @@ from ...errors import ConfigError, ResourceError, StructureError
 from ...storage.files import temporary_name
 from ...storage.sealed import Damaged, Foreign, seal, unseal
 from ...structures.checks import check_structure
-from ...structures.lmdb_file import LmdbFile, import_lmdb
+from ...structures.formats.aselmdb import LmdbFile, import_lmdb
 from . import Entry, LazyEntries, Wanted, ase_files, kept
 
 KEYS = {"total_energy": ("total_energy",), "forces": ("forces",), "stress": ("stress",)}

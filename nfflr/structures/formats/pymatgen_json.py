@@ -116,9 +116,8 @@ def _labelled(record: dict, name: str, where: str, known: bool) -> ase.Atoms:
     if energy is not None:
         results["energy"] = _array(energy, (), "energy", where)
         atoms.info.pop("energy", None)
-    forces = next(
-        (record[key] for key in FORCES if record.get(key) is not None), atoms.info.pop("forces", None)
-    )
+    own = atoms.info.pop("forces", None)  # of the sites
+    forces = next((record[key] for key in FORCES if record.get(key) is not None), own)
     if forces is not None:
         results["forces"] = _array(forces, (len(atoms), 3), "forces", where)
     stress = record.get("stress")

@@ -8,7 +8,7 @@ import ase
 import numpy as np
 from ase.calculators.calculator import Calculator
 
-from ...structures.strain import strained
+from ...structures.cells import strained
 from ...workflows.framework.evaluations import evaluate
 from ...workflows.framework.interface import has_stress
 from .result import CheckResult, Limits, measured, skipped

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import ase
 import numpy as np
 
-from ...structures.neighbours import complete_box, counted_once, neighbor_list
+from ...structures.cells import complete_box
+from ...structures.neighbours import counted_once, neighbor_list
 
 NONE = (np.empty(0, dtype=int), np.empty(0, dtype=int), np.empty(0))
 SKIN = 1.0  # Å beyond the reach, within which pairs are kept between two searches
