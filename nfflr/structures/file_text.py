@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import lzma
 import zlib
 from collections.abc import Iterator
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ase.io.formats import get_compression, open_with_compression
+from pydantic_core import from_json
 
 from ..errors import StructureError
-from ..storage.nesting import refuse_deep
 
 START = 2**17  # bytes in which a file says what it is
 LINES = (".jsonl", ".ndjson")
@@ -106,11 +105,10 @@ def decoded(path: Path, content: bytes) -> str:
 def parsed(path: Path, text: str, first: int = 1) -> Any:
     """The content of JSON that begins in line ``first`` of the file; a StructureError where it is none."""
     try:
-        refuse_deep(text.encode())
-        return json.loads(text)
+        return from_json(text)  # which refuses deep nesting; json follows it until the process ends
     except ValueError as error:
-        line = first - 1 + getattr(error, "lineno", 1)
-        reason = getattr(error, "msg", str(error))
+        reason, _, place = str(error).partition(" at line ")
+        line = first - 1 + int(place.split()[0] if place else 1)
         raise StructureError(
             f"{path}: line {line} is not JSON ({reason}); the file may be truncated, or correct it"
         ) from error

@@ -7,7 +7,6 @@ unpickled, and no class that a row names is made. Needs the extra ``nfflr[lmdb]`
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +17,9 @@ import numpy as np
 from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
+from pydantic_core import from_json
 
 from ...errors import ConfigError, StructureError
-from ...storage.nesting import refuse_deep
 from ..checks import check_structure
 
 SUFFIX = ".aselmdb"
@@ -82,8 +81,7 @@ class Rows:
             text = unpacking.decompress(content, LARGEST)
             if not unpacking.eof:
                 raise ValueError(f"it ends early, or is larger than {LARGEST >> 20} MiB")
-            refuse_deep(text)
-            return json.loads(text)
+            return from_json(text)
         except (ValueError, zlib.error) as error:
             raise StructureError(
                 f"{self.name}: row {key.decode()} is no compressed JSON ({error}); the file is damaged"
