@@ -25,37 +25,22 @@ USUAL_FORCE = 0.7  # eV/Å rms of a component; data near equilibrium have less, 
 DISTINCT = 0.7  # ratio of unexplained parts from which one order of six numbers is the better
 # In the order in which people have them: a sign or unit of VASP's is commoner than its other half.
 STRESSES = (("eV/Å^3", 1), ("eV/Å^3", -1), ("kbar", -1), ("GPa", 1), ("GPa", -1), ("kbar", 1))
-WRONG_PART = 0.3  # by which a slope of normal or shear stresses is off one
-SURE_PART = 5  # standard errors
+FAR_PART = 1.3  # likewise for the normal or the shear part of stresses, which no unit explains
 LEAST_STRAIN = 1e-3
 # Units of energies and forces that occur together by mistake, the commoner first; the sign may be wrong too.
 PAIRS = (
-    ("eV", "eV/Å"),
-    ("Ha", "eV/Å"),
-    ("eV/atom", "eV/Å"),
-    ("eV", "Ha/Bohr"),
-    ("Ha", "Ha/Bohr"),
-    ("kcal/mol", "eV/Å"),
-    ("eV", "kcal/mol/Å"),
-    ("eV", "eV/Bohr"),
-    ("Ry", "Ry/Bohr"),
-    ("eV", "Ry/Bohr"),
-    ("Ry", "eV/Å"),
-    ("eV", "Ha/Å"),
-    ("kJ/mol", "eV/Å"),
-    ("eV", "kJ/mol/Å"),
-    ("Ha/atom", "eV/Å"),
-    ("Ha", "kcal/mol/Å"),
-    ("kcal/mol", "Ha/Bohr"),
-    ("kJ/mol", "kJ/mol/nm"),
-)
+    ("eV", "eV/Å"), ("Ha", "eV/Å"), ("eV/atom", "eV/Å"), ("eV", "Ha/Bohr"), ("Ha", "Ha/Bohr"),
+    ("kcal/mol", "eV/Å"), ("eV", "kcal/mol/Å"), ("eV", "eV/Bohr"), ("Ry", "Ry/Bohr"), ("eV", "Ry/Bohr"),
+    ("Ry", "eV/Å"), ("eV", "Ha/Å"), ("kJ/mol", "eV/Å"), ("eV", "kJ/mol/Å"), ("Ha/atom", "eV/Å"),
+    ("Ha", "kcal/mol/Å"), ("kcal/mol", "Ha/Bohr"), ("kJ/mol", "kJ/mol/nm"),
+)  # fmt: skip
 
 
-def contradicts(slope: Slope | None) -> bool:
-    """Whether energies and labels cannot be of one calculation in these units."""
+def contradicts(slope: Slope | None, far: float = FAR) -> bool:
+    """Whether energies and labels cannot be of one calculation in these units, as the slope is off one."""
     if slope is None or not slope.sharp or abs(slope.value - 1) < SURE * slope.error:
         return False
-    return slope.value <= 0 or not 1 / FAR < slope.value < FAR
+    return not 1 / far < slope.value < far
 
 
 def force_finding(
@@ -348,7 +333,7 @@ class StressJudge:
         """What forbids to train on stresses whose unit and sign are right; a few words for the config."""
         advice = "the config leaves stresses out of the loss"
         for part, slope in (("shear", self.fit.shear), ("normal", self.fit.normal)):
-            if slope is not None and _wrong(slope):
+            if slope is not None and contradicts(slope, FAR_PART):
                 reason = (
                     f"{part} stresses disagree with energies along strains, which change by {slope} times"
                 )
@@ -374,7 +359,3 @@ class StressJudge:
             if np.abs(strain).max() > LEAST_STRAIN:
                 names[self.records[step.first].group] = None
         return "group " + ", ".join(list(names)[:4])
-
-
-def _wrong(slope: Slope) -> bool:
-    return slope.sharp and abs(slope.value - 1) > max(WRONG_PART, SURE_PART * slope.error)

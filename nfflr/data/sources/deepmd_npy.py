@@ -16,6 +16,7 @@ from ase.data import atomic_numbers
 
 from ...errors import StructureError
 from ...structures.checks import check_structure
+from ...structures.species import is_symbol
 from . import Entry, Wanted, kept
 
 KEYS = {"total_energy": ("energy",), "forces": ("force",), "stress": ("stress",)}
@@ -97,7 +98,7 @@ def _names(system: Path) -> list[str]:
         )
     names = path.read_text().split()
     for name in names:
-        if atomic_numbers.get(name, 0) < 1:
+        if not is_symbol(name):
             raise StructureError(f"{path}: {name!r} is no element; write chemical symbols")
     return names
 
@@ -119,14 +120,8 @@ def _frames(folder: Path, size: int, periodic: bool) -> dict[str, np.ndarray]:
         if name not in frames:
             raise StructureError(f"{folder}: has no {name}.npy; expected one row a frame")
     count = len(frames["coord"])
-    columns = {
-        "coord": 3 * size,
-        "force": 3 * size,
-        "box": 9,
-        "virial": 9,
-        "real_atom_types": size,
-        "energy": 1,
-    }
+    columns = {"coord": 3 * size, "force": 3 * size, "box": 9, "virial": 9, "energy": 1}
+    columns["real_atom_types"] = size
     for name, array in frames.items():
         width = int(np.prod(array.shape[1:]))
         if len(array) != count or width != columns.get(name, width):

@@ -124,11 +124,8 @@ def _checked(results: dict, size: int) -> dict:
 
 def _fixed(constraints: list) -> list[int]:
     """Atoms that a row holds fixed; other constraints do not matter to labels."""
-    indices: list[int] = []
-    for constraint in constraints:
-        if constraint.get("name") == "FixAtoms":
-            indices += np.atleast_1d(constraint["kwargs"]["indices"]).tolist()
-    return indices
+    parts = [c["kwargs"]["indices"] for c in constraints if c.get("name") == "FixAtoms"]
+    return [index for part in parts for index in np.atleast_1d(part).tolist()]
 
 
 def _decoded(value: Any) -> Any:

@@ -218,10 +218,7 @@ class _Data:
             kind = numbers.get(word, word)
             number, mass, comment = masses.get(kind, (0, None, ""))
             where = f"{self.path}: line {number}" if number else f"{self.path}: type {word}"
-            try:
-                elements[word] = element_of_type(labels.get(kind) or comment, mass, where)
-            except StructureError as error:
-                raise StructureError(f"{error}; {ADVICE}") from error
+            elements[word] = element_of_type(labels.get(kind) or comment, mass, where, ADVICE)
         return elements
 
     def _set_velocities(self, atoms: ase.Atoms, places: dict[int, int]) -> None:
