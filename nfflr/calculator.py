@@ -17,6 +17,7 @@ from ase.outputs import Properties, all_outputs
 
 from .adapters.programs import is_program, load_program
 from .adapters.wrapped import NO_CUTOFF, OPTIONS, Wrapped
+from .cards import domains_in
 from .checkpoint import load_model, sources_of
 from .compiled import Compiled, compile_potential, kernels
 from .data.graph import Graph, batch_graphs
@@ -26,7 +27,6 @@ from .models.base import Potential
 from .models.committee import Ensemble
 from .notes import note
 from .structures.checks import check_structure
-from .structures.domain import domains_in
 from .workflows.framework.interface import has_stress, require_stress
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}

@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from . import __version__
+from .cards import KEY, Domain
 from .checkpoint_files import (
     DTYPES,
     FILE,
@@ -31,7 +32,6 @@ from .models.committee import Ensemble
 from .models.construction import build_model
 from .storage.files import write_atomically
 from .storage.sealed import read_metadata, seal, unseal
-from .structures.domain import KEY, Domain
 
 __all__ = [
     "FILE",

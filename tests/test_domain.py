@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfflr.calculator import NFFLrCalculator
+from nfflr.cards import Domain, domain_of
 from nfflr.checkpoint import load_checkpoint, save_checkpoint
 from nfflr.cli.main import run
 from nfflr.errors import CheckpointError
 from nfflr.models.moment import MomentConfig, MomentNetwork
-from nfflr.structures.domain import Domain, domain_of
 
 
 @pytest.fixture

@@ -169,8 +169,7 @@ def _molecules(source: str, calculators: dict) -> list:
     Raises:
         ConfigError: there is no such file.
     """
-    from ..cards import bundled_calculators
-    from ..structures.domain import domains_in
+    from ..cards import bundled_calculators, domains_in
     from ..structures.readers import read_structures
 
     domains = domains_in(getattr(next(iter(calculators.values())), "metadata", {}))

@@ -1,19 +1,14 @@
-"""Where compiled graphs are kept: private to the user, named after all that they depend on."""
+"""All that a compiled graph depends on, which names its place in the user's cache."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import os
 import platform
 import shlex
 import shutil
-import stat
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -21,89 +16,16 @@ import torch
 
 from .. import __version__
 from ..models.base import Potential
-from ..storage.files import user_cache
+from ..storage.cache import BuiltEntry
 
 ROOT = Path(__file__).parents[1]
-GRAPH, MANIFEST = "graph.pt2", "manifest.json"
-STALE = 86400  # seconds after which a folder of an interrupted build is removed
 
 
-class Artefacts:
-    """The place in the cache of one model's compiled graph; a context, at whose end leftovers go.
-
-    Only this folder is ever read: what lies beside a checkpoint is no concern of it. It must belong to the
-    user and be writable by nobody else, and the graph must have the digest that was noted when it was built.
-    """
+class Artefacts(BuiltEntry):
+    """The place of one model's compiled graph; what lies beside a checkpoint is not looked at."""
 
     def __init__(self, model: Potential):
-        self.identity = identity(model)
-        text = json.dumps(self.identity, sort_keys=True)
-        self.root = user_cache() / "compiled"
-        self.folder = self.root / hashlib.sha256(text.encode()).hexdigest()[:32]
-        self._leftovers = ExitStack()
-        self._new: Path | None = None
-
-    def __enter__(self) -> Artefacts:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._leftovers.close()
-
-    def find(self) -> Path | None:
-        """The graph if it is there and whole, else None."""
-        try:
-            if not all(is_private(path) for path in (self.root, self.folder, self.folder / GRAPH)):
-                return None
-            manifest = json.loads((self.folder / MANIFEST).read_bytes())
-            whole = manifest == {"identity": self.identity, "sha256": _digest(self.folder / GRAPH)}
-        except (OSError, ValueError):
-            return None
-        return self.folder / GRAPH if whole else None
-
-    def discard(self) -> None:
-        """Remove what is there."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    @contextmanager
-    def new(self) -> Iterator[Path]:
-        """Where to write the graph: a folder of this process's own, in the cache if that can be written."""
-        try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _remove_stale(self.root)
-            folder = tempfile.mkdtemp(prefix=".build-", dir=self.root)
-        except OSError:
-            folder = tempfile.mkdtemp(prefix="nfflr-")
-        self._new = Path(folder)
-        self._leftovers.callback(shutil.rmtree, folder, ignore_errors=True)
-        yield self._new / GRAPH
-
-    def keep(self) -> str:
-        """Give the new graph its name, whole or not at all; where it is now, in words.
-
-        Another process that was faster is not disturbed; what is damaged there is replaced.
-        """
-        assert self._new is not None  # new() was called
-        if self._new.parent != self.root or not is_private(self.root):
-            return f"for this process alone, as {self.root} is not a folder that only you can write"
-        for path in self._new.iterdir():
-            if path.name != GRAPH:
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
-        manifest = {"identity": self.identity, "sha256": _digest(self._new / GRAPH)}
-        (self._new / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
-        for path in self._new.iterdir():
-            path.chmod(0o600)
-        for _ in range(2):
-            try:
-                self._new.rename(self.folder)
-                return str(self.folder)
-            except OSError:
-                if self.find():
-                    return str(self.folder)
-                with suppress(OSError):  # moved first, so that nobody sees half of it
-                    aside = tempfile.mkdtemp(prefix=".build-", dir=self.root)
-                    self._leftovers.callback(shutil.rmtree, aside, ignore_errors=True)
-                    self.folder.rename(Path(aside) / "damaged")
-        return "for this process alone"
+        super().__init__("compiled", identity(model), "graph.pt2")
 
 
 def identity(model: Potential) -> dict[str, str]:
@@ -160,25 +82,7 @@ def code_digest(cls: type) -> str:
     return digest.hexdigest()
 
 
-def is_private(path: Path) -> bool:
-    """Whether a file or folder is the user's own and nobody else can write to it."""
-    found = path.lstat()
-    mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
-    return mine and not stat.S_ISLNK(found.st_mode) and not found.st_mode & 0o022
-
-
 def compiler() -> str | None:
     """The C++ compiler that torch would call, or None."""
     words = shlex.split(os.environ.get("CXX", "")) or ["g++"]
     return shutil.which(words[0])
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _remove_stale(root: Path) -> None:
-    for path in root.glob(".build-*"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > STALE:
-                shutil.rmtree(path, ignore_errors=True)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from ..storage.files import temporary_name, user_cache
-from .cache import compiler, device_name, is_private
+from ..storage.cache import is_private, private_folder
+from ..storage.files import temporary_name
+from .cache import compiler, device_name
 
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC"]
 FLAGS += ["-shared", "-pthread"]
@@ -59,7 +60,7 @@ def _target(program: str, source: Path, macros: list[str]) -> Path:
     texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
     parts = [*texts, " ".join(FLAGS + macros).encode(), _identity(program)]
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()
-    return _private_folder() / f"{source.stem}-{digest[:32]}.so"
+    return private_folder("kernels") / f"{source.stem}-{digest[:32]}.so"
 
 
 def _build(program: str, source: Path, macros: list[str], target: Path) -> ctypes.CDLL | None:
@@ -82,16 +83,3 @@ def _identity(program: str) -> bytes:
     """Compiler, processor and torch: what decides which instructions the library may hold."""
     version = subprocess.run([program, "--version"], capture_output=True, timeout=60, check=True).stdout
     return version + device_name(torch.device("cpu")).encode() + torch.__version__.encode()
-
-
-def _private_folder() -> Path:
-    """Folder of built libraries; one that others could write to is refused.
-
-    Raises:
-        PermissionError: somebody else owns it or may write there.
-    """
-    folder = user_cache() / "kernels"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not is_private(folder):
-        raise PermissionError(f"{folder} is not a folder that only you can write")
-    return folder

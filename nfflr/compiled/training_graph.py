@@ -14,9 +14,9 @@ import torch
 
 from ..data.graph import Graph
 from ..models.base import Input, Potential
-from ..storage.files import user_cache
+from ..storage.cache import private_folder
 from .aot_graph import SETTINGS, NotCompiled, arguments, not_compiled, results, trace
-from .cache import compiler, is_private
+from .cache import compiler
 from .examples import deviations, example_graphs, tolerance
 
 logger = logging.getLogger("nfflr")
@@ -131,9 +131,8 @@ def _kept():
     """Inductor's own cache in the user's, unless others can write there: a second run need not compile."""
     from torch._inductor.utils import fresh_cache
 
-    folder, private = user_cache() / "compiled" / "training", False
+    folder = None
     with suppress(OSError):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        private = is_private(folder) and is_private(folder.parent)
-    with patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=str(folder)) if private else fresh_cache():
+        folder = private_folder("compiled/training")
+    with patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=str(folder)) if folder else fresh_cache():
         yield

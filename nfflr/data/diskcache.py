@@ -11,8 +11,7 @@ import ase
 import numpy as np
 
 from .. import __version__
-from ..errors import ResourceError
-from ..storage.files import user_cache, write_atomically
+from ..storage.cache import user_cache, write_entry
 from ..storage.sealed import Damaged, Foreign, seal, unseal
 from .identity import identity
 from .portable import put_together, take_apart
@@ -61,14 +60,7 @@ class DiskCache:
             return found[0]
         made = self.transform(atoms)
         tensors, outline = take_apart(made)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ResourceError(
-                f"{self.folder}: cannot be written ({error.strerror}); choose another folder"
-            ) from error
-        # Not flushed: the digest tells a file that a loss of power left empty, and 8 ms for each is too long.
-        write_atomically(path, seal(tensors, {"outline": outline}, KIND), durable=False)
+        write_entry(self.folder, path, seal(tensors, {"outline": outline}, KIND))
         return made
 
 

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from ..atoms import Atoms
-from ..structures.neighbours import complete_box, neighbor_list
+from ..structures.cells import complete_box
+from ..structures.neighbours import neighbor_list
 from .graph import Graph, check_distances
 
 

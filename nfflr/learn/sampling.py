@@ -6,8 +6,8 @@ import ase
 import numpy as np
 from ase.data import covalent_radii
 
+from ..structures.cells import strained
 from ..structures.neighbours import close_pairs
-from ..structures.strain import strained
 
 OVERLAP = 0.6  # of the sum of covalent radii; nothing bonds so shortly
 REACH = 8.0  # Å within which an atom has a neighbour

@@ -80,13 +80,6 @@ def sweep(paths: Iterable[Path]) -> None:
                 leftover.unlink()
 
 
-def user_cache() -> Path:
-    """The user's cache folder, ``$XDG_CACHE_HOME/nfflr`` or ``~/.cache/nfflr``; not created here."""
-    given = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    # A relative one counts as not set, says the XDG Base Directory Specification: it would follow the user.
-    return (given if given.is_absolute() else Path.home() / ".cache") / "nfflr"
-
-
 def write_json(path: Path, record: dict) -> None:
     """Write JSON with sorted keys: equal results give equal bytes."""
     text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import safetensors
-
-from .nesting import refuse_deep
+from pydantic_core import from_json
 
 if TYPE_CHECKING:  # metadata are read without torch, which takes a second to import
     import torch
@@ -94,12 +93,8 @@ def read_metadata(content: bytes, kind: str, version: int = 1, oldest: int | Non
     if not 2 <= length <= min(MAX_HEADER, len(content) - 8) or content[8:9] != b"{":
         raise Foreign("no header")
     try:
-        refuse_deep(content[8 : 8 + length])
-        header = json.loads(content[8 : 8 + length], object_pairs_hook=_no_duplicates)
-        refuse_deep(header["__metadata__"]["nfflr"].encode())
-        metadata = json.loads(
-            header["__metadata__"]["nfflr"], object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
+        header = _strict_json(content[8 : 8 + length])
+        metadata = _strict_json(header["__metadata__"]["nfflr"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Foreign("no metadata") from error
     if not isinstance(metadata, dict) or metadata.get("format") != kind:
@@ -111,8 +106,10 @@ def read_metadata(content: bytes, kind: str, version: int = 1, oldest: int | Non
     return metadata
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+def _strict_json(text: bytes | str) -> Any:
+    """JSON without duplicate keys, NaN and deep nesting, whose bracket after bracket json would follow."""
+    from_json(text, allow_inf_nan=False)  # refuses all but duplicate keys, which only json lets us see
+    return json.loads(text, object_pairs_hook=_no_duplicates)
 
 
 def _no_duplicates(pairs: list[tuple]) -> dict:

@@ -1,14 +1,18 @@
-"""What makes a structure unusable: checks that every reader and calculator shares."""
+"""What makes a structure unusable or doubtful: checks that every reader and calculator shares."""
 
 from __future__ import annotations
 
 import ase
 import numpy as np
+from ase.data import covalent_radii
 
 from ..errors import StructureError
-from .neighbours import ClosePairs, check_cell, close_pairs
+from ..notes import note
+from .cells import VACUUM, check_cell, heights, widest_gaps
+from .neighbours import ClosePairs, close_pairs
 
 CLOSEST = 0.3  # Å; atoms that are closer in a file are a mistake in it
+BONDED = (0.7, 1.35)  # shortest distance in a crystal, as a share of the sum of covalent radii
 
 
 def check_structure(atoms: ase.Atoms, name: str = "structure") -> None:
@@ -80,6 +84,30 @@ def _pair(atoms: ase.Atoms, pairs: ClosePairs, k: int) -> str:
     atoms_named = f"atoms {i} and {j} ({atoms.symbols[i]}, {atoms.symbols[j]}){image}"
     distance = pairs.distances[k]
     return f"{atoms_named} " + (f"are {distance:.3g} Å apart" if distance > 1e-3 else "coincide")
+
+
+def advise(atoms: ase.Atoms, name: str) -> None:
+    """Give a note about a cell that is filled as in a crystal, but periodic along no axis.
+
+    A molecule in a box with vacuum, and one without a cell, need no note.
+    """
+    if atoms.cell.rank == 3 and not atoms.pbc.any() and _looks_periodic(atoms):
+        note(
+            f"{name}: has a cell that its atoms fill, but no periodic axis; it is computed as a cluster. "
+            'For a crystal, switch the axes on (extended XYZ: pbc="T T T"; ASE: atoms.pbc = True)'
+        )
+
+
+def _looks_periodic(atoms: ase.Atoms) -> bool:
+    """Whether the cell, repeated, would be a crystal: no wide gap, and bonds across its faces."""
+    cell, everywhere = atoms.cell.array, np.ones(3, bool)
+    if heights(cell).min() < 0.5 or (widest_gaps(atoms) > VACUUM).any():
+        return False
+    radii = covalent_radii[atoms.numbers]
+    pairs = close_pairs(atoms.positions, cell, everywhere, BONDED[1] * 2 * radii.max())
+    shares = pairs.distances / (radii[pairs.first] + radii[pairs.second])
+    across = shares[pairs.shifts.any(axis=1)]
+    return bool(len(across) and shares.min() >= BONDED[0] and across.min() <= BONDED[1])
 
 
 def net_force(forces: np.ndarray) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import lzma
 import zlib
 from collections.abc import Iterator
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ase.io.formats import get_compression, open_with_compression
+from pydantic_core import from_json
 
 from ..errors import StructureError
-from ..storage.nesting import refuse_deep
 
 START = 2**17  # bytes in which a file says what it is
 LINES = (".jsonl", ".ndjson")
@@ -86,25 +85,30 @@ def documents(path: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         StructureError: the file cannot be unpacked or is no JSON; names the line.
     """
-    try:
-        text = content_of(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise StructureError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    text = decoded(path, content_of(path))
     if suffix_of(path) not in LINES:
-        yield str(path), _parsed(path, text, 1)
+        yield str(path), parsed(path, text)
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield f"{path}: line {number}", _parsed(path, line, number)
+            yield f"{path}: line {number}", parsed(path, line, number)
 
 
-def _parsed(path: Path, text: str, first: int) -> Any:
+def decoded(path: Path, content: bytes) -> str:
+    """Text in UTF-8; a StructureError where it is none."""
     try:
-        refuse_deep(text.encode())
-        return json.loads(text)
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StructureError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+
+
+def parsed(path: Path, text: str, first: int = 1) -> Any:
+    """The content of JSON that begins in line ``first`` of the file; a StructureError where it is none."""
+    try:
+        return from_json(text)  # which refuses deep nesting; json follows it until the process ends
     except ValueError as error:
-        line = first - 1 + getattr(error, "lineno", 1)
-        reason = getattr(error, "msg", str(error))
+        reason, _, place = str(error).partition(" at line ")
+        line = first - 1 + int(place.split()[0] if place else 1)
         raise StructureError(
             f"{path}: line {line} is not JSON ({reason}); the file may be truncated, or correct it"
         ) from error

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from ase.geometry import complete_cell
 from matscipy.neighbours import neighbour_list as matscipy_neighbours
 
 from ..errors import ConfigError, StructureError
+from .cells import check_cell, complete_box
 
 Edges = tuple[np.ndarray, np.ndarray, np.ndarray]  # i (E,), j (E,), S (E, 3)
 LEAST = 0.5  # Å; a shorter search would only lay more cells over the same few pairs
@@ -57,36 +57,6 @@ def neighbor_list(
     if image.any():
         shift = shift + image[i] - image[j]
     return i, j, shift
-
-
-def check_cell(cell: np.ndarray, pbc: np.ndarray, name: str = "structure") -> None:
-    """Refuse a cell (3, 3) in Å whose periodic axes ``pbc`` (3,) have no length or are parallel.
-
-    Raises:
-        StructureError: names the axis.
-    """
-    pbc = np.asarray(pbc, bool)
-    lengths = np.linalg.norm(cell, axis=1)
-    for axis in np.flatnonzero(pbc & (lengths < 1e-6)):
-        raise StructureError(
-            f"{name}: axis {'abc'[axis]} is periodic but its cell vector is zero; "
-            "give the cell vector or switch off pbc along it"
-        )
-    if pbc.any() and np.linalg.svd(cell[pbc] / lengths[pbc, None], compute_uv=False)[-1] < 1e-9:
-        axes = ", ".join("abc"[axis] for axis in np.flatnonzero(pbc))
-        raise StructureError(f"{name}: periodic axes {axes} are linearly dependent; check the cell")
-
-
-def complete_box(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """The cell (3, 3) in Å with a unit normal for each axis that is not periodic."""
-    box: np.ndarray = complete_cell(np.where(pbc[:, None], cell, 0.0))
-    return box
-
-
-def heights(cell: np.ndarray) -> np.ndarray:
-    """Distances (3,) between opposite faces of a cell (3, 3), Å."""
-    distances: np.ndarray = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
-    return distances
 
 
 @dataclass(frozen=True)

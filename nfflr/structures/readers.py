@@ -14,9 +14,8 @@ from ..errors import ConfigError, NFFLrError, StructureError
 from ..notes import note
 from . import formats
 from .ase_formats import DATABASES, format_of, read_with_ase
-from .checks import check_distances, check_structure
+from .checks import advise, check_distances, check_structure
 from .kinds import OTHERS, kind_of
-from .vacuum import advise
 
 FRAME = re.compile(r"(.+)@(-?\d+)$")
 

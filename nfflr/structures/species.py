@@ -84,7 +84,7 @@ def element_of_mass(mass: float, within: float = NEAR) -> int | None:
     return 1 if abs(mass - ISOTOPES["D"]) < EQUAL else None
 
 
-def element_of_type(label: str | None, mass: float | None, where: str) -> Element:
+def element_of_type(label: str | None, mass: float | None, where: str, advice: str) -> Element:
     """The element of what a program calls a type, by its label and its mass (u).
 
     Programs label types by names of a force field too, as CA for an aromatic carbon or W for a bead of four
@@ -97,19 +97,17 @@ def element_of_type(label: str | None, mass: float | None, where: str) -> Elemen
     if mass is None:
         if named is None:
             got = f"the label {label!r} names no element" if label else "atoms have a type, but no element"
-            raise StructureError(f"{where}: {got}")
+            raise StructureError(f"{where}: {got}; {advice}")
         return named
     if named is not None and _is_placeholder(mass):
         return named
     if named is not None:
         if not _is_isotope(named[0], mass):
-            raise StructureError(
-                f"{where}: the label {label!r} contradicts the mass {mass:g}; correct one of them"
-            )
+            raise StructureError(f"{where}: the label {label!r} contradicts the mass {mass:g}; {advice}")
         return named[0], mass
     weighed = element_of_mass(mass)
     if weighed is None:
-        raise StructureError(f"{where}: the mass {mass:g} is that of no single element")
+        raise StructureError(f"{where}: the mass {mass:g} is that of no single element; {advice}")
     return weighed, mass
 
 

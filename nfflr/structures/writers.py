@@ -18,6 +18,8 @@ import numpy as np
 from ase.constraints import FixScaled
 from ase.data import atomic_masses
 
+from ..errors import ConfigError, StructureError
+from ..storage.files import write_atomically
 from . import formats
 from .constraints import constraints_of, fixed_directions
 from .formats.lammps_data import lammps_data
@@ -99,6 +101,27 @@ def losses(atoms: ase.Atoms, form: Format) -> list[str]:
     if said_in_axes and fixed_directions(atoms, lattice=form.kind == "vasp") is None:
         lost |= {CONSTRAINTS}
     return sorted(lost)
+
+
+def write_structure(path: str | Path, atoms: ase.Atoms) -> None:
+    """Write a structure in the format that the name of the file says; the file is whole or absent.
+
+    Raises:
+        ConfigError: the name is that of no format that is written.
+        StructureError: the format cannot hold what the structure carries.
+        ResourceError: the file cannot be written.
+    """
+    path = Path(path)
+    forms = [*FORMATS.values(), TRAJECTORY]
+    form = next((form for form in forms if form.suffix == path.suffix.lower()), None)
+    if form is None:
+        endings = ", ".join(form.suffix for form in forms)
+        raise ConfigError(f"{path}: the ending names no format that is written; expected one of {endings}")
+    if lost := losses(atoms, form):
+        raise StructureError(
+            f"{path}: {form.title} cannot hold {', '.join(lost)}; give a name in .xyz or .traj"
+        )
+    write_atomically(path, structure_bytes(atoms, form))
 
 
 def structure_bytes(atoms: ase.Atoms, form: Format) -> bytes:

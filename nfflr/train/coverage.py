@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import ase
 import torch
 
+from ..cards import Domain, domain_of
 from ..data.graph import Graph
 from ..errors import StructureError
 from ..models.base import Potential
 from ..notes import note
-from ..structures.domain import Domain, domain_of
 from .config import TrainingConfig
 
 

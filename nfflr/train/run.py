@@ -12,9 +12,9 @@ import torch
 from ignite.engine import Engine
 from torch.optim.swa_utils import AveragedModel
 
+from ..cards import Domain
 from ..errors import ConfigError, NumericsError, did_you_mean
 from ..models.base import Potential
-from ..structures.domain import Domain
 from .averaging import Swag, averaged
 from .batches import ShuffledBatches
 from .config import TrainingConfig

@@ -14,8 +14,8 @@ import jinja2
 import numpy as np
 
 from ..data import sources
+from ..data.quality import Finding
 from ..data.quality.diagnosis import Diagnosis
-from ..data.quality.findings import Finding
 from ..data.quality.survey import Survey
 
 SHELLS = 2.3  # cutoff over nearest-neighbour distance: three shells in diamond, fcc and bcc

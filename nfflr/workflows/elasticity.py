@@ -16,8 +16,7 @@ from matplotlib.axes import Axes
 from pydantic import Field
 
 from ..errors import NumericsError
-from ..structures.strain import strained
-from ..structures.vacuum import vacuum_axes
+from ..structures.cells import strained, vacuum_axes
 from ..units import GPA, Unit
 from .framework.calling import workflow
 from .framework.evaluations import evaluate

@@ -6,7 +6,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from nfflr.data.quality.consistency import stress_offset
+from nfflr.data.quality.agreement import stress_offset
 from nfflr.data.records import read_records
 from nfflr.units import GPA
 

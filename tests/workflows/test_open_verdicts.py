@@ -7,7 +7,7 @@ from ase.build import fcc111
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 
-from nfflr.structures.vacuum import vacuum_axes, widest_gaps
+from nfflr.structures.cells import vacuum_axes, widest_gaps
 from nfflr.workflows.elasticity import ElasticSettings, elastic
 from nfflr.workflows.phonon_dispersion import PhononsSettings, phonons
 

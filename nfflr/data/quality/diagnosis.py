@@ -18,13 +18,12 @@ from ...structures.checks import net_force, net_torque
 from .. import sources
 from ..graph import COINCIDENT
 from ..records import VIRIAL, Record, joined, readings
+from . import Finding
 from . import label_checks as checks
 from .agreement import Agreement, agreement
-from .findings import Finding
 from .rivals import rival_finding, state_findings, unnamed_findings
-from .scales import force_finding, six_numbers
+from .scales import StressJudge, force_finding, objection_of, reason_of, six_numbers
 from .steps import near_steps
-from .stresses import StressJudge, objection_of, reason_of
 from .survey import Survey, survey
 
 SAME = 1e-4  # eV, eV/Å or eV/Å³; copies whose labels differ by more contradict each other

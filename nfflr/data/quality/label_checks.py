@@ -15,7 +15,7 @@ import ase
 import numpy as np
 
 from ...errors import StructureError
-from ...structures.neighbours import complete_box
+from ...structures.cells import complete_box
 from ...units import GPA
 from ..records import Record
 

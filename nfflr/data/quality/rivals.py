@@ -11,7 +11,7 @@ import numpy as np
 
 from ..records import FORCE_FIELD_LABELS, Reading, Record, is_missing
 from ..sources import Entry
-from .findings import Finding
+from . import Finding
 
 WORDS = {"total_energy": ("energy",), "forces": ("force", "forces"), "stress": ("stress",)}
 # With one of these words a value is another quantity, or what a model predicts.

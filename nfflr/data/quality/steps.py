@@ -13,9 +13,9 @@ from itertools import combinations
 
 import ase
 import numpy as np
-from scipy.linalg import polar
+from scipy.linalg import expm
 
-from ...structures.neighbours import complete_box
+from ...structures.cells import complete_box, logarithmic_strain
 from ..records import Record
 
 WINDOW = 40  # structures of a family among which pairs are looked for
@@ -139,18 +139,14 @@ def _crystal(first: ase.Atoms, second: ase.Atoms, moved: np.ndarray) -> tuple | 
     lengths = np.linalg.norm(cells[0], axis=1)
     if np.abs(moved * lengths).max() > 3 * LARGEST_STEP:  # most pairs end here
         return None
-    turn = stretch = np.eye(3)
-    strain = np.zeros((3, 3))
+    turn, strain = np.eye(3), np.zeros((3, 3))
     if np.abs(cells[0] - cells[1]).max() > SAME_CELL:
-        ratio = np.linalg.solve(*cells)
-        if np.linalg.det(ratio) <= 0.5:
+        if np.linalg.det(np.linalg.solve(*cells)) <= 0.5:
             return None
-        turn, stretch = polar(ratio, side="left")
-        values, axes = np.linalg.eigh(stretch)
-        if values.min() <= 0 or np.abs(np.log(values)).max() > LARGEST_STRAIN:
+        turn, strain = logarithmic_strain(*cells)
+        if np.linalg.norm(strain, 2) > LARGEST_STRAIN:
             return None
-        strain = (axes * np.log(values)) @ axes.T
-    middle = cells[0] @ (np.eye(3) + stretch) / 2
+    middle = cells[0] @ (np.eye(3) + expm(strain)) / 2
     return moved @ middle, strain, turn, np.array([first.get_volume(), second.get_volume()])
 
 

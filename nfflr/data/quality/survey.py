@@ -11,7 +11,8 @@ from typing import Annotated
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 
-from ...structures.neighbours import complete_box, heights, neighbor_list
+from ...structures.cells import complete_box, heights
+from ...structures.neighbours import neighbor_list
 from ...units import Unit
 from ..records import FORCE_FIELD_LABELS, Record
 from .label_checks import fingerprint

@@ -38,6 +38,28 @@ class Entry:
     values: Mapping[str, Any]
 
 
+class LazyEntries(Sequence):
+    """Entries that are read when they are asked for; a subclass gives ``__len__`` and ``entry``."""
+
+    def entry(self, k: int) -> Entry:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Entry:  # type: ignore[override]  # no slices
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.entry(index % len(self))
+
+
+def file_of(source: object) -> Path | None:
+    """The path of a source that is a file."""
+    return Path(source) if isinstance(source, str | Path) and Path(source).is_file() else None
+
+
+def kept(values: Mapping[str, Any], wanted: Wanted) -> dict[str, Any]:
+    """Those of the values that are wanted."""
+    return {name: value for name, value in values.items() if wanted is None or name in wanted}
+
+
 def modules() -> list[ModuleType]:
     """Every source, the one for any file (``FALLBACK``) last."""
     names = sorted(info.name for info in pkgutil.iter_modules(__path__))

@@ -16,7 +16,8 @@ from ase.data import atomic_numbers
 
 from ...errors import StructureError
 from ...structures.checks import check_structure
-from . import Entry, Wanted
+from ...structures.species import is_symbol
+from . import Entry, Wanted, kept
 
 KEYS = {"total_energy": ("energy",), "forces": ("force",), "stress": ("stress",)}
 ENERGY_UNITS = "eV"
@@ -73,8 +74,7 @@ def _entries(system: Path, name: str, wanted: Wanted) -> Iterator[Entry]:
                 values["force"] = values["force"].reshape(-1, 3)[real]
             if "virial" in frames and periodic:
                 values["stress"] = -frames["virial"][k].reshape(3, 3) / atoms.get_volume()
-            kept = values if wanted is None else {n: v for n, v in values.items() if n in wanted}
-            yield Entry(f"{name}[{count}]", name, atoms, kept)
+            yield Entry(f"{name}[{count}]", name, atoms, kept(values, wanted))
             count += 1
 
 
@@ -98,7 +98,7 @@ def _names(system: Path) -> list[str]:
         )
     names = path.read_text().split()
     for name in names:
-        if atomic_numbers.get(name, 0) < 1:
+        if not is_symbol(name):
             raise StructureError(f"{path}: {name!r} is no element; write chemical symbols")
     return names
 
@@ -120,14 +120,8 @@ def _frames(folder: Path, size: int, periodic: bool) -> dict[str, np.ndarray]:
         if name not in frames:
             raise StructureError(f"{folder}: has no {name}.npy; expected one row a frame")
     count = len(frames["coord"])
-    columns = {
-        "coord": 3 * size,
-        "force": 3 * size,
-        "box": 9,
-        "virial": 9,
-        "real_atom_types": size,
-        "energy": 1,
-    }
+    columns = {"coord": 3 * size, "force": 3 * size, "box": 9, "virial": 9, "energy": 1}
+    columns["real_atom_types"] = size
     for name, array in frames.items():
         width = int(np.prod(array.shape[1:]))
         if len(array) != count or width != columns.get(name, width):

@@ -16,8 +16,8 @@ import ase
 
 from ...errors import StructureError
 from ...structures.readers import read_structures
-from . import Entry, Wanted, jarvis_json
-from .jarvis_json import ENERGY_UNITS, KEYS, STRESS
+from . import Entry, Wanted, jarvis, kept
+from .jarvis import ENERGY_UNITS, KEYS, STRESS
 
 __all__ = ["ENERGY_UNITS", "KEYS", "STRESS", "opens", "read"]
 
@@ -38,17 +38,17 @@ def read(source: str | Path, wanted: Wanted = None) -> list[Entry]:
             f"{folder}: holds both {present[0]} and {present[1]}; keep the one that is meant"
         )
     reader = {"id_prop.csv": _read_csv, "id_prop.json": _read_json}[present[0]]
-    found = reader(folder, wanted)
-    if not found:
+    entries = reader(folder, wanted)
+    if not entries:
         raise StructureError(f"{folder / present[0]}: holds no structure; expected at least one row")
-    return found
+    return entries
 
 
 def _read_csv(folder: Path, wanted: Wanted) -> list[Entry]:
     path = folder / "id_prop.csv"
     rows = [(number, row) for number, row in _rows(path) if any(cell.strip() for cell in row)]
     header = rows[0][1] if rows and _is_header(folder, rows[0][1]) else None
-    found = []
+    entries = []
     for number, row in rows[1 if header else 0 :]:
         where, expected = f"{path}: line {number}", len(header or rows[0][1])
         if len(row) != expected or expected < 2:
@@ -61,9 +61,9 @@ def _read_csv(folder: Path, wanted: Wanted) -> list[Entry]:
         else:
             values = {UNNAMED: numbers[0] if len(numbers) == 1 else numbers}
         name = row[0].strip()
-        kept = {k: v for k, v in values.items() if wanted is None or k in wanted}
-        found.append(Entry(f"id_prop.csv[{name}]", "other", _structure(folder, name, where), kept))
-    return found
+        atoms = _structure(folder, name, where)
+        entries.append(Entry(f"id_prop.csv[{name}]", "other", atoms, kept(values, wanted)))
+    return entries
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
@@ -95,19 +95,13 @@ def _value(cell: str) -> float | bool | str | None:
 
 
 def _read_json(folder: Path, wanted: Wanted) -> list[Entry]:
-    path = folder / "id_prop.json"
-    found = []
-    for where, k, item in jarvis_json.records(path):
-        ident = item.get("jid", item.get("id"))
-        file = item.get("file", ident)
-        if "atoms" in item or file is None:
-            atoms = jarvis_json.structure(item, where)
-        else:
-            atoms = _structure(folder, str(file), where)
-        name = f"id_prop.json[{k}]" if ident is None else f"id_prop.json[{k}:{ident}]"
-        values: dict[str, Any] = jarvis_json.values(item, wanted)
-        found.append(Entry(name, str(item.get("group", "other")), atoms, values))
-    return found
+    entries = []
+    for where, k, item in jarvis.records(folder / "id_prop.json"):
+        file = item.get("file", item.get("jid", item.get("id")))
+        beside = "atoms" not in item and file is not None
+        atoms = _structure(folder, str(file), where) if beside else jarvis.structure(item, where)
+        entries.append(jarvis.entry("id_prop.json", k, item, atoms, wanted))
+    return entries
 
 
 def _file(folder: Path, name: str) -> Path | None:

@@ -7,7 +7,7 @@ extra ``nfflr[lmdb]``.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -20,9 +20,8 @@ from ...errors import ConfigError, ResourceError, StructureError
 from ...storage.files import temporary_name
 from ...storage.sealed import Damaged, Foreign, seal, unseal
 from ...structures.checks import check_structure
-from ...structures.lmdb_file import LmdbFile, import_lmdb
-from . import Entry, Wanted
-from .atoms_list import read as from_structures
+from ...structures.formats.aselmdb import LmdbFile, import_lmdb
+from . import Entry, LazyEntries, Wanted, ase_files, kept
 
 KEYS = {"total_energy": ("total_energy",), "forces": ("forces",), "stress": ("stress",)}
 ENERGY_UNITS = "eV"
@@ -41,7 +40,7 @@ def read(source: str | Path, wanted: Wanted = None) -> LmdbEntries:
     return LmdbEntries(Path(source), wanted)
 
 
-class LmdbEntries(Sequence):
+class LmdbEntries(LazyEntries):
     """The records of a file; holds none of them. Goes to other processes by its path."""
 
     def __init__(self, path: Path, wanted: Wanted = None):
@@ -58,10 +57,7 @@ class LmdbEntries(Sequence):
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index: int) -> Entry:  # type: ignore[override]  # no slices
-        if not -self.size <= index < self.size:
-            raise IndexError(index)
-        k = index % self.size
+    def entry(self, k: int) -> Entry:
         where = f"{self.path}: record {k}"
         tensors, head = _unsealed(self.file.get(_key(k)), KIND, where)
         try:
@@ -75,8 +71,7 @@ class LmdbEntries(Sequence):
             raise
         except (KeyError, TypeError, ValueError) as error:  # whole, but not of our making
             raise StructureError(f"{where} holds no structure ({error}); write the file again") from error
-        kept = values if self.wanted is None else {n: v for n, v in values.items() if n in self.wanted}
-        return Entry(f"{self.path.name}[{ident}]", group, atoms, kept)
+        return Entry(f"{self.path.name}[{ident}]", group, atoms, kept(values, self.wanted))
 
 
 def _unsealed(content: bytes | None, kind: str, where: str) -> tuple[dict, dict]:
@@ -185,7 +180,7 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
 
 def _from_ase(atoms: ase.Atoms, k: int) -> Entry:
     """An entry whose labels have this format's names."""
-    (entry,) = from_structures([atoms])
+    (entry,) = ase_files.read([atoms])
     ident = str(atoms.info.get("config_id", k))
     values = {n: v for n, v in entry.values.items() if n not in ("config_id", "group")}
     if "energy" in values:

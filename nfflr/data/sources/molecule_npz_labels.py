@@ -6,12 +6,11 @@ kcal/mol/Å. Other files of this form have eV or Hartree, so the unit is asked f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ...structures.checks import check_structure
 from ...structures.formats import molecule_npz
-from . import Entry, Wanted, display_name
+from . import Entry, LazyEntries, Wanted, display_name, file_of
 
 KEYS = {"total_energy": ("energies",), "forces": ("forces",), "stress": ("stress",)}
 ENERGY_UNITS = None  # kcal/mol in MD17, but other sets of this form have eV
@@ -19,14 +18,14 @@ STRESS = ("eV/Å^3", 1, "voigt")  # of a molecule there is none
 
 
 def opens(source: object) -> bool:
-    return isinstance(source, str | Path) and Path(source).is_file() and molecule_npz.opens(Path(source))
+    return (path := file_of(source)) is not None and molecule_npz.opens(path)
 
 
 def read(source: str | Path, wanted: Wanted = None) -> MoleculeEntries:
     return MoleculeEntries(Path(source), wanted)
 
 
-class MoleculeEntries(Sequence):
+class MoleculeEntries(LazyEntries):
     """The frames of a file; holds its arrays and makes a structure when it is asked for."""
 
     def __init__(self, path: Path, wanted: Wanted = None):
@@ -36,10 +35,8 @@ class MoleculeEntries(Sequence):
     def __len__(self) -> int:
         return len(self.molecule)
 
-    def __getitem__(self, index: int) -> Entry:  # type: ignore[override]  # no slices
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        k, molecule = index % len(self), self.molecule
+    def entry(self, k: int) -> Entry:
+        molecule = self.molecule
         atoms = molecule.atoms(k)
         check_structure(atoms, f"{molecule.path}: frame {k}")
         values: dict = {}

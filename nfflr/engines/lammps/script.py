@@ -11,9 +11,9 @@ from ase.calculators.lammps import Prism
 from pydantic import Field, model_validator
 
 from ...errors import StructureError
+from ...structures.cells import complete_box
 from ...structures.constraints import fixed_directions
 from ...structures.formats.lammps_data import AtomType, lammps_data, types_of
-from ...structures.neighbours import complete_box
 from ...units import Unit
 from ...workflows.framework.interface import Settings
 from .external import FIX

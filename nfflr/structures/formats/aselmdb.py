@@ -1,4 +1,4 @@
-"""ASE databases in LMDB (``.aselmdb``), the form of the data sets of Open Catalyst, OMat24 and OMol25.
+"""LMDB files, and ASE databases in them: ``.aselmdb``, as Open Catalyst, OMat24 and OMol25 have them.
 
 A row is zlib-compressed JSON under the key of its number, from 1 to below ``nextid``; those in
 ``deleted_ids`` are left out (fairchem, ``fairchem.core.datasets``). Values are in ASE's units. Nothing is
@@ -7,7 +7,6 @@ unpickled, and no class that a row names is made. Needs the extra ``nfflr[lmdb]`
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,15 +17,16 @@ import numpy as np
 from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
+from pydantic_core import from_json
 
-from ...errors import StructureError
-from ...storage.nesting import refuse_deep
+from ...errors import ConfigError, StructureError
 from ..checks import check_structure
-from ..lmdb_file import LmdbFile
 
 SUFFIX = ".aselmdb"
 LARGEST = 2**28  # bytes of a row: a small file may unpack to more than the memory
 ARRAYS = ("momenta", "tags", "initial_charges", "initial_magmoms", "masses")
+
+_environments: dict[str, tuple[tuple, Any]] = {}  # LMDB permits a file to be opened once per process
 
 
 def opens(path: Path) -> bool:
@@ -81,8 +81,7 @@ class Rows:
             text = unpacking.decompress(content, LARGEST)
             if not unpacking.eof:
                 raise ValueError(f"it ends early, or is larger than {LARGEST >> 20} MiB")
-            refuse_deep(text)
-            return json.loads(text)
+            return from_json(text)
         except (ValueError, zlib.error) as error:
             raise StructureError(
                 f"{self.name}: row {key.decode()} is no compressed JSON ({error}); the file is damaged"
@@ -125,11 +124,8 @@ def _checked(results: dict, size: int) -> dict:
 
 def _fixed(constraints: list) -> list[int]:
     """Atoms that a row holds fixed; other constraints do not matter to labels."""
-    indices: list[int] = []
-    for constraint in constraints:
-        if constraint.get("name") == "FixAtoms":
-            indices += np.atleast_1d(constraint["kwargs"]["indices"]).tolist()
-    return indices
+    parts = [c["kwargs"]["indices"] for c in constraints if c.get("name") == "FixAtoms"]
+    return [index for part in parts for index in np.atleast_1d(part).tolist()]
 
 
 def _decoded(value: Any) -> Any:
@@ -145,3 +141,80 @@ def _decoded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _decoded(item) for key, item in value.items()}
     return value
+
+
+class LmdbFile:
+    """A file that is opened when something of it is asked for. Goes to other processes by its path.
+
+    Attributes:
+        path: the file, resolved.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path.resolve()
+        self.stamp = _stamp(self.path)
+
+    def get(self, key: bytes) -> bytes | None:
+        """What is stored by a key, or None.
+
+        Raises:
+            ConfigError: lmdb is not installed.
+            StructureError: the file is damaged, truncated, of another kind, or was replaced meanwhile.
+        """
+        lmdb = import_lmdb(self.path)
+        try:
+            with self._environment().begin() as transaction:
+                content: bytes | None = transaction.get(key)
+                return content
+        except lmdb.Error as error:
+            raise StructureError(
+                f"{self.path}: record {key!r} cannot be read ({error}); the file is damaged"
+            ) from error
+
+    def entries(self) -> int:
+        """How many keys the file holds; raises as ``get``."""
+        return int(self._environment().stat()["entries"])
+
+    def _environment(self):
+        stamp, environment = _environments.get(str(self.path), (None, None))
+        if stamp != self.stamp:
+            if environment is not None:
+                environment.close()
+            if _stamp(self.path) != self.stamp:
+                raise StructureError(f"{self.path}: was replaced while in use; start again")
+            environment = _environment(self.path)
+            _environments[str(self.path)] = (self.stamp, environment)
+        return environment
+
+
+def import_lmdb(path: Path):
+    """The package lmdb, or a ConfigError that says how to install it."""
+    try:
+        import lmdb
+    except ImportError as error:
+        raise ConfigError(f"{path}: LMDB files need the lmdb package; install nfflr[lmdb]") from error
+    return lmdb
+
+
+def _stamp(path: Path) -> tuple:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _environment(path: Path):
+    lmdb = import_lmdb(path)
+    try:
+        # Nothing is locked, so that any number of processes, forked ones too, can read at once.
+        environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
+    except lmdb.Error as error:
+        raise StructureError(
+            f"{path}: record 0 cannot be read: not an LMDB file ({error}); write it again"
+        ) from error
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if path.stat().st_size < needed:  # reading beyond the end of a mapped file kills the process
+        environment.close()
+        raise StructureError(
+            f"{path}: has {path.stat().st_size} of {needed} bytes, its last records are missing; "
+            "the file is truncated, copy it again"
+        )
+    return environment

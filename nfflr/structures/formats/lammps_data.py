@@ -35,15 +35,7 @@ STYLES = {
 }
 GUESSED = ("atomic", "charge", "molecular", "full")
 UNITS = ("metal", "real", "electron", "si", "cgs")
-SECTIONS = {
-    *("Atoms", "Velocities", "Masses", "Ellipsoids", "Lines", "Triangles", "Bodies"),
-    *("Bonds", "Angles", "Dihedrals", "Impropers"),
-    *(f"{kind} Type Labels" for kind in ("Atom", "Bond", "Angle", "Dihedral", "Improper")),
-    *(f"{kind} Coeffs" for kind in ("Pair", "PairIJ", "Bond", "Angle", "Dihedral", "Improper")),
-    *(f"{kind} Coeffs" for kind in ("BondBond", "BondAngle", "BondBond13", "AngleAngle", "UreyBradley")),
-    *(f"{kind} Coeffs" for kind in ("MiddleBondTorsion", "EndBondTorsion", "AngleTorsion")),
-    *(f"{kind} Coeffs" for kind in ("AngleAngleTorsion",)),
-}
+SECTION = re.compile(r"[A-Z]\w+(?: [A-Z]\w+)*")  # Atoms, Pair Coeffs, BondBond13 Coeffs …
 HEADER = re.compile(
     r"(?P<numbers>[-+.\deEdD\s]+?)\s+(?P<name>atoms|atom\s+types|[xyz]lo\s+[xyz]hi|xy\s+xz\s+yz|[abc]vec|"
     r"abc\s+origin)$"
@@ -90,7 +82,7 @@ class _Data:
         for number, line in enumerate(lines, start=2):
             content, _, comment = (part.strip() for part in line.partition("#"))
             name = " ".join(content.split())
-            if name in SECTIONS:
+            if SECTION.fullmatch(name):
                 body = self.sections.setdefault(name, [])
                 self.comments[name] = comment
             elif not content:
@@ -226,10 +218,7 @@ class _Data:
             kind = numbers.get(word, word)
             number, mass, comment = masses.get(kind, (0, None, ""))
             where = f"{self.path}: line {number}" if number else f"{self.path}: type {word}"
-            try:
-                elements[word] = element_of_type(labels.get(kind) or comment, mass, where)
-            except StructureError as error:
-                raise StructureError(f"{error}; {ADVICE}") from error
+            elements[word] = element_of_type(labels.get(kind) or comment, mass, where, ADVICE)
         return elements
 
     def _set_velocities(self, atoms: ase.Atoms, places: dict[int, int]) -> None:

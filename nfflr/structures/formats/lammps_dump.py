@@ -199,17 +199,14 @@ class _Dump:
         labels = columns.get("element", columns.get("typelabel"))
         n = len(next(iter(columns.values())))
         masses = self._numbers(columns["mass"]) if "mass" in columns else None
+        if masses is not None:
+            masses = convert(masses, "mass", self.units, "ASE")
         kinds = [
             (None if labels is None else str(labels[k]), None if masses is None else masses[k])
             for k in range(n)
         ]
-        elements = {}
-        for kind in dict.fromkeys(kinds):
-            mass = None if kind[1] is None else convert(kind[1], "mass", self.units, "ASE")
-            try:
-                elements[kind] = element_of_type(kind[0], mass, f"{self.path}: frame {self.count}")
-            except StructureError as error:
-                raise StructureError(f"{error}; {ADVICE}") from error
+        where = f"{self.path}: frame {self.count}"
+        elements = {kind: element_of_type(*kind, where, ADVICE) for kind in dict.fromkeys(kinds)}
         self._check_default(columns, masses)
         numbers = np.array([elements[kind][0] for kind in kinds], dtype=int)
         return numbers, [elements[kind][1] for kind in kinds]

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import ase
 import numpy as np
@@ -44,13 +45,10 @@ class Molecule:
 
     def __init__(self, path: Path):
         self.path = path
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                self.names = set(archive.files)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise StructureError(f"{path}: cannot be read ({error}); it is no .npz or truncated") from error
-        if "r_unit" in self.names and str(self._load("r_unit")).lower() not in LENGTHS:
-            raise StructureError(f"{path}: lengths are in {self._load('r_unit')}; convert them to Å")
+        self.names = set(self._loaded())
+        unit = str(self._loaded("r_unit")["r_unit"]) if "r_unit" in self.names else LENGTHS[0]
+        if unit.lower() not in LENGTHS:
+            raise StructureError(f"{path}: lengths are in {unit}; convert them to Å")
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -58,25 +56,20 @@ class Molecule:
     @cached_property
     def numbers(self) -> np.ndarray:
         """Atomic numbers (N,)."""
-        return self._array(NUMBERS, 1, "atomic numbers").astype(int)
+        return self._array(self._name(NUMBERS, "atomic numbers"), "atomic numbers", (None,)).astype(int)
 
     @cached_property
     def positions(self) -> np.ndarray:
         """Positions (F, N, 3) in Å."""
-        positions = self._array(POSITIONS, 3, "positions")
-        if positions.shape[1:] != (len(self.numbers), 3):
-            raise StructureError(
-                f"{self.path}: positions have shape {positions.shape}, expected (frames, "
-                f"{len(self.numbers)}, 3)"
-            )
-        return positions
+        name = self._name(POSITIONS, "positions")
+        return self._array(name, "positions", (None, len(self.numbers), 3))
 
     @cached_property
     def energies(self) -> np.ndarray | None:
         """Energies (F,) in the unit of the file, or None."""
         if not self.names.intersection(ENERGIES):
             return None
-        energies = self._array(ENERGIES, None, "energies").reshape(-1)
+        energies = self._array(self._name(ENERGIES, "energies"), "energies").reshape(-1)
         if len(energies) != len(self):
             raise StructureError(f"{self.path}: has {len(energies)} energies and {len(self)} frames")
         return energies
@@ -86,34 +79,40 @@ class Molecule:
         """Forces (F, N, 3) in the unit of energies per Å, or None."""
         if not self.names.intersection(FORCES):
             return None
-        forces = self._array(FORCES, 3, "forces")
-        if forces.shape != self.positions.shape:
-            raise StructureError(
-                f"{self.path}: forces have shape {forces.shape}, expected {self.positions.shape}"
-            )
-        return forces
+        return self._array(self._name(FORCES, "forces"), "forces", self.positions.shape)
 
     def atoms(self, k: int) -> ase.Atoms:
         """Frame ``k``, without periodic boundaries."""
         return ase.Atoms(self.numbers, self.positions[k])
 
-    def _array(self, names: tuple[str, str], dimensions: int | None, what: str) -> np.ndarray:
-        name = next((name for name in names if name in self.names), None)
-        if name is None:
-            raise StructureError(f"{self.path}: has no {what}; expected an array {' or '.join(names)}")
-        array = self._load(name)
-        if array.dtype.kind not in "fiu" or (dimensions is not None and array.ndim != dimensions):
+    def _name(self, names: tuple[str, str], what: str) -> str:
+        for name in names:
+            if name in self.names:
+                return name
+        raise StructureError(f"{self.path}: has no {what}; expected an array {' or '.join(names)}")
+
+    def _array(self, name: str, what: str, shape: tuple[int | None, ...] | None = None) -> np.ndarray:
+        """Numbers of a shape, of which None is any length."""
+        array = self._loaded(name)[name]
+        if array.dtype.kind not in "fiu":
+            raise StructureError(f"{self.path}: {name} holds {array.dtype}; expected {what}")
+        lengths = array.shape if shape is None else shape
+        if array.ndim != len(lengths) or any(
+            n not in (None, m) for n, m in zip(lengths, array.shape, strict=True)
+        ):
+            expected = ", ".join("frames" if n is None else str(n) for n in lengths)
             raise StructureError(
-                f"{self.path}: {name} holds {array.dtype} of shape {array.shape}; expected {what}"
+                f"{self.path}: {what} have shape {array.shape}, expected ({expected}); correct {name}"
             )
         return array.astype(float)
 
-    def _load(self, name: str) -> np.ndarray:
+    def _loaded(self, *names: str) -> dict[str, Any]:
+        """The arrays of these names; without names, all names without arrays."""
         try:
             with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                array: np.ndarray = archive[name]
-                return array
+                return {name: archive[name] for name in names} if names else dict.fromkeys(archive.files)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            what = f"{names[0]} " if names else ""
             raise StructureError(
-                f"{self.path}: {name} cannot be read ({error}); copy the file again"
+                f"{self.path}: {what}cannot be read ({error}); it is no .npz, or truncated: copy it again"
             ) from error

@@ -83,58 +83,51 @@ class Block:
 
     def __init__(self, path: Path, index: int, first: int, lines: list[str]):
         self.path, self.where = path, f"{path}: frame {index}"
-        self.first, self.lines = first, lines
-        self.size, self.cell = 0, np.zeros((0, 3))
+        self.first, self.lines, self.at = first, lines, 0
+        self.size, self.cell, self.table = 0, np.zeros((0, 3)), np.zeros((0, 0))
         self.columns: list[str] = []
-        self.table = np.zeros((0, 0))
         self.energy: float | None = None
         self.stress: dict[str, float] = {}
         self.other_stress = False
         self.features: dict[str, str] = {}
-        self._parse()
+        while self.at < len(lines):
+            words = lines[self.at].split()
+            self.at += 1
+            if words:
+                self._section(words[0].rstrip(":").lower(), words)
 
-    def _parse(self) -> None:
-        k = 0
-        while k < len(self.lines):
-            words = self.lines[k].split()
-            k += 1
-            if not words:
-                continue
-            name = words[0].rstrip(":").lower()
-            if name == "size":
-                size = self._row(k, 1)[0]
-                if not (size.is_integer() and size >= 0):
-                    raise self._error(k, "Size is no whole number")
-                self.size = int(size)
-                k += 1
-            elif name == "supercell":
-                rows: list[list[float]] = []
-                while k < len(self.lines) and _numbers(self.lines[k]) is not None and len(rows) < 3:
-                    rows.append(self._row(k, 3))
-                    k += 1
-                self.cell = np.reshape(rows, (-1, 3))
-            elif name in ("atomdata", "atomic_data"):
-                self.columns = words[1:]
-                self.table = np.array([self._row(k + n, len(self.columns)) for n in range(self.size)])
-                k += self.size
-            elif name == "energy":
-                self.energy = self._row(k, 1)[0]
-                k += 1
-            elif name == "plusstress":
-                self.stress = dict(zip(words[1:], self._row(k, len(words) - 1), strict=True))
-                k += 1
-            elif name in ("stress", "virial"):
-                self.other_stress = True
-                k += 1
-            elif name == "feature" and len(words) > 1:
-                self.features[words[1]] = " ".join(words[2:])
-            else:
-                raise self._error(k - 1, f"{words[0]!r} is no section of such a file")
+    def _section(self, name: str, words: list[str]) -> None:
+        if name == "size":
+            (size,) = self._row(1)
+            if not (size.is_integer() and size >= 0):
+                raise self._error(self.at - 1, "Size is no whole number")
+            self.size = int(size)
+        elif name == "supercell":
+            rows: list[list[float]] = []
+            while self.at < len(self.lines) and _numbers(self.lines[self.at]) and len(rows) < 3:
+                rows.append(self._row(3))
+            self.cell = np.reshape(rows, (-1, 3))
+        elif name in ("atomdata", "atomic_data"):
+            self.columns = words[1:]
+            self.table = np.array([self._row(len(self.columns)) for _ in range(self.size)])
+        elif name == "energy":
+            (self.energy,) = self._row(1)
+        elif name == "plusstress":
+            self.stress = dict(zip(words[1:], self._row(len(words) - 1), strict=True))
+        elif name in ("stress", "virial"):
+            self.other_stress = True
+            self.at += 1
+        elif name == "feature" and len(words) > 1:
+            self.features[words[1]] = " ".join(words[2:])
+        else:
+            raise self._error(self.at - 1, f"{words[0]!r} is no section of such a file")
 
-    def _row(self, k: int, length: int) -> list[float]:
-        row = _numbers(self.lines[k]) if k < len(self.lines) else None
+    def _row(self, length: int) -> list[float]:
+        """The numbers of the next line."""
+        row = _numbers(self.lines[self.at]) if self.at < len(self.lines) else None
         if row is None or len(row) != length:
-            raise self._error(k, f"expected {length} numbers")
+            raise self._error(self.at, f"expected {length} numbers")
+        self.at += 1
         return row
 
     def _error(self, k: int, reason: str) -> StructureError:

@@ -16,7 +16,7 @@ Of records, energies are eV per structure and forces eV/Å. What ``stress`` is d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,10 @@ def read(path: Path) -> Iterator[ase.Atoms]:
     for where, document in documents(path):
         for name, record in _records(document, ""):
             place = f"{where}: frame {count}" + (f" ({name})" if name else "")
-            yield _record(record, name, place, known)
+            try:
+                yield _labelled(record, name, place, known)
+            except MALFORMED as error:
+                raise StructureError(f"{place}: is malformed ({error}); correct the file") from error
             count += 1
     if not count:
         raise StructureError(f"{path}: holds no structure of pymatgen; give Structure, Molecule or records")
@@ -98,13 +101,6 @@ def _records(node: Any, name: str) -> Iterator[tuple[str, dict]]:
             yield from _records(value, "")
 
 
-def _record(record: dict, name: str, where: str, known: bool) -> ase.Atoms:
-    try:
-        return _labelled(record, name, where, known)
-    except MALFORMED as error:
-        raise StructureError(f"{where}: is malformed ({error}); correct the file") from error
-
-
 def _labelled(record: dict, name: str, where: str, known: bool) -> ase.Atoms:
     atoms = structure(record["structure"], where)
     skip = {"structure", "stress", *FORCES}
@@ -112,13 +108,15 @@ def _labelled(record: dict, name: str, where: str, known: bool) -> ase.Atoms:
     if name:
         atoms.info["config_id"] = name
     results: dict[str, Any] = {}
-    energy = _energy(record, len(atoms))
-    if energy is not None:
+    key = next((key for key in ENERGIES if record.get(key) is not None), None)
+    if key is not None:
+        energy = record[key]
+        if key == "energy_per_atom" and isinstance(energy, int | float):
+            energy *= len(atoms)
         results["energy"] = _array(energy, (), "energy", where)
         atoms.info.pop("energy", None)
-    forces = next(
-        (record[key] for key in FORCES if record.get(key) is not None), atoms.info.pop("forces", None)
-    )
+    own = atoms.info.pop("forces", None)  # of the sites
+    forces = next((record[key] for key in FORCES if record.get(key) is not None), own)
     if forces is not None:
         results["forces"] = _array(forces, (len(atoms), 3), "forces", where)
     stress = record.get("stress")
@@ -133,16 +131,6 @@ def _labelled(record: dict, name: str, where: str, known: bool) -> ase.Atoms:
         results = {key: value if np.ndim(value) else float(value) for key, value in results.items()}
         atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms
-
-
-def _energy(record: Mapping[str, Any], size: int) -> Any:
-    """The energy of a record in eV per structure."""
-    for key in ENERGIES:
-        value = record.get(key)
-        if value is not None:
-            per_atom = key == "energy_per_atom" and isinstance(value, int | float)
-            return value * size if per_atom else value
-    return None
 
 
 def _is_value(value: Any) -> bool:

@@ -10,7 +10,7 @@ from ase.calculators.calculator import Calculator
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from scipy.spatial.transform import Rotation
 
-from ...structures.strain import strained
+from ...structures.cells import strained
 from ...workflows.framework.evaluations import evaluate
 from ...workflows.framework.interface import has_stress
 from .result import CheckResult, Limits, measured, skipped

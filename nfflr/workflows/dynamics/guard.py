@@ -13,7 +13,8 @@ from ase.calculators.calculator import Calculator
 from ase.data import chemical_symbols
 
 from ...errors import NumericsError, StructureError
-from ...structures.neighbours import complete_box, counted_once, neighbor_list
+from ...structures.cells import complete_box
+from ...structures.neighbours import counted_once, neighbor_list
 from .preparation import MdSettings
 
 NONE = (np.empty(0, dtype=int), np.empty(0, dtype=int), np.empty(0))

@@ -1,0 +1,90 @@
+"""Cells: what makes one unusable, its faces and vacuum, and strain between cells."""
+
+from __future__ import annotations
+
+import ase
+import numpy as np
+from ase.geometry import complete_cell
+from ase.stress import voigt_6_to_full_3x3_strain
+from scipy.linalg import polar
+
+from ..errors import StructureError
+
+VACUUM = 4.5  # Å; a wider gap between planes of atoms separates a molecule or a slab from its images
+
+
+def check_cell(cell: np.ndarray, pbc: np.ndarray, name: str = "structure") -> None:
+    """Refuse a cell (3, 3) in Å whose periodic axes ``pbc`` (3,) have no length or are parallel.
+
+    Raises:
+        StructureError: names the axis.
+    """
+    pbc = np.asarray(pbc, bool)
+    lengths = np.linalg.norm(cell, axis=1)
+    for axis in np.flatnonzero(pbc & (lengths < 1e-6)):
+        raise StructureError(
+            f"{name}: axis {'abc'[axis]} is periodic but its cell vector is zero; "
+            "give the cell vector or switch off pbc along it"
+        )
+    if pbc.any() and np.linalg.svd(cell[pbc] / lengths[pbc, None], compute_uv=False)[-1] < 1e-9:
+        axes = ", ".join("abc"[axis] for axis in np.flatnonzero(pbc))
+        raise StructureError(f"{name}: periodic axes {axes} are linearly dependent; check the cell")
+
+
+def complete_box(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """The cell (3, 3) in Å with a unit normal for each axis that is not periodic."""
+    box: np.ndarray = complete_cell(np.where(pbc[:, None], cell, 0.0))
+    return box
+
+
+def heights(cell: np.ndarray) -> np.ndarray:
+    """Distances (3,) between opposite faces of a cell (3, 3), Å."""
+    distances: np.ndarray = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+    return distances
+
+
+def widest_gaps(atoms: ase.Atoms) -> np.ndarray:
+    """Widest gap between neighbouring planes of atoms parallel to each face of the cell, (3,) Å.
+
+    Args:
+        atoms: with a cell that has a volume; images along every axis count, whether periodic or not.
+    """
+    cell = atoms.cell.array
+    planes = np.sort(np.linalg.solve(cell.T, atoms.positions.T).T % 1, axis=0)  # (N, 3)
+    gaps: np.ndarray = np.diff(planes, axis=0, append=planes[:1] + 1).max(axis=0) * heights(cell)
+    return gaps
+
+
+def vacuum_axes(atoms: ase.Atoms) -> list[str]:
+    """Names of the periodic axes along which there is vacuum, ``["c"]`` of a slab."""
+    if atoms.cell.rank < 3:
+        return []
+    gaps = widest_gaps(atoms)
+    return ["abc"[k] for k in range(3) if atoms.pbc[k] and gaps[k] > VACUUM]
+
+
+def strained(atoms: ase.Atoms, strain: np.ndarray) -> ase.Atoms:
+    """Copy under a strain (6,) without rotation, shears as engineering strains; positions follow the cell.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> silicon = bulk("Si", cubic=True)
+        >>> longer = strained(silicon, np.array([0.01, 0, 0, 0, 0, 0]))
+        >>> round(longer.cell.lengths()[0] / silicon.cell.lengths()[0], 3)
+        1.01
+    """
+    copy: ase.Atoms = atoms.copy()
+    copy.set_cell(atoms.cell.array @ voigt_6_to_full_3x3_strain(strain), scale_atoms=True)  # ASE adds one
+    return copy
+
+
+def logarithmic_strain(reference: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rotation and the logarithmic strain between two cells (3, 3) of one handedness.
+
+    Returns:
+        turn (3, 3), which brings a vector v of ``cell`` into the frame of the reference as ``turn @ v``;
+        strain (3, 3), symmetric, in that frame.
+    """
+    turn, stretch = polar(np.linalg.solve(reference, cell), side="left")
+    values, axes = np.linalg.eigh(stretch)
+    return turn, (axes * np.log(np.maximum(values, 1e-3))) @ axes.T
