@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import ast
 import copy
-import csv
-import io
 import math
 import statistics
 import time
@@ -87,9 +85,10 @@ def find_learning_rate(
         warnings.simplefilter("ignore")  # ignite warns of a run that does not diverge; the curve shows it
         finding.run(make_loader(run.config.dataset, run.batches, config.accumulate, config.num_workers))
     history = finder.get_results()
-    rates = [_single(rate) for rate in history["lr"]]
-    pairs = [(r, v) for r, v in zip(rates, history["loss"], strict=True) if math.isfinite(v)]
-    tried, losses = [r for r, _ in pairs], [v for _, v in pairs]
+    # ignite gives a list of rates, one for each parameter group; ours are equal.
+    rates = [float(rate[0] if isinstance(rate, list) else rate) for rate in history["lr"]]
+    finite = [k for k, loss in enumerate(history["loss"]) if math.isfinite(loss)]
+    tried, losses = [rates[k] for k in finite], [history["loss"][k] for k in finite]
     return RangeTest(tried, losses, suggest(tried, losses))
 
 
@@ -108,18 +107,10 @@ def suggest(rates: list[float], losses: list[float]) -> float:
     return lowest / 10
 
 
-def _single(rate: float | list[float]) -> float:
-    """ignite gives one rate for each parameter group; ours are equal."""
-    return float(rate[0] if isinstance(rate, list) else rate)
-
-
 def as_csv(test: RangeTest) -> str:
     """``learning_rate,loss`` lines."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["learning_rate", "loss"])
-    writer.writerows((f"{r:.6g}", f"{v:.6g}") for r, v in zip(test.rates, test.losses, strict=True))
-    return text.getvalue()
+    rows = (f"{rate:.6g},{loss:.6g}\n" for rate, loss in zip(test.rates, test.losses, strict=True))
+    return "learning_rate,loss\n" + "".join(rows)
 
 
 def plot(test: RangeTest) -> matplotlib.figure.Figure:
