@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import ConfigError, NFFLrError, StoppedError
-from ..storage.files import claim_folder, write_json
+from ..storage.files import claim_folder
 from .options import THREADS, read_settings, with_settings
 from .output import provenance
 from .progress import training_bar
@@ -59,6 +59,7 @@ def command(structures, teacher, out, device, config, trust, resume, **values) -
     spent before the limits hold; the files are written all the same.
     """
     from ..learn.distill_settings import DistillSettings
+    from ..learn.loop import plan_of
     from ..potentials import open_calculator
     from ..storage.lock import locked
     from ..structures.readers import read_structure
@@ -74,7 +75,7 @@ def command(structures, teacher, out, device, config, trust, resume, **values) -
     click.echo(set_threads())
     claim_folder(out)
     with locked(out):
-        _same_plan(out / PLAN, teacher, cells, settings, resume)
+        plan_of(teacher, cells, settings).claim(out / PLAN, resume)
         return run(out, cells, calculator, settings, teacher)
 
 
@@ -131,32 +132,3 @@ def _told(speed_up: float) -> str:
     """A ratio in two digits, and in words where it is no gain."""
     text = f"{speed_up:.0f}" if speed_up >= 10 else f"{speed_up:.2g}"
     return f"{text} ×" if speed_up >= 1 else f"{text} × as fast"
-
-
-def _same_plan(
-    path: Path, teacher: str, cells: dict[str, Atoms], settings: DistillSettings, resume: bool
-) -> None:
-    """Note what the run of a folder is, or see that this one continues it.
-
-    Raises:
-        ConfigError: another run was begun here, or one that is not to be resumed.
-    """
-    import json
-
-    from ase.io.jsonio import encode
-
-    structures = {name: json.loads(encode(atoms.todict())) for name, atoms in cells.items()}
-    now = {"teacher": teacher, "structures": structures, **settings.model_dump(mode="json")}
-    if path.exists():
-        if not resume:
-            raise ConfigError(f"{path.parent}: a distillation was begun here; use --resume, or another --out")
-        before = json.loads(path.read_text(encoding="utf-8"))
-        for name in now:
-            if before.get(name) != now[name]:
-                raise ConfigError(
-                    f"--{name.replace('_', '-')}: is not what the run to resume had ({before.get(name)!r}); "
-                    "give what it began with, or use another --out"
-                    if name != "structures"
-                    else "structures: are not those of the run to resume; use another --out"
-                )
-    write_json(path, now)

@@ -41,7 +41,7 @@ def command(checkpoint, data, out, overwrite, **given) -> int:
     from ..data.dataset import AtomsDataset
     from ..data.sources import display_name
     from ..notes import note
-    from ..train.familiar import familiar
+    from ..train.trained_on import familiar
 
     found = find_data(data)
     source = found[0] if len(found) == 1 else found

@@ -7,32 +7,31 @@ finds the rest.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import ase
 import numpy as np
 from ase.calculators.calculator import Calculator
+from ase.io.jsonio import encode
+from pydantic import Field
 
 from ..calculator import NFFLrCalculator
 from ..checkpoint import load_checkpoint
-from ..errors import NumericsError
+from ..errors import ConfigError, NumericsError
 from ..models.moment import MomentNetwork
 from ..storage.files import claim_folder
 from ..storage.trajectories import StoredFrames, write_trajectory
+from ..storage.versioned import Record
 from ..validation.suite import Suite
 from .distill_settings import DistillSettings
-from .judging import Judgement, judge
-from .references import make_suite, relaxed, supercells_of
-from .sampling import rattled, seed_structures
-from .selection import choose, describe
-from .stored_labels import FILE as LABELS
-from .stored_labels import Labels, Teacher, label
-from .students import train_student
-from .walks import md_frames, relaxation_frames
+from .sampling import choose, md_frames, rattled, relaxation_frames, seed_structures
+from .students import Judgement, describe, judge, train_student
+from .teacher import LABELS, Labels, Teacher, label, make_suite, relaxed, supercells_of
 
 DOUBT = 0.5  # of the rms force norm; a committee that disagrees by more is not followed
 NEAR = 1.5  # times the limits; what a short training reaches so nearly, one of full length may reach
@@ -40,6 +39,47 @@ FRESH = 24  # rattled supercells among the candidates
 
 Tell = Callable[[str], None]
 Update = Callable[[int, int, str], None]
+
+
+class Plan(Record):
+    """``plan.json``: what a distillation was begun with; a resume must be given the same."""
+
+    kind: ClassVar[str] = "the plan.json of nff distill"
+
+    version: int = 2
+    teacher: str | None = None
+    structures: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    def claim(self, path: Path, resume: bool) -> None:
+        """Note the plan in a folder, or see that it continues the one there.
+
+        Raises:
+            ConfigError: another run was begun here, or one that is not to be resumed.
+        """
+        if path.exists():
+            if not resume:
+                raise ConfigError(
+                    f"{path.parent}: a distillation was begun here; use --resume, or another --out"
+                )
+            before = self.read(path)
+            pairs = {"teacher": (before.teacher, self.teacher)}
+            pairs |= {name: (before.settings.get(name), value) for name, value in self.settings.items()}
+            for name, (old, new) in pairs.items():
+                if old != new:
+                    raise ConfigError(
+                        f"--{name.replace('_', '-')}: is not what the run to resume had ({old!r}); "
+                        "give what it began with, or use another --out"
+                    )
+            if before.structures != self.structures:
+                raise ConfigError("structures: are not those of the run to resume; use another --out")
+        self.write(path)
+
+
+def plan_of(teacher: str, cells: Mapping[str, ase.Atoms], settings: DistillSettings) -> Plan:
+    """The plan of a distillation."""
+    structures = {name: json.loads(encode(atoms.todict())) for name, atoms in cells.items()}
+    return Plan(teacher=teacher, structures=structures, settings=settings.model_dump(mode="json"))
 
 
 @dataclass
@@ -102,47 +142,40 @@ class Distillation:
             self.tell(f"no reference {name}: {reason}")
         references = sum(frame.info["use"] == "reference" for frame in self.labels.frames)
         self.tell(f"{references} calls for relaxation and references")
-        frames = self._kept(
-            "seeds",
-            lambda: seed_structures(
-                cells, self.supercells, settings.seeds, settings.temperature, self._rng("seeds", 0)
-            ),
-        )
-        self._label(frames, "train")
+
+        def seeds() -> list[ase.Atoms]:
+            rng = self._rng("seeds", 0)
+            return seed_structures(cells, self.supercells, settings.seeds, settings.temperature, rng)
+
+        self._label(self._kept("seeds", seeds), "train")
         if len(self._trainable(0)) < 8:
             raise NumericsError("teacher: it failed for most of the first structures; see labels.traj")
 
     def _committee(self, k: int) -> NFFLrCalculator:
         """Potentials trained on all there is, with different seeds and splits."""
         settings, frames = self.settings, self._trainable(k)
-        for member in range(settings.members):
-            self._train(self._member(k, member), frames, member, settings.committee_length * settings.length)
-        paths = [self._member(k, member) for member in range(settings.members)]
-        return NFFLrCalculator.load(paths, compile=settings.compile)
+        for member, folder in enumerate(self._members(k)):
+            self._train(folder, frames, member, settings.committee_length * settings.length)
+        return NFFLrCalculator.load(self._members(k), compile=settings.compile)
 
     def _train(self, folder: Path, frames: list[ase.Atoms], member: int, length: float) -> None:
-        name = f"{folder.parent.name} {folder.name}"
-
         def on_step(step: dict) -> None:
             if step["step"] % 10 == 0:
+                name = f"{folder.parent.name} {folder.name}"
                 self._say(f"training {name}, step {step['step']} of {step['total']}")
 
-        seed = self.settings.seed + member
-        train_student(
-            folder, frames, seed=seed, length=length, compile=self.settings.compile, on_step=on_step
-        )
+        seed, compile = self.settings.seed + member, self.settings.compile
+        train_student(folder, frames, seed=seed, length=length, compile=compile, on_step=on_step)
 
     def _best(self, k: int) -> Path:
         """The member with the lowest loss on what it was not trained on, per its own split."""
-        paths = [self._member(k, member) for member in range(self.settings.members)]
-        return min(paths, key=lambda path: load_checkpoint(path)[1]["scores"]["val/forces_rmse"])
+        return min(self._members(k), key=lambda p: load_checkpoint(p)[1]["scores"]["val/forces_rmse"])
 
     def _final(self, k: int) -> Judgement:
         """The potential that is kept: a training of full length, judged on frames of its own MD too."""
         folder = self.out / "rounds" / str(k) / "final"
         self._train(folder, self._trainable(k), 0, self.settings.length)
-        student = NFFLrCalculator.load(folder, compile=self.settings.compile)
-        self._test(k, student, "final")
+        self._test(k, NFFLrCalculator.load(folder, compile=self.settings.compile), "final")
         return self._judge(k, folder)
 
     def _test(self, k: int, student: NFFLrCalculator, who: str = "committee") -> None:
@@ -152,15 +185,20 @@ class Distillation:
         def draw() -> list[ase.Atoms]:
             rng = self._rng(name, k)
             self._say("MD for the test")
-            frames = md_frames(
-                self.supercells, student, settings.temperature, settings.walk_steps, self._doubt, rng
-            )
-            chosen = [frames[i] for i in rng.permutation(len(frames))[: settings.tests]]
-            for supercell in self.supercells.values() if len(chosen) < settings.tests else ():
-                chosen += rattled(supercell, settings.tests, settings.temperature, rng)  # it got nowhere
-            return chosen[: settings.tests]
+            frames = self._md(student, rng)
+            tests = [frames[i] for i in rng.permutation(len(frames))[: settings.tests]]
+            for supercell in self.supercells.values() if len(tests) < settings.tests else ():
+                tests += rattled(supercell, settings.tests, settings.temperature, rng)  # it got nowhere
+            return tests[: settings.tests]
 
         self._label(self._kept(name, draw), "test", reserve=0)
+
+    def _md(self, calculator: NFFLrCalculator, rng: np.random.Generator) -> list[ase.Atoms]:
+        """Frames of MD with a potential or committee, up to where it is too much in doubt."""
+        forces = np.concatenate([f.get_forces() for f in self.labels.used_for("train")])  # (atoms, 3)
+        limit = DOUBT * float(np.sqrt(np.mean(np.sum(forces**2, axis=1))))  # eV/Å
+        settings = self.settings
+        return md_frames(self.supercells, calculator, settings.temperature, settings.walk_steps, limit, rng)
 
     def _label_next(self, k: int, committee: NFFLrCalculator) -> bool:
         """Choose and label a round's structures; False if there was nothing to label, or no call left."""
@@ -171,20 +209,17 @@ class Distillation:
     def _choose(self, k: int, committee: NFFLrCalculator) -> list[ase.Atoms]:
         settings, rng = self.settings, self._rng("chosen", k)
         self._say("exploring")
-        frames = md_frames(
-            self.supercells, committee, settings.temperature, settings.walk_steps, self._doubt, rng
-        )
+        frames = self._md(committee, rng)
         frames += relaxation_frames(self.supercells, committee, settings.temperature, rng)
         for supercell in self.supercells.values():
             frames += rattled(supercell, FRESH // len(self.supercells), settings.temperature, rng)
-        doubt = np.array([np.max(found["forces_std"]) for found in committee.evaluate(frames)])
+        doubt = np.array([np.max(results["forces_std"]) for results in committee.evaluate(frames)])
         model = cast(MomentNetwork, load_checkpoint(self._best(k))[0])
-        known = describe(model, self._trainable(k))
-        chosen = choose(doubt, describe(model, frames), known, settings.batch)
-        self.tell(
-            f"round {k}: {len(chosen)} of {len(frames)} candidates, doubt {doubt[chosen].mean():.3g} eV/Å"
-        )
-        return [frames[i] for i in chosen]
+        labelled = describe(model, self._trainable(k))
+        indices = choose(doubt, describe(model, frames), labelled, settings.batch)
+        mean = doubt[indices].mean()
+        self.tell(f"round {k}: {len(indices)} of {len(frames)} candidates, doubt {mean:.3g} eV/Å")
+        return [frames[i] for i in indices]
 
     def _judge(self, k: int, folder: Path) -> Judgement:
         self._say("phonons and other tasks")
@@ -216,18 +251,12 @@ class Distillation:
         """Training labels of the seeds and of the rounds before ``k``, in the order of the calls."""
         names = ["seeds", *(f"{j}-chosen" for j in range(k))]
         frames = [f for name in names for f in StoredFrames(self.out / "rounds" / f"{name}.traj")]
-        known = [self.labels.find(frame) for frame in frames]
+        labelled = map(self.labels.find, frames)
         # What a reference asked for first, as the structure at rest, may be trained on; tests never.
-        return [f for f in known if f is not None and f.calc is not None and f.info["use"] != "test"]
+        return [f for f in labelled if f is not None and f.calc is not None and f.info["use"] != "test"]
 
-    @property
-    def _doubt(self) -> float:
-        """eV/Å of disagreement beyond which a walk ends."""
-        forces = np.concatenate([f.get_forces() for f in self.labels.used_for("train")])
-        return DOUBT * float(np.sqrt(np.mean(np.sum(forces**2, axis=1))))
-
-    def _member(self, k: int, member: int) -> Path:
-        return self.out / "rounds" / str(k) / f"member-{member}"
+    def _members(self, k: int) -> list[Path]:
+        return [self.out / "rounds" / str(k) / f"member-{m}" for m in range(self.settings.members)]
 
     def _rng(self, name: str, k: int) -> np.random.Generator:
         """A stream of its own for each purpose, whatever was drawn before."""

@@ -1,13 +1,21 @@
-"""Structures near a given one: strained cells, and supercells that are strained and rattled."""
+"""Structures to label: strained and rattled ones, those that a potential meets, and which of them to take."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
+
 import ase
 import numpy as np
+from ase.calculators.calculator import Calculator
 from ase.data import covalent_radii
 
+from ..errors import NumericsError, StructureError
+from ..storage.archives import Archive
 from ..structures.cells import strained
 from ..structures.neighbours import close_pairs
+from ..workflows.molecular_dynamics import MdSettings, md
+from ..workflows.relaxation import RelaxSettings, relax
 
 OVERLAP = 0.6  # of the sum of covalent radii; nothing bonds so shortly
 REACH = 8.0  # Å within which an atom has a neighbour
@@ -82,3 +90,113 @@ def seed_structures(
         own += pure_strains(atoms, share // 6)
         frames += own + rattled(supercells[name], share - len(own), temperature, rng)
     return frames[:count]
+
+
+RUNGS = np.array([0.3, 0.65, 1.0])  # of the highest temperature
+FRAMES = 20  # of one walk
+STRAIN = 0.015  # largest component of the cell's, as a barostat or a hot crystal would have it
+
+
+class _DoubtfulError(Exception):
+    """The members of the committee disagree too much for their mean to be followed."""
+
+
+def timestep(atoms: ase.Atoms) -> float:
+    """fs: hydrogen needs short ones."""
+    return 0.5 if 1 in atoms.numbers else 2.0
+
+
+def walk(atoms: ase.Atoms, calculator: Calculator, settings: MdSettings, limit: float) -> list[ase.Atoms]:
+    """Frames of an MD run up to the last one on whose forces the committee agrees to ``limit`` (eV/Å).
+
+    A calculator without ``forces_std`` agrees with itself. An explosion ends a walk too.
+    """
+    archive, agreed = Archive(), 0
+
+    def watch(step: int, total: int, numbers: dict[str, float], atoms: ase.Atoms) -> None:
+        nonlocal agreed
+        if np.max(calculator.results.get("forces_std", 0.0)) > limit:  # of this frame, evaluated just now
+            raise _DoubtfulError
+        agreed += 1
+
+    with suppress(_DoubtfulError, NumericsError, StructureError):
+        md(atoms, calculator, settings, watch, archive)
+    frames = [frame.copy() for frame in archive.frames()[1 : 1 + agreed]]
+    for frame in frames:
+        frame.info = {"config_type": "md"}
+        frame.arrays.pop("momenta", None)
+    return [frame for frame in frames if not too_close(frame)]
+
+
+def md_frames(
+    supercells: Mapping[str, ase.Atoms],
+    calculator: Calculator,
+    temperature: float,
+    steps: int,
+    limit: float,
+    rng: np.random.Generator,
+) -> list[ase.Atoms]:
+    """Frames of walks at a ladder of temperatures, each from a slightly strained and rattled supercell."""
+    frames = []
+    for supercell in supercells.values():
+        for rung in RUNGS * temperature:
+            start = strained_crystal(supercell, STRAIN * rng.uniform(-1, 1, 6))
+            start.set_constraint()
+            settings = MdSettings(
+                temperature=rung,
+                timestep=timestep(supercell),
+                steps=steps,
+                interval=max(1, steps // FRAMES),
+                thermostat_time=50,
+                seed=int(rng.integers(2**31)),
+                melting=False,
+            )
+            frames += walk(start, calculator, settings, limit)
+    return frames
+
+
+def relaxation_frames(
+    supercells: Mapping[str, ase.Atoms], calculator: Calculator, temperature: float, rng: np.random.Generator
+) -> list[ase.Atoms]:
+    """Some of the steps from rattled supercells downhill."""
+    frames = []
+    for supercell in supercells.values():
+        for start in rattled(supercell, 4, temperature, rng)[-1:]:
+            try:
+                found = relax(start, calculator, RelaxSettings(fmax=0.05, steps=20))
+            except (NumericsError, StructureError):
+                continue
+            frames += [frame.copy() for frame in found.trajectory[3::6]]
+    for frame in frames:
+        frame.info = {"config_type": "relaxation"}
+    return [frame for frame in frames if not too_close(frame)]
+
+
+def choose(
+    disagreement: np.ndarray, points: np.ndarray, known: np.ndarray, count: int, share: float = 0.5
+) -> list[int]:
+    """Indices of candidates: of the ``share`` with the largest disagreement, the farthest apart.
+
+    Args:
+        disagreement: (C,) of the committee.
+        points: (C, D) descriptors.
+        known: (K, D) descriptors of what is labelled.
+    """
+    most = max(count, int(np.ceil(share * len(disagreement))))
+    uncertain = np.argsort(-disagreement, kind="stable")[:most]
+    return [int(uncertain[k]) for k in farthest_points(points[uncertain], known, count)]
+
+
+def farthest_points(points: np.ndarray, known: np.ndarray, count: int) -> list[int]:
+    """Greedy choice of ``count`` points (C, D), each the farthest from ``known`` (K, D) and those before.
+
+    Gonzalez, Theor. Comput. Sci. 38, 293 (1985). Copies of what is known or chosen are never taken.
+    """
+    distance = np.full(len(points), np.inf)
+    for point in known:
+        distance = np.minimum(distance, np.linalg.norm(points - point, axis=1))
+    chosen: list[int] = []
+    while len(chosen) < count and len(points) and distance.max() > 0:
+        chosen.append(int(np.argmax(distance)))
+        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
+    return chosen

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
-import ase
+import jinja2
 import matplotlib.figure
 import numpy as np
 import yaml
@@ -17,14 +19,15 @@ from ..storage.files import write_atomically, write_figure, write_json
 from ..units import GPA
 from ..validation.speed import Contestant, measure_speed
 from .distill_settings import DistillSettings
-from .judging import Judgement
 from .loop import Distillation
-from .students import write_frames
+from .students import Judgement, write_frames
 
-UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3", "length": "Å"}
+SHOWN = {"energy": "energy", "force": "forces"}  # errors of the card (meV), and their names elsewhere
 
 
-def write_results(run: Distillation, final: Judgement, teacher: str, command: str, more: dict) -> dict:
+def write_results(
+    run: Distillation, final: Judgement, teacher: str, command: str, more: dict[str, Any]
+) -> dict[str, Any]:
     """Write ``model.safetensors``, ``config.py``, ``data.xyz``, ``test.xyz``, ``card.yaml``, ``distill.png``
     and, last, ``distill.json``; returns what that holds.
 
@@ -39,10 +42,12 @@ def write_results(run: Distillation, final: Judgement, teacher: str, command: st
     write_data(run)
     for name in (FILE, "config.py"):
         write_atomically(out / name, (final.checkpoint / name).read_bytes())
+    uses = Counter(frame.info["use"] for frame in run.labels.frames)
     record = {
+        "version": 1,
         "teacher": teacher,
         "calls": len(run.labels),
-        "calls_by_use": {u: _count(run.labels.frames, u) for u in ("reference", "train", "test")},
+        "calls_by_use": {use: uses[use] for use in ("reference", "train", "test")},
         "calls_failed": sum(frame.calc is None for frame in run.labels.frames),
         "good": final.good(run.settings),
         "structures_trained_on": final.trained,
@@ -50,7 +55,7 @@ def write_results(run: Distillation, final: Judgement, teacher: str, command: st
         "final": final.row(),
         "history": [judged.row() for judged in run.history],
         "without_reference": run.notes,
-        "speed": speed(run, final.checkpoint),
+        "speed": speed(run, final),
         "settings": run.settings.model_dump(mode="json"),
         "digest": load_checkpoint(out)[1]["sha256"],
         "wall_time_s": time.perf_counter() - run.started,
@@ -58,76 +63,71 @@ def write_results(run: Distillation, final: Judgement, teacher: str, command: st
         **more,
     }
     write_figure(out / "distill.png", draw(run.history, run.settings, teacher))
-    text = yaml.safe_dump(card(run, record), sort_keys=False, allow_unicode=True, width=110)
-    write_atomically(out / "card.yaml", text.encode())
+    write_atomically(out / "card.yaml", card(run, record).encode())
     write_json(out / "distill.json", record)
     return record
 
 
 def write_data(run: Distillation) -> None:
     """Every label so far as ``data.xyz``, and the test frames once more as ``test.xyz``."""
-    known = [frame for frame in run.labels.frames if frame.calc is not None]
-    for name, frames in {"data.xyz": known, "test.xyz": run.labels.used_for("test")}.items():
+    labelled = [frame for frame in run.labels.frames if frame.calc is not None]
+    for name, frames in {"data.xyz": labelled, "test.xyz": run.labels.used_for("test")}.items():
         if frames:
             write_frames(run.out / name, frames)
 
 
-def speed(run: Distillation, checkpoint: Path) -> dict:
+def speed(run: Distillation, final: Judgement) -> dict[str, Any]:
     """Least milliseconds per call of teacher and potential for the largest supercell.
 
     The teacher is not asked again; the least is what other work on the machine disturbs least.
     """
     supercell = max(run.supercells.values(), key=len)
     contestants = [
-        Contestant(name, NFFLrCalculator.load(checkpoint, compile=compile))
+        Contestant(name, NFFLrCalculator.load(final.checkpoint, compile=compile))
         for name, compile in (("student", False), ("student_compiled", True))
     ]
-    timings = measure_speed(contestants, [supercell])
     seconds = run.labels.seconds(len(supercell))
     teacher = None if seconds is None else 1e3 * seconds
-    found: dict = {"atoms": len(supercell), "teacher_ms": teacher}
-    for timing in timings:
+    times: dict[str, Any] = {"atoms": len(supercell), "teacher_ms": teacher}
+    for timing in measure_speed(contestants, [supercell]):
         own = 1e3 * min(timing.seconds) if timing.seconds else None
-        found[f"{timing.name}_ms"] = own
-        found[f"{timing.name}_speed_up"] = teacher / own if teacher and own else None
-    return found
+        times[f"{timing.name}_ms"] = own
+        times[f"{timing.name}_speed_up"] = teacher / own if teacher and own else None
+    return times
 
 
-def card(run: Distillation, record: dict) -> dict:
+def card(run: Distillation, record: dict[str, Any]) -> str:
     """What ``calculators/*/card.yaml`` holds, as far as it is known here."""
     model, metadata = load_checkpoint(run.out)
-    errors, settings = record["final"]["test"], run.settings
-    names_of = {"energy": "energy", "force": "forces"}
-    scores = {f"{k}_{e}": 1e3 * errors[f"{v}_{e}"] for k, v in names_of.items() for e in ("mae", "rmse")}
+    errors = record["final"]["test"]
+    shown = {f"{k}_{e}": 1e3 * errors[f"{name}_{e}"] for k, name in SHOWN.items() for e in ("mae", "rmse")}
     if "stress_mae" in errors:
-        scores["stress_mae"] = errors["stress_mae"] / GPA
-    names = ", ".join(run.cells)
-    trained, chosen = record["structures_trained_on"], record["calls_by_use"]
-    return {
-        "name": run.out.resolve().name,
-        "description": f"Distilled from {record['teacher']} for {names}: moment-tensor network, cutoff "
-        f"{model.cutoff:g} Å.",
-        "elements": sorted(model.elements),
-        "cutoff": model.cutoff,
-        "data": f"data.xyz: {record['calls']} calls of {record['teacher']}, {trained} structures trained on "
-        f"or selecting the weights, {chosen['test']} for the test, {chosen['reference']} for references.",
-        "licence": f"that of {record['teacher']}, whose labels the potential repeats",
-        "citation": f"cite {record['teacher']}",
-        "units": UNITS,
-        "test": {
-            "command": f"nff evaluate {run.out} {run.out / 'test.xyz'}",
-            "structures": chosen["test"],
-            **_rounded(scores),
-        },
-        "training": {"command": record["command"], "results": {"teacher_calls": record["calls"]}},
-        "suite": {
-            "command": f"nff validate {run.out} {run.out / 'suite'}",
-            "results": _rounded({k: v for k, v in record["final"]["suite"].items() if np.isfinite(v)}),
-        },
-        "limits": f"Made for {names} and what lies within {settings.temperature:g} K and strains of 3 %; "
-        "the teacher's own errors come on top.",
-        "sha256": metadata["sha256"],
-    }
+        shown["stress_mae"] = errors["stress_mae"] / GPA
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__ or ""), undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters["yaml"] = _in_one_line
+    return environment.get_template("card.yaml.jinja").render(
+        record,
+        name=run.out.resolve().name,
+        names=", ".join(run.cells),
+        out=str(run.out),
+        model=model,
+        trained=record["structures_trained_on"],
+        temperature=run.settings.temperature,
+        errors=_rounded(shown),
+        scores=_rounded(record["final"]["suite"]),
+        digest=metadata["sha256"],
+    )
+
+
+def _in_one_line(value: object) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf)
+    return text.removesuffix("...\n").strip()
+
+
+def _rounded(scores: dict[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.4g}") for name, value in scores.items() if np.isfinite(value)}
 
 
 def draw(history: Sequence[Judgement], settings: DistillSettings, teacher: str) -> matplotlib.figure.Figure:
@@ -154,11 +154,3 @@ def draw(history: Sequence[Judgement], settings: DistillSettings, teacher: str) 
     right.set(xlabel=f"force of {teacher} (eV/Å)", ylabel="force of the potential (eV/Å)")
     right.set_title(f"test frames: {history[-1].force_error:.2f} % of {history[-1].rms_force:.3g} eV/Å")
     return figure
-
-
-def _count(frames: Sequence[ase.Atoms], use: str) -> int:
-    return sum(frame.info["use"] == use for frame in frames)
-
-
-def _rounded(scores: dict[str, float]) -> dict[str, float]:
-    return {name: float(f"{value:.4g}") for name, value in scores.items()}

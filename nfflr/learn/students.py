@@ -1,24 +1,32 @@
-"""Potentials trained on labels by the recipe that ``nff init`` writes."""
+"""Potentials trained on labels by the recipe that ``nff init`` writes, and what they are worth."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ase
 import ase.io
+import numpy as np
+import torch
 
-from ..checkpoint import FILE
+from ..calculator import NFFLrCalculator
+from ..checkpoint import FILE, load_checkpoint
 from ..data.dataset import AtomsDataset
 from ..data.quality.diagnosis import diagnose
+from ..models.moment import MomentNetwork
 from ..reports.run_record import read_record
 from ..storage.files import claim_folder, write_atomically
 from ..train.config import TrainingConfig, load_config
+from ..train.evaluation import Predictions, predict
 from ..train.starter import config_text
 from ..train.state import states
 from ..train.trainer import train
+from ..validation.suite import Report, Suite
+from .distill_settings import DistillSettings
 
 DATA = "data.xyz"
 
@@ -59,9 +67,9 @@ def train_student(
 
 def write_config(folder: Path) -> None:
     """The config that ``nff init`` writes for the data of a folder."""
-    found = diagnose(folder / DATA)
-    found.raise_if_unusable()
-    text = config_text(folder / DATA, folder, found, filtered=True)
+    diagnosis = diagnose(folder / DATA)
+    diagnosis.raise_if_unusable()
+    text = config_text(folder / DATA, folder, diagnosis, filtered=True)
     write_atomically(folder / "config.py", text.encode())
 
 
@@ -81,10 +89,80 @@ def _config(folder: Path, seed: int, length: float, compile: bool) -> TrainingCo
 
 def write_frames(path: Path, frames: Sequence[ase.Atoms]) -> None:
     """Labelled frames as extended XYZ, whole or not at all."""
-    text, told = io.StringIO(), []
+    text, copies = io.StringIO(), []
     for frame in frames:
-        told.append(frame.copy())
-        told[-1].calc = frame.calc
-        told[-1].info.pop("seconds", None)  # equal runs give equal bytes
-    ase.io.write(text, told, format="extxyz")
+        copies.append(frame.copy())
+        copies[-1].calc = frame.calc
+        copies[-1].info.pop("seconds", None)  # equal runs give equal bytes
+    ase.io.write(text, copies, format="extxyz")
     write_atomically(path, text.getvalue().encode())
+
+
+@torch.no_grad()
+def describe(model: MomentNetwork, frames: Sequence[ase.Atoms]) -> np.ndarray:
+    """Mean and standard deviation over a structure's atoms of the network's invariants, (F, D) float64."""
+    seen: list[torch.Tensor] = []
+    handle = model.layers[0].hidden.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    try:
+        for atoms in frames:
+            model(atoms, stress=False)
+    finally:
+        handle.remove()
+    rows = [torch.cat([x.mean(0), x.std(0, correction=0)]) for x in seen]  # (2 F·C,) each
+    return torch.stack(rows).double().cpu().numpy() if rows else np.zeros((0, 1))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a potential is worth against the teacher.
+
+    Attributes:
+        checkpoint: of the potential.
+        rms_force: eV/Å, root mean square of the teacher's force components on the test frames.
+        errors: as ``Predictions.errors``, on the test frames.
+        report: on the suite, or None where there is none.
+        calls: of the teacher so far.
+        trained: structures it was made from, those that chose its weights included.
+        seconds: since the run began or was resumed.
+    """
+
+    checkpoint: Path
+    rms_force: float
+    errors: dict[str, float]
+    predictions: Predictions
+    report: Report | None
+    calls: int = 0
+    trained: int = 0
+    seconds: float = 0.0
+
+    @property
+    def force_error(self) -> float:
+        """RMSE of force components in per cent of the teacher's rms force."""
+        return 100 * self.errors["forces_rmse"] / self.rms_force
+
+    def good(self, settings: DistillSettings, slack: float = 1.0) -> bool:
+        """Whether all limits hold, or would if they were ``slack`` times as wide."""
+        outcomes = self.report.outcomes if self.report else ()
+        within = all(o.scores[n] <= slack * limit for o in outcomes for n, limit in o.task.limits.items())
+        return within and self.force_error <= slack * settings.force_limit
+
+    def row(self) -> dict:
+        """JSON for the history."""
+        scores = {k: v for k, v in (self.report.scores() if self.report else {}).items() if np.isfinite(v)}
+        errors = {k: v for k, v in self.errors.items() if np.isfinite(v)}
+        row = {"calls": self.calls, "structures": self.trained, "force_error_percent": self.force_error}
+        return {**row, "rms_force": self.rms_force, "test": errors, "suite": scores, "seconds": self.seconds}
+
+
+def judge(checkpoint: Path, tests: Sequence[ase.Atoms], suite: Suite | None, compile: bool) -> Judgement:
+    """Measure a potential on labelled test frames, none of which it was trained on, and on the suite."""
+    dataset = AtomsDataset(list(tests), n_train=1.0, n_val=0.0)
+    pairs = predict(load_checkpoint(checkpoint)[0], dataset, range(len(tests)))
+    calculator = NFFLrCalculator.load(checkpoint, compile=compile)
+    return Judgement(
+        checkpoint=checkpoint,
+        rms_force=float(np.sqrt(np.mean(pairs.forces[..., 1] ** 2))),
+        errors=pairs.errors(),
+        predictions=pairs,
+        report=None if suite is None else suite.run(calculator),
+    )

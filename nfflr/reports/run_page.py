@@ -21,7 +21,7 @@ from ..train.state import states
 from .curves import learning_curve
 from .page import Grid, Image, panels, render
 from .run_predictions import RunData, predicted, run_data, summary
-from .run_record import METRICS, Row, RunRecord, read_metrics, read_record
+from .run_record import METRICS, DataRecord, Row, RunRecord, read_metrics, read_record
 from .verdicts import CheckRecord, ValidationRecord
 
 STATE = "state"
@@ -114,7 +114,8 @@ def run_page(
         folder=run.path.name,
         metadata=run.metadata,
         record=run.record,
-        **_lead(run),
+        errors=_errors(run),
+        last=run.history[-1]["epoch"],
         learning=_learning(run),
         data=beside,
         legend=" Colours are the data's groups of structures, named in the first plot of a row." * grouped,
@@ -124,24 +125,18 @@ def run_page(
         validations=_results(run, "validate", ValidationRecord, validations),
         sources=_sources(run),
         splits=_splits(beside),
-        described=_model(run),
-        times=_times(run.record),
+        parameters=sum(p.numel() for p in run.model.parameters()),
     )
 
 
-def _lead(run: RunFolder) -> dict[str, Any]:
-    scores, last = run.metadata["scores"], run.history[-1]["epoch"]
-    errors: list[tuple[str, object]] = [
+def _errors(run: RunFolder) -> list[tuple[str, object]]:
+    """The mean errors of the kept weights on the validation split."""
+    scores = run.metadata["scores"]
+    return [
         (column.label, scores[f"val/{column.key}"] * column.factor)
         for column in run.columns
         if f"val/{column.key}" in scores and "RMSE" not in column.label
     ]
-    epochs = f", weights of epoch {scores['epoch']:.0f} of {last:.0f}" if "epoch" in scores else ""
-    return {"errors": [*errors, ("parameters", _parameters(run))], "epochs": epochs}
-
-
-def _parameters(run: RunFolder) -> int:
-    return sum(p.numel() for p in run.model.parameters())
 
 
 def _learning(run: RunFolder) -> dict[str, Any]:
@@ -225,22 +220,15 @@ def _results(
 
 
 def _sources(run: RunFolder) -> list[tuple[str, object]]:
+    """Files of the run's data, with a digest where it is one file."""
+    data = run.record.data if run.record else DataRecord()
     pairs: list[tuple[str, object]] = []
-    if run.record is not None:
-        data = run.record.data
-        for name, label in (("source", "file"), ("test_source", "test file")):
-            paths = data.origin.get(name)
-            if paths:
-                files = ", ".join(Path(p).name for p in (paths if isinstance(paths, list) else [paths]))
-                digest = data.sha256.get(name)
-                pairs.append((label, f"{files}, sha256 {digest}" if isinstance(digest, str) else files))
-        pairs += [
-            (f"{name} structures", data.split[name])
-            for name in ("train", "val", "test")
-            if name in data.split
-        ]
-        pairs += [("elements", data.elements)] if data.elements else []
-    return [*pairs, ("digest of structures, labels and split", run.metadata.get("data_digest"))]
+    for name, label in (("source", "file"), ("test_source", "test file")):
+        paths, digest = data.origin.get(name) or [], data.sha256.get(name)
+        files = ", ".join(Path(p).name for p in (paths if isinstance(paths, list) else [paths]))
+        if files:
+            pairs.append((label, f"{files}, sha256 {digest}" if isinstance(digest, str) else files))
+    return pairs
 
 
 def _splits(data: RunData) -> Grid | None:
@@ -250,28 +238,3 @@ def _splits(data: RunData) -> Grid | None:
     if "Validation split" in parts:
         parts = {"Training split": data.dataset.split["train"], **parts}
     return Grid(*summary(data.dataset, parts))
-
-
-def _model(run: RunFolder) -> list[tuple[str, object]]:
-    metadata = run.metadata
-    pairs: list[tuple[str, object]] = [
-        ("architecture", metadata["architecture"]),
-        ("parameters", _parameters(run)),
-        ("elements", metadata["elements"]),
-        ("cutoff (Å)", metadata["cutoff"]),
-        ("precision", metadata["dtype"]),
-        ("units", [f"{name} {unit}" for name, unit in metadata.get("units", {}).items()]),
-    ]
-    if "stress_convention" in metadata:
-        pairs.append(("stress", metadata["stress_convention"]))
-    for name, target in (metadata.get("targets") or {}).items():
-        pairs.append((f"predicts {name}", target.get("classes", ["number"])))
-    return [*pairs, ("sha256 of the checkpoint", metadata["sha256"])]
-
-
-def _times(record: RunRecord | None) -> list[tuple[str, object]]:
-    if record is None:
-        return []
-    times: list[tuple[str, object]] = [("started", record.started), ("finished", record.finished)]
-    times += [("wall time (s), of the last start", record.wall_time_s), ("resumed", record.resumed or None)]
-    return [(label, value) for label, value in times if value is not None]

@@ -1,4 +1,4 @@
-"""What a training run writes about itself, and how it is read back: ``run.json`` and ``metrics.csv``."""
+"""What a training run writes about itself: ``run.json``, ``metrics.csv``, and event files for TensorBoard."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import io
 import json
 import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -26,6 +28,7 @@ from ..train.config import TrainingConfig
 FILE, METRICS = "run.json", "metrics.csv"
 MOST_FINGERPRINTS = 50_000  # structures; a megabyte of text
 Row = dict[str, float]
+Log = Callable[[Row, int], None]
 
 
 class DataRecord(BaseModel):
@@ -162,3 +165,29 @@ def read_metrics(path: Path) -> list[Row]:
     if not rows or not {"epoch", "train/loss", "val/loss"} <= rows[0].keys():
         raise ConfigError(f"{path}: holds no validation with epoch, train/loss and val/loss; restore it")
     return rows
+
+
+@contextmanager
+def event_log(folder: Path, wanted: bool, begin: int = 0) -> Iterator[Log]:
+    """``log(numbers, step)`` that writes event files to ``folder``; one that does nothing if not wanted.
+
+    Steps after ``begin`` that a run which is resumed wrote before do not count.
+
+    Raises:
+        ConfigError: the package that writes them is missing.
+    """
+    if not wanted:
+        yield lambda numbers, step: None
+        return
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ConfigError('tensorboard: needs a package; pip install "nfflr[tensorboard]"') from error
+    with SummaryWriter(str(folder), purge_step=begin + 1 if begin else None) as writer:
+
+        def log(numbers: Row, step: int) -> None:
+            for name, value in numbers.items():
+                if name not in ("epoch", "step"):
+                    writer.add_scalar(name, value, step)
+
+        yield log

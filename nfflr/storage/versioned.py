@@ -96,7 +96,20 @@ def _loss_between_validations(content: dict[str, Any]) -> dict[str, Any]:
     return {"loss_sum": 0.0, "loss_count": 0, **content}
 
 
+def _reasons_by_task(content: dict[str, Any]) -> dict[str, Any]:
+    """The file was once nothing but reasons by task."""
+    return {"tasks": content}
+
+
+def _settings_apart(content: dict[str, Any]) -> dict[str, Any]:
+    """Settings once stood beside the teacher and the structures."""
+    apart: dict[str, Any] = {name: content[name] for name in ("teacher", "structures") if name in content}
+    return {**apart, "settings": {name: value for name, value in content.items() if name not in apart}}
+
+
 STEPS: dict[str, tuple[Step, ...]] = {
     "a result of nff check": (_status_of_checks,),
     "a training state": (_loss_between_validations,),
+    "the left-out.json of nff distill": (_reasons_by_task,),
+    "the plan.json of nff distill": (_settings_apart,),
 }

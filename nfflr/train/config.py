@@ -216,29 +216,27 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Tr
 
 
 def _refuse_other_kinds(path: Path) -> None:
-    """See that a path is a Python file, or say what it is instead, and what to do with that."""
+    """See that a path is a Python or YAML file, or say what it is instead, and what to do with that."""
     kind = kind_of(path)
     if kind is None and _is_data(path):  # JSON lines are Python too
         kind = DATA
-    if kind in (CONFIG, SETTINGS) and path.is_file():
-        return
-    if kind == CONFIG or (kind is None and path.is_file() and is_python(path)):
+    if path.is_file() and (kind in (CONFIG, SETTINGS) or (kind is None and is_python(path))):
         return
     if (path / INSIDE).is_file():
-        raise ConfigError(f"{path}: is a folder; give the config in it, {path / INSIDE}")
-    if kind == STRUCTURE:
-        raise ConfigError(
-            f"{path}: is a structure, not a config; give labelled data to nff init, which writes a config"
-        )
-    if kind == DATA:
-        raise ConfigError(f"{path}: this is data, not a config; run nff init {path}, which writes a config")
-    if path.is_dir():
-        raise ConfigError(f"{path}: no such file, but a folder without a {INSIDE}; give a config file")
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; give a Python config file")
-    if kind == CHECKPOINT:
-        raise ConfigError(f"{path}: is a checkpoint, not a config; give it to --init-from, or in the config")
-    raise ConfigError(f"{path}: is {kind or 'not a Python file'}; give a config, as nff init writes one")
+        reason = f"is a folder; give the config in it, {path / INSIDE}"
+    elif kind == STRUCTURE:
+        reason = "is a structure, not a config; give labelled data to nff init, which writes a config"
+    elif kind == DATA:
+        reason = f"this is data, not a config; run nff init {path}, which writes a config"
+    elif path.is_dir():
+        reason = f"no such file, but a folder without a {INSIDE}; give a config file"
+    elif not path.is_file():
+        reason = "no such file; give a Python config file"
+    elif kind == CHECKPOINT:
+        reason = "is a checkpoint, not a config; give it to --init-from, or in the config"
+    else:
+        reason = f"is {kind or 'not a Python file'}; give a config, as nff init writes one"
+    raise ConfigError(f"{path}: {reason}")
 
 
 def _is_data(path: Path) -> bool:

@@ -130,6 +130,8 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected settings as 'name: value'; run nff init --yaml for an example")
+    if not content.keys() & {"dataset", "model"}:
+        raise ConfigError(f"{path}: is a YAML file; give a config, which has dataset and model")
     return content
 
 

@@ -15,9 +15,9 @@ from ..errors import ConfigError, StructureError
 from ..models.base import Potential
 from ..models.property import PropertyModel
 from .config import TrainingConfig
-from .coverage import bonds, check_elements_are_taught
 from .evaluation import predict
 from .finetune import freeze, load_weights
+from .trained_on import bonds, check_elements_are_taught
 
 CALIBRATION = 64  # structures; enough for means and variances
 

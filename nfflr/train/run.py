@@ -18,13 +18,14 @@ from ..models.base import Potential
 from .averaging import Swag, averaged
 from .batches import ShuffledBatches
 from .config import TrainingConfig
-from .coverage import trained_domain
 from .distributed import gathered, sum_gradients, total
 from .force_field import LABELS, ForceFieldObjective
 from .objective import Objective, predict_shared
 from .optimizer import build_optimizer, rate_factor
 from .physics import Physics
 from .properties import PropertyObjective
+from .state import StateRecord
+from .trained_on import trained_domain
 
 
 @dataclass
@@ -205,18 +206,18 @@ class Run:
         return named | {"log_variances": self.log_variances.detach()}
 
     def metadata(self) -> dict:
-        return {
-            "settings": self.config.plain(),
-            "model": self.config.described_model(),
-            "data_digest": self.config.dataset.digest(),
-            "step": self.step,
-            "epoch": self.epoch,
-            "best": self.best,
-            "stale": self.stale,
-            "loss_sum": self.loss_sum,
-            "loss_count": self.loss_count,
-            "history": self.history,
-        }
+        return StateRecord(
+            settings=self.config.plain(),
+            model=self.config.described_model(),
+            data_digest=self.config.dataset.digest(),
+            step=self.step,
+            epoch=self.epoch,
+            best=self.best,
+            stale=self.stale,
+            loss_sum=self.loss_sum,
+            loss_count=self.loss_count,
+            history=self.history,
+        ).stored()
 
     def restore(self, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
         """Continue from a state.
@@ -224,14 +225,15 @@ class Run:
         Raises:
             ConfigError: settings or data changed since; names the first difference.
         """
-        then = {**metadata["settings"], "model": metadata["model"]}
+        state = StateRecord.restored(metadata)
+        then = {**state.settings, "model": state.model}
         for name, now in {**self.config.plain(), "model": self.config.described_model()}.items():
             if then.get(name) != now:
                 raise ConfigError(
                     f"{name}: was {then.get(name)!r} when this run started, is {now!r}; "
                     "a resume needs both equal"
                 )
-        if metadata["data_digest"] != self.config.dataset.digest():
+        if state.data_digest != self.config.dataset.digest():
             raise ConfigError("dataset: structures, labels or split changed since this run started")
         slots: dict[int, dict] = {}
         for name, value in _under("optimizer.", tensors).items():
@@ -244,14 +246,11 @@ class Run:
         self.log_variances.data.copy_(tensors["log_variances"])
         if self.swag is not None:
             self.swag.load_state(_under("swag.", tensors))
-        for name in ("step", "epoch", "stale"):
-            setattr(self, name, metadata[name])
+        for name in ("step", "epoch", "stale", "loss_sum", "loss_count"):
+            setattr(self, name, getattr(state, name))
         self.saved = self.step
-        for name in ("loss_sum", "loss_count"):  # states were once saved at validations only
-            setattr(self, name, metadata.get(name, 0))
-        self.best = math.inf if metadata["best"] is None else metadata["best"]
-        rows = metadata["history"]
-        self.history = [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
+        self.best = math.inf if state.best is None else state.best
+        self.history = [{k: math.nan if v is None else v for k, v in row.items()} for row in state.history]
         self.batches.epoch = self.epoch
         self.batches.skip = self.step - self.epoch * len(self.batches)
 

@@ -1,19 +1,54 @@
-"""Training state on disk: folders ``step-<n>/`` that are whole or absent, never pickled."""
+"""Stop and resume: signals wait for the end of a step; states are folders ``step-<n>/``, whole or absent."""
 
 from __future__ import annotations
 
 import math
 import os
 import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 
 from ..checkpoint import pack, unpack
 from ..errors import CheckpointError, ResourceError
+from ..storage.versioned import Record
 
 FORMAT = "nfflr-state"
 KEEP = 2
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StateRecord(Record):
+    """Beside the tensors of a state: what the run was asked for, on which data, and how far it is."""
+
+    kind: ClassVar[str] = "a training state"
+
+    version: int = 2
+    settings: dict[str, Any]
+    model: dict[str, Any]
+    data_digest: str
+    step: int
+    epoch: int
+    best: float | None
+    stale: int
+    loss_sum: float
+    loss_count: int
+    history: list[dict[str, float | None]]
+
+    def stored(self) -> dict[str, Any]:
+        """The metadata of a state; there ``version`` is that of the sealed file."""
+        content = self.model_dump(mode="json")
+        return {"state_version": content.pop("version"), **content}
+
+    @classmethod
+    def restored(cls, metadata: dict[str, Any]) -> Self:
+        """The record in the metadata of a state, of whatever version."""
+        return cls.from_content({**metadata, "version": metadata.get("state_version", 1)}, Path("state"))
 
 
 def save_state(root: Path, step: int, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
@@ -125,3 +160,30 @@ def newest_state(root: Path) -> tuple[dict[str, torch.Tensor], dict] | None:
     if reason is not None:
         raise reason
     return None
+
+
+@contextmanager
+def postponed_signals() -> Iterator[Callable[[], int | None]]:
+    """Make SIGINT and SIGTERM wait; gives a function that tells the first that came, None if none did.
+
+    The same signal once more acts at once, as it would have done before. In other threads than the main one,
+    to which signals do not come, nothing is changed; nor for a signal that is ignored.
+    """
+    came: list[int] = []
+    before: dict[int, Any] = {}  # handlers, as signal.signal returns them
+
+    def note(signum: int, frame) -> None:
+        if signum in came:
+            signal.signal(signum, before[signum])
+            signal.raise_signal(signum)
+        came.append(signum)
+
+    if threading.current_thread() is threading.main_thread():
+        for signum in SIGNALS:
+            if signal.getsignal(signum) not in (signal.SIG_IGN, None):
+                before[signum] = signal.signal(signum, note)
+    try:
+        yield lambda: came[0] if came else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

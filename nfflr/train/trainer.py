@@ -17,20 +17,18 @@ from ..data.dataset import AtomsDataset
 from ..errors import ConfigError, NumericsError, StoppedError
 from ..models.base import Potential
 from ..reports.curves import learning_curve
-from ..reports.run_record import RunRecord, write_metrics
+from ..reports.run_record import Log, RunRecord, event_log, write_metrics
 from ..storage.files import claim_folder, sweep, write_figure
 from ..storage.lock import locked
 from ..validation.suite import Report
 from .batches import make_loader, watched_workers
 from .config import TrainingConfig
 from .distributed import is_first
-from .events import Log, event_log
 from .initialise import prepared
 from .objective import higher_is_better
 from .physics import metrics_of
 from .run import Run, quiet_engine, selectors
-from .state import clear_states, newest_state, save_state, states, sweep_states
-from .stop import postponed_signals
+from .state import clear_states, newest_state, postponed_signals, save_state, states, sweep_states
 
 Listener = Callable[[dict], None]
 SWAG = "swag"  # folder of the posterior samples

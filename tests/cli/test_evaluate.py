@@ -11,7 +11,7 @@ from builders import copper
 from nfflr.calculator import NFFLrCalculator
 from nfflr.cli.main import run
 from nfflr.structures.readers import read_structures
-from nfflr.train.familiar import familiar
+from nfflr.train.trained_on import familiar
 from nfflr.units import GPA
 
 

@@ -12,7 +12,7 @@ from ase.calculators.calculator import CalculationFailed, Calculator, all_change
 from ase.calculators.emt import EMT
 
 from nfflr.errors import NumericsError
-from nfflr.learn.stored_labels import Labels, Teacher, label
+from nfflr.learn.teacher import Labels, Teacher, label
 from nfflr.validation.tasks import BudgetSpentError
 
 
@@ -112,7 +112,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from ase.calculators.emt import EMT
-from nfflr.learn.stored_labels import Labels, Teacher, label
+from nfflr.learn.teacher import Labels, Teacher, label
 from test_labels import frames
 
 class Dying(EMT):

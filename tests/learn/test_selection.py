@@ -6,7 +6,8 @@ import pytest
 from ase.build import bulk
 
 from nfflr.calculator import NFFLrCalculator
-from nfflr.learn.selection import choose, describe, farthest_points
+from nfflr.learn.sampling import choose, farthest_points
+from nfflr.learn.students import describe
 
 
 def brute_force(points, known, count):

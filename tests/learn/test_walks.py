@@ -5,7 +5,7 @@ import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
-from nfflr.learn.walks import md_frames, relaxation_frames, walk
+from nfflr.learn.sampling import md_frames, relaxation_frames, walk
 from nfflr.workflows.molecular_dynamics import MdSettings
 
 

@@ -13,7 +13,7 @@ from nfflr.checkpoint import load_checkpoint
 from nfflr.data.ghosts import with_ghosts
 from nfflr.errors import CheckpointError, ConfigError
 from nfflr.models import base
-from nfflr.train import events
+from nfflr.reports import run_record
 from nfflr.train.config import TrainingConfig
 from nfflr.train.evaluation import predict
 from nfflr.train.initialise import prepared
@@ -275,7 +275,7 @@ def read_events(path, kind):
 def test_a_missing_package_is_named_with_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
     with pytest.raises(ConfigError, match=re.escape('pip install "nfflr[tensorboard]"')):
-        events.event_log(tmp_path, True).__enter__()
+        run_record.event_log(tmp_path, True).__enter__()
 
 
 def test_an_overwritten_run_leaves_no_samples_and_no_event_files(configure):

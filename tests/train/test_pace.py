@@ -8,8 +8,8 @@ from builders import copper, radius_graph, tiny
 from nfflr.data.dataset import AtomsDataset
 from nfflr.errors import ConfigError
 from nfflr.train.config import TrainingConfig
-from nfflr.train.pace import WARM_UP, training_pace
 from nfflr.train.run import Run
+from nfflr.train.trials import WARM_UP, training_pace
 
 
 @pytest.fixture
