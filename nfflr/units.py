@@ -3,8 +3,10 @@
 Everything inside is eV, Å, eV/Å, eV/Å³, fs, K; the command line speaks GPa for pressures and moduli.
 """
 
+import types
+import typing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ase.units
 
@@ -29,6 +31,16 @@ class Unit:
 def unit_of(field: "FieldInfo") -> str | None:
     """Return the unit of a pydantic field (``Model.model_fields[name]``), or None if it has none."""
     return next((item.symbol for item in field.metadata if isinstance(item, Unit)), None)
+
+
+def plain_type(annotation: Any) -> Any:
+    """An annotation without ``None`` and ``Annotated``: ``int`` of ``Annotated[int, ...] | None``."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return plain_type(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return plain_type(next(part for part in typing.get_args(annotation) if part is not type(None)))
+    return annotation
 
 
 # Factor to eV, Å and their powers by ASE's constants, and the powers of energy and length.

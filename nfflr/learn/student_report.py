@@ -115,13 +115,13 @@ def card(run: Distillation, record: dict) -> dict:
         "citation": f"cite {record['teacher']}",
         "units": UNITS,
         "test": {
-            "command": f"nff evaluate {run.out} {run.out / 'test.xyz'}",
+            "command": f"nff evaluate {run.out / 'test.xyz'} --model {run.out}",
             "structures": chosen["test"],
             **_rounded(scores),
         },
         "training": {"command": record["command"], "results": {"teacher_calls": record["calls"]}},
         "suite": {
-            "command": f"nff validate {run.out} {run.out / 'suite'}",
+            "command": f"nff validate {run.out / 'suite'} --model {run.out}",
             "results": _rounded({k: v for k, v in record["final"]["suite"].items() if np.isfinite(v)}),
         },
         "limits": f"Made for {names} and what lies within {settings.temperature:g} K and strains of 3 %; "

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfflr.cli.summary import plain, with_error
+from nfflr.workflows.framework.results import plain, with_error
 
 NAN, INF = math.nan, math.inf
 

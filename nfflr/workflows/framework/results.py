@@ -1,17 +1,12 @@
-"""The numbers of results: on the terminal, and as one table for many structures."""
+"""The numbers of a result as a person reads them: with units and errors."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from pathlib import Path
 
-from ..storage.files import write_atomically
-from ..units import unit_of
-from ..workflows.framework.contract import file_fields
-from ..workflows.framework.interface import Result
-from .options import plain_type
+from ...units import plain_type, unit_of
+from .contract import file_fields
+from .interface import Result
 
 PRECISION = 5e-7  # of a value: half of the last of six digits
 
@@ -73,33 +68,3 @@ def plain(value: float, unit: str = "") -> str:
 def _rounded(value: float, places: int) -> str:
     """Without the sign of a zero."""
     return f"{round(value, places) + 0.0:.{places}f}"
-
-
-class SummaryTable:
-    """One row per structure and model, in the order of the jobs whenever each was done."""
-
-    def __init__(self, path: Path, result: type[Result]):
-        self.path, self.fields = path, scalar_fields(result)
-        self.rows: dict[int, list[list[str | int]]] = {}  # of each job, by its number
-
-    def add(
-        self, number: int, structure: str, model: str, exit_code: int, message: str, result: Result | None
-    ) -> None:
-        """A row of a job; without a result, all that is known is why."""
-        values = ["" if result is None else _text(getattr(result, name)) for name in self.fields]
-        converged = result is not None and result.converged
-        row: list[str | int] = [structure, model, _text(converged), exit_code, message, *values]
-        self.rows.setdefault(number, []).append(row)
-
-    def write(self) -> None:
-        content = io.StringIO()
-        writer = csv.writer(content, lineterminator="\n")
-        writer.writerow(["structure", "model", "converged", "exit code", "message", *self.fields.values()])
-        writer.writerows(row for _, rows in sorted(self.rows.items()) for row in rows)
-        write_atomically(self.path, content.getvalue().encode())
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "" if value is None else str(value)

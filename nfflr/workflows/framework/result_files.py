@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.metadata
-import shlex
+import io
+import math
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import ase
-import click
 
-from ..checkpoint import library_versions
-from ..errors import ConfigError
-from ..notes import note
-from ..storage.files import all_or_none, claim_folder, sweep, write_atomically, write_figure, write_json
-from ..storage.trajectories import write_trajectory
-from ..structures.writers import FORMATS, OPEN, TRAJECTORY, file_name, format_of, losses, structure_bytes
-from ..workflows.framework.contract import Workflow, file_fields, result_record
-from ..workflows.framework.interface import Result
-from .tables import write_table
+from ... import __version__
+from ...errors import ConfigError
+from ...notes import note
+from ...storage.files import all_or_none, claim_folder, sweep, write_atomically, write_figure, write_json
+from ...storage.trajectories import write_trajectory
+from ...structures.writers import FORMATS, OPEN, TRAJECTORY, file_name, format_of, losses, structure_bytes
+from .contract import Workflow, file_fields, result_record
+from .interface import Result, Table
 
 
 class Outputs:
@@ -131,7 +132,7 @@ class Outputs:
             why = _listed(losses(atoms, first))
             note(f"{path}: is {form.title}, since {first.title} cannot hold {why}")
 
-    def _write_field(self, name: str, value) -> None:
+    def _write_field(self, name: str, value: Any) -> None:
         path, kind = self.paths[name], self.kinds[name]
         if kind == "structure":
             form = next(form for form in self.formats if form.suffix == path.suffix)
@@ -161,8 +162,17 @@ def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
             raise ConfigError(f"{path}: exists; use --overwrite, or another --out")
 
 
-def provenance() -> dict:
-    """Versions and the command line."""
-    versions = library_versions()
-    versions |= {n: importlib.metadata.version(n) for n in ("vesin", "matscipy", "phonopy", "spglib")}
-    return {"versions": versions, "command": shlex.join(["nff", *click.get_current_context().obj])}
+def write_table(path: Path, table: Table) -> None:
+    """One header line with units, then rows; a value that is not there is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.columns)
+    for row in zip(*(column.tolist() for column in table.columns.values()), strict=True):
+        writer.writerow(["" if isinstance(v, float) and math.isnan(v) else v for v in row])
+    write_atomically(path, text.getvalue().encode())
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of those that results depend on."""
+    names = ("torch", "ase", "numpy", "vesin", "matscipy", "phonopy", "spglib")
+    return {"nfflr": __version__, **{name: importlib.metadata.version(name) for name in names}}
