@@ -1,35 +1,47 @@
 """NFFLr: an ASE calculator and MD-simulation toolkit for neural force fields.
 
-Names load on first use, so that ``import nfflr`` and ``nff --help`` do not import torch.
+Names load on first use, so that ``import nfflr`` and ``nff --help`` do not import torch. Workflows are in
+``nfflr.workflows``, architectures in ``nfflr.models``, training in ``nfflr.train``.
 """
 
-import importlib
+from typing import TYPE_CHECKING
+
+from .lazy import lazy_names
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time see below
+    from .atoms import Atoms, batch, unbatch
+    from .calculator import NFFLrCalculator
+    from .cards import bundled
+    from .checkpoint import load_model
+    from .data.dataset import AtomsDataset
+    from .data.graph import Graph, periodic_radius_graph
+    from .potentials import open_calculator
+    from .structures.readers import read_structure, read_structures
+    from .train.config import TrainingConfig, load_config
+    from .train.evaluation import predict
+    from .train.properties import predict_properties
+    from .validation.reading import read_suite
+    from .workflows.framework.progress_bar import progress_bar
+    from .workflows.framework.saved_results import read_result
 
 __version__ = "0.1.0"
 
-_ROOMS = {
-    "Atoms": "atoms",
-    "batch": "atoms",
-    "unbatch": "atoms",
-    "Graph": "data.graph",
-    "periodic_radius_graph": "data.graph",
-    "AtomsDataset": "data.dataset",
-    "NFFLrCalculator": "calculator",
-    "open_calculator": "potentials",
-    "load_model": "checkpoint",
-    "TrainingConfig": "train.config",
-    "load_config": "train.config",
-    "predict": "train.evaluation",
-    "read_suite": "validation.reading",
-}
-__all__ = ["__version__", *_ROOMS]
-
-
-def __getattr__(name: str):
-    if name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_ROOMS[name]}", __name__), name)
-
-
-def __dir__():
-    return sorted(__all__)
+__getattr__, __all__ = lazy_names(
+    __name__,
+    {
+        ".atoms": ("Atoms", "batch", "unbatch"),
+        ".calculator": ("NFFLrCalculator",),
+        ".cards": ("bundled",),
+        ".checkpoint": ("load_model",),
+        ".data.dataset": ("AtomsDataset",),
+        ".data.graph": ("Graph", "periodic_radius_graph"),
+        ".potentials": ("open_calculator",),
+        ".structures.readers": ("read_structure", "read_structures"),
+        ".train.config": ("TrainingConfig", "load_config"),
+        ".train.evaluation": ("predict",),
+        ".train.properties": ("predict_properties",),
+        ".validation.reading": ("read_suite",),
+        ".workflows.framework.progress_bar": ("progress_bar",),
+        ".workflows.framework.saved_results": ("read_result",),
+    },
+)

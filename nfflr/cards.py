@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .errors import CheckpointError
+from .errors import CheckpointError, ConfigError, did_you_mean
 
 FILE = "card.yaml"
 
@@ -90,6 +90,26 @@ def bundled_calculators() -> dict[str, Path]:
     except ModuleNotFoundError:  # run from a source tree that is not installed
         root = Path(__file__).parent.parent / "calculators"
     return {p.name: p for p in sorted(root.iterdir()) if (p / FILE).is_file()}
+
+
+def bundled(name: str) -> Path:
+    """The folder of a calculator that ships with the package.
+
+    It holds the checkpoint (``NFFLrCalculator.load`` takes the folder, or the name itself), its recipe
+    ``config.py``, its ``card.yaml``, and for most the training data and a ``suite`` for ``read_suite``.
+
+    Raises:
+        ConfigError: there is no such calculator; names the nearest.
+
+    Example:
+        >>> (bundled("mlearn-si") / "suite" / "suite.yaml").is_file()
+        True
+    """
+    folders = bundled_calculators()
+    if name not in folders:
+        hint = did_you_mean(name, folders) or f"; expected one of {', '.join(folders) or 'none here'}"
+        raise ConfigError(f"{name}: no calculator of this name ships with nfflr{hint}")
+    return folders[name]
 
 
 def is_bundled(digest: str) -> bool:

@@ -6,7 +6,7 @@ Everything inside is eV, Å, eV/Å, eV/Å³, fs, K; the command line speaks GPa 
 import types
 import typing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ase.units
 
@@ -33,13 +33,13 @@ def unit_of(field: "FieldInfo") -> str | None:
     return next((item.symbol for item in field.metadata if isinstance(item, Unit)), None)
 
 
-def plain_type(annotation: Any) -> Any:
+def plain_type(annotation: typing.Any) -> typing.Any:
     """An annotation without ``None`` and ``Annotated``: ``int`` of ``Annotated[int, ...] | None``."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
         return plain_type(typing.get_args(annotation)[0])
     if origin in (typing.Union, types.UnionType):
-        return plain_type(next(part for part in typing.get_args(annotation) if part is not type(None)))
+        return plain_type(next(a for a in typing.get_args(annotation) if a is not type(None)))
     return annotation
 
 

@@ -17,7 +17,7 @@ from ase.io import read
 import nfflr
 from nfflr import NFFLrCalculator
 from nfflr.validation.reading import read_suite
-from nfflr.workflows.md import MdSettings, md
+from nfflr.workflows.molecular_dynamics import MdSettings, md
 
 folder = Path(nfflr.__file__).parents[1] / "calculators/mlearn-si"  # in the clone of the repository
 calculator = NFFLrCalculator.load("mlearn-si", compile=True)

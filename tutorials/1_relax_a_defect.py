@@ -16,8 +16,8 @@ from ase.io import read
 
 import nfflr
 from nfflr import NFFLrCalculator
-from nfflr.workflows.relax import RelaxSettings, relax
-from nfflr.workflows.vacancy import VacancySettings, vacancy
+from nfflr.workflows.relaxation import RelaxSettings, relax
+from nfflr.workflows.vacancies import VacancySettings, vacancy
 
 root = Path(nfflr.__file__).parents[1]  # the clone of the repository
 calculator = NFFLrCalculator.load("mlearn-si")

@@ -21,8 +21,8 @@ from ase.units import J, mol
 import nfflr
 from nfflr import NFFLrCalculator
 from nfflr.validation.reading import read_suite
-from nfflr.workflows.phonons import PhononsSettings, phonons
-from nfflr.workflows.relax import RelaxSettings, relax
+from nfflr.workflows.phonon_dispersion import PhononsSettings, phonons
+from nfflr.workflows.relaxation import RelaxSettings, relax
 
 root = Path(nfflr.__file__).parents[1]  # the clone of the repository
 

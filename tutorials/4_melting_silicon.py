@@ -11,7 +11,7 @@ import numpy as np
 from ase.build import bulk
 
 from nfflr import NFFLrCalculator
-from nfflr.workflows.md import MdSettings, md
+from nfflr.workflows.molecular_dynamics import MdSettings, md
 
 # A C++ kernel where there is a compiler; without one the same numbers, some ten times as slowly.
 calculator = NFFLrCalculator.load("mlearn-si", compile=True)

@@ -20,8 +20,8 @@ from nfflr import AtomsDataset, NFFLrCalculator, TrainingConfig, open_calculator
 from nfflr.models.base import Potential, PotentialConfig, register
 from nfflr.nn.radial import bessel
 from nfflr.train.trainer import train
-from nfflr.validation.check import check, make_samples
-from nfflr.workflows.eos import eos
+from nfflr.validation.checks import check, make_samples
+from nfflr.workflows.equation_of_state import eos
 
 data = Path(nfflr.__file__).parents[1] / "calculators/mlearn-cu"  # in the clone of the repository
 
@@ -71,7 +71,7 @@ def new_model(dtype=torch.float32):
 #
 # Before any training: do forces and stress match differences of the energy, is it invariant where it should
 # be, continuous as atoms cross the cutoff, extensive? `nff check` does the same for a checkpoint, and
-# `nfflr.validation.check` here for a calculator. Whether a wall keeps atoms apart is a matter of training.
+# `nfflr.validation.checks` here for a calculator. Whether a wall keeps atoms apart is a matter of training.
 
 # %%
 untrained = check(NFFLrCalculator(new_model(torch.float64)))

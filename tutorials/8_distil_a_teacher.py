@@ -22,7 +22,7 @@ from ase.io import read, write
 
 from nfflr import NFFLrCalculator
 from nfflr.validation.reading import read_suite
-from nfflr.workflows.eos import EosSettings, eos
+from nfflr.workflows.equation_of_state import EosSettings, eos
 
 write("cu.cif", bulk("Cu", cubic=True))
 

@@ -79,7 +79,7 @@ def command(
     otherwise. Prints a table and writes <name>-bench.json and <name>-bench.png.
     """
     from ..validation.speed import measure_speed, plot_speed
-    from .progress import training_bar
+    from ..workflows.framework.progress_bar import training_bar
 
     name = source_name(model)
     files = Judgement(out, f"{name}-bench", overwrite)
@@ -141,7 +141,7 @@ def _training(config: Path, device: str) -> dict[str, float]:
 def _structures(calculator, element: str | None, structure: Path | None, sizes) -> list:
     """One for each size, of the numbers of atoms that repeats of the cell come nearest to."""
     from ..structures.readers import read_structure
-    from ..validation.check import make_samples
+    from ..validation.checks import make_samples
 
     covered = list(getattr(calculator, "model", calculator).elements)
     if element is not None and covered and element not in covered:

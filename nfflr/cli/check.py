@@ -68,9 +68,9 @@ def command(structures, model, elements, cutoff, dtype, trust, device, out, over
     a warning is not a failure.
     """
     from ..structures.readers import read_structure
-    from ..validation.check import check, make_samples
-    from ..validation.check.check_figure import plot
-    from .progress import training_bar
+    from ..validation.checks import check, make_samples
+    from ..validation.checks.check_figure import plot
+    from ..workflows.framework.progress_bar import training_bar
 
     name = source_name(model)
     files = Judgement(out, f"{name}-check", overwrite)

@@ -14,9 +14,9 @@ from ..jobs.structure_files import find_structures, result_stems
 from ..jobs.threads import set_threads
 from ..learn.distill_settings import DistillSettings
 from ..storage.files import claim_folder, write_json
+from ..workflows.framework.progress_bar import training_bar
 from .judgement import provenance
 from .options import FILE, FOLDER, SettingsCommand, read_settings, settings_options, shared
-from .progress import training_bar
 
 TOPIC = "Make a potential"
 PLACE = 5
@@ -140,8 +140,8 @@ def _same_plan(
                 raise ConfigError("structures: are not those of the run to resume; use another --out")
             option = "--model" if name == "teacher" else f"--{name.replace('_', '-')}"
             raise ConfigError(
-                f"{option}: is not what the run to resume had ({before.get(name)!r}); give what it began with, "
-                "or use another --out"
+                f"{option}: is not what the run to resume had ({before.get(name)!r}); give what it began "
+                "with, or use another --out"
             )
     write_json(path, now)
 

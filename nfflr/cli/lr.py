@@ -8,10 +8,10 @@ import click
 
 from ..jobs.threads import set_threads
 from ..storage.files import all_or_none, claim_folder, write_atomically, write_figure
+from ..workflows.framework.progress_bar import steady, training_bar
 from ..workflows.framework.result_files import refuse_existing
 from .options import FILE, Number, Whole, shared
 from .printing import say_written
-from .progress import steady, training_bar
 
 TOPIC = "Make a potential"
 PLACE = 2

@@ -17,14 +17,12 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from .. import __version__
+from .. import __version__, workflows
 from ..errors import StoppedError
-from ..workflows import workflow_names
 from .grammar import as_click_takes, command_meant, usage_message
 from .printing import fail, fail_by, printed_notes
 
 ROOT = Path(__file__).parent
-WORKFLOWS = ROOT.parent / "workflows"
 TOPICS = (  # what people want to do, in the order of the map; a file may name a new one
     "Relax and move",
     "Vibrations and heat",
@@ -49,9 +47,9 @@ Completion in bash: eval "$(_NFF_COMPLETE=bash_source nff)"; also zsh, fish.
 UNBROKEN = {" ": "\N{NO-BREAK SPACE}", "-": "\N{NON-BREAKING HYPHEN}"}
 
 
-def command_files() -> dict[str, Path]:
-    """Command → file: each file here that has a ``TOPIC``, and each workflow."""
-    files = {name: WORKFLOWS / f"{name}.py" for name in workflow_names()}
+def command_files() -> dict[str, Path | None]:
+    """Command → file: each file here that has a ``TOPIC``, and each workflow, other packages' included."""
+    files = {name: workflows.workflow_file(name) for name in workflows.workflow_names()}
     own = sorted(ROOT.glob("*.py"))
     return files | {p.stem: p for p in own if "\nTOPIC = " in p.read_text(encoding="utf-8")}
 
@@ -66,7 +64,10 @@ class Description:
     examples: tuple[str, ...]
 
     @classmethod
-    def of(cls, path: Path) -> Description:
+    def of(cls, path: Path | None) -> Description:
+        """Of a file; little of None, a workflow of another package whose file is not to be found."""
+        if path is None:
+            return cls("Cannot be found", "More", 0, ())
         tree = ast.parse(path.read_text(encoding="utf-8"))
         constants = {
             target.id: ast.literal_eval(node.value)
@@ -111,8 +112,8 @@ class Context(click.Context):
 class LazyGroup(click.Group):
     """Finds commands by file name, so that ``nff --help`` imports neither torch nor ASE.
 
-    Every file in ``nfflr/workflows`` is a command, and so is every one beside this that has a ``TOPIC``. The
-    map shows the first line of its docstring, its help ends with its ``EXAMPLES``.
+    Every workflow is a command, and so is every file beside this that has a ``TOPIC``. The map shows the
+    first line of its docstring, its help ends with its ``EXAMPLES``.
     """
 
     context_class = Context
@@ -121,10 +122,11 @@ class LazyGroup(click.Group):
         return list(command_files())
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        path = command_files().get(name)
-        if path is None:
+        files = command_files()
+        if name not in files:
             return None
-        if path.parent == WORKFLOWS:
+        path = files[name]
+        if name in workflows.workflow_names():
             from .workflow import workflow_command
 
             command = workflow_command(name)
@@ -133,7 +135,8 @@ class LazyGroup(click.Group):
         examples = Description.of(path).examples
         title = "Example" if len(examples) == 1 else "Examples"
         command.context_class = Context
-        command.epilog = "\n".join(["\b", f"{title}:", *(f"  {line}" for line in examples)])
+        if examples:
+            command.epilog = "\n".join(["\b", f"{title}:", *(f"  {line}" for line in examples)])
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]):

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from ..validation.suite import Report
 
 from ..jobs.threads import set_threads
+from ..workflows.framework.progress_bar import steady, training_bar
 from .judgement import command_line
 from .launch import launch
 from .options import FILE, FOLDER, POTENTIAL, Whole, shared
-from .progress import steady, training_bar
 
 TOPIC = "Make a potential"
 PLACE = 3

@@ -40,7 +40,7 @@ def command(suite, model, tasks, device, dtype, trust, out, overwrite, threads) 
     """
     from ..validation.reading import read_suite
     from ..validation.score_figure import draw
-    from .progress import step_bar
+    from ..workflows.framework.progress_bar import step_bar
 
     folder = _own_suite(model) if suite is None else suite
     selected = read_suite(folder).only(tasks)

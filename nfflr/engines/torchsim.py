@@ -22,7 +22,7 @@ from ..models.committee import Ensemble
 from ..structures.checks import check_structure
 from ..structures.constraints import repeated
 from ..units import GPA
-from ..workflows.relax import (
+from ..workflows.relaxation import (
     EXPLODED,
     RelaxResult,
     RelaxSettings,

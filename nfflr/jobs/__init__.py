@@ -1,16 +1,11 @@
 """Many structures: a workflow on each, in several processes or on a cluster, continued after an interrupt."""
 
-import importlib
+from typing import TYPE_CHECKING
 
-_ROOMS = {"run_many": "many", "Listener": "plan", "Outcome": "plan"}
-__all__ = list(_ROOMS)
+from ..lazy import lazy_names
 
+if TYPE_CHECKING:  # for editors and type checkers; at run time names load on first use
+    from .many import run_many
+    from .plan import Listener, Outcome
 
-def __getattr__(name: str):
-    if name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_ROOMS[name]}", __name__), name)
-
-
-def __dir__():
-    return sorted(__all__)
+__getattr__, __all__ = lazy_names(__name__, {".many": ("run_many",), ".plan": ("Listener", "Outcome")})

@@ -22,10 +22,10 @@ from ..storage.archives import FolderArchive
 from ..storage.files import claim_folder, write_atomically
 from ..storage.lock import locked
 from ..storage.trajectories import StoredFrames
-from ..workflows.framework.contract import find_workflow, read_result, result_record
-from ..workflows.framework.interface import Result
+from ..workflows.framework.contract import find_workflow, read_result
 from ..workflows.framework.result_files import Outputs, refuse_existing, versions
-from ..workflows.framework.results import scalar_fields
+from ..workflows.framework.results import Result, result_record, scalar_fields
+from ..workflows.framework.saved_results import read_result as read_whole_result
 from .opening import Models, description_of
 from .plan import Job, Listener, Outcome, Plan
 
@@ -215,9 +215,10 @@ class Run:
         path = outputs.paths["json"]
         if not path.is_file():
             return None
-        result, record = read_result(path, self.workflow)
+        _, record = read_result(path, self.workflow)
         if not _same_calculator(record, description) or any(record.get(n) != v for n, v in asked.items()):
             return None
+        result = read_whole_result(path)
         outputs.paths = {name: path.with_name(file) for name, file in record["files"].items()}
         return Outcome(job.name, source, result, calculator=description, files=outputs.paths)
 

@@ -11,8 +11,8 @@ from typing import Any
 import ase
 from ase.calculators.calculator import Calculator
 
+from .. import workflows
 from ..errors import ConfigError, did_you_mean
-from ..workflows import workflow_names
 from ..workflows.framework.contract import Workflow, find_workflow
 from ..workflows.framework.interface import Settings
 from .job_run import Run
@@ -138,11 +138,10 @@ def run_many(
 
 def _workflow(workflow: str | Callable) -> Workflow:
     name = workflow if isinstance(workflow, str) else workflow.__name__
-    try:
-        return find_workflow(name)
-    except ModuleNotFoundError as error:
-        hint = did_you_mean(name, workflow_names())
-        raise ConfigError(f"{name}: no such workflow{hint or '; see nff --help'}") from error
+    if name not in workflows.workflow_names():
+        hint = did_you_mean(name, workflows.workflow_names())
+        raise ConfigError(f"{name}: no such workflow{hint or '; see nff --help'}")
+    return find_workflow(name)
 
 
 def _jobs(workflow: Workflow, structures: Any) -> list[Job]:

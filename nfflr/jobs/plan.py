@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from ..errors import NFFLrError, as_nfflr_error
 from ..structures.readers import file_and_frame
-from ..workflows.framework.interface import Progress, Result, silent
+from ..workflows.framework.interface import Progress, silent
+from ..workflows.framework.results import Result
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import ase
 
 from ..errors import ConfigError, NFFLrError, ResourceError, StoppedError
 from ..notes import LOGGER, note
-from ..workflows.relax import RelaxSettings
+from ..workflows import RelaxSettings
 from .job_run import Begun, Run
 from .opening import description_of
 from .plan import Job, Listener, Outcome, Plan

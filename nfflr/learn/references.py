@@ -22,8 +22,8 @@ from ..workflows.framework.contract import find_workflow, result_record
 from ..workflows.framework.interface import Settings
 from ..workflows.lattice.harmonic import displaced, supercells
 from ..workflows.lattice.supercell import supercell_matrix
-from ..workflows.phonons import PhononsSettings
-from ..workflows.relax import RelaxSettings, relax
+from ..workflows.phonon_dispersion import PhononsSettings
+from ..workflows.relaxation import RelaxSettings, relax
 from .distill_settings import DistillSettings
 from .sampling import rattled
 from .stored_labels import Teacher

@@ -11,8 +11,8 @@ from ase.calculators.calculator import Calculator
 
 from ..errors import NumericsError, StructureError
 from ..storage.archives import Archive
-from ..workflows.md import MdSettings, md
-from ..workflows.relax import RelaxSettings, relax
+from ..workflows.molecular_dynamics import MdSettings, md
+from ..workflows.relaxation import RelaxSettings, relax
 from .sampling import rattled, strained, too_close
 
 RUNGS = np.array([0.3, 0.65, 1.0])  # of the highest temperature

@@ -1,0 +1,38 @@
+"""Models: potentials and models of properties. Names load on first use, each without the other architectures.
+
+A model of your own subclasses ``Potential`` and is registered under a key; see ``CONTRIBUTING.md``.
+"""
+
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_names
+
+if TYPE_CHECKING:  # for editors and type checkers
+    from .base import Potential, PotentialConfig, architectures, register
+    from .classical.eam import EAM, EAMConfig
+    from .classical.lennard_jones import LennardJones, LennardJonesConfig
+    from .classical.stillinger_weber import StillingerWeber, StillingerWeberConfig
+    from .classical.tersoff import Tersoff, TersoffConfig
+    from .committee import Ensemble
+    from .gnn.alignn_ff import ALIGNN, ALIGNNConfig
+    from .gnn.painn import PaiNN, PaiNNConfig
+    from .gnn.schnet import SchNet, SchNetConfig
+    from .moment import MomentConfig, MomentNetwork
+    from .property import PropertyConfig, PropertyHead, PropertyModel
+
+__getattr__, __all__ = lazy_names(
+    __name__,
+    {
+        ".base": ("Potential", "PotentialConfig", "architectures", "register"),
+        ".classical.eam": ("EAM", "EAMConfig"),
+        ".classical.lennard_jones": ("LennardJones", "LennardJonesConfig"),
+        ".classical.stillinger_weber": ("StillingerWeber", "StillingerWeberConfig"),
+        ".classical.tersoff": ("Tersoff", "TersoffConfig"),
+        ".committee": ("Ensemble",),
+        ".gnn.alignn_ff": ("ALIGNN", "ALIGNNConfig"),
+        ".gnn.painn": ("PaiNN", "PaiNNConfig"),
+        ".gnn.schnet": ("SchNet", "SchNetConfig"),
+        ".moment": ("MomentConfig", "MomentNetwork"),
+        ".property": ("PropertyConfig", "PropertyHead", "PropertyModel"),
+    },
+)

@@ -1,0 +1,19 @@
+"""Parts of models: radial bases, cutoffs, losses. Names load on first use."""
+
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_names
+
+if TYPE_CHECKING:  # for editors and type checkers
+    from .cutoff import cosine_cutoff, polynomial_cutoff, smoothstep
+    from .radial import bessel, gaussian, spherical_bessel
+    from .zbl import zbl_energy
+
+__getattr__, __all__ = lazy_names(
+    __name__,
+    {
+        ".cutoff": ("cosine_cutoff", "polynomial_cutoff", "smoothstep"),
+        ".radial": ("bessel", "gaussian", "spherical_bessel"),
+        ".zbl": ("zbl_energy",),
+    },
+)

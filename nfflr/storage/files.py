@@ -95,9 +95,14 @@ def write_json(path: Path, record: dict) -> None:
 
 def write_figure(path: Path, figure: Figure) -> None:
     """Write a matplotlib figure as PNG."""
+    write_atomically(path, figure_bytes(figure))
+
+
+def figure_bytes(figure: Figure, dpi: int = 150) -> bytes:
+    """A matplotlib figure as PNG."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=150)
-    write_atomically(path, content.getvalue())
+    figure.savefig(content, format="png", dpi=dpi)
+    return content.getvalue()
 
 
 def claim_folder(folder: Path) -> None:

@@ -17,7 +17,8 @@ from ase.io.jsonio import MyEncoder
 from ..errors import ConfigError, NFFLrError, NumericsError, did_you_mean, is_lack_of_resources
 from ..notes import quiet
 from ..workflows.framework.contract import Workflow
-from ..workflows.framework.interface import Progress, Result, Settings, silent
+from ..workflows.framework.interface import Progress, Settings, silent
+from ..workflows.framework.results import Result
 from ..workflows.framework.scores import Score, known
 
 FAILED = math.inf  # of a score there is none of: no lowest score, and no weighted sum, can prefer it

@@ -28,7 +28,7 @@ from ase.units import fs
 
 from nfflr import NFFLrCalculator
 from nfflr.storage.archives import FolderArchive
-from nfflr.workflows import md as workflow
+from nfflr.workflows import molecular_dynamics as workflow
 from nfflr.workflows.dynamics.start import random_velocities
 
 TEMPERATURE = 600.0  # K

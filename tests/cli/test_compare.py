@@ -17,7 +17,10 @@ from nfflr.checkpoint import FILE, save_checkpoint
 from nfflr.cli.main import run
 from nfflr.errors import ConfigError
 from nfflr.models.moment import MomentConfig, MomentNetwork
-from nfflr.workflows import eos, gruneisen, relax, workflow_names
+from nfflr.workflows import equation_of_state as eos
+from nfflr.workflows import gruneisen_parameters as gruneisen
+from nfflr.workflows import relaxation as relax
+from nfflr.workflows import workflow_names
 from nfflr.workflows.framework.contract import file_fields, find_workflow, read_result, result_record
 
 NAMES = workflow_names()

@@ -6,8 +6,8 @@ import re
 import pytest
 from rich.console import Console
 
-from nfflr.cli import progress
 from nfflr.train.trainer import COMPILING
+from nfflr.workflows.framework import progress_bar as progress
 
 
 @pytest.fixture
@@ -15,7 +15,11 @@ def screen(monkeypatch):
     """What is drawn on a terminal of 80 columns."""
     text = io.StringIO()
     monkeypatch.setattr(
-        progress, "Console", lambda file: Console(file=text, force_terminal=True, width=80, color_system=None)
+        progress,
+        "Console",
+        lambda file, **options: Console(
+            file=text, force_terminal=True, width=80, color_system=None, **options
+        ),
     )
     return text
 

@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
+from importlib.metadata import EntryPoint
 from types import ModuleType
 from typing import Annotated
 
@@ -14,12 +15,14 @@ from ase.build import bulk
 from ase.calculators.calculator import Calculator
 from pydantic import Field, SkipValidation
 
+import nfflr.workflows
 from nfflr.checkpoint import FILE, save_checkpoint
 from nfflr.cli.main import run
 from nfflr.models.moment import MomentConfig, MomentNetwork
 from nfflr.storage.archives import Archive
 from nfflr.units import Unit
-from nfflr.workflows.framework.interface import Progress, Result, Settings, Table, Text, silent
+from nfflr.workflows.framework.interface import Progress, Settings, Table, Text, silent
+from nfflr.workflows.framework.results import Result
 
 
 class LongWorkSettings(Settings):
@@ -70,13 +73,14 @@ def long_work(
 @pytest.fixture
 def command(tmp_path, tmp_path_factory, monkeypatch):
     """``nff long_work`` on three cells, of which the second is killed the first time."""
-    module = ModuleType("nfflr.workflows.long_work", "Work that takes long.")
+    module = ModuleType("long_lasting", "Work that takes long.")
     module.long_work = long_work
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    folder = tmp_path_factory.mktemp("workflows")
-    (folder / "long_work.py").write_text('"""Work that takes long."""')
-    monkeypatch.setattr(sys.modules["nfflr.cli.main"], "WORKFLOWS", folder)
-    monkeypatch.setattr(sys.modules["nfflr.cli.main"], "workflow_names", lambda: ["long_work"])
+    source = tmp_path_factory.mktemp("workflows") / "long_lasting.py"
+    source.write_text('"""Work that takes long."""')
+    entry = EntryPoint("long_work", "long_lasting:long_work", "nfflr.workflows")
+    monkeypatch.setattr(nfflr.workflows, "_entry_points", lambda: {"long_work": entry})
+    monkeypatch.setattr(nfflr.workflows, "workflow_file", lambda name: source)
     computed.clear()
     path = tmp_path / FILE
     save_checkpoint(path, MomentNetwork(MomentConfig(elements=("Si",), channels=4, hidden=4)))

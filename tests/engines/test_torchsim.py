@@ -9,7 +9,7 @@ from ase.units import GPa
 
 from nfflr.calculator import NFFLrCalculator
 from nfflr.errors import ConfigError, NFFLrError, StructureError
-from nfflr.workflows.relax import RelaxSettings, relax
+from nfflr.workflows.relaxation import RelaxSettings, relax
 
 torch_sim = pytest.importorskip("torch_sim")
 

@@ -16,19 +16,17 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from nfflr.errors import ConfigError, NumericsError
 from nfflr.jobs import Listener, run_many
-from nfflr.workflows.framework.contract import find_workflow
+from nfflr.workflows import NebSettings, RelaxSettings, relax
 
 EMT_NAME = "ase:ase.calculators.emt:EMT"
-RELAX = find_workflow("relax")
-SETTINGS = RELAX.settings(fmax=0.02)
+SETTINGS = RelaxSettings(fmax=0.02)
 SCRIPT = """
 import sys
 from nfflr.jobs import run_many
-from nfflr.workflows.framework.contract import find_workflow
+from nfflr.workflows import RelaxSettings
 
 if __name__ == "__main__":
-    settings = find_workflow("relax").settings(fmax=0.02)
-    run_many("relax", sys.argv[1], sys.argv[2], settings, out=sys.argv[3], trust=True)
+    run_many("relax", sys.argv[1], sys.argv[2], RelaxSettings(fmax=0.02), out=sys.argv[3], trust=True)
 """
 SLOW = """
 import time
@@ -106,7 +104,7 @@ def test_processes_and_an_interrupt_change_nothing(folder, tmp_path, monkeypatch
 
 def test_an_outcome_is_a_result_or_an_error_with_item_and_exit_code(tmp_path):
     structures = {"copper": bulk("Cu"), "iron": bulk("Fe"), "far": bulk("Cu", a=3.9)}
-    settings = RELAX.settings(steps=1, fmax=1e-9, cell=True)
+    settings = RelaxSettings(steps=1, fmax=1e-9, cell=True)
     copper, iron, far = run_many("relax", structures, EMT_NAME, settings, out=tmp_path)
     assert copper.result.relaxed.get_chemical_formula() == "Cu" and copper.error is None
     assert copper.files["json"].is_file() and len(copper.result.trajectory) >= 1
@@ -119,9 +117,7 @@ def test_an_outcome_is_a_result_or_an_error_with_item_and_exit_code(tmp_path):
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_calculators_of_ase_and_functions_are_taken_as_they_are(tmp_path, jobs):
     calculator = EMT()
-    outcomes = run_many(
-        RELAX.function, list(crystals(2).values()), calculator, SETTINGS, out=tmp_path, jobs=jobs
-    )
+    outcomes = run_many(relax, list(crystals(2).values()), calculator, SETTINGS, out=tmp_path, jobs=jobs)
     assert [outcome.item for outcome in outcomes] == ["Cu4-1", "Cu4-2"]
     assert calculator.atoms is None  # each structure got a copy
     record = json.loads((tmp_path / "Cu4-1-relax.json").read_text())
@@ -148,8 +144,7 @@ def test_pairs_for_workflows_of_two_structures(tmp_path):
     del initial[0]
     final = initial.copy()
     final.positions[0, 0] += 0.6
-    workflow = find_workflow("neb")
-    settings = workflow.settings(images=1, steps=1, relax=False)
+    settings = NebSettings(images=1, steps=1, relax=False)
     (outcome,) = run_many("neb", {"hop": (initial, final)}, EMT_NAME, settings, out=tmp_path)
     assert outcome.item == "hop 1, hop 2" and outcome.exit_code in (0, 5)
     assert outcome.files["json"].name == "hop-neb.json"

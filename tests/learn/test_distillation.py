@@ -18,8 +18,8 @@ from nfflr.cards import read_card
 from nfflr.cli.main import run
 from nfflr.storage.trajectories import StoredFrames
 from nfflr.validation.reading import read_suite
-from nfflr.workflows.md import MdSettings, md
-from nfflr.workflows.phonons import PhononsSettings, phonons
+from nfflr.workflows.molecular_dynamics import MdSettings, md
+from nfflr.workflows.phonon_dispersion import PhononsSettings, phonons
 
 EMT_NAME = "ase:ase.calculators.emt:EMT"
 QUICK = ["--temperature", "600", "--md-reference", "6", "--walk-steps", "20"]

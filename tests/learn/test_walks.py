@@ -6,7 +6,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from nfflr.learn.walks import md_frames, relaxation_frames, walk
-from nfflr.workflows.md import MdSettings
+from nfflr.workflows.molecular_dynamics import MdSettings
 
 
 class Doubtful(EMT):

@@ -20,8 +20,8 @@ from nfflr.data.ghosts import GhostAtoms, from_ghosts
 from nfflr.data.inputs import as_graph
 from nfflr.errors import CheckpointError, ConfigError, NumericsError, StructureError
 from nfflr.models.committee import Ensemble
-from nfflr.workflows.energy import energy as energy_workflow
-from nfflr.workflows.relax import RelaxSettings, relax
+from nfflr.workflows.relaxation import RelaxSettings, relax
+from nfflr.workflows.single_point import energy as energy_workflow
 
 CUTOFF = 4.0
 

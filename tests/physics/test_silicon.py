@@ -6,7 +6,7 @@ from ase.build import bulk
 
 from nfflr import NFFLrCalculator
 from nfflr.units import GPA
-from nfflr.workflows.relax import RelaxSettings, relax
+from nfflr.workflows.relaxation import RelaxSettings, relax
 
 # From the mlearn DFT labels (PBE): lattice constant by energy, clamped-ion constants by stress.
 A0 = 5.4687  # Å

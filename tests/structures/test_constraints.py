@@ -33,8 +33,8 @@ from nfflr.structures.constraints import (
     repeated,
     with_sound_constraints,
 )
-from nfflr.workflows.md import MdSettings, md
-from nfflr.workflows.relax import RelaxSettings, relax
+from nfflr.workflows.molecular_dynamics import MdSettings, md
+from nfflr.workflows.relaxation import RelaxSettings, relax
 
 INDICES = st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True)
 MASKS = st.tuples(*[st.booleans()] * 3)

@@ -18,8 +18,8 @@ from processes import KILL, Fault, assert_refused, assert_same, chosen, contents
 
 from nfflr.calculator import NFFLrCalculator
 from nfflr.storage.archives import FolderArchive
-from nfflr.workflows.md import MdSettings, md
-from nfflr.workflows.relax import CHECKPOINT, RelaxSettings, relax
+from nfflr.workflows.molecular_dynamics import MdSettings, md
+from nfflr.workflows.relaxation import CHECKPOINT, RelaxSettings, relax
 
 
 @pytest.fixture(scope="module")

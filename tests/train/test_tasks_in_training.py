@@ -31,7 +31,8 @@ from nfflr.train.trainer import train
 from nfflr.validation.reading import read_suite
 from nfflr.validation.tasks import Task
 from nfflr.workflows.framework.contract import Workflow
-from nfflr.workflows.framework.interface import Progress, Result, Settings, silent
+from nfflr.workflows.framework.interface import Progress, Settings, silent
+from nfflr.workflows.framework.results import Result
 from nfflr.workflows.framework.scores import Score
 
 SUITE = """

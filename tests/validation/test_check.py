@@ -1,4 +1,4 @@
-"""``nfflr.validation.check``: sound calculators pass, each planted defect is found by its own check."""
+"""``nfflr.validation.checks``: sound calculators pass, each planted defect is found by its own check."""
 
 import json
 import zlib
@@ -12,17 +12,17 @@ from ase.calculators.emt import EMT
 
 from nfflr.calculator import NFFLrCalculator
 from nfflr.errors import ConfigError
-from nfflr.validation.check import LIMITS, check, make_samples
-from nfflr.validation.check.check_figure import plot
-from nfflr.validation.check.cutoff_smoothness import check_smoothness
-from nfflr.validation.check.derivatives import check_conservative, check_forces, check_stress
-from nfflr.validation.check.dimers import check_minima, dimer_curves
-from nfflr.validation.check.invariances import check_permutation, check_rotation
-from nfflr.validation.check.precision import check_batch, check_rounding
-from nfflr.validation.check.result import CheckResult, measured
-from nfflr.validation.check.samples import open_box
-from nfflr.validation.check.size import check_resolution, check_small_cell, check_supercells
-from nfflr.validation.check.wall import check_wall_in_crystal, check_wall_of_dimers, wall_height
+from nfflr.validation.checks import LIMITS, check, make_samples
+from nfflr.validation.checks.check_figure import plot
+from nfflr.validation.checks.cutoff_smoothness import check_smoothness
+from nfflr.validation.checks.derivatives import check_conservative, check_forces, check_stress
+from nfflr.validation.checks.dimers import check_minima, dimer_curves
+from nfflr.validation.checks.invariances import check_permutation, check_rotation
+from nfflr.validation.checks.precision import check_batch, check_rounding
+from nfflr.validation.checks.result import CheckResult, measured
+from nfflr.validation.checks.samples import open_box
+from nfflr.validation.checks.size import check_resolution, check_small_cell, check_supercells
+from nfflr.validation.checks.wall import check_wall_in_crystal, check_wall_of_dimers, wall_height
 
 STRICT = LIMITS["float64"]
 

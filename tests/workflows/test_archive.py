@@ -10,7 +10,7 @@ from ase.io.trajectory import Trajectory
 from nfflr.errors import ConfigError, ResourceError
 from nfflr.storage.archives import Archive, FolderArchive, same_run
 from nfflr.workflows.framework.interface import snapshot
-from nfflr.workflows.md import MdSettings
+from nfflr.workflows.molecular_dynamics import MdSettings
 
 
 def frame(k):

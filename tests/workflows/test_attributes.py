@@ -15,14 +15,15 @@ from lennard_jones import LennardJones, argon
 from nfflr.cli.main import run
 from nfflr.errors import StructureError
 from nfflr.workflows import workflow_names
-from nfflr.workflows.energy import energy
-from nfflr.workflows.framework.attributes import RULES, Rule, Treatment, apply_rule, follow_rule, rule_of
+from nfflr.workflows.framework.attributes import RULES, Rule, Treatment, apply_rule, rule_of
+from nfflr.workflows.framework.calling import workflow
 from nfflr.workflows.framework.contract import find_workflow
 from nfflr.workflows.lattice.harmonic import masses_keep_symmetry
-from nfflr.workflows.md import MdSettings, md
-from nfflr.workflows.phonons import PhononsSettings, phonons
-from nfflr.workflows.relax import RelaxSettings, relax
-from nfflr.workflows.vacancy import VacancySettings, vacancy
+from nfflr.workflows.molecular_dynamics import MdSettings, md
+from nfflr.workflows.phonon_dispersion import PhononsSettings, phonons
+from nfflr.workflows.relaxation import RelaxSettings, relax
+from nfflr.workflows.single_point import energy
+from nfflr.workflows.vacancies import VacancySettings, vacancy
 
 LATTICE = {"supercell": (1, 1, 1), "relax": "none", "mesh": (1, 1, 1)}
 QUICK = {
@@ -118,9 +119,8 @@ def bare():
 
 
 def test_every_workflow_states_its_rule():
-    stated = {
-        name for name in workflow_names() if hasattr(sys.modules.get(f"nfflr.workflows.{name}"), "ATTRIBUTES")
-    }
+    modules = {name: sys.modules[find_workflow(name).function.__module__] for name in workflow_names()}
+    stated = {name for name, module in modules.items() if hasattr(module, "ATTRIBUTES")}
     assert set(workflow_names()) == set(RULES) | stated
     assert set(RULES) == set(EXPECTED) == set(QUICK)
 
@@ -303,15 +303,15 @@ def workflow_of(name, monkeypatch, **constants):
 
 
 def test_a_workflow_that_states_nothing_refuses_constraints_and_keeps_the_rest(monkeypatch):
-    function = follow_rule(workflow_of("states_nothing", monkeypatch))
+    function = workflow(workflow_of("states_nothing", monkeypatch))
     atoms = crystal()
     for attribute in ("masses", "charges", "magnetic_moments", "velocities"):
         ATTACH[attribute](atoms)
-    assert function(atoms, None) is atoms
+    assert function(atoms, EMT()) is atoms
     for attribute in ("fixed", "partly_fixed", "other_constraints"):
         ATTACH[attribute](atoms)
         with pytest.raises(StructureError, match=r"structure: has .*; remove them") as caught:
-            function(atoms, None)
+            function(atoms, EMT())
         assert caught.value.exit_code == 3
 
 
@@ -322,10 +322,10 @@ def test_a_workflow_states_its_rule_in_its_own_file(caplog, monkeypatch):
     atoms = crystal()
     ATTACH["masses"](atoms)
     ATTACH["fixed"](atoms)
-    returned = follow_rule(function)(calculator=None, atoms=atoms)
+    returned = workflow(function)(calculator=EMT(), atoms=atoms)
     assert not returned.has("masses") and atoms.has("masses") and returned.constraints
     assert "they do not matter" in caplog.text
-    assert follow_rule(follow_rule(function))(atoms, None).has("masses") is False
+    assert workflow(workflow(function))(atoms, EMT()).has("masses") is False
 
 
 def test_a_rule_applied_twice_says_things_once(caplog):

@@ -10,7 +10,7 @@ from phonopy import Phonopy
 
 from nfflr.workflows.lattice.bands import band_path, name_of, ticks
 from nfflr.workflows.lattice.harmonic import to_phonopy
-from nfflr.workflows.phonons import PhononsSettings, phonons
+from nfflr.workflows.phonon_dispersion import PhononsSettings, phonons
 
 LATTICES = [lattice for lattice in all_variants() if lattice.ndim == 3]
 # Another basis of the same lattice; determinant 1, entries that no symmetry explains.

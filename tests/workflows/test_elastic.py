@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from scipy.spatial.transform import Rotation
 
 from nfflr.errors import StructureError
-from nfflr.workflows.elastic import (
+from nfflr.workflows.elasticity import (
     ElasticSettings,
     elastic,
     invariant_stiffness,

@@ -11,8 +11,8 @@ from ase.calculators.lj import LennardJones
 from potentials import CRYSTALS, Volumetric, mlearn_si
 
 from nfflr.errors import NumericsError, StructureError
-from nfflr.workflows.energy import energy
-from nfflr.workflows.relax import relax
+from nfflr.workflows.relaxation import relax
+from nfflr.workflows.single_point import energy
 
 GPA = 160.21766208  # of one eV/Å^3 (CODATA 2014)
 

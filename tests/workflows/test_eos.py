@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from scipy.optimize import minimize_scalar
 
 from nfflr.errors import NumericsError, StructureError
-from nfflr.workflows.eos import EosSettings, eos, plot
+from nfflr.workflows.equation_of_state import EosSettings, eos, plot
 
 E0, V0, B0, DB = -7.5, 47.0, 90.0, 4.6  # eV, Å^3, GPa, 1
 

@@ -23,7 +23,7 @@ from nfflr.cards import bundled_calculators
 from nfflr.data.dataset import AtomsDataset
 from nfflr.errors import NumericsError, StructureError
 from nfflr.storage.archives import FolderArchive
-from nfflr.workflows.md import MdSettings, md, plot
+from nfflr.workflows.molecular_dynamics import MdSettings, md, plot
 
 
 class Breaks(LennardJones):

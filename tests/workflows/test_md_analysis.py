@@ -18,7 +18,7 @@ from nfflr.workflows.dynamics.motion import (
     square_displacements,
 )
 from nfflr.workflows.dynamics.pairs import pairs
-from nfflr.workflows.md import MdSettings, md
+from nfflr.workflows.molecular_dynamics import MdSettings, md
 
 RNG = np.random.default_rng
 

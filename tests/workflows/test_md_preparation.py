@@ -10,7 +10,7 @@ from lennard_jones import LennardJones, argon
 from nfflr.errors import StructureError
 from nfflr.storage.archives import FolderArchive
 from nfflr.workflows.dynamics.preparation import repeated
-from nfflr.workflows.md import MdSettings, md, plot
+from nfflr.workflows.molecular_dynamics import MdSettings, md, plot
 
 
 def heavy_argon():

@@ -15,7 +15,7 @@ from nfflr.calculator import NFFLrCalculator
 from nfflr.errors import ConfigError, ResourceError
 from nfflr.storage.archives import FolderArchive
 from nfflr.workflows.dynamics import simulation as run_module
-from nfflr.workflows.md import MdSettings, md
+from nfflr.workflows.molecular_dynamics import MdSettings, md
 
 ENSEMBLES = ["nve", "nvt-bussi", "nvt-langevin", "nvt-nose-hoover", "npt", "npt-isotropic", "npt-berendsen"]
 
@@ -178,7 +178,7 @@ from pathlib import Path
 from ase.build import bulk
 from nfflr.storage.archives import FolderArchive
 from nfflr.workflows.dynamics import simulation as run
-from nfflr.workflows.md import MdSettings, md
+from nfflr.workflows.molecular_dynamics import MdSettings, md
 
 run.SAVING = 0.0  # every state is saved, so that there are many to continue from
 case, folder, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])

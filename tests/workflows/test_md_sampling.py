@@ -14,7 +14,7 @@ from nfflr.workflows.dynamics.averages import mean_and_error
 from nfflr.workflows.dynamics.chains import CellBarostat, IsotropicBarostat
 from nfflr.workflows.dynamics.ensembles import ENSEMBLES
 from nfflr.workflows.dynamics.start import degrees_of_freedom, random_velocities
-from nfflr.workflows.md import MdSettings, md
+from nfflr.workflows.molecular_dynamics import MdSettings, md
 
 NVT = ["nvt-bussi", "nvt-langevin", "nvt-nose-hoover"]
 NPT = ["npt", "npt-isotropic"]

@@ -16,7 +16,7 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import minimize
 
 from nfflr.errors import NumericsError, StructureError
-from nfflr.workflows.neb import NebSettings, neb, plot
+from nfflr.workflows.reaction_path import NebSettings, neb, plot
 
 
 class Landscape(Calculator):

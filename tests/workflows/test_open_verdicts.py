@@ -8,8 +8,8 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 
 from nfflr.structures.vacuum import vacuum_axes, widest_gaps
-from nfflr.workflows.elastic import ElasticSettings, elastic
-from nfflr.workflows.phonons import PhononsSettings, phonons
+from nfflr.workflows.elasticity import ElasticSettings, elastic
+from nfflr.workflows.phonon_dispersion import PhononsSettings, phonons
 
 A = 2.5  # Å
 # Springs to three neighbours along each axis: ω² ~ Σ (1 − cos q)³ + 0.1 (1 − cos q), nowhere negative.

@@ -28,7 +28,7 @@ from nfflr.workflows.framework.interface import silent
 from nfflr.workflows.lattice.harmonic import displaced, rest, set_force_constants
 from nfflr.workflows.lattice.supercell import diagonal_supercell, shortest_image, supercell_matrix
 from nfflr.workflows.lattice.thermal import thermal
-from nfflr.workflows.phonons import PhononsSettings, phonons, plot
+from nfflr.workflows.phonon_dispersion import PhononsSettings, phonons, plot
 
 THZ = np.sqrt(_e / _amu) * 1e10 / (2 * np.pi) / 1e12  # of sqrt(eV/(Å² u))
 KJ_PER_MOL = 96.48533212  # per eV

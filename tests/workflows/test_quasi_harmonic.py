@@ -21,13 +21,13 @@ from scipy.optimize import least_squares
 
 from nfflr.errors import NumericsError, StructureError
 from nfflr.storage.archives import Archive, FolderArchive
-from nfflr.workflows import gruneisen as gruneisen_module
-from nfflr.workflows import qha as qha_module
+from nfflr.workflows import gruneisen_parameters as gruneisen_module
+from nfflr.workflows import quasi_harmonic as qha_module
 from nfflr.workflows.framework.interface import silent
-from nfflr.workflows.gruneisen import GruneisenSettings, gruneisen
+from nfflr.workflows.gruneisen_parameters import GruneisenSettings, gruneisen
 from nfflr.workflows.lattice.harmonic import displaced, set_force_constants
 from nfflr.workflows.lattice.mode_gruneisen import mode_gruneisen
-from nfflr.workflows.qha import QhaSettings, qha, quasi_harmonic
+from nfflr.workflows.quasi_harmonic import QhaSettings, qha, quasi_harmonic
 
 KJ_PER_MOL = 96.48533212
 CHEAP = {"supercell": (2, 2, 2), "mesh": (5, 5, 5)}

@@ -22,7 +22,7 @@ from nfflr.calculator import NFFLrCalculator
 from nfflr.errors import NumericsError, StructureError
 from nfflr.models.base import Potential, PotentialConfig
 from nfflr.storage.archives import FolderArchive
-from nfflr.workflows.relax import OPTIMIZERS, RelaxSettings, cell_filter, plot, relax
+from nfflr.workflows.relaxation import OPTIMIZERS, RelaxSettings, cell_filter, plot, relax
 
 SHAPE = np.array([0.5**0.5, 0.5**0.5, 1.0])  # of the two-atom fcc cell, in lattice constants
 

@@ -14,17 +14,17 @@ from lennard_jones import LennardJones, argon
 
 from nfflr.errors import NumericsError
 from nfflr.validation.tasks import Task
-from nfflr.workflows.elastic import own_constants
-from nfflr.workflows.eos import EosSettings, eos
+from nfflr.workflows.elasticity import own_constants
+from nfflr.workflows.equation_of_state import EosSettings, eos
 from nfflr.workflows.framework.contract import find_workflow, read_result, result_record
 from nfflr.workflows.framework.scores import field_error, known, relative_score
 from nfflr.workflows.lattice.equivalence import rows_of
-from nfflr.workflows.md import SCORES as MD
-from nfflr.workflows.md import MdSettings, md
-from nfflr.workflows.phonons import SCORES as PHONONS
-from nfflr.workflows.phonons import PhononsSettings, phonons
-from nfflr.workflows.relax import SCORES as RELAX
-from nfflr.workflows.relax import RelaxSettings, relax
+from nfflr.workflows.molecular_dynamics import SCORES as MD
+from nfflr.workflows.molecular_dynamics import MdSettings, md
+from nfflr.workflows.phonon_dispersion import SCORES as PHONONS
+from nfflr.workflows.phonon_dispersion import PhononsSettings, phonons
+from nfflr.workflows.relaxation import SCORES as RELAX
+from nfflr.workflows.relaxation import RelaxSettings, relax
 
 QUICK = PhononsSettings(supercell=(2, 2, 2), mesh=(3, 3, 3), band_points=5, t_step=100, relax="none")
 

@@ -10,8 +10,8 @@ from test_md_restart import PulledPlugError, assert_same, pull_plug_at
 
 from nfflr.errors import ConfigError
 from nfflr.storage.archives import FolderArchive
-from nfflr.workflows.md import MdSettings, md
-from nfflr.workflows.relax import RelaxSettings, relax
+from nfflr.workflows.molecular_dynamics import MdSettings, md
+from nfflr.workflows.relaxation import RelaxSettings, relax
 
 
 class Committee(Calculator):

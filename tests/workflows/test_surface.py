@@ -14,7 +14,7 @@ from potentials import CRYSTALS, SW_A0, SW_BOND, Counting, Volumetric, stillinge
 from pydantic import ValidationError
 
 from nfflr.errors import StructureError
-from nfflr.workflows.surface import SurfaceSettings, oriented, plot, surface
+from nfflr.workflows.surfaces import SurfaceSettings, oriented, plot, surface
 
 A = 3.59
 CLAMPED = {"relax": False, "slabs": 3}

@@ -11,7 +11,7 @@ from ase.optimize import BFGS
 from potentials import CRYSTALS, SW_A0, SW_BOND, Counting, stillinger_weber
 
 from nfflr.errors import StructureError
-from nfflr.workflows.vacancy import VacancySettings, plot, repeats, vacancy
+from nfflr.workflows.vacancies import VacancySettings, plot, repeats, vacancy
 
 SMALL = VacancySettings(supercell=(2, 2, 2))
 

@@ -12,7 +12,7 @@ from ...errors import NFFLrError, StructureError
 from ...notes import note
 from ...storage.archives import Archive
 from ...units import GPA
-from ..relax import RelaxSettings, relax
+from ..relaxation import RelaxSettings, relax
 from .md_settings import MdSettings
 
 FEW_ATOMS, SHORT = 20, 8.0  # a periodic cell with fewer, or shorter (Å), than this is called small

@@ -18,13 +18,10 @@ constant ``ATTRIBUTES = Rule(...)``; one that states nothing has ``DEFAULT``, wh
 
 from __future__ import annotations
 
-import functools
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from itertools import takewhile
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import ase
 import numpy as np
@@ -238,34 +235,6 @@ def rule_of(function: Callable) -> Rule:
     """The rule of a workflow's function: of this table, of the constant in its file, or the default."""
     stated = getattr(sys.modules.get(function.__module__), "ATTRIBUTES", None)
     return stated or RULES.get(function.__name__, DEFAULT)
-
-
-F = TypeVar("F", bound=Callable)
-
-
-def follow_rule(function: F) -> F:
-    """Decorate a workflow's function so that its rule is applied to its structures before it runs.
-
-    Structures are the arguments before ``calculator``. Workflows without this decorator get it where the
-    command line and validation find them.
-    """
-    if hasattr(function, "follows_rule"):
-        return function
-    signature = inspect.signature(function)
-    names = list(takewhile(lambda name: name != "calculator", signature.parameters))
-
-    @functools.wraps(function)
-    def ruled(*args: Any, **kwargs: Any) -> Any:
-        call = signature.bind(*args, **kwargs)
-        call.apply_defaults()
-        settings, rule = call.arguments.get("settings"), rule_of(function)
-        for name in names:
-            title = "structure" if len(names) == 1 else f"structure {name}"
-            call.arguments[name] = apply_rule(rule, call.arguments[name], settings, title)
-        return function(*call.args, **call.kwargs)
-
-    ruled.follows_rule = True  # type: ignore[attr-defined]
-    return ruled  # type: ignore[return-value]
 
 
 def prepared(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 from collections.abc import Callable, Sequence
@@ -15,14 +14,19 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ...errors import ConfigError, did_you_mean
 from ...units import unit_of
-from .attributes import follow_rule, prepared
-from .interface import Labelled, Result, Settings, Table, Text
+from .. import load_workflow
+from .attributes import prepared
+from .calling import workflow
+from .interface import Settings
+from .results import Result, file_fields, result_record
 from .scores import Score, default_scores
+
+__all__ = ["Workflow", "file_fields", "find_workflow", "read_result", "result_record"]
 
 
 @dataclass(frozen=True)
 class Workflow:
-    """A workflow ``x``: the function ``x`` of ``workflows/x.py`` and what its signature says.
+    """A workflow: its function and what its signature says.
 
     Attributes:
         structures: names of its leading arguments of type ``ase.Atoms``: ``("atoms",)``, or two for a path.
@@ -60,50 +64,35 @@ class Workflow:
 
 
 def find_workflow(name: str) -> Workflow:
-    """The workflow of ``nfflr/workflows/<name>.py``."""
-    module = importlib.import_module(f"..{name}", __package__)
-    function = follow_rule(getattr(module, name))
-    signature = inspect.signature(function, eval_str=True)
+    """The workflow of a name, of this package or another's.
+
+    Raises:
+        ConfigError: it is another package's, and cannot be loaded or is none.
+    """
+    module, plain = load_workflow(name)
+    function = workflow(plain)
+    signature = inspect.signature(inspect.unwrap(function), eval_str=True)
+    settings = getattr(signature.parameters.get("settings"), "annotation", None)
+    result = signature.return_annotation
+    if not (isinstance(settings, type) and isinstance(result, type) and issubclass(result, Result)):
+        raise ConfigError(
+            f"{name}: {plain.__module__}.{plain.__qualname__} is no workflow; expected a function "
+            "(atoms: ase.Atoms, calculator, settings: XSettings, progress) -> XResult"
+        )
     plot = getattr(module, "plot", None)
     return Workflow(
         name=name,
         summary=(inspect.getdoc(module) or name).splitlines()[0],
         function=function,
-        settings=signature.parameters["settings"].annotation,
-        result=signature.return_annotation,
+        settings=settings,
+        result=result,
         structures=tuple(n for n, p in signature.parameters.items() if p.annotation is ase.Atoms),
         plot=plot,
         overlays=plot is not None and "others" in inspect.signature(plot).parameters,
         archives="archive" in signature.parameters,
         extends=getattr(module, "EXTENDS", ()),
-        scores=getattr(module, "SCORES", None) or default_scores(signature.return_annotation),
+        scores=getattr(module, "SCORES", None) or default_scores(result),
     )
-
-
-def file_fields(result: type[Result]) -> dict[str, str]:
-    """Fields that are files of their own and not part of the JSON, with what they are.
-
-    ``"structure"``, ``"labelled"``, ``"trajectory"``, ``"table"``, or the suffix of a text, as ``".yaml"``.
-    """
-    kinds = {}
-    for name, field in result.model_fields.items():
-        if field.annotation in (ase.Atoms, ase.Atoms | None):
-            marked = any(isinstance(mark, Labelled) for mark in field.metadata)
-            kinds[name] = "labelled" if marked else "structure"
-        elif field.annotation in (list[ase.Atoms], Sequence[ase.Atoms]):
-            kinds[name] = "trajectory"
-        elif field.annotation is Table:
-            kinds[name] = "table"
-        elif suffixes := [mark.suffix for mark in field.metadata if isinstance(mark, Text)]:
-            kinds[name] = suffixes[0]
-    return kinds
-
-
-def result_record(result: Result) -> dict:
-    """What the JSON holds of a result: the values of all fields that are not files, and units by field."""
-    values = json.loads(result.model_dump_json(exclude=set(file_fields(type(result)))))
-    units = {n: unit_of(f) for n, f in type(result).model_fields.items() if unit_of(f)}
-    return {"result": values, "units": units}
 
 
 def read_result(path: str | Path, workflow: Workflow, *, partial: bool = False) -> tuple[Result, dict]:

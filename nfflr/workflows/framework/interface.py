@@ -1,11 +1,10 @@
-"""What every workflow shares: settings, result, and a way to report progress."""
+"""What every workflow shares: settings, types of fields, checks, and a way to report progress."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Protocol
 
 import ase
 import numpy as np
@@ -58,17 +57,6 @@ class Settings(BaseModel):
     """Frozen options; each field's default, help text and unit are also the command line's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Result(BaseModel):
-    """What a workflow found. Fields of type ``ase.Atoms`` are written as structure files (none if the value
-    is None), lists of them (or sequences, read frame by frame) as trajectories, a ``Table`` as CSV, a
-    ``Text`` as it is, everything else goes to JSON; ``Unit`` annotations give the units."""
-
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
-
-    converged: bool
-    message: str = ""
 
 
 class Progress(Protocol):
@@ -137,14 +125,6 @@ def stress_note(results: dict, limit: float = 0.5) -> list[str]:
     """What to say of a crystal taken as relaxed whose stress is above ``limit`` GPa."""
     stress = np.abs(results.get("stress", 0.0)).max() / GPA
     return [f"the crystal is under {stress:.2g} GPa; relax its cell first"] if stress > limit else []
-
-
-R = TypeVar("R", bound=Result)
-
-
-def overlay(result: R, others: Mapping[str, R], label: str) -> list[tuple[str, R, str]]:
-    """Label, result and colour of each curve of a plot: the subject, then what it is compared with."""
-    return [(name, one, f"C{k}") for k, (name, one) in enumerate([(label, result), *others.items()])]
 
 
 class FrameResults(SinglePointCalculator):

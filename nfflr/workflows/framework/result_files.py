@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import csv
+import functools
+import importlib
 import importlib.metadata
+import inspect
 import io
 import math
-from collections.abc import Callable, Collection, Iterable
+import platform
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ase
+from matplotlib.figure import Figure
 
 from ... import __version__
-from ...errors import ConfigError
+from ...errors import ConfigError, did_you_mean
 from ...notes import note
 from ...storage.files import all_or_none, claim_folder, sweep, write_atomically, write_figure, write_json
 from ...storage.trajectories import write_trajectory
 from ...structures.writers import FORMATS, OPEN, TRAJECTORY, file_name, format_of, losses, structure_bytes
-from .contract import Workflow, file_fields, result_record
-from .interface import Result, Table
+from .interface import Table
+from .results import Result, file_fields, result_record
+
+DEPENDENCIES = ("torch", "ase", "numpy", "vesin", "matscipy", "phonopy", "spglib")
+
+
+class Kind(Protocol):
+    """What the names of result files follow from: a ``Workflow``, or an ``Origin``."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def result(self) -> type[Result]: ...
+
+    @property
+    def plot(self) -> Callable | None: ...
 
 
 class Outputs:
@@ -35,7 +56,7 @@ class Outputs:
         stem: the structure file's stem, ``si``.
         workflow: whose result it is.
         atoms: the structure, by which the format is foretold.
-        source: its file.
+        source: its file; default: structures are written as extended XYZ.
         form: format of structures that was asked for, a name in ``writers.FORMATS``; default: the input's.
     """
 
@@ -43,14 +64,18 @@ class Outputs:
         self,
         folder: Path,
         stem: str,
-        workflow: Workflow,
+        workflow: Kind,
         atoms: ase.Atoms,
-        source: Path,
+        source: Path | None = None,
         form: str | None = None,
     ):
         self.kinds = file_fields(workflow.result)
         self.folder, self.asked = folder, form is not None
-        chain = [FORMATS[form or format_of(source)], FORMATS["xyz"], TRAJECTORY]
+        chain = [
+            FORMATS[form or ("xyz" if source is None else format_of(source))],
+            FORMATS["xyz"],
+            TRAJECTORY,
+        ]
         self.formats = list(dict.fromkeys(chain))
         first = self.formats[self._best(atoms)]
         self.paths = {"json": folder / f"{stem}-{workflow.name}.json"}
@@ -172,7 +197,66 @@ def write_table(path: Path, table: Table) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """Of this package and of those that results depend on."""
-    names = ("torch", "ase", "numpy", "vesin", "matscipy", "phonopy", "spglib")
-    return {"nfflr": __version__, **{name: importlib.metadata.version(name) for name in names}}
+    """Versions of what the numbers depend on."""
+    installed = {name: importlib.metadata.version(name) for name in DEPENDENCIES}
+    return {"nfflr": __version__, "python": platform.python_version(), **installed}
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a result was made; see ``results.Origin``.
+
+    Attributes:
+        name: of the workflow.
+        module: of its function, where its ``plot`` is.
+        result: type of the result.
+        structure: the first structure; its format and what it carries decide on formats of files.
+        stem: with which names of files begin.
+        facts: what the JSON says besides the result: settings, calculator, versions, …
+    """
+
+    name: str
+    module: str
+    result: type[Result]
+    structure: ase.Atoms
+    stem: str
+    facts: dict[str, Any]
+
+    @property
+    def plot(self) -> Callable | None:
+        """The workflow's figure, if it has one."""
+        return getattr(importlib.import_module(self.module), "plot", None)
+
+    def record(self) -> dict[str, Any]:
+        """What the JSON says besides the result."""
+        return self.facts
+
+    def draw(self, result: Result, others: Mapping[str, Result], label: str) -> Figure:
+        """As ``Result.plot``."""
+        if self.plot is None:
+            raise ConfigError(f"{self.name}: this workflow has no figure; its numbers are in the result")
+        figure: Figure
+        if not others:
+            figure = self.plot(result)
+            return figure
+        if "others" not in inspect.signature(self.plot).parameters:
+            raise ConfigError(f"{self.name}: its figure shows a single result; leave the others out")
+        figure = self.plot(result, others, label or "this")
+        return figure
+
+    def save(self, result: Result, where: Path, form: str | None, overwrite: bool) -> dict[str, Path]:
+        """As ``Result.save``."""
+        if form is not None and form not in FORMATS:
+            hint = did_you_mean(form, FORMATS) or f"; expected one of {', '.join(FORMATS)}"
+            raise ConfigError(f"format: there is no {form!r}{hint}")
+        folder, stem = where, self.stem
+        if where.suffix == ".json":
+            folder, stem = where.parent, where.stem.removesuffix(f"-{self.name}")
+        outputs = Outputs(folder, stem, self, self.structure, form=form)
+        if where.suffix == ".json":
+            outputs.paths["json"] = where
+        outputs.claim(overwrite)
+        outputs.write(result, self.facts, None if self.plot is None else lambda: self.draw(result, {}, ""))
+        return outputs.paths

@@ -1,14 +1,169 @@
-"""The numbers of a result as a person reads them: with units and errors."""
+"""Results of workflows: typed values with units, how they are shown, and what goes to which file."""
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 import math
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
+import ase
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from ...errors import ConfigError
+from ...storage.files import figure_bytes
 from ...units import plain_type, unit_of
-from .contract import file_fields
-from .interface import Result
+from .interface import Labelled, Table, Text
 
+if TYPE_CHECKING:  # the numbers need no figure
+    from matplotlib.figure import Figure
+
+WIDTH, LINES = 100, 25  # of a result's repr
 PRECISION = 5e-7  # of a value: half of the last of six digits
+
+
+class Origin(Protocol):
+    """How a result was made, from which its files and its figure follow; see ``result_files.Made``."""
+
+    @property
+    def plot(self) -> Callable | None: ...
+
+    def record(self) -> dict[str, Any]: ...
+
+    def draw(self, result: Result, others: Mapping[str, Result], label: str) -> Figure: ...
+
+    def save(self, result: Result, where: Path, form: str | None, overwrite: bool) -> dict[str, Path]: ...
+
+
+class Result(BaseModel):
+    """What a workflow found. Fields of type ``ase.Atoms`` are written as structure files (none if the value
+    is None), lists of them (or sequences, read frame by frame) as trajectories, a ``Table`` as CSV, a
+    ``Text`` as it is, everything else goes to JSON; ``Unit`` annotations give the units."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    converged: bool
+    message: str = ""
+    _origin: Origin | None = PrivateAttr(None)
+
+    def made_by(self, origin: Origin) -> Self:
+        """The result itself, which now knows how it was made."""
+        self._origin = origin
+        return self
+
+    def plot(self, others: Mapping[str, Result] | None = None, label: str = "") -> Figure:
+        """The workflow's figure.
+
+        Args:
+            others: further results of the workflow by name, to draw in the same axes.
+            label: name of this result among them.
+
+        Raises:
+            ConfigError: the workflow has no figure, or one of a single result.
+        """
+        return self._known_origin().draw(self, others or {}, label)
+
+    def save(
+        self, where: str | Path = ".", *, format: str | None = None, overwrite: bool = False
+    ) -> dict[str, Path]:
+        """Write the files that the command line writes, all or none.
+
+        Args:
+            where: a folder, where names begin with the chemical formula; or the name of the JSON, as
+                ``"runs/si-relax.json"``, beside which the others are ``si-relaxed.xyz`` and so on.
+            format: of structures: ``"xyz"`` (the default), ``"cif"``, ``"vasp"``, …
+            overwrite: replace files that exist.
+
+        Returns:
+            the files by field, with ``"json"`` and ``"plot"``.
+
+        Raises:
+            ConfigError: a file exists, or there is no such format.
+            ResourceError: a file cannot be written.
+        """
+        return self._known_origin().save(self, Path(where), format, overwrite)
+
+    def to_json(self) -> str:
+        """The JSON that ``save`` writes: settings, versions, and all fields but files, with units."""
+        made = {} if self._origin is None else self._origin.record()
+        return json.dumps(
+            {**made, **result_record(self)}, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False
+        )
+
+    def _known_origin(self) -> Origin:
+        if self._origin is None:
+            raise ConfigError(
+                f"{type(self).__name__}: was not made by a workflow; call one, or read its JSON"
+            )
+        return self._origin
+
+    def __repr__(self) -> str:
+        title = type(self).__name__ + ("" if self.converged else ", not converged")
+        lines = [title + ":", *describe(self, WIDTH).splitlines()]
+        shown = {"converged", "message", *_shown(self)}
+        others = [name for name, value in self if name not in shown and value is not None]
+        lines = lines[: LINES - 1]
+        if others:
+            names = textwrap.shorten(f"also: {', '.join(others)}", WIDTH - 2, placeholder=" …")
+            lines.append(f"  {names}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return describe(self)
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:  # what rich and other printers ask for
+        for name in ("converged", "message", *_shown(self)):
+            yield name, getattr(self, name)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>"
+            for name, text in _lines(self).items()
+        )
+        picture = self._repr_png_()
+        image = f'<img width="500" src="data:image/png;base64,{_base64(picture)}"/>' if picture else ""
+        title = type(self).__name__ + ("" if self.converged else ", not converged")
+        return f"<p><b>{title}</b> {html.escape(self.message)}</p><table>{rows}</table>{image}"
+
+    def _repr_png_(self) -> bytes | None:
+        """The figure for notebooks, where there is one."""
+        if self._origin is None or self._origin.plot is None:
+            return None
+        return figure_bytes(self._origin.draw(self, {}, ""), dpi=100)
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def file_fields(result: type[Result]) -> dict[str, str]:
+    """Fields that are files of their own and not part of the JSON, with what they are.
+
+    ``"structure"``, ``"labelled"``, ``"trajectory"``, ``"table"``, or the suffix of a text, as ``".yaml"``.
+    """
+    kinds = {}
+    for name, field in result.model_fields.items():
+        if field.annotation in (ase.Atoms, ase.Atoms | None):
+            marked = any(isinstance(mark, Labelled) for mark in field.metadata)
+            kinds[name] = "labelled" if marked else "structure"
+        elif field.annotation in (list[ase.Atoms], Sequence[ase.Atoms]):
+            kinds[name] = "trajectory"
+        elif field.annotation is Table:
+            kinds[name] = "table"
+        elif suffixes := [mark.suffix for mark in field.metadata if isinstance(mark, Text)]:
+            kinds[name] = suffixes[0]
+    return kinds
+
+
+def result_record(result: Result) -> dict:
+    """What the JSON holds of a result: the values of all fields that are not files, and units by field."""
+    values = json.loads(result.model_dump_json(exclude=set(file_fields(type(result)))))
+    units = {n: unit_of(f) for n, f in type(result).model_fields.items() if unit_of(f)}
+    return {"result": values, "units": units}
 
 
 def scalar_fields(result: type[Result]) -> dict[str, str]:
@@ -21,19 +176,35 @@ def scalar_fields(result: type[Result]) -> dict[str, str]:
     }
 
 
-def describe(result: Result) -> str:
-    """The message, then each floating-point number with its error and unit on a line of its own."""
-    fields = scalar_fields(type(result))
-    numbers = {name: value for name in fields if isinstance(value := getattr(result, name), float)}
-    told = {}
+def describe(result: Result, width: int | None = None) -> str:
+    """The message, then each floating-point number with its error and unit on a line of its own.
+
+    Args:
+        width: at which a long message is broken; default: it is one line.
+    """
+    lines = _lines(result)
+    longest = max(map(len, lines), default=0)
+    message = [result.message] if result.message else []
+    if width is not None:
+        message = textwrap.wrap(result.message, width, break_on_hyphens=False)
+    return "\n".join([*message, *(f"  {name:{longest}s}  {text}" for name, text in lines.items())])
+
+
+def _shown(result: Result) -> list[str]:
+    """Fields of floating-point numbers that have a line, those of their errors included."""
+    return [n for n in scalar_fields(type(result)) if isinstance(getattr(result, n, None), float)]
+
+
+def _lines(result: Result) -> dict[str, str]:
+    """Each number with its error and unit, by its name in words."""
+    numbers = {name: getattr(result, name) for name in _shown(result)}
+    lines = {}
     for name, value in numbers.items():
         if name.removesuffix("_error") == name or name.removesuffix("_error") not in numbers:
             unit = (unit_of(type(result).model_fields[name]) or "").replace("^3", "³")
             text = with_error(value, numbers.get(f"{name}_error"), unit)
-            told[name.replace("_", " ")] = f"{text} {unit}".rstrip()
-    width = max(map(len, told), default=0)
-    lines = [f"  {name:{width}s}  {text}" for name, text in told.items()]
-    return "\n".join([result.message, *lines] if result.message else lines)
+            lines[name.replace("_", " ")] = f"{text} {unit}".rstrip()
+    return lines
 
 
 def with_error(value: float, error: float | None, unit: str = "") -> str:
@@ -68,3 +239,12 @@ def plain(value: float, unit: str = "") -> str:
 def _rounded(value: float, places: int) -> str:
     """Without the sign of a zero."""
     return f"{round(value, places) + 0.0:.{places}f}"
+
+
+R = TypeVar("R", bound=Result)
+
+
+def overlay(result: R, others: Mapping[str, R], label: str) -> list[tuple[str, R, str]]:
+    """Label, result and colour of each curve of a plot: the subject, then what it is compared with."""
+    curves = [(label, result), *others.items()]
+    return [(name, curve, f"C{k}") for k, (name, curve) in enumerate(curves)]

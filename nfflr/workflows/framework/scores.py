@@ -10,7 +10,8 @@ import numpy as np
 
 from ...errors import NumericsError
 from ...units import unit_of
-from .interface import Result, Settings
+from .interface import Settings
+from .results import Result
 
 
 @dataclass(frozen=True)

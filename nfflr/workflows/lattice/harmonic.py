@@ -20,7 +20,7 @@ from ...errors import ConfigError, NumericsError, StructureError
 from ...storage.archives import Archive
 from ..framework.evaluations import digest, evaluate
 from ..framework.interface import Progress, symmetry_of
-from ..relax import RelaxSettings, relax
+from ..relaxation import RelaxSettings, relax
 from .phonon_settings import LatticeSettings
 from .supercell_symmetry import SupercellPhonopy
 

@@ -13,7 +13,7 @@ from ase.calculators.calculator import Calculator
 from ...notes import quiet
 from ...workflows.dynamics.averages import slope_and_error
 from ...workflows.framework.evaluations import evaluate
-from ...workflows.md import MdSettings, md
+from ...workflows.molecular_dynamics import MdSettings, md
 from .result import ROUNDING_ENERGY, ROUNDING_FORCE, CheckResult, Limits, measured, skipped
 
 TEMPERATURE, STEPS = 300.0, 200

@@ -18,10 +18,11 @@ from ..errors import NumericsError, StructureError
 from ..structures.constraints import kind_of, labels_by_atom, listed, moved_while_held
 from ..structures.order import displacements, exchanged, nearest_order
 from ..units import Unit
-from .framework.attributes import follow_rule
+from .framework.calling import workflow
 from .framework.evaluations import evaluate
-from .framework.interface import Array, Progress, Result, Settings, overlay, silent
-from .relax import EXPLODED, OPTIMIZERS, RelaxSettings, relax
+from .framework.interface import Array, Progress, Settings
+from .framework.results import Result, overlay
+from .relaxation import EXPLODED, OPTIMIZERS, RelaxSettings, relax
 
 TOPIC = "Defects, surfaces, paths"
 PLACE = 3
@@ -95,13 +96,13 @@ class Band(NEB):
         return bool(self.energies[1:-1].max() > max(self.energies[0], self.energies[-1]))
 
 
-@follow_rule
+@workflow
 def neb(
     initial: ase.Atoms,
     final: ase.Atoms,
     calculator: Calculator,
-    settings: NebSettings = NebSettings(),
-    progress: Progress = silent,
+    settings: NebSettings,
+    progress: Progress,
 ) -> NebResult:
     """Find the path of least energy between two minima.
 

@@ -17,8 +17,9 @@ from spglib import SpglibDataset
 from ..errors import NumericsError
 from ..storage.archives import Archive
 from ..units import Unit
-from .framework.attributes import follow_rule
-from .framework.interface import Array, Progress, Result, Text, silent
+from .framework.calling import workflow
+from .framework.interface import Array, Progress, Text
+from .framework.results import Result
 from .framework.scores import Score, field_score
 from .lattice.bands import BandPath, band_path, name_of, ticks
 from .lattice.density import density_of_states
@@ -90,12 +91,12 @@ class PhononsResult(Result):
     modulated: ase.Atoms | None
 
 
-@follow_rule
+@workflow
 def phonons(
     atoms: ase.Atoms,
     calculator: Calculator,
-    settings: PhononsSettings = PhononsSettings(),
-    progress: Progress = silent,
+    settings: PhononsSettings,
+    progress: Progress,
     archive: Archive = Archive(),
 ) -> PhononsResult:
     """Harmonic phonons by finite displacements (phonopy; Togo, J. Phys. Soc. Jpn. 92, 012001 (2023)).

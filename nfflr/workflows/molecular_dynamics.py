@@ -26,8 +26,9 @@ from .dynamics.preparation import note_small_cell, repeated
 from .dynamics.simulation import Outcome, simulate
 from .dynamics.trace import trace
 from .dynamics.verdict import judge
-from .framework.attributes import follow_rule
-from .framework.interface import Array, Labelled, Progress, Result, Table, silent
+from .framework.calling import workflow
+from .framework.interface import Array, Labelled, Progress, Table
+from .framework.results import Result
 from .framework.scores import Score, field_error, field_score, relative_score
 from .framework.uncertainty import check_spread, describe_spread
 
@@ -101,12 +102,12 @@ class MdResult(Result):
     uncertain: Annotated[ase.Atoms | None, Labelled()] = None
 
 
-@follow_rule
+@workflow
 def md(
     atoms: ase.Atoms,
     calculator: Calculator,
-    settings: MdSettings = MdSettings(),
-    progress: Progress = silent,
+    settings: MdSettings,
+    progress: Progress,
     archive: Archive | None = None,
 ) -> MdResult:
     """Integrate Newton's equations, with a thermostat and a barostat if asked, by ASE's integrators.

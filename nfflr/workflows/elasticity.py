@@ -22,20 +22,12 @@ from pydantic import Field
 from ..errors import NumericsError
 from ..structures.vacuum import vacuum_axes
 from ..units import GPA, Unit
-from .framework.attributes import follow_rule
+from .framework.calling import workflow
 from .framework.evaluations import evaluate
-from .framework.interface import (
-    Array,
-    Progress,
-    Result,
-    Settings,
-    check_crystal,
-    overlay,
-    silent,
-    symmetry_of,
-)
+from .framework.interface import Array, Progress, Settings, check_crystal, symmetry_of
+from .framework.results import Result, overlay
 from .framework.scores import Score, field_score
-from .relax import RelaxSettings, relax
+from .relaxation import RelaxSettings, relax
 
 TOPIC = "Stiffness"
 PLACE = 2
@@ -88,12 +80,12 @@ class ElasticResult(Result):
     residual_stress: Annotated[Array, Unit("GPa")]  # (6,) of the start, xx, yy, zz, yz, xz, xy
 
 
-@follow_rule
+@workflow
 def elastic(
     atoms: ase.Atoms,
     calculator: Calculator,
-    settings: ElasticSettings = ElasticSettings(),
-    progress: Progress = silent,
+    settings: ElasticSettings,
+    progress: Progress,
 ) -> ElasticResult:
     """Elastic stiffness from central differences of the stress.
 

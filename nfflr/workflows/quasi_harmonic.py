@@ -22,8 +22,9 @@ from pydantic import Field, model_validator
 from ..errors import NumericsError
 from ..storage.archives import Archive
 from ..units import GPA, Unit
-from .framework.attributes import follow_rule
-from .framework.interface import Array, Progress, Result, silent
+from .framework.calling import workflow
+from .framework.interface import Array, Progress
+from .framework.results import Result
 from .lattice.figures import WIDTH, curves
 from .lattice.harmonic import displaced, rest, set_force_constants
 from .lattice.phonon_settings import ThermalSettings, Three
@@ -98,12 +99,12 @@ class QhaResult(Result):
     atoms_per_cell: int
 
 
-@follow_rule
+@workflow
 def qha(
     atoms: ase.Atoms,
     calculator: Calculator,
-    settings: QhaSettings = QhaSettings(),
-    progress: Progress = silent,
+    settings: QhaSettings,
+    progress: Progress,
     archive: Archive = Archive(),
 ) -> QhaResult:
     """Helmholtz energies of harmonic phonons at several volumes, minimised over the volume (phonopy).

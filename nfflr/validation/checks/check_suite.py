@@ -70,7 +70,7 @@ def check(
 
     Example:
         >>> from ase.calculators.emt import EMT
-        >>> from nfflr.validation.check import make_samples
+        >>> from nfflr.validation.checks import make_samples
         >>> check(EMT(), make_samples(["Cu"])).passed
         True
     """

@@ -16,20 +16,11 @@ from pydantic import Field, field_validator
 
 from ..errors import StructureError
 from ..units import Unit
-from .framework.attributes import follow_rule
+from .framework.calling import workflow
 from .framework.evaluations import evaluate
-from .framework.interface import (
-    Array,
-    Progress,
-    Result,
-    Settings,
-    check_crystal,
-    overlay,
-    silent,
-    stress_note,
-    symmetry_of,
-)
-from .relax import RelaxSettings, relax
+from .framework.interface import Array, Progress, Settings, check_crystal, stress_note, symmetry_of
+from .framework.results import Result, overlay
+from .relaxation import RelaxSettings, relax
 
 TOPIC = "Defects, surfaces, paths"
 PLACE = 2
@@ -86,12 +77,12 @@ class SurfaceResult(Result):
     slab: ase.Atoms
 
 
-@follow_rule
+@workflow
 def surface(
     atoms: ase.Atoms,
     calculator: Calculator,
-    settings: SurfaceSettings = SurfaceSettings(),
-    progress: Progress = silent,
+    settings: SurfaceSettings,
+    progress: Progress,
 ) -> SurfaceResult:
     """Surface energy γ from E(slab of N atoms) = 2 γ A + N e, fitted over N.
 

@@ -14,11 +14,12 @@ from pydantic import Field
 
 from ..errors import NumericsError
 from ..units import GPA, Unit
-from .framework.attributes import follow_rule
+from .framework.calling import workflow
 from .framework.evaluations import evaluate
-from .framework.interface import Array, Progress, Result, Settings, check_crystal, overlay, silent
+from .framework.interface import Array, Progress, Settings, check_crystal
+from .framework.results import Result, overlay
 from .framework.scores import Score, field_score, relative_score
-from .relax import RelaxSettings, relax
+from .relaxation import RelaxSettings, relax
 
 TOPIC = "Stiffness"
 PLACE = 1
@@ -57,12 +58,12 @@ class EosResult(Result):
     equilibrium: ase.Atoms | None  # scaled to the Birch–Murnaghan volume
 
 
-@follow_rule
+@workflow
 def eos(
     atoms: ase.Atoms,
     calculator: Calculator,
-    settings: EosSettings = EosSettings(),
-    progress: Progress = silent,
+    settings: EosSettings,
+    progress: Progress,
 ) -> EosResult:
     """Scan the volume at constant shape and fit E(V).
 

@@ -3,7 +3,7 @@
 Works with any ASE calculator::
 
     from ase.calculators.emt import EMT
-    from nfflr.validation.check import check, make_samples
+    from nfflr.validation.checks import check, make_samples
 
     report = check({"float64": EMT()}, make_samples(["Cu"]))
     print(report.passed, [result for result in report.results if result.status == "fail"])

@@ -10,8 +10,9 @@ from ase.calculators.calculator import Calculator
 
 from ..errors import NumericsError
 from ..units import GPA, Unit
-from .framework.attributes import follow_rule
-from .framework.interface import Array, Progress, Result, Settings, check_atoms, has_stress, silent
+from .framework.calling import workflow
+from .framework.interface import Array, Progress, Settings, check_atoms, has_stress
+from .framework.results import Result
 
 TOPIC = "Relax and move"
 PLACE = 1
@@ -39,12 +40,12 @@ class EnergyResult(Result):
     stress: Annotated[Array | None, Unit("GPa")]  # (6,) xx, yy, zz, yz, xz, xy, tension positive
 
 
-@follow_rule
+@workflow
 def energy(
     atoms: ase.Atoms,
     calculator: Calculator,
-    settings: EnergySettings = EnergySettings(),
-    progress: Progress = silent,
+    settings: EnergySettings,
+    progress: Progress,
 ) -> EnergyResult:
     """Evaluate a structure once.
 

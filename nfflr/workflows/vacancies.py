@@ -13,20 +13,11 @@ from pydantic import Field
 
 from ..errors import StructureError
 from ..units import Unit
-from .framework.attributes import follow_rule
+from .framework.calling import workflow
 from .framework.evaluations import evaluate
-from .framework.interface import (
-    Array,
-    Progress,
-    Result,
-    Settings,
-    check_crystal,
-    overlay,
-    silent,
-    stress_note,
-    symmetry_of,
-)
-from .relax import RelaxSettings, relax
+from .framework.interface import Array, Progress, Settings, check_crystal, stress_note, symmetry_of
+from .framework.results import Result, overlay
+from .relaxation import RelaxSettings, relax
 
 TOPIC = "Defects, surfaces, paths"
 PLACE = 1
@@ -77,12 +68,12 @@ class VacancyResult(Result):
     vacancy: ase.Atoms
 
 
-@follow_rule
+@workflow
 def vacancy(
     atoms: ase.Atoms,
     calculator: Calculator,
-    settings: VacancySettings = VacancySettings(),
-    progress: Progress = silent,
+    settings: VacancySettings,
+    progress: Progress,
 ) -> VacancyResult:
     """Energy to take one atom out of a crystal: E(supercell without it) − E(supercell) + μ.
 

@@ -22,20 +22,18 @@ from ..errors import NumericsError, StructureError
 from ..storage.archives import Archive, Remembered, same_run
 from ..structures.constraints import repeated
 from ..units import GPA, Unit
-from .framework.attributes import follow_rule
+from .framework.calling import workflow
 from .framework.interface import (
     Array,
     Labelled,
     Progress,
-    Result,
     Settings,
     check_atoms,
     check_crystal,
     has_stress,
-    overlay,
-    silent,
     snapshot,
 )
+from .framework.results import Result, overlay
 from .framework.scores import Score, field_score, relative_score
 from .framework.uncertainty import Excess, check_spread, describe_spread, find_excess, labelled
 
@@ -119,12 +117,12 @@ class RelaxResult(Result):
     uncertain: Annotated[ase.Atoms | None, Labelled()] = None
 
 
-@follow_rule
+@workflow
 def relax(
     atoms: ase.Atoms,
     calculator: Calculator,
-    settings: RelaxSettings = RelaxSettings(),
-    progress: Progress = silent,
+    settings: RelaxSettings,
+    progress: Progress,
     archive: Archive | None = None,
 ) -> RelaxResult:
     """Minimise the energy, or with a cell and pressure the enthalpy, of a structure.

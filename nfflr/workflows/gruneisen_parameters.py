@@ -16,8 +16,9 @@ from pydantic import Field
 
 from ..storage.archives import Archive
 from ..units import Unit
-from .framework.attributes import follow_rule
-from .framework.interface import Array, Progress, Result, silent
+from .framework.calling import workflow
+from .framework.interface import Array, Progress
+from .framework.results import Result
 from .lattice.bands import BandPath, band_path, ticks
 from .lattice.figures import WIDTH, curves, draw_path
 from .lattice.harmonic import displaced, rest, set_force_constants
@@ -67,12 +68,12 @@ class GruneisenResult(Result):
     mesh_gruneisen: Array  # (K, B)
 
 
-@follow_rule
+@workflow
 def gruneisen(
     atoms: ase.Atoms,
     calculator: Calculator,
-    settings: GruneisenSettings = GruneisenSettings(),
-    progress: Progress = silent,
+    settings: GruneisenSettings,
+    progress: Progress,
     archive: Archive = Archive(),
 ) -> GruneisenResult:
     """Mode Grüneisen parameters by first-order perturbation between two volumes.
