@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 from sphinx.util.nodes import nested_parse_with_titles
 from sphinx.util.typing import stringify_annotation
 
-from nfflr.cli.main import TOPICS, Told, command_files, nff
+from nfflr.cli.main import TOPICS, Description, command_files, nff
 from nfflr.models.base import architectures
 from nfflr.units import unit_of
 from nfflr.workflows import FILES
@@ -75,7 +75,7 @@ class Commands(Generated):
 
     def text(self):
         context, lines = click.Context(nff, info_name="nff"), []
-        files = {name: Told.of(path) for name, path in command_files().items()}
+        files = {name: Description.of(path) for name, path in command_files().items()}
         for topic in TOPICS:
             lines += titled(topic, "-")
             for name, told in sorted(files.items(), key=lambda item: item[1].place):

@@ -68,7 +68,11 @@ def reasons(name: str) -> Iterator[None]:
     except Foreign as error:
         given = kind_of(name)
         what = f" but {given}" if given in NOT_CHECKPOINTS else ""
-        order = "; the checkpoint stands before structures and data" if given in (DATA, STRUCTURE) else ""
+        order = (
+            "; the potential follows --model, structures and data stand alone"
+            if given in (DATA, STRUCTURE)
+            else ""
+        )
         raise CheckpointError(
             f"{name}: not a checkpoint{what}; expected a {FILE} written by nff train "
             f"(pickled .pt files are never loaded){order}"

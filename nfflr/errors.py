@@ -87,6 +87,36 @@ def is_lack_of_resources(error: BaseException) -> bool:
     return isinstance(error, MemoryError | OSError) or ALLOCATION.search(str(error)) is not None
 
 
+def as_nfflr_error(error: BaseException) -> NFFLrError:
+    """The same error as one line with an exit code, whatever raised it; itself if it is one of ours.
+
+    Example:
+        >>> as_nfflr_error(KeyError("x")).exit_code
+        1
+    """
+    if isinstance(error, NFFLrError):
+        return error
+    if isinstance(error, MemoryError) or ALLOCATION.search(str(error)):
+        return ResourceError(
+            f"memory: not enough for this structure{_size_of_request(str(error))}; use fewer atoms or a "
+            "machine with more"
+        )
+    if isinstance(error, OSError):
+        reason = error.strerror or error
+        return ResourceError(f"{error.filename or 'I/O'}: {reason}; check the path and the disk")
+    # A defect of ours: the traceback is one flag away.
+    return NFFLrError(f"internal: {type(error).__name__}: {error}; rerun with --debug and report it")
+
+
+def _size_of_request(reason: str) -> str:
+    """How much memory was asked for at once, where the allocator says it."""
+    match = re.search(r"allocate ([\d.]+) ?(bytes|[KMGT]iB)", reason)
+    if match is None:
+        return ""
+    amount, unit = match.groups()
+    return f" ({float(amount) / 2**30:.1f} GiB more)" if unit == "bytes" else f" ({amount} {unit} more)"
+
+
 def plain_reason(error: Mapping[str, Any]) -> str:
     """What is wrong with a value, from an entry of pydantic's ``ValidationError.errors()``.
 

@@ -11,12 +11,24 @@ from contextvars import ContextVar
 
 LOGGER = logging.getLogger("nfflr")
 _QUIET = ContextVar("quiet", default=False)
+_STRUCTURE = ContextVar("structure", default="structure")
 
 
 def note(message: str) -> None:
     """Give a note; the message is written on one line and begins with the file or item that it is about."""
     if not _QUIET.get():
-        LOGGER.warning("%s", " ".join(message.split()))
+        item, colon, text = " ".join(message.split()).partition(": ")
+        LOGGER.warning("%s", (_STRUCTURE.get() if item == "structure" else item) + colon + text)
+
+
+@contextmanager
+def notes_about(name: str) -> Iterator[None]:
+    """Name the structure in notes of workflows meanwhile, which call it "structure"."""
+    token = _STRUCTURE.set(name)
+    try:
+        yield
+    finally:
+        _STRUCTURE.reset(token)
 
 
 @contextmanager

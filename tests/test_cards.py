@@ -11,11 +11,11 @@ from nfflr.adapters import installed_universal, packages
 from nfflr.adapters.packages import adapter, names
 from nfflr.cards import bundled_calculators, read_card
 from nfflr.checkpoint import FILE, load_checkpoint
-from nfflr.cli import select
 from nfflr.cli.main import run
-from nfflr.cli.select import choose_calculator
 from nfflr.data.dataset import AtomsDataset
 from nfflr.errors import CheckpointError, StructureError
+from nfflr.jobs import opening
+from nfflr.jobs.opening import choose_calculator
 from nfflr.train.evaluation import predict
 from nfflr.validation.reading import read_suite
 
@@ -110,7 +110,7 @@ def test_a_wrong_card_is_told_in_a_line(tmp_path):
 
 
 def test_a_potential_of_one_molecule_is_chosen_for_that_alone(monkeypatch):
-    monkeypatch.setattr(select, "installed_universal", list)
+    monkeypatch.setattr(opening, "installed_universal", list)
     assert choose_calculator(molecule("CH3CH2OH")) == "ethanol"
     for name in ("H2O", "CH3OH"):  # of elements that it covers
         with pytest.raises(StructureError, match="no bundled calculator covers"):

@@ -381,7 +381,7 @@ def checkpoint(tmp_path):
 
 @needs_compiler
 def test_commands_evaluate_the_compiled_form(checkpoint, tmp_path, capsys):
-    assert run(["compile", str(checkpoint)]) == 0
+    assert run(["compile", "--model", str(checkpoint)]) == 0
     assert f"{CHEAPEST}, float64" in capsys.readouterr().out
     ase.io.write(tmp_path / "si.cif", bulk("Si", cubic=True))
     energies = []
@@ -399,7 +399,7 @@ def test_nff_compile_without_a_compiler(checkpoint, monkeypatch, tmp_path, capsy
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    assert run(["compile", str(checkpoint)]) == 6
+    assert run(["compile", "--model", str(checkpoint)]) == 6
     assert "no C++ compiler here; install g++" in capsys.readouterr().err
 
 

@@ -236,7 +236,14 @@ def test_task_can_be_energy_and_forces_or_a_key_in_the_dataset():
 def test_formation_energy_and_band_gap_of_real_crystals_are_trained_and_evaluated(tmp_path, capsys):
     folder = ROOT / "tutorials/jarvis-properties"
     assert run(["train", str(folder / "config.py"), "--out", str(tmp_path / "run"), "--epochs", "1"]) == 0
-    command = ["evaluate", str(tmp_path / "run"), str(folder / "records.json"), "--out", str(tmp_path)]
+    command = [
+        "evaluate",
+        "--model",
+        str(tmp_path / "run"),
+        str(folder / "records.json"),
+        "--out",
+        str(tmp_path),
+    ]
     assert run(command) == 0
     errors = json.loads((tmp_path / "records-evaluate.json").read_text())["errors"]["all"]
     assert 0 < errors["formation_energy_peratom_mae"] < 3 and 0 < errors["optb88vdw_bandgap_mae"] < 5

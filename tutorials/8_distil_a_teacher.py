@@ -32,7 +32,7 @@ write("cu.cif", bulk("Cu", cubic=True))
 
 # %%
 command = (
-    "nff distill cu.cif --teacher ase:ase.calculators.emt:EMT --budget 60 --length 0.15 "
+    "nff distill cu.cif --model ase:ase.calculators.emt:EMT --budget 60 --length 0.15 "
     "--md-reference 0 --supercell 2 2 2 --walk-steps 150 --no-compile --out student"
 )
 print(f"$ {command}")
@@ -45,7 +45,7 @@ print(f"{record['calls']} calls, force error {record['force_error_percent']:.1f}
 # ## What was made
 #
 # The folder is a run like any other, with its data, a card, and a suite of the teacher's references. `nff
-# evaluate student student/test.xyz` and `nff validate student student/suite` repeat the numbers.
+# evaluate student/test.xyz --model student` and `nff validate student/suite --model student` repeat the numbers.
 
 # %%
 student = NFFLrCalculator.load("student")

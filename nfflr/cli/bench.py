@@ -3,73 +3,62 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from ..errors import ConfigError
-from ..storage.files import claim_folder, write_figure, write_json
-from .options import DEVICE, OUT, THREADS, TRUST
-from .output import provenance, refuse_existing
-from .sources import source_name
-from .threads import apply, demand
+from ..jobs.opening import source_name
+from ..jobs.threads import set_threads
+from .judgement import Judgement
+from .options import FILE, POTENTIAL, Whole, shared
 
 TOPIC = "Judge a potential"
 PLACE = 6
 EXAMPLES = (
-    "nff bench mlearn-si --compile",
-    "nff bench mlearn-si --against mlearn-si-alignn --sizes 64 --sizes 1000",
-    "nff bench mlearn-si --config calculators/mlearn-si/config.py",
-    "nff bench mlearn-cu --against ase:ase.calculators.emt:EMT",
+    "nff bench --model mlearn-si --compile",
+    "nff bench --model mlearn-si --against mlearn-si-alignn --sizes 64",
+    "nff bench --model mlearn-si --config calculators/mlearn-si/config.py",
+    "nff bench --model mlearn-cu --against ase:ase.calculators.emt:EMT",
 )
 
 SIZES = (8, 64, 216, 512, 1000)
 
 
 @click.command("bench")
-@click.argument("checkpoint")
+@click.argument("structure", required=False, type=FILE)
+@shared("model")
 @click.option(
     "--against",
     "others",
+    type=POTENTIAL,
     multiple=True,
     help="Another checkpoint, or another package's: chgnet, mace:FILE, ase:MODULE:CLASS, …; may be repeated.",
 )
 @click.option(
     "--sizes",
-    type=click.IntRange(min=1),
+    type=Whole(1),
     multiple=True,
     metavar="ATOMS",
     help="Numbers of atoms, as 64,1000; default: 8, 64, 216, 512, 1000.",
 )
 @click.option("--element", metavar="SYMBOL", help="Element of the crystal; default: the model's first.")
-@click.option(
-    "--structure", type=click.Path(path_type=Path), help="File of a cell to repeat; default: that crystal."
-)
 @click.option("--compile", "compiled", is_flag=True, help="Checkpoints also in compiled form.")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the model's.")
-@click.option("--device", **DEVICE)
-@click.option("--trust", **TRUST)
+@shared("dtype", "device", "trust")
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Training config (default: none) whose steps are timed too, in atoms per second.",
 )
-@click.option(
-    "--rounds",
-    type=click.IntRange(min=1),
-    default=7,
-    show_default=True,
-    help="Calls that the median is of.",
-)
-@click.option("--out", "-o", **OUT)
-@click.option("--overwrite", is_flag=True, help="Replace results that exist.")
-@click.option("--threads", **THREADS)
+@click.option("--rounds", type=Whole(1), default=7, show_default=True, help="Calls that the median is of.")
+@shared("out", "overwrite", "threads")
 def command(
-    checkpoint,
+    structure,
+    model,
     others,
     sizes,
     element,
-    structure,
     compiled,
     dtype,
     device,
@@ -78,27 +67,26 @@ def command(
     rounds,
     out,
     overwrite,
+    threads,
 ) -> int:
     """Time a force field at a ladder of sizes, beside others in the same run.
 
-    A call is energy, forces and stress through ASE after each atom has moved by some 0.002 Å, as in molecular
-    dynamics. Processor time is that of all threads of a call; on a busy machine it is steadier than time by
-    the clock. Calculators take turns, and ratios are of processor times (on a GPU by the clock). Memory is
-    what a call takes at most beyond what was in use. There is one thread if --threads or OMP_NUM_THREADS do
-    not say otherwise. Prints a table and writes <name>-bench.json and <name>-bench.png.
+    STRUCTURE is the file of a cell to repeat; without it the crystal of an element is. A call is energy,
+    forces and stress through ASE after each atom has moved by some 0.002 Å, as in molecular dynamics.
+    Processor time is that of all threads of a call; on a busy machine it is steadier than time by the clock.
+    Calculators take turns, and ratios are of processor times (on a GPU by the clock). Memory is what a call
+    takes at most beyond what was in use. There is one thread if --threads or OMP_NUM_THREADS do not say
+    otherwise. Prints a table and writes <name>-bench.json and <name>-bench.png.
     """
     from ..validation.speed import measure_speed, plot_speed
-    from .progress import training_bar
+    from ..workflows.framework.progress_bar import training_bar
 
-    name = source_name(checkpoint)
-    paths = {kind: out / f"{name}-bench.{kind}" for kind in ("json", "png")}
-    refuse_existing(paths.values(), overwrite)
-    contestants = _contestants([checkpoint, *others], compiled, dtype, device, trust)
+    name = source_name(model)
+    files = Judgement(out, f"{name}-bench", overwrite)
+    contestants = _contestants([model, *others], compiled, dtype, device, trust)
     structures = _structures(contestants[0].calculator, element, structure, sizes or SIZES)
-    claim_folder(out)
-    started = time.perf_counter()
-    number, reason = demand() or (1, "--threads N for more")
-    click.echo(apply(number, reason))
+    files.begin()
+    click.echo(set_threads(threads))
     training = _training(config, device) if config else None
     with training_bar(f"bench {name}") as update:
         timings = measure_speed(contestants, structures, rounds, update)
@@ -106,22 +94,15 @@ def command(
     if training:
         shown = "{atoms_per_s:.4g} atoms/s, {step_ms:.3g} ms a step of {atoms_per_step:.4g} atoms"
         click.echo(f"training by {config}: {shown.format(**training)}")
-    _print(rows, f"{checkpoint}, {structures[0].get_chemical_formula(empirical=True)}, {device}")
-    write_figure(paths["png"], plot_speed(timings, checkpoint))
-    write_json(
-        paths["json"],
-        {
-            "calculators": {c.name: _describe(c.calculator) for c in contestants},
-            "timings": rows,
-            **({"training": {"config": str(config), **training}} if training else {}),
-            "rounds": rounds,
-            "threads": _threads(),
-            "wall_time_s": time.perf_counter() - started,
-            **provenance(),
-        },
-    )
-    for path in paths.values():
-        click.echo(f"  wrote {path}")
+    _print(rows, f"{model}, {structures[0].get_chemical_formula(empirical=True)}, {device}")
+    record = {
+        "calculators": {c.name: _describe(c.calculator) for c in contestants},
+        "timings": rows,
+        **({"training": {"config": str(config), **training}} if training else {}),
+        "rounds": rounds,
+        "threads": _threads(),
+    }
+    files.write(record, plot_speed(timings, model))
     return 0
 
 
@@ -130,25 +111,24 @@ def _contestants(sources, compiled: bool, dtype: str | None, device: str, trust:
     from ..calculator import NFFLrCalculator
     from ..potentials import open_calculator
     from ..validation.speed import Contestant
-    from .stopwatch import Stopwatch
 
-    found: list[Contestant] = []
+    contestants: list[Contestant] = []
     for source in sources:
         kinds = {"": False, " compiled": True} if compiled and not is_foreign(source) else {"": False}
         calculators = {
-            kind: open_calculator(source, device=device, dtype=dtype, compile=wanted, trust=trust)
-            for kind, wanted in kinds.items()
+            kind: open_calculator(source, device=device, dtype=dtype, compile=compile, trust=trust)
+            for kind, compile in kinds.items()
         }
         for kind, calculator in calculators.items():
             if kind and getattr(calculator, "compiled", None) is None:
                 continue  # the reason has been logged
             label = source_name(source) + kind
-            label += f" ({sum(c.name.startswith(label) for c in found) + 1})" * any(
-                c.name == label for c in found
-            )
+            repeats = sum(c.name.startswith(label) for c in contestants)
+            if any(c.name == label for c in contestants):
+                label += f" ({repeats + 1})"
             split = Stopwatch(calculator) if isinstance(calculator, NFFLrCalculator) else dict
-            found.append(Contestant(label, calculator, split))
-    return found
+            contestants.append(Contestant(label, calculator, split))
+    return contestants
 
 
 def _training(config: Path, device: str) -> dict[str, float]:
@@ -163,15 +143,15 @@ def _structures(calculator, element: str | None, structure: Path | None, sizes) 
     from ..structures.readers import read_structure
     from ..validation.checks import make_samples
 
-    known = list(getattr(calculator, "model", calculator).elements)
-    if element is not None and known and element not in known:
-        raise ConfigError(f"--element: {element} is not covered; the model has {', '.join(known)}")
+    covered = list(getattr(calculator, "model", calculator).elements)
+    if element is not None and covered and element not in covered:
+        raise ConfigError(f"--element: {element} is not covered; the model has {', '.join(covered)}")
     atoms = [read_structure(structure)] if structure else []
-    if not (atoms or element or known):
-        raise ConfigError("--element: the calculator does not say what it covers; give one, or --structure")
-    samples = make_samples([element or (known or atoms[0].get_chemical_symbols())[0]], atoms)
-    found = {len(atoms): atoms for atoms in map(samples.sized, sorted(set(sizes)))}
-    return list(found.values())
+    if not (atoms or element or covered):
+        raise ConfigError("--element: the calculator does not say what it covers; give one, or a structure")
+    samples = make_samples([element or (covered or atoms[0].get_chemical_symbols())[0]], atoms)
+    structures = {len(atoms): atoms for atoms in map(samples.sized, sorted(set(sizes)))}
+    return list(structures.values())
 
 
 def _rows(timings, device: str) -> list[dict]:
@@ -196,10 +176,10 @@ def _rows(timings, device: str) -> list[dict]:
 
 
 def _describe(calculator) -> dict:
-    known = calculator.todict()
-    kept = ("package", "version", "digest", "dtype", "device", "compiled")
-    told = {key: known[key] for key in kept if key in known}
-    return {"class": f"{type(calculator).__module__}.{type(calculator).__qualname__}", **told}
+    description, kind = calculator.todict(), type(calculator)
+    names = ("package", "version", "digest", "dtype", "device", "compiled")
+    kept = {name: description[name] for name in names if name in description}
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", **kept}
 
 
 def _threads() -> int:
@@ -234,3 +214,46 @@ def _print(rows: list[dict], title: str) -> None:
     click.echo("CPU: processor time; list, model, ASE: that of neighbours, model and the others")
     for failure in failures:
         click.echo(failure)
+
+
+class Stopwatch:
+    """Adds up processor seconds of ``NFFLrCalculator``, in neighbours and model; called, it says how many.
+
+    It looks at the calculator from outside and changes nothing in what it computes.
+    """
+
+    def __init__(self, calculator):
+        self.totals = {"neighbours": 0.0, "model": 0.0}
+        neighbours = calculator._neighbours
+        search = "candidates" if getattr(calculator.compiled, "takes_candidates", False) else "graph"
+        setattr(neighbours, search, self._timed("neighbours", getattr(neighbours, search)))
+        if calculator.compiled is not None:
+            calculator._compiled = _Watched(calculator.compiled, self._timed("model", calculator.compiled))
+        else:
+            vars(calculator.model)["forward"] = self._timed("model", calculator.model.forward)
+
+    def __call__(self) -> dict[str, float]:
+        return dict(self.totals)
+
+    def _timed(self, part: str, work: Callable) -> Callable:
+        def timed(*args, **kwargs):
+            start = time.process_time()
+            try:
+                return work(*args, **kwargs)
+            finally:
+                self.totals[part] += time.process_time() - start
+
+        return timed
+
+
+class _Watched:
+    """A compiled potential and its timed call; all else is the potential's."""
+
+    def __init__(self, compiled, call: Callable):
+        self.compiled, self.call = compiled, call
+
+    def __getattr__(self, name: str):
+        return getattr(self.compiled, name)
+
+    def __call__(self, *args, **kwargs):
+        return self.call(*args, **kwargs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,17 +13,17 @@ from typing import Any
 import click
 
 from ..errors import ConfigError
-from ..storage.files import claim_folder, write_figure, write_json
-from .options import DEVICE, OUT, THREADS, TRUST
-from .output import provenance, refuse_existing
-from .sources import source_name
-from .threads import set_threads
+from ..jobs.opening import source_name
+from ..jobs.structure_files import find_structures
+from ..jobs.threads import set_threads
+from .judgement import Judgement
+from .options import FILE, Choice, Number, shared
 
 TOPIC = "Judge a potential"
 PLACE = 5
 EXAMPLES = (
-    "nff check mlearn-si",
-    "nff check ase:ase.calculators.emt:EMT --structure cu.cif",
+    "nff check --model mlearn-si",
+    "nff check cu.cif --model ase:ase.calculators.emt:EMT",
 )
 
 FAILED = 5
@@ -40,13 +39,8 @@ STRUCTURES = {".xyz", ".xz", ".extxyz", ".cif"}  # of a suite
 
 
 @click.command("check")
-@click.argument("checkpoint")
-@click.option(
-    "--structure",
-    "structures",
-    multiple=True,
-    help="File, folder or pattern to check on, for the potential's molecule or crystals; may be repeated.",
-)
+@click.argument("structures", type=FILE, nargs=-1, metavar="[STRUCTURE]...")
+@shared("model")
 @click.option(
     "--elements",
     multiple=True,
@@ -55,67 +49,55 @@ STRUCTURES = {".xyz", ".xz", ".extxyz", ".cif"}  # of a suite
 )
 @click.option(
     "--cutoff",
-    type=click.FloatRange(min=0.5),
+    type=Number(0.5),
     help="Range (Å), where a calculator does not say it.  [default: 8]",
 )
 @click.option(
     "--dtype",
-    type=click.Choice(DTYPES),
+    type=Choice(DTYPES),
     help="Precision; default: both, if the model can be had in both. Of ase:… it says what it has.",
 )
-@click.option("--trust", **TRUST)
-@click.option("--device", **DEVICE)
-@click.option("--out", "-o", **OUT)
-@click.option("--overwrite", is_flag=True, help="Replace results that exist.")
-@click.option("--threads", **THREADS)
-def command(checkpoint, structures, elements, cutoff, dtype, trust, device, out, overwrite) -> int:
+@shared("trust", "device", "out", "overwrite", "threads")
+def command(structures, model, elements, cutoff, dtype, trust, device, out, overwrite, threads) -> int:
     """Check a force field against physics; no reference needed.
 
     Forces and stress against differences of the energy, work along closed loops, invariances, supercells and
     small cells, continuity, curves of every pair of elements, free atoms, NVE drift, rounding, batches and
-    speed. Takes what --model takes: a checkpoint, chgnet, mace:FILE, ase:MODULE:CLASS, …
+    speed. STRUCTURE are files, folders or patterns to check on, for the potential's molecule or crystals.
     Prints a table and writes <name>-check.json and <name>-check.png. The exit code is 5 if a check fails;
     a warning is not a failure.
     """
+    from ..structures.readers import read_structure
     from ..validation.checks import check, make_samples
     from ..validation.checks.check_suite import plot
-    from .progress import training_bar
+    from ..workflows.framework.progress_bar import training_bar
 
-    name = source_name(checkpoint)
-    paths = {kind: out / f"{name}-check.{kind}" for kind in ("json", "png")}
-    refuse_existing(paths.values(), overwrite)
-    atoms = _read(structures)
-    calculators, known, own = _load(checkpoint, device, dtype, trust)
+    name = source_name(model)
+    files = Judgement(out, f"{name}-check", overwrite)
+    atoms = [read_structure(path) for path in find_structures(structures)]
+    calculators, covered, own = _load(model, device, dtype, trust)
     if cutoff is not None and own is not None:
-        raise ConfigError(f"--cutoff: {checkpoint} has its own, {own:g} Å; leave --cutoff out")
+        raise ConfigError(f"--cutoff: {model} has its own, {own:g} Å; leave --cutoff out")
     if not atoms and not elements:
-        atoms = _molecules(checkpoint, calculators)
-    samples = make_samples(_elements(elements, known, atoms), atoms, own or cutoff)
-    click.echo(set_threads())
-    claim_folder(out)
-    started = time.perf_counter()
+        atoms = _molecules(model, calculators)
+    samples = make_samples(_elements(elements, covered, atoms), atoms, own or cutoff)
+    click.echo(set_threads(threads))
+    files.begin()
     with training_bar(f"check {name}") as update:
         done = iter(range(1000))
         report = check(calculators, samples, lambda step: update(next(done), None, step))
-    _print(report.results, f"{checkpoint} on {', '.join(samples.elements)}")
-    write_figure(paths["png"], plot(report, checkpoint))
-    write_json(
-        paths["json"],
-        {
-            "calculator": {"source": checkpoint, **_describe(calculators)},
-            "passed": report.passed,
-            "checks": [_plain(asdict(r) | {"status": r.status}) for r in report.results],
-            "elements": list(samples.elements),
-            "structures": list(structures),
-            "wall_time_s": time.perf_counter() - started,
-            **provenance(),
-        },
-    )
-    for path in paths.values():
-        click.echo(f"  wrote {path}")
+    _print(report.results, f"{model} on {', '.join(samples.elements)}")
+    record = {
+        "calculator": {"source": model, **_describe(calculators)},
+        "passed": report.passed,
+        "checks": [_plain(asdict(r) | {"status": r.status}) for r in report.results],
+        "elements": list(samples.elements),
+        "structures": list(map(str, structures)),
+    }
+    files.write(record, plot(report, model))
     failed = [result.name for result in report.results if result.status == "fail"]
     if failed:
-        click.echo(f"error: {checkpoint}: failed {'; '.join(failed)}", err=True)
+        click.echo(f"error: {model}: failed {'; '.join(failed)}", err=True)
     return FAILED if failed else 0
 
 
@@ -142,25 +124,18 @@ def _load(
     return loaded, first.elements, first.cutoff
 
 
-def _elements(chosen, known, atoms) -> list[str]:
+def _elements(symbols, covered, atoms) -> list[str]:
     """Those that were chosen, else those of the structures, else all that are covered."""
-    present = sorted({symbol for one in atoms for symbol in one.symbols})
-    elements = list(dict.fromkeys(chosen)) or present or list(known)
+    present = sorted({symbol for structure in atoms for symbol in structure.symbols})
+    elements = list(dict.fromkeys(symbols)) or present or list(covered)
     from ase.data import chemical_symbols
 
     for symbol in elements:
         if symbol not in chemical_symbols[1:]:
             raise ConfigError(f"--elements: {symbol!r} is no element; expected a symbol such as Si")
-        if known and symbol not in known:
-            raise ConfigError(f"--elements: {symbol} is not covered; the model has {', '.join(known)}")
+        if covered and symbol not in covered:
+            raise ConfigError(f"--elements: {symbol} is not covered; the model has {', '.join(covered)}")
     return elements
-
-
-def _read(arguments) -> list:
-    from ..structures.readers import read_structure
-    from .structure_files import find_structures
-
-    return [read_structure(path) for path in find_structures(arguments)]
 
 
 def _molecules(source: str, calculators: dict) -> list:
@@ -181,15 +156,15 @@ def _molecules(source: str, calculators: dict) -> list:
         atoms = read_structures(path)[0]
         if atoms.symbols.formula.format("hill") in formulas:
             return [atoms]
-    raise ConfigError(f"{source}: is a potential of {', '.join(formulas)} alone; give one with --structure")
+    raise ConfigError(f"{source}: is a potential of {', '.join(formulas)} alone; give one as STRUCTURE")
 
 
 def _describe(calculators: dict) -> dict:
     first = next(iter(calculators.values()))
-    known = first.todict()
+    description = first.todict()
     kind = f"{type(first).__module__}.{type(first).__qualname__}"
-    package = {key: known[key] for key in ("package", "version") if key in known}
-    return {"class": kind, **package, "digest": known["digest"], "dtypes": list(calculators)}
+    kept = {name: description[name] for name in ("package", "version", "digest") if name in description}
+    return {"class": kind, **kept, "dtypes": list(calculators)}
 
 
 def _plain(row: dict) -> dict:

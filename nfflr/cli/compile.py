@@ -5,18 +5,16 @@ from __future__ import annotations
 import click
 
 from ..errors import ResourceError
-from .options import DEVICE
+from .options import shared
 
 TOPIC = "Faster, and in other programs"
 PLACE = 1
-EXAMPLES = ("nff compile mlearn-si --dtype float32",)
+EXAMPLES = ("nff compile --model mlearn-si --dtype float32",)
 
 
 @click.command("compile")
-@click.argument("checkpoint")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the model's.")
-@click.option("--device", **DEVICE)
-def command(checkpoint: str, dtype: str | None, device: str) -> int:
+@shared("model", "dtype", "device")
+def command(model: str, dtype: str | None, device: str) -> int:
     """Compile a checkpoint for this machine, ahead of its use with --compile.
 
     What is built stays in the user's cache folder ($XDG_CACHE_HOME or ~/.cache), checked against the model.
@@ -24,12 +22,12 @@ def command(checkpoint: str, dtype: str | None, device: str) -> int:
     from ..calculator import NFFLrCalculator
     from ..compiled import NotCompiled, build
 
-    loaded = NFFLrCalculator.load(checkpoint, device=device, dtype=dtype)
-    told = loaded.todict()
-    click.echo(f"{checkpoint}: {told['architecture']}, {told['dtype']}, {told['device']}; may take a minute")
+    calculator = NFFLrCalculator.load(model, device=device, dtype=dtype)
+    about = calculator.todict()
+    click.echo(f"{model}: {about['architecture']}, {about['dtype']}, {about['device']}; may take a minute")
     try:
-        found = build(loaded.model)
+        compiled = build(calculator.model)
     except NotCompiled as reason:
-        raise ResourceError(f"{checkpoint}: {reason}") from reason
-    click.echo(f"{found.kind} {found.origin}")
+        raise ResourceError(f"{model}: {reason}") from reason
+    click.echo(f"{compiled.kind} {compiled.origin}")
     return 0

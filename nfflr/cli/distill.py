@@ -10,73 +10,55 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import ConfigError, NFFLrError, StoppedError
+from ..jobs.structure_files import find_structures, result_stems
+from ..jobs.threads import set_threads
+from ..learn.distill_settings import DistillSettings
 from ..storage.files import claim_folder
-from .options import THREADS, read_settings, with_settings
-from .output import provenance
-from .progress import training_bar
-from .structure_files import find_structures, result_stems
-from .threads import set_threads
+from ..workflows.framework.progress_bar import training_bar
+from .judgement import provenance
+from .options import FILE, FOLDER, SettingsCommand, read_settings, settings_options, shared
 
 TOPIC = "Make a potential"
 PLACE = 5
-EXAMPLES = ("nff distill MgO.cif --teacher chgnet --budget 200",)
+EXAMPLES = ("nff distill MgO.cif --model chgnet --budget 200",)
 
 if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import Calculator
 
-    from ..learn.distill_settings import DistillSettings
-
 RESULT, PLAN = "distill.json", "plan.json"
 
 
-@click.command("distill", cls=with_settings("..learn.distill_settings", "DistillSettings"))
-@click.argument("structures", nargs=-1, required=True)
-@click.option(
-    "--teacher",
-    "-t",
-    required=True,
-    help="chgnet, a checkpoint, or any ASE calculator: ase:module:Class:{json}.",
-)
-@click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder; default: <structure>-distilled.")
-@click.option(
-    "--device", default="cpu", show_default=True, help="Where the teacher computes: cpu, cuda or cuda:N."
-)
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    help="YAML file of settings (default: none).",
-)
-@click.option("--trust", is_flag=True, help="Read the teacher's file though it may run code.")
-@click.option("--resume", is_flag=True, help="Continue the run that was interrupted in the folder.")
-@click.option("--threads", **THREADS)
-def command(structures, teacher, out, device, config, trust, resume, **values) -> int:
+@click.command("distill", cls=SettingsCommand)
+@click.argument("structures", type=FILE, nargs=-1, required=True)
+@shared("model", help="The slow calculator: chgnet, a checkpoint, or any of ASE: ase:module:Class:{json}.")
+@click.option("--out", "-o", type=FOLDER, help="Folder; default: <structure>-distilled.")
+@shared("device", "config", "trust", "resume", "threads")
+def command(structures, model, out, device, config, trust, resume, threads, **values) -> int:
     """Make a fast potential for a material from a few structures and a slow calculator.
 
-    Strained, rattled, MD and relaxation frames are labelled by the teacher; a committee of potentials chooses
-    them by what it does not know. Writes to the folder model.safetensors, config.py, card.yaml, data.xyz (all
-    labels), test.xyz, suite/ (for nff validate), distill.png and distill.json. Exits with 5 if the budget is
-    spent before the limits hold; the files are written all the same.
+    Strained, rattled, MD and relaxation frames are labelled by the slow calculator; a committee of potentials
+    chooses them by what it does not know. Writes to the folder model.safetensors, config.py, card.yaml,
+    data.xyz (all labels), test.xyz, suite/ (for nff validate), distill.png and distill.json. Exits with 5 if
+    the budget is spent before the limits hold; the files are written all the same.
     """
-    from ..learn.distill_settings import DistillSettings
     from ..learn.loop import plan_of
     from ..potentials import open_calculator
     from ..storage.lock import locked
     from ..structures.readers import read_structure
 
     settings = read_settings(DistillSettings, config, values)
-    assert isinstance(settings, DistillSettings)
     paths = find_structures(structures)
     cells = {name: read_structure(path) for name, path in zip(result_stems(paths), paths, strict=True)}
     out = out or Path(f"{next(iter(cells))}-distilled")
     if (out / RESULT).exists():
         raise ConfigError(f"{out / RESULT}: exists, this distillation is done; use another --out")
-    calculator = open_calculator(teacher, device=device, trust=trust)
-    click.echo(set_threads())
+    calculator = open_calculator(model, device=device, trust=trust)
+    click.echo(set_threads(threads))
     claim_folder(out)
     with locked(out):
-        plan_of(teacher, cells, settings).claim(out / PLAN, resume)
-        return run(out, cells, calculator, settings, teacher)
+        plan_of(model, cells, settings).claim(out / PLAN, resume)
+        return run(out, cells, calculator, settings, model)
 
 
 def run(
@@ -132,3 +114,6 @@ def _told(speed_up: float) -> str:
     """A ratio in two digits, and in words where it is no gain."""
     text = f"{speed_up:.0f}" if speed_up >= 10 else f"{speed_up:.2g}"
     return f"{text} ×" if speed_up >= 1 else f"{text} × as fast"
+
+
+command.params += settings_options(DistillSettings)

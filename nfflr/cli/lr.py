@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 import click
 
+from ..jobs.threads import set_threads
 from ..storage.files import all_or_none, claim_folder, write_atomically, write_figure
-from .options import OUT, THREADS
-from .output import refuse_existing
-from .progress import steady, training_bar
-from .threads import apply, demand
+from ..workflows.framework.progress_bar import steady, training_bar
+from ..workflows.framework.result_files import refuse_existing
+from .options import FILE, Number, Whole, shared
+from .printing import say_written
 
 TOPIC = "Make a potential"
 PLACE = 2
@@ -19,16 +19,17 @@ EXAMPLES = ("nff lr calculators/mlearn-si/config.py --write",)
 
 
 @click.command("lr")
-@click.argument("config", type=click.Path(path_type=Path))
-@click.option("--out", "-o", **OUT)
-@click.option("--start", type=float, default=1e-5, show_default=True, help="Learning rate of the first step.")
-@click.option("--end", type=float, default=1.0, show_default=True, help="Learning rate of the last step.")
-@click.option("--steps", type=int, default=200, show_default=True, help="Training steps between them.")
-@click.option("--seed", type=int, help="Seed of weights and batches; default: the config's random_seed.")
+@click.argument("config", type=FILE)
+@shared("out")
+@click.option(
+    "--start", type=Number(), default=1e-5, show_default=True, help="Learning rate of the first step."
+)
+@click.option("--end", type=Number(), default=1.0, show_default=True, help="Learning rate of the last step.")
+@click.option("--steps", type=Whole(), default=200, show_default=True, help="Training steps between them.")
+@click.option("--seed", type=Whole(), help="Seed of weights and batches; default: the config's random_seed.")
 @click.option("--write", is_flag=True, help="Write a copy of the config with the suggestion in it.")
-@click.option("--overwrite", is_flag=True, help="Replace results that exist.")
-@click.option("--threads", **THREADS)
-def command(config, out, start, end, steps, seed, write, overwrite) -> int:
+@shared("overwrite", "threads")
+def command(config, out, start, end, steps, seed, write, overwrite, threads) -> int:
     """Find a learning rate for a config file.
 
     Raises the rate exponentially until the loss diverges (ignite's FastaiLRFinder), prints a tenth of the
@@ -45,7 +46,7 @@ def command(config, out, start, end, steps, seed, write, overwrite) -> int:
     refuse_existing(paths.values(), overwrite)
     settings = load_config(config, {} if seed is None else {"random_seed": seed})
     claim_folder(out)
-    click.echo(apply(*(demand(settings.threads) or (1, "--threads N for more"))))
+    click.echo(set_threads(threads, configured=settings.threads))
     with training_bar("lr", settings.progress) as update:
 
         def on_step(now: dict) -> None:
@@ -58,8 +59,7 @@ def command(config, out, start, end, steps, seed, write, overwrite) -> int:
         write_atomically(paths["csv"], as_csv(found).encode())
         write_figure(paths["png"], plot(found))
     click.echo(f"suggested learning_rate = {found.suggestion:.3g}")
-    for path in paths.values():
-        click.echo(f"  wrote {path}")
+    say_written(paths.values())
     if write:
         click.echo(f"next: nff train {shlex.quote(str(paths['config']))}")
     return 0

@@ -5,7 +5,12 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import re
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +19,8 @@ from click.shell_completion import CompletionItem
 
 from .. import __version__, workflows
 from ..errors import StoppedError
-from .arguments import as_click_takes
-from .dress import Context, dress
-from .failure import explain, fail
-from .interrupts import heeded_sigterm
-from .printed_notes import printed_notes
-from .usage import command_meant, usage_message
+from .grammar import as_click_takes, command_meant, usage_message
+from .printing import fail, fail_by, printed_notes
 
 ROOT = Path(__file__).parent
 TOPICS = (  # what people want to do, in the order of the map; a file may name a new one
@@ -42,6 +43,8 @@ Exit codes: 2 usage or config, 3 structure or data, 4 checkpoint,
 5 not converged or not finite, 6 input/output.
 Completion in bash: eval "$(_NFF_COMPLETE=bash_source nff)"; also zsh, fish.
 """
+# Stand for a space and a hyphen at which no line may end, since click breaks lines at both.
+UNBROKEN = {" ": "\N{NO-BREAK SPACE}", "-": "\N{NON-BREAKING HYPHEN}"}
 
 
 def command_files() -> dict[str, Path | None]:
@@ -52,7 +55,7 @@ def command_files() -> dict[str, Path | None]:
 
 
 @dataclass(frozen=True)
-class Told:
+class Description:
     """What a command's file says about it, read without importing it."""
 
     summary: str
@@ -61,7 +64,7 @@ class Told:
     examples: tuple[str, ...]
 
     @classmethod
-    def of(cls, path: Path | None) -> Told:
+    def of(cls, path: Path | None) -> Description:
         """Of a file; None, or one that cannot be read, is a broken workflow of another package."""
         try:
             tree = ast.parse("" if path is None else path.read_text(encoding="utf-8"))
@@ -80,6 +83,33 @@ class Told:
         return cls(
             summary, constants.get("TOPIC", "More"), constants.get("PLACE", 0), constants.get("EXAMPLES", ())
         )
+
+
+class Formatter(click.HelpFormatter):
+    """Breaks lines neither at a hyphen, which is part of a name here, nor within a short default."""
+
+    def write_text(self, text: str) -> None:
+        super().write_text(_unbroken(text))
+
+    def write_dl(self, rows, *args, **options) -> None:
+        super().write_dl([(first, _unbroken(second)) for first, second in rows], *args, **options)
+
+    def getvalue(self) -> str:
+        text = super().getvalue()
+        for plain, held in UNBROKEN.items():
+            text = text.replace(held, plain)
+        return text
+
+
+def _unbroken(text: str) -> str:
+    text = re.sub(r"\[default: [^\]]{,30}\]", lambda match: match[0].replace(" ", UNBROKEN[" "]), text)
+    return text.replace("-", UNBROKEN["-"])
+
+
+class Context(click.Context):
+    """A context whose help is written by ``Formatter``."""
+
+    formatter_class = Formatter
 
 
 class LazyGroup(click.Group):
@@ -105,9 +135,9 @@ class LazyGroup(click.Group):
             command = workflow_command(name)
         else:
             command = importlib.import_module(f".{name}", __package__).command
-        examples = Told.of(path).examples
+        examples = Description.of(path).examples
         title = "Example" if len(examples) == 1 else "Examples"
-        dress(command)
+        command.context_class = Context
         if examples:
             command.epilog = "\n".join(["\b", f"{title}:", *(f"  {line}" for line in examples)])
         return command
@@ -129,23 +159,23 @@ class LazyGroup(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Names with their summaries; click's own imports every command."""
-        found = [
-            CompletionItem(name, help=Told.of(path).summary)
+        commands = [
+            CompletionItem(name, help=Description.of(path).summary)
             for name, path in command_files().items()
             if name.startswith(incomplete)
         ]
-        return found + click.Command.shell_complete(self, ctx, incomplete)
+        return commands + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {topic: [] for topic in TOPICS}
-        files = {name: Told.of(path) for name, path in command_files().items()}
-        for name, told in sorted(files.items(), key=lambda item: item[1].place):
-            sections.setdefault(told.topic, []).append((name, told.summary.removesuffix(".")))
-        width = max(len(name) for rows in sections.values() for name, _ in rows)
+        commands = {name: Description.of(path) for name, path in command_files().items()}
+        width = max(map(len, commands))
+        for name, about in sorted(commands.items(), key=lambda item: item[1].place):
+            sections.setdefault(about.topic, []).append((f"{name:{width}}", about.summary.removesuffix(".")))
         for title, rows in sections.items():
             if rows:
                 with formatter.section(title):
-                    formatter.write_dl([(f"{name:{width}}", summary) for name, summary in rows])
+                    formatter.write_dl(rows)
 
 
 @click.command(
@@ -171,22 +201,45 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run ``nff`` with arguments and return its exit code."""
     debug = "--debug" in arguments
-    # Accepted anywhere on the line: one adds it after the fact, at the end.
-    arguments = (["--debug"] if debug else []) + [a for a in arguments if a != "--debug"]
+    # Accepted anywhere on the line: people add it afterwards, at the end.
+    arguments = (["--debug"] if debug else []) + [word for word in arguments if word != "--debug"]
     try:
-        with heeded_sigterm(), printed_notes():
+        with sigterm_as_interrupt(), printed_notes():
             return nff.main(list(arguments), prog_name="nff", standalone_mode=False, obj=arguments) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
         return 0
     except click.Abort as error:  # click's word for an interrupt
         if isinstance(error.__cause__, StoppedError):
-            return fail(*explain(error.__cause__), debug)
-        return fail("interrupted", 130, debug)
+            return fail_by(error.__cause__, debug)
+        return fail("interrupted", 130)
     except click.ClickException as error:
-        return fail(usage_message(error, arguments, command_files()), 2, debug)
+        return fail(usage_message(error, arguments, command_files()), 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; be quiet
         return 141
     except Exception as error:
-        return fail(*explain(error), debug)
+        return fail_by(error, debug)
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Raise ``StoppedError`` where SIGTERM comes, as Ctrl-C raises ``KeyboardInterrupt``.
+
+    Only in the main thread, to which signals come, and not where the program that called this handles it.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    ):
+        yield
+        return
+
+    def stop(signum: int, frame: object) -> None:
+        raise StoppedError("terminated", signum)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

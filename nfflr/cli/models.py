@@ -55,7 +55,7 @@ def _source(citation: str) -> str:
 
 
 def _print(cards: list) -> None:
-    from .console import Console, Table
+    from .console import Table, show
 
     view = Table()
     for header in ("name", "elements"):
@@ -70,5 +70,4 @@ def _print(cards: list) -> None:
         view.add_row(
             card.name, card.formula or ", ".join(card.elements), *errors, taken, _source(card.citation)
         )
-    console = Console()
-    Console(width=None if console.is_terminal else 120).print(view)
+    show(view)

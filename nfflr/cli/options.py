@@ -1,51 +1,251 @@
-"""Command-line options made from a settings class, and settings made from options."""
+"""What several commands take: types of values, shared options, and options made from settings."""
 
 from __future__ import annotations
 
-import importlib
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import yaml
+from click.shell_completion import CompletionItem
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from ..errors import ConfigError, did_you_mean, plain_reason
 from ..units import plain_type, unit_of
-from .dress import dress_parameter
-from .threads import keep
 
-# What several commands have in common.
-TRUST: dict[str, Any] = {
-    "is_flag": True,
-    "help": "Read a model file of another package, which may run code that it holds.",
-}
+F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S", bound=BaseModel)
+FEW = 3  # choices, among which no hint is needed
 
-OUT: dict[str, Any] = {
-    "type": click.Path(path_type=Path),
-    "default": Path("."),
-    "show_default": True,
-    "help": "Folder for the results.",
+
+class Typed(click.ParamType):
+    """A type that says what stands for its value in help; an argument has its own name there."""
+
+    letters = ""
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        return self.letters if isinstance(param, click.Option) else None
+
+
+class Number(Typed):
+    """A number, with an inclusive least and largest value."""
+
+    name, letters, words = "float", "X", "a number"
+    kind: type = float
+
+    def __init__(self, least: float | None = None, largest: float | None = None):
+        self.least, self.largest = least, largest
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            number = self.kind(value)
+        except ValueError:
+            self.fail(f"{value!r} is not {self.words}{self._advice(str(value), param)}", param, ctx)
+        if self.least is not None and number < self.least:
+            self.fail(f"{number} is wrong; expected a value >= {self.least}", param, ctx)
+        if self.largest is not None and number > self.largest:
+            self.fail(f"{number} is wrong; expected a value <= {self.largest}", param, ctx)
+        return number
+
+    def _advice(self, text: str, param: click.Parameter | None) -> str:
+        if param is not None and param.nargs > 1:
+            return f"; expected {param.metavar}"
+        digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZÅ°%/^³ ")
+        try:
+            number = float(text if self.kind is int else digits)
+        except ValueError:
+            return ""
+        if self.kind is int:
+            return f"; write {number:.0f}" if number.is_integer() and "e" in text else ""
+        return f"; leave the unit out, as {digits}"
+
+
+class Whole(Number):
+    """A whole number."""
+
+    name, letters, words = "integer", "N", "a whole number"
+    kind = int
+
+
+class Choice(click.Choice):
+    """One of some words, in any case; of many the nearest is proposed for a wrong one."""
+
+    def __init__(self, choices: Sequence[str]):
+        super().__init__(choices, case_sensitive=False)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        return "NAME" if is_long(self.choices) else super().get_metavar(param, ctx)
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        hint = did_you_mean(str(value), self.choices) if len(self.choices) > FEW else ""
+        return super().get_invalid_choice_message(value, ctx).rstrip(".") + hint
+
+
+class File(Typed, click.Path):
+    """A path, of a file unless the letters say something else."""
+
+    def __init__(self, letters: str = "FILE", path_type: type = Path):
+        click.Path.__init__(self, path_type=path_type)
+        self.letters = letters
+
+
+class Potential(Typed):
+    """What ``open_calculator`` takes."""
+
+    name, letters = "potential", "NAME|FILE"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Names of bundled potentials, or else files."""
+        from ..cards import bundled_calculators
+
+        names = [CompletionItem(name) for name in bundled_calculators() if name.startswith(incomplete)]
+        return names or [CompletionItem(incomplete, type="file")]
+
+
+FILE, FOLDER, POTENTIAL = File(), File("DIR"), Potential()
+SOURCE = File("DATA", str)  # of labelled data, some of which have names
+
+
+def _declared(*names: str, **attributes: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    return names, attributes
+
+
+SHARED = {
+    "model": _declared(
+        "--model",
+        "-m",
+        type=POTENTIAL,
+        required=True,
+        help="Bundled name, run folder, checkpoint, or another package's, as chgnet, mace:FILE or "
+        "ase:MODULE:CLASS.",
+    ),
+    "device": _declared(
+        "--device",
+        default="cpu",
+        show_default=True,
+        metavar="DEVICE",
+        help="Where to compute: cpu, cuda or cuda:N.",
+    ),
+    "dtype": _declared(
+        "--dtype", type=Choice(["float32", "float64"]), help="Precision; default: the model's."
+    ),
+    "compile": _declared(
+        "--compile/--no-compile",
+        default=None,
+        help="Evaluate a compiled form of the model; default: if its kernel is built already, or an MD is so "
+        "long that to build it (some seconds) pays.",
+    ),
+    "threads": _declared(
+        "--threads",
+        type=Whole(1),
+        help="Processor threads; default: the environment's number, else no more than help.",
+    ),
+    "trust": _declared(
+        "--trust",
+        is_flag=True,
+        help="Read a model file of another package, which may run code that it holds.",
+    ),
+    "out": _declared(
+        "--out", "-o", type=FOLDER, default=Path("."), show_default=True, help="Folder for the results."
+    ),
+    "config": _declared(
+        "--config", type=FILE, help="YAML file of settings (default: none); options given here win."
+    ),
+    "overwrite": _declared("--overwrite", is_flag=True, help="Replace results that exist."),
+    "resume": _declared(
+        "--resume",
+        is_flag=True,
+        help="Continue the run that was interrupted, or a finished md to more --steps.",
+    ),
 }
-THREADS: dict[str, Any] = {
-    "type": click.IntRange(min=1),
-    "expose_value": False,  # what computes asks nfflr.cli.threads
-    "callback": keep,
-    "help": "Processor threads; default: the environment's number, else no more than help.",
+DATA = {  # of labelled data: what their numbers are
+    "energy_units": _declared(
+        "--energy-units",
+        metavar="UNIT",
+        help="Energy unit of the data: eV, eV/atom, Ha, Ha/atom, Ry, kcal/mol or kJ/mol; default: what its "
+        "format says.",
+    ),
+    "force_units": _declared(
+        "--force-units",
+        metavar="UNIT",
+        help="Force unit of the data: eV/Å, Ha/Bohr, kcal/mol/Å …; default: that of the energy per Å.",
+    ),
+    "force_sign": _declared(
+        "--force-sign",
+        type=Choice(["1", "-1"]),
+        help="-1: the data hold gradients of the energy instead of forces; default: 1.",
+    ),
+    "stress_units": _declared(
+        "--stress-units",
+        metavar="UNIT",
+        help="Stress unit of the data: eV/Å^3, GPa, kbar, or eV for virials (stress × volume); default: what "
+        "its format says.",
+    ),
+    "stress_sign": _declared(
+        "--stress-sign",
+        type=Choice(["1", "-1"]),
+        help="1: tension is positive; -1: pressure is (VASP, and virials of QUIP, GAP and MACE); default: "
+        "what the format says.",
+    ),
+    "stress_order": _declared(
+        "--stress-order",
+        help="Order of six stress components: voigt (ASE) or vasp; default: what the format says.",
+    ),
+    "keys": _declared(
+        "--key",
+        "keys",
+        multiple=True,
+        metavar="LABEL=NAME",
+        help="Name of a label in the data, as total_energy=dft_energy; repeated.",
+    ),
 }
-COMPILE: dict[str, Any] = {
-    "default": None,
-    "help": "Evaluate a compiled form of the model; default: if its kernel is built already, or an MD is so "
-    "long that to build it (some seconds) pays.",
-}
-DEVICE: dict[str, Any] = {
-    "default": "cpu",
-    "show_default": True,
-    "help": "Where to compute: cpu, cuda or cuda:N.",
-}
+LABELS = ("total_energy", "forces", "stress")
+
+
+def shared_option(name: str, **changes: Any) -> click.Option:
+    """The option of this name, the same for every command but for ``changes``."""
+    names, attributes = SHARED[name]
+    return click.Option(list(names), **(attributes | changes))
+
+
+def shared(*names: str, **changes: Any) -> Callable[[F], F]:
+    """Adds the options of these names to a command; ``changes`` are attributes of all of them."""
+    options = {**SHARED, **DATA}
+
+    def add(function: F) -> F:
+        for name in reversed(names):
+            words, attributes = options[name]
+            function = click.option(*words, **(attributes | changes))(function)
+        return function
+
+    return add
+
+
+def dataset_arguments(options: dict[str, Any], labels: Sequence[str] = LABELS) -> dict[str, Any]:
+    """Arguments of ``AtomsDataset`` for ``DATA`` as given; ``labels`` may be named by ``--key``.
+
+    Raises:
+        ConfigError: a label is not known, or there is no equals sign.
+    """
+    keys: dict[str, str] = {}
+    for text in options["keys"]:
+        label, equals, name = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--key: got {text!r}; expected LABEL=NAME, such as total_energy=dft_energy")
+        if label not in labels:
+            raise ConfigError(
+                f"--key: got {label!r}; expected one of {', '.join(labels)}{did_you_mean(label, labels)}"
+            )
+        keys[label] = name
+    arguments = {name: options[name] for name in DATA if name != "keys"}
+    for name in ("force_sign", "stress_sign"):
+        arguments[name] = arguments[name] and int(arguments[name])
+    return {**arguments, "keys": keys}
 
 
 class Setting(click.Option):
@@ -67,44 +267,26 @@ class SettingsCommand(click.Command):
                     formatter.write_dl(records)
 
 
-def with_settings(module: str, name: str) -> type[click.Command]:
-    """A class of commands with an option for each field of some settings, imported when asked for."""
-
-    class Command(SettingsCommand):
-        def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-            if not self.added:
-                self.params += settings_options(getattr(importlib.import_module(module, __package__), name))
-                self.added = True
-            return super().get_params(ctx)
-
-        added = False
-
-    return Command
-
-
 def settings_options(settings: type[BaseModel]) -> list[click.Parameter]:
     """One option per field: its type, default, help text and unit are the field's."""
     return [_option(name, field) for name, field in settings.model_fields.items()]
 
 
 def _option(name: str, field: FieldInfo) -> Setting:
-    unit, flag, kind = unit_of(field), name.replace("_", "-"), plain_type(field.annotation)
-    help_text = with_unit(field.description or name, unit)
-    shown = field.default
+    flag, kind, shown = name.replace("_", "-"), plain_type(field.annotation), field.default
+    text = with_unit(field.description or name, unit_of(field))
     if kind is bool:
         shown = {True: flag, False: f"no-{flag}"}.get(shown)
     elif isinstance(shown, tuple):
         shown = " ".join(map(str, shown))
     choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
     if is_long(choices):
-        help_text += f" One of {', '.join(choices)}."
-    if shown is not None or "default:" not in help_text:
-        help_text += f"  [default: {'none' if shown is None else shown}]"
+        text += f" One of {', '.join(choices)}."
+    if shown is not None or "default:" not in text:
+        text += f"  [default: {'none' if shown is None else shown}]"
     declaration = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
     # The default is shown but not set, so that a --config file stands where no option is given.
-    option = Setting([declaration, name], default=None, help=help_text, **_click_type(kind))
-    dress_parameter(option)
-    return option
+    return Setting([declaration, name], default=None, help=text, **_click_type(kind))
 
 
 def with_unit(text: str, unit: str | None) -> str:
@@ -118,49 +300,51 @@ def is_long(choices: Sequence[str]) -> bool:
     return len("|".join(choices)) > 40
 
 
-def _click_type(kind) -> dict:
-    origin, parts = typing.get_origin(kind), [plain_type(a) for a in typing.get_args(kind)]
+def _click_type(kind: Any) -> dict[str, Any]:
+    origin, parts = typing.get_origin(kind), [plain_type(part) for part in typing.get_args(kind)]
     if kind is bool:
         return {}
     if origin is typing.Literal:
-        return {
-            "type": click.Choice(parts, case_sensitive=False),
-            **({"metavar": "NAME"} if is_long(parts) else {}),
-        }
+        return {"type": Choice(parts)}
     if origin is tuple and Ellipsis not in parts:
-        return {"type": tuple(parts), "metavar": " ".join("N" if part is int else "X" for part in parts)}
+        types = tuple(_value_type(part) for part in parts)
+        return {"type": types, "metavar": " ".join(getattr(t, "letters", "X") for t in types)}
     if origin in (tuple, list):  # any number: the option is given several times
-        return {"type": parts[0], "multiple": True}
-    return {"type": kind}
+        return {"type": _value_type(parts[0]), "multiple": True}
+    return {"type": _value_type(kind)}
 
 
-def read_settings(settings: type[BaseModel], config: Path | None, values: dict) -> BaseModel:
+def _value_type(kind: type) -> Any:
+    return {int: Whole(), float: Number(), Path: FILE}.get(kind, kind)
+
+
+def read_settings(settings: type[S], config: Path | None, values: dict[str, Any]) -> S:
     """Defaults, then the YAML file, then the options that were given.
 
     Raises:
         ConfigError: missing file, unknown key (with the nearest match), or a wrong value.
     """
-    given = {key: value for key, value in values.items() if value not in (None, ())}
+    options = {key: value for key, value in values.items() if value not in (None, ())}
     try:
-        return settings(**(_read_yaml(config, settings) if config is not None else {}) | given)
+        return settings(**(_read_yaml(config, settings) if config is not None else {}) | options)
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "options"
-        flag = f"--{name.replace('_', '-')}" if first["loc"] else name
-        if config is not None and first["loc"] and name not in given:
-            flag = f"{config}: {name}"
         if not first["loc"]:  # settings that do not go together, which say it themselves
-            raise ConfigError(f"{flag}: {first['msg'].removeprefix('Value error, ')}; see --help") from error
-        raise ConfigError(f"{flag}: {plain_reason(first)}; see --help") from error
+            reason = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"options: {reason}; see --help") from error
+        name = str(first["loc"][0])
+        in_file = config is not None and name not in options
+        item = f"{config}: {name}" if in_file else f"--{name.replace('_', '-')}"
+        raise ConfigError(f"{item}: {plain_reason(first)}; see --help") from error
 
 
-def _read_yaml(config: Path, settings: type[BaseModel]) -> dict:
+def _read_yaml(config: Path, settings: type[BaseModel]) -> dict[str, Any]:
     if not config.is_file():
         raise ConfigError(f"{config}: no such file; give a YAML file of settings")
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{config}: not valid YAML ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"{config}: not valid YAML ({error})") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{config}: expected 'name: value' lines")
     for key in content:
@@ -168,15 +352,3 @@ def _read_yaml(config: Path, settings: type[BaseModel]) -> dict:
             hint = did_you_mean(str(key), settings.model_fields)
             raise ConfigError(f"{config}: unknown setting {key!r}{hint or '; see --help'}")
     return content
-
-
-def label_names(keys: Sequence[str]) -> dict[str, str]:
-    """``--key LABEL=NAME`` as given, name of a label → its name in the data.
-
-    Raises:
-        ConfigError: no equals sign.
-    """
-    for key in keys:
-        if "=" not in key:
-            raise ConfigError(f"--key: got {key!r}; expected LABEL=NAME, such as total_energy=dft_energy")
-    return dict(key.split("=", 1) for key in keys)

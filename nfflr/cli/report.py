@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from ..storage.files import claim_folder, write_atomically
-from .output import refuse_existing
+from ..workflows.framework.result_files import refuse_existing
+from .options import FILE, FOLDER, shared
 
 TOPIC = "Make a potential"
 PLACE = 4
 EXAMPLES = ("nff report runs/si",)
 
 PAGE = "report.html"
-FILE = click.Path(path_type=Path)
 
 
 @click.command("report")
-@click.argument("run", type=FILE)
+@click.argument("run", type=FOLDER)
 @click.option("--data", type=FILE, help="Labelled structures for the parity plots; default: the run's own.")
 @click.option("--check", "checks", type=FILE, multiple=True, help="Result of nff check, besides RUN's own.")
 @click.option("--validate", "validations", type=FILE, multiple=True, help="Result of nff validate, likewise.")
-@click.option("--out", "-o", type=FILE, help="Folder for the page; default: the run's.")
-@click.option("--overwrite", is_flag=True, help="Replace a page that exists.")
+@click.option("--out", "-o", type=FOLDER, help="Folder for the page; default: the run's.")
+@shared("overwrite")
 def command(run, data, checks, validations, out, overwrite) -> int:
     """Write one self-contained page about a training run.
 

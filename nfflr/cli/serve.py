@@ -6,21 +6,20 @@ import ipaddress
 import socket
 import time
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from ..errors import ConfigError, ResourceError, StructureError
-from .opening import Models
-from .options import COMPILE, DEVICE, THREADS, TRUST
+from ..jobs.opening import Models
+from .options import FILE, Number, Whole, shared
 
 TOPIC = "Faster, and in other programs"
 PLACE = 3
 EXAMPLES = (
-    "nff serve mlearn-si si.xyz --unix silicon",
-    "nff serve chgnet MgO.cif --port 31415",
+    "nff serve si.xyz --model mlearn-si --unix silicon",
+    "nff serve MgO.cif --model chgnet --port 31415",
 )
 
 if TYPE_CHECKING:
@@ -32,24 +31,20 @@ PAUSE = 0.2  # s between attempts to reach a server that is not there yet
 
 
 @click.command("serve")
-@click.argument("checkpoint")
-@click.argument("structure", type=click.Path(path_type=Path))
+@click.argument("structure", type=FILE)
+@shared("model")
 @click.option(
     "--unix",
     metavar="NAME",
     help="The <address> in i-PI's input: UNIX socket /tmp/ipi_NAME (default: none).",
 )
-@click.option(
-    "--port", type=click.IntRange(1, 65535), help="Port on this machine, without --unix (default: none)."
-)
+@click.option("--port", type=Whole(1, 65535), help="Port on this machine, without --unix (default: none).")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Name of this machine, for --port.")
-@click.option("--wait", type=float, default=60.0, show_default=True, help="Longest wait for the server (s).")
-@click.option("--device", **DEVICE)
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the model's.")
-@click.option("--compile/--no-compile", **COMPILE)
-@click.option("--trust", **TRUST)
-@click.option("--threads", **THREADS)
-def command(checkpoint, structure, unix, port, host, wait, device, dtype, compile, trust) -> int:
+@click.option(
+    "--wait", type=Number(), default=60.0, show_default=True, help="Longest wait for the server (s)."
+)
+@shared("device", "dtype", "compile", "trust", "threads")
+def command(structure, model, unix, port, host, wait, device, dtype, compile, trust, threads) -> int:
     """Serve energies and forces to i-PI, or any program that speaks its protocol.
 
     STRUCTURE says which elements the atoms are, in the server's order, and which axes are periodic; positions
@@ -70,7 +65,8 @@ def command(checkpoint, structure, unix, port, host, wait, device, dtype, compil
         )
     # The server integrates: forces that a constraint has changed would change its dynamics.
     atoms = without_constraints(read_structure(structure), str(structure), SERVED)
-    atoms.calc = Models((checkpoint,), device, dtype, compile, trust).calculator(checkpoint, len(atoms))
+    models = Models((model,), device, dtype, compile, trust, threads, click.echo)
+    atoms.calc = models.calculator(model, len(atoms))
     where = f"/tmp/ipi_{unix}" if unix else f"{host}:{port}"
     client = _connect(where, wait, {"unixsocket": unix} if unix else {"host": host, "port": port})
     click.echo(f"serving {where}")

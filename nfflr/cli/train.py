@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from ..train.objective import Column
     from ..validation.suite import Report
 
+from ..jobs.threads import set_threads
+from ..workflows.framework.progress_bar import steady, training_bar
+from .judgement import command_line
 from .launch import launch
-from .options import THREADS
-from .progress import steady, training_bar
-from .threads import apply, demand, option
+from .options import FILE, FOLDER, POTENTIAL, Whole, shared
 
 TOPIC = "Make a potential"
 PLACE = 3
@@ -40,19 +41,20 @@ def print_schema(context: click.Context, parameter: click.Parameter, asked: bool
 
 
 @click.command("train")
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=FILE)
+@click.option("--out", "-o", type=FOLDER, help="Folder for the results; default: the config's.")
+@click.option("--seed", type=Whole(), help="Seed of weights and batches; default: the config's random_seed.")
+@click.option("--epochs", type=Whole(), help="Passes over the training data; default: the config's epochs.")
 @click.option(
-    "--out", "-o", type=click.Path(path_type=Path), help="Folder for the results; default: the config's."
+    "--device", metavar="DEVICE", help="cpu or cuda; default: the config's, else a GPU if there is one."
 )
-@click.option("--seed", type=int, help="Seed of weights and batches; default: the config's random_seed.")
-@click.option("--epochs", type=int, help="Passes over the training data; default: the config's epochs.")
-@click.option("--device", help="cpu or cuda; default: the config's, else a GPU if there is one.")
 @click.option(
     "--init-from",
+    type=POTENTIAL,
     help="File, run folder or bundled name whose weights to start from; default: random.",
 )
 @click.option("--compile/--no-compile", default=None, help="Compile the step; default: the config's choice.")
-@click.option("--nproc", type=click.IntRange(min=1), help="Processes to share each batch; default: 1.")
+@click.option("--nproc", type=Whole(1), help="Processes to share each batch; default: 1.")
 @click.option("--resume", is_flag=True, help="Continue from the newest state in the output folder.")
 @click.option("--overwrite", is_flag=True, help="Replace a model that exists in the output folder.")
 @click.option(
@@ -63,8 +65,8 @@ def print_schema(context: click.Context, parameter: click.Parameter, asked: bool
     callback=print_schema,
     help="Print the JSON schema of YAML configs, and end.",
 )
-@click.option("--threads", **THREADS)
-def command(config, out, seed, epochs, device, init_from, compile, nproc, resume, overwrite) -> int:
+@shared("threads")
+def command(config, out, seed, epochs, device, init_from, compile, nproc, resume, overwrite, threads) -> int:
     """Train a model from a config file.
 
     CONFIG is Python that defines the settings, or YAML that names them; nff init writes both.
@@ -79,11 +81,11 @@ def command(config, out, seed, epochs, device, init_from, compile, nproc, resume
         "device": device,
         "init_from": init_from,
         "compile": compile,
-        "threads": option(),
+        "threads": threads,
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     arguments = {"config": config, "overrides": overrides, "resume": resume, "overwrite": overwrite}
-    arguments["command"] = shlex.join(["nff", *click.get_current_context().obj])
+    arguments["command"] = command_line()
     return launch(run, arguments, nproc)
 
 
@@ -103,7 +105,10 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
         f"{sizes['train']} training, {sizes['val']} validation structures; "
         f"{sum(p.numel() for p in settings.model.parameters())} parameters; output in {out}"
     )
-    say(set_training_threads(settings))
+    # A step is thousands of small operations, which threads make no faster; on a busy machine they wait for
+    # each other. Nothing is measured here: rounding depends on the number of threads, and a run that is
+    # resumed equals the uninterrupted one to the last bit.
+    say(set_threads(overrides.get("threads"), configured=settings.threads))
     columns, wanted = make_objective(settings).columns, selectors(settings.select_by)
     watched = settings.progress and sys.stderr.isatty()
     with training_bar("train", watched and is_first()) as update:
@@ -144,23 +149,12 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
     return 0
 
 
-def set_training_threads(settings: TrainingConfig) -> str:
-    """Set the threads of this process for a training; returns the line that says how many and why.
-
-    A step is thousands of small operations, which threads make no faster; on a busy machine they wait for
-    each other. Nothing is measured here: rounding depends on the number of threads, and a run that is resumed
-    equals the uninterrupted one to the last bit.
-    """
-    asked = demand(settings.threads)
-    return apply(*asked) if asked is not None else apply(1, "--threads N for more")
-
-
 def next_steps(settings: TrainingConfig, out: Path) -> str:
     """What one does with a run, as commands to copy; words in capitals stand for files."""
     folder = shlex.quote(str(_near(out)))
     source = settings.dataset.origin["test_source"]
     data = shlex.quote(str(_near(Path(source)))) if isinstance(source, str | Path) else "DATA"
-    commands = [f"nff report {folder}", f"nff evaluate {folder} {data}"]
+    commands = [f"nff report {folder}", f"nff evaluate {data} --model {folder}"]
     if settings.dataset.is_force_field:
         commands.append(f"nff relax STRUCTURE --model {folder}")
     return "next: " + "\n      ".join(commands)

@@ -2,72 +2,64 @@
 
 from __future__ import annotations
 
-import time
+import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import ConfigError
-from ..storage.files import claim_folder, write_figure, write_json
-from .options import DEVICE, OUT, THREADS, TRUST
-from .output import provenance, refuse_existing
-from .sources import source_name
+from ..jobs.opening import Models, source_name
+from .console import PIPE_WIDTH, Console, Table, styled
+from .judgement import Judgement
+from .options import FOLDER, shared
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from ..validation.suite import Report
+    from ..validation.tasks import Outcome
 
 TOPIC = "Judge a potential"
 PLACE = 4
-EXAMPLES = ("nff validate runs/1 calculators/mlearn-si/suite",)
+EXAMPLES = ("nff validate calculators/mlearn-si/suite --model runs/1",)
 
 
 @click.command("validate")
-@click.argument("checkpoint")
-@click.argument("suite", required=False, type=click.Path(path_type=Path))
+@click.argument("suite", required=False, type=FOLDER)
+@shared("model")
 @click.option("--task", "tasks", multiple=True, metavar="NAME", help="Run this task only; may be repeated.")
-@click.option("--device", **DEVICE)
-@click.option(
-    "--dtype", type=click.Choice(["float32", "float64"]), help="Precision; default: the checkpoint's."
-)
-@click.option("--trust", **TRUST)
-@click.option("--out", "-o", **OUT)
-@click.option("--overwrite", is_flag=True, help="Replace results that exist.")
-@click.option("--threads", **THREADS)
-def command(checkpoint, suite, tasks, device, dtype, trust, out, overwrite) -> int:
+@shared("device", "dtype", "trust", "out", "overwrite", "threads")
+def command(suite, model, tasks, device, dtype, trust, out, overwrite, threads) -> int:
     """Measure the physics of a checkpoint by a suite of tasks: table, limits, figure.
 
-    Takes another package's potential too, as --model does: chgnet, mace:FILE, ase:MODULE:CLASS, …
     A suite is a folder with suite.yaml, structures, and references; without one, that of the bundled
-    calculator is taken. Prints a table and writes <checkpoint>-validate.json and <checkpoint>-validate.png.
+    calculator is taken. Prints a table and writes <name>-validate.json and <name>-validate.png.
     Exits with 5 if a task failed or a limit is exceeded; the files are written all the same.
     """
     from ..validation.reading import read_suite
     from ..validation.score_figure import draw
-    from .opening import Models
-    from .progress import step_bar
-    from .scoretable import print_report
+    from ..workflows.framework.progress_bar import step_bar
 
-    folder = _own_suite(checkpoint) if suite is None else suite
-    chosen = read_suite(folder).only(tasks)
-    stem = source_name(checkpoint)
-    paths = {kind: out / f"{stem}-validate.{kind}" for kind in ("json", "png")}
-    refuse_existing(paths.values(), overwrite)
-    calculator = Models((checkpoint,), device, dtype, compile=False, trust=trust).calculator(checkpoint)
-    claim_folder(out)
-    started = time.perf_counter()
+    folder = _own_suite(model) if suite is None else suite
+    selected = read_suite(folder).only(tasks)
+    stem = source_name(model)
+    files = Judgement(out, f"{stem}-validate", overwrite)
+    models = Models((model,), device, dtype, False, trust, threads, click.echo)
+    calculator = models.calculator(model)
+    files.begin()
     with step_bar(f"validate {stem}") as progress:
-        report = chosen.run(calculator, progress)
-    title = f"{checkpoint} on {folder}"
-    print_report(report, title)
+        report = selected.run(calculator, progress)
+    title, description = f"{model} on {folder}", calculator.todict()
+    _print_report(report, title)
     record = {
-        "checkpoint": {"source": str(checkpoint), "digest": calculator.todict()["digest"]},
-        "calculator": calculator.todict(),
+        "checkpoint": {"source": model, "digest": description["digest"]},
+        "calculator": description,
         "suite": str(folder),
         **report.record(),
-        "wall_time_s": time.perf_counter() - started,
-        **provenance(),
     }
-    write_figure(paths["png"], draw(report, title))
-    write_json(paths["json"], record)
-    for path in paths.values():
-        click.echo(f"  wrote {path}")
+    files.write(record, draw(report, title))
     return 0 if report.passed else 5
 
 
@@ -85,3 +77,54 @@ def _own_suite(checkpoint: str) -> Path:
         bundled = ", ".join(sorted(having)) or "none"
         raise ConfigError(f"{checkpoint}: brings no suite; give the folder of one (bundled: {bundled})")
     return having[checkpoint]
+
+
+HEADERS = ("task", "", "score", "value", "limit", "unit", "time (s)")
+
+
+def _print_report(report: Report, title: str) -> None:
+    """One row for each score, failures with their message, and the coverage."""
+    view = Table(title=title, title_justify="left")
+    longest = max(len(name) for outcome in report.outcomes for name in outcome.scores)
+    for header in HEADERS:
+        is_number = header in ("value", "limit", "time (s)")
+        width = longest if header == "score" else None  # frequency_mae and frequency_max stay apart
+        view.add_column(header, justify="right" if is_number else "left", min_width=width, overflow="fold")
+    for outcome in report.outcomes:
+        for row in _rows(outcome):
+            view.add_row(*row)
+    console = Console(PIPE_WIDTH)
+    console.print(view)
+    for outcome in report.outcomes:
+        if outcome.status != "scored":
+            console.print(f"{outcome.task.name} {outcome.status}: {outcome.message}")
+    scored = sum(outcome.status == "scored" for outcome in report.outcomes)
+    beyond = sum(len(outcome.exceeded) for outcome in report.outcomes)
+    limits = sum(len(outcome.task.limits) for outcome in report.outcomes)
+    console.print(
+        f"coverage {scored}/{len(report.outcomes)} tasks; {beyond} of {limits} limits exceeded; "
+        f"{report.seconds:.1f} s",
+        highlight=False,
+    )
+
+
+def _rows(outcome: Outcome) -> Iterator[list[str | Text]]:
+    first: list[str | Text] = [outcome.task.name, _verdict(outcome)]
+    for name, value in outcome.scores.items():
+        limit = outcome.task.limits.get(name)
+        shown = f"{value:.4g}" if math.isfinite(value) else "–"
+        yield [
+            *first,
+            name,
+            styled(shown, "red") if name in outcome.exceeded else shown,
+            "" if limit is None else f"{limit:g}",
+            outcome.units[name],
+            f"{outcome.seconds:.1f}" if first[0] else "",
+        ]
+        first = ["", ""]
+
+
+def _verdict(outcome: Outcome) -> str | Text:
+    if outcome.status != "scored":
+        return styled(outcome.status, "red")
+    return styled("over", "red") if outcome.exceeded else "ok"

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import click
 
-from ..errors import ConfigError
+from ..jobs.plan import Listener, Outcome, Plan
 from ..workflows.framework.contract import Workflow, file_fields, find_workflow
-from .dress import complete_model
-from .options import COMPILE, OUT, THREADS, TRUST, SettingsCommand, read_settings, settings_options
-from .resume import OPTION as RESUME
+from ..workflows.framework.interface import Progress
+from ..workflows.framework.progress_bar import step_bar, training_bar
+from ..workflows.framework.results import describe
+from .judgement import command_line
+from .options import FILE, Choice, SettingsCommand, Whole, read_settings, settings_options, shared_option
+from .printing import fail, say_written
 
-if TYPE_CHECKING:  # help and completion need none of what computes
-    from .job_run import Job
-
-SHARED = ("model", "compare", "device", "dtype", "compile", "trust", "out", "overwrite", "resume", "format")
 SPREAD = [
     click.Option(
         ["--jobs", "-j"],
-        type=click.IntRange(min=1),
+        type=Whole(1),
         default=1,
         show_default=True,
         help="Structures done at a time, each by a process of its own with one thread.",
     ),
     click.Option(
         ["--cluster"],
-        type=click.Path(path_type=Path),
+        type=FILE,
         help="Python file with a parsl.Config, 'config', whose workers do the structures (default: none).",
     ),
 ]
@@ -50,7 +50,7 @@ def workflow_command(name: str) -> click.Command:
         name,
         callback=lambda **values: run_workflow(workflow, values),
         params=[
-            *(click.Argument([a], nargs=-1 if several else 1, required=True) for a in arguments),
+            *(click.Argument([a], type=FILE, nargs=-1 if several else 1, required=True) for a in arguments),
             *settings_options(workflow.settings),
             *_shared_options(workflow, several),
         ],
@@ -60,44 +60,34 @@ def workflow_command(name: str) -> click.Command:
 
 
 def _shared_options(workflow: Workflow, several: bool) -> list[click.Parameter]:
-    path, name = click.Path(path_type=Path), workflow.name
+    model = shared_option(
+        "model",
+        multiple=True,
+        required=False,
+        help="Bundled name, run folder, checkpoint, or another package's: chgnet, mace:FILE, "
+        "ase:MODULE:CLASS, …; default: a bundled one that fits, else an installed universal one. "
+        "Given again: further models to compare the first with.",
+    )
     compare = click.Option(
         ["--compare"],
-        type=path,
+        type=FILE,
         multiple=True,
         help="JSON of an earlier result, or a folder of them, to draw in the plot too; may be repeated.",
     )
+    common = map(shared_option, ("device", "dtype", "compile", "threads", "trust", "out"))
     return [
-        click.Option(
-            ["--model", "-m"],
-            multiple=True,
-            shell_complete=complete_model,
-            help="Bundled name, run folder, checkpoint, or another package's: chgnet, mace:FILE, "
-            "ase:MODULE:CLASS, …; default: a bundled one that fits, else an installed universal one. "
-            "Given again: further models to compare the first with.",
-        ),
+        model,
         *([compare] if workflow.overlays else []),
-        click.Option(
-            ["--device"],
-            default="cpu",
-            show_default=True,
-            help="Where to compute: cpu, cuda or cuda:N.",
-        ),
-        click.Option(
-            ["--dtype"], type=click.Choice(["float32", "float64"]), help="Precision; default: the model's."
-        ),
-        click.Option(["--compile/--no-compile"], **COMPILE),
-        click.Option(["--threads"], **THREADS),
-        click.Option(["--trust"], **TRUST),
-        click.Option(["--out", "-o"], **OUT),
+        *common,
         *([_format_option()] if "structure" in file_fields(workflow.result).values() else []),
-        click.Option(
-            ["--config"], type=path, help="YAML file of settings (default: none); options given here win."
-        ),
-        click.Option(["--overwrite"], is_flag=True, help="Replace results that exist."),
-        *([RESUME] if workflow.archives or several else []),
+        *map(shared_option, ("config", "overwrite")),
+        *([shared_option("resume")] if workflow.archives or several else []),
         *(SPREAD if several else []),
-        *([click.Option(["--batch"], is_flag=True, help=BATCHED[name])] if name in BATCHED else []),
+        *(
+            [click.Option(["--batch"], is_flag=True, help=BATCHED[workflow.name])]
+            if workflow.name in BATCHED
+            else []
+        ),
     ]
 
 
@@ -106,47 +96,59 @@ def _format_option() -> click.Option:
 
     return click.Option(
         ["--format"],
-        type=click.Choice(list(FORMATS)),
+        type=Choice(list(FORMATS)),
         help="Format of structures that are written; default: the input's, or extended XYZ where that cannot "
         "hold what a structure carries.",
     )
 
 
-def run_workflow(workflow: Workflow, values: dict) -> int:
+def run_workflow(workflow: Workflow, values: dict[str, Any]) -> int:
     """Run a workflow on every structure named; returns the largest exit code (5: not converged)."""
-    from .batched import all_together
-    from .job_run import Run
-    from .output import refuse_existing
-    from .pool import open_workers
-    from .spreading import one_by_one, side_by_side
-    from .worker import Assignment
+    from ..jobs.many import run_many
 
-    shared = {key: values.pop(key, ()) for key in SHARED}
-    cluster, number, batch = values.pop("cluster", None), values.pop("jobs", 1), values.pop("batch", False)
-    config, jobs = values.pop("config"), _jobs(workflow, values)
-    run = Run(workflow, read_settings(workflow.settings, config, values), jobs, **shared)
-    if run.several:
-        refuse_existing([run.table.path], run.overwrite or run.resume)
-    context = click.get_current_context()
-    debug = context.find_root().params["debug"]
-    if batch:
-        if cluster is not None or number > 1:
-            raise ConfigError("--batch: is done by one process; leave --jobs and --cluster out")
-        return all_together(run, debug)
-    if len(jobs) == 1 or (cluster is None and number == 1):
-        return one_by_one(run, debug)
-    assignment = Assignment(
-        workflow.name, run.settings, tuple(jobs), shared, tuple(context.obj), Path.cwd(), debug
+    arguments = [values.pop(name) for name in ("structure",) if name in values]
+    structures = arguments[0] if arguments else [tuple(values.pop(name) for name in workflow.structures)]
+    settings = {name: values.pop(name) for name in workflow.settings.model_fields}
+    outcomes = run_many(
+        workflow.name,
+        structures,
+        values.pop("model") or None,
+        read_settings(workflow.settings, values.pop("config"), settings),
+        listener=Printer(click.get_current_context().find_root().params["debug"]),
+        command=command_line(),
+        **values,
     )
-    return side_by_side(run, assignment, open_workers(cluster, min(number, len(jobs))))
+    return max(outcome.exit_code for outcome in outcomes)
 
 
-def _jobs(workflow: Workflow, values: dict) -> list[Job]:
-    from .job_run import Job
-    from .structure_files import find_structures, result_stems
+class Printer(Listener):
+    """Prints what ``run_many`` tells."""
 
-    if len(workflow.structures) > 1:
-        paths = tuple(Path(values.pop(name)) for name in workflow.structures)
-        return [Job(paths, result_stems(paths)[0])]
-    found = find_structures(values.pop("structure"))
-    return [Job((path,), stem) for path, stem in zip(found, result_stems(found), strict=True)]
+    def __init__(self, debug: bool):
+        self.debug, self.several = debug, False
+
+    def begin(self, plan: Plan) -> None:
+        self.several = plan.count > 1
+
+    def say(self, line: str) -> None:
+        click.echo(line)
+
+    def steps(self, title: str) -> AbstractContextManager[Progress]:
+        return step_bar(title)
+
+    def counts(self, title: str) -> AbstractContextManager[Callable[[int, int | None, str], None]]:
+        return training_bar(title)
+
+    def finished(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            if self.several and outcome.model:
+                click.echo(f"{outcome.item} with {outcome.model}:")
+            if outcome.result is not None:
+                click.echo(describe(outcome.result))
+            if self.debug and outcome.traceback:
+                click.echo(outcome.traceback, nl=False, err=True)
+            if outcome.exit_code:
+                named = "" if outcome.result is None else f"{outcome.item}: "
+                fail(named + outcome.message, outcome.exit_code)
+        for outcome in outcomes:
+            say_written(outcome.files.values())

@@ -63,7 +63,7 @@ class Plan(Record):
                     f"{path.parent}: a distillation was begun here; use --resume, or another --out"
                 )
             before = self.read(path)
-            pairs = {"teacher": (before.teacher, self.teacher)}
+            pairs = {"model": (before.teacher, self.teacher)}
             pairs |= {name: (before.settings.get(name), value) for name, value in self.settings.items()}
             for name, (old, new) in pairs.items():
                 if old != new:

@@ -337,6 +337,6 @@ def test_refusals_are_one_line(structure, capsys, tmp_path, arguments, code, tol
 
 def test_a_file_that_is_not_trusted_exits_with_4(installed, structure, capsys, tmp_path):
     (tmp_path / "m").write_bytes(b"x")
-    for command in (["energy", structure, "--model"], ["check"], ["bench"]):
+    for command in (["energy", structure, "--model"], ["check", "--model"], ["bench", "--model"]):
         assert run([*command, f"mace:{tmp_path / 'm'}", "--out", str(tmp_path / "o")]) == 4
         assert "--trust" in capsys.readouterr().err

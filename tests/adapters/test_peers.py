@@ -159,7 +159,7 @@ def test_commands_run(peer, tmp_path, command):
 def test_check_runs(peer, tmp_path):
     kind, source, _ = peer
     options = ["--elements", "Mg", "--elements", "O", "--trust", "--out", str(tmp_path)]
-    assert run(["check", source, *options]) in (0, 5)
+    assert run(["check", "--model", source, *options]) in (0, 5)
     (found,) = tmp_path.glob("*-check.json")
     record = json.loads(found.read_text())
     status = {row["name"]: row["status"] for row in record["checks"]}

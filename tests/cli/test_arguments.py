@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfflr.cli.arguments import as_click_takes
+from nfflr.cli.grammar import as_click_takes
 from nfflr.cli.main import run
+from nfflr.cli.options import Whole
 
-SUPERCELL = click.Option(["--supercell"], type=(int, int, int))
-SIZES = click.Option(["--sizes"], type=click.IntRange(min=1), multiple=True)
+SUPERCELL = click.Option(["--supercell"], type=(Whole(), Whole(), Whole()))
+SIZES = click.Option(["--sizes"], type=Whole(1), multiple=True)
 COMPARE = click.Option(["--compare"], type=click.Path(), multiple=True)
 CELL = click.Option(["--cell/--no-cell"])
 TRUST = click.Option(["--trust"], is_flag=True)
@@ -50,6 +51,41 @@ def test_signs_and_crosses():
     assert taken(["--supercell", "2x3×4"])["supercell"] == (2, 3, 4)
     assert taken(["--supercell", "[1,-1,0]"])["supercell"] == (1, -1, 0)
     assert taken(["--sizes", "8,64", "a.cif", "--sizes", "9"])["sizes"] == (8, 64, 9)
+    assert taken(["--sizes", "8", "64", "9", "a.cif"])["sizes"] == (8, 64, 9)
+
+
+@pytest.mark.parametrize("verb", ["check", "bench", "validate", "serve", "lammps", "evaluate"])
+def test_the_former_place_of_the_potential_is_told_with_the_line_to_write(verb, capsys):
+    assert run([verb, "mlearn-si", "x.xyz"]) == 2
+    line = f"nff {verb} x.xyz --model mlearn-si"
+    assert capsys.readouterr().err == f"error: --model: missing; write {line}; see nff {verb} --help\n"
+
+
+def test_options_of_former_versions_are_told(capsys):
+    for line, advice in (
+        ("distill a.cif --teacher chgnet", "--teacher: no such option; did you mean '--model'?"),
+        ("lammps --model x --data a.cif", "--data: no such option; structures stand without an option"),
+        (
+            "check --model x --structure a.cif",
+            "--structure: no such option; structures stand without an option",
+        ),
+    ):
+        assert run(line.split()) == 2
+        assert advice in capsys.readouterr().err
+
+
+def test_a_potential_alone_needs_no_option_where_nothing_else_is_taken(capsys):
+    assert run(["info", "mlearn-si"]) == 0
+    shown = capsys.readouterr().out
+    assert run(["info", "--model", "mlearn-si"]) == 0
+    assert capsys.readouterr().out == shown
+
+
+def test_a_structure_without_a_potential_is_not_taken_for_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "si.xyz").write_text("")
+    assert run(["check", "si.xyz"]) == 2
+    assert "--model: missing; give the name of a potential or its file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -99,7 +135,7 @@ def test_a_file_called_yes_is_a_structure(tmp_path, monkeypatch):
             "--model: no such option; options follow the command, as nff relax --model",
             "nff",
         ),
-        ("bench mlearn-si --sizes 8,x", "--sizes: '8,x' is not a whole number", "nff bench"),
+        ("bench --model mlearn-si --sizes 8,x", "--sizes: '8,x' is not a whole number", "nff bench"),
         (
             "md si.cif --temperature 300K",
             "--temperature: '300K' is not a number; leave the unit out, as 300",

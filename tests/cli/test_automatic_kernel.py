@@ -5,9 +5,9 @@ import json
 import pytest
 from ase.build import bulk
 
-from nfflr.cli import opening
 from nfflr.cli.main import run
 from nfflr.compiled.cache import compiler
+from nfflr.jobs import opening
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 

@@ -177,5 +177,5 @@ def test_debug_shows_the_traceback(capsys, tmp_path):
 def test_evaluate_refuses_damaged_data(capsys, tmp_path, checkpoint):
     data = tmp_path / "data.xyz"
     data.write_text('2\nLattice="5 0 0 0 5 0 0 0 5" Properties=species:S:1:pos:R:3 energy=1\nSi 0 0 0\n')
-    fails(capsys, ["evaluate", checkpoint, data, "-o", tmp_path / "out"], 3, data, "frame 0")
+    fails(capsys, ["evaluate", "--model", checkpoint, data, "-o", tmp_path / "out"], 3, data, "frame 0")
     assert not (tmp_path / "out").exists()

@@ -10,8 +10,8 @@ from ase.build import bulk
 from ase.calculators.calculator import Calculator
 
 from nfflr.calculator import NFFLrCalculator
+from nfflr.cli.bench import Stopwatch
 from nfflr.cli.main import run
-from nfflr.cli.stopwatch import Stopwatch
 from nfflr.validation.speed import Contestant, Timing, measure_speed, plot_speed, ratios
 
 EMT = "ase:ase.calculators.emt:EMT"
@@ -19,7 +19,7 @@ QUICK = ["--sizes", "8", "--sizes", "64", "--rounds", "2"]
 
 
 def bench(tmp_path, *arguments):
-    return run(["bench", "mlearn-si", *QUICK, *arguments, "--out", str(tmp_path)])
+    return run(["bench", "--model", "mlearn-si", *QUICK, *arguments, "--out", str(tmp_path)])
 
 
 def test_the_record_has_every_calculator_at_every_size(capsys, tmp_path):
@@ -67,7 +67,7 @@ def test_a_calculator_that_fails_says_why_and_the_others_go_on(tmp_path):
     ],
 )
 def test_refusals_are_one_line(arguments, said, capsys, tmp_path):
-    assert run(["bench", *arguments, "--out", str(tmp_path)]) == 2
+    assert run(["bench", "--model", *arguments, "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err.strip()
     assert any(one in error for one in said.split("|")) and "\n" not in error
     assert not list(tmp_path.iterdir())

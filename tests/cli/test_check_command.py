@@ -30,7 +30,7 @@ def copper(tmp_path):
 
 @pytest.mark.parametrize("model", ["mlearn-si", pytest.param("mlearn-si-alignn", marks=pytest.mark.slow)])
 def test_bundled_models_pass_in_both_precisions(capsys, tmp_path, model):
-    assert run(["check", model, "--out", str(tmp_path)]) == 0
+    assert run(["check", "--model", model, "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "closed loops" in shown and "fail" not in shown
     record = json.loads((tmp_path / f"{model}-check.json").read_text())
@@ -41,21 +41,21 @@ def test_bundled_models_pass_in_both_precisions(capsys, tmp_path, model):
 
 
 def test_float32_alone_passes_with_its_own_limits(tmp_path):
-    assert run(["check", "mlearn-si", "--dtype", "float32", "--out", str(tmp_path)]) == 0
+    assert run(["check", "--model", "mlearn-si", "--dtype", "float32", "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "mlearn-si-check.json").read_text())
     limits = {row["name"]: row["limit"] for row in record["checks"]}
     assert limits["forces = -dE/dx"] == 1e-3
 
 
 def test_any_calculator_on_a_structure(capsys, tmp_path, copper):
-    assert run(["check", EMT, "--structure", copper, "--out", str(tmp_path)]) == 0
+    assert run(["check", "--model", EMT, copper, "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "emt-check.json").read_text())
     assert record["elements"] == ["Cu"] and record["structures"] == [copper]
 
 
 def test_a_failure_exits_with_5_and_writes_all_the_same(capsys, tmp_path, importable):
     arguments = ["ase:planted:WrongStressSign", "--elements", "Cu", "--cutoff", "5"]
-    assert run(["check", *arguments, "--out", str(tmp_path)]) == 5
+    assert run(["check", "--model", *arguments, "--out", str(tmp_path)]) == 5
     shown = capsys.readouterr()
     assert "the sign is wrong" in " ".join(shown.out.split())
     assert shown.err.strip() == "error: ase:planted:WrongStressSign: failed stress = dE/dε / V"
@@ -82,7 +82,7 @@ def test_a_failure_exits_with_5_and_writes_all_the_same(capsys, tmp_path, import
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, told):
-    assert run(["check", *arguments, "--out", str(tmp_path)]) == 2
+    assert run(["check", "--model", *arguments, "--out", str(tmp_path)]) == 2
     line = capsys.readouterr().err.strip()
     assert told in line and "\n" not in line
     assert list(tmp_path.iterdir()) == []
@@ -90,12 +90,12 @@ def test_wrong_usage_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, to
 
 def test_results_are_not_replaced_unasked(capsys, tmp_path):
     (tmp_path / "mlearn-si-check.json").write_text("{}")
-    assert run(["check", "mlearn-si", "--out", str(tmp_path)]) == 2
+    assert run(["check", "--model", "mlearn-si", "--out", str(tmp_path)]) == 2
     assert "--overwrite" in capsys.readouterr().err
 
 
 def test_a_potential_of_one_molecule_is_checked_on_it(tmp_path, capsys):
-    assert run(["check", "ethanol", "--dtype", "float64", "--out", str(tmp_path)]) == 0
+    assert run(["check", "--model", "ethanol", "--dtype", "float64", "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "ethanol-check.json").read_text())
     rows = {row["name"]: row for row in record["checks"]}
     assert "9 atoms" in rows["energy resolution, float64"]["message"]

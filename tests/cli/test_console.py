@@ -63,7 +63,9 @@ def test_groups_with_brackets_have_their_rows(command, tmp_path, capsys):
         frame.info["config_type"] = [*BRACKETS[:-1], "all"][k // 2]
     ase.io.write(tmp_path / "data.xyz", frames)
     source = [str(tmp_path / "data.xyz"), "--out", str(tmp_path)]
-    assert run([command, "mlearn-cu", *source] if command == "evaluate" else [command, *source]) == 0
+    assert (
+        run([command, "--model", "mlearn-cu", *source] if command == "evaluate" else [command, *source]) == 0
+    )
     out = capsys.readouterr().out
     for name in BRACKETS[:-1]:  # ASE drops the backslash
         assert [line.split()[0] for line in out.splitlines() if line.strip()].count(name) == 1

@@ -76,7 +76,7 @@ def test_an_ensembles_errors_are_compared_with_its_spread(tmp_path, members, cap
         atoms.calc = SinglePointCalculator(atoms, **reference.results)
     ase.io.write(tmp_path / "data.xyz", frames)
     options = ["--energy-units", "eV", "-o", str(tmp_path / "out")]
-    assert run(["evaluate", str(members), str(tmp_path / "data.xyz"), *options]) == 0
+    assert run(["evaluate", "--model", str(members), str(tmp_path / "data.xyz"), *options]) == 0
     spread = json.loads((tmp_path / "out" / "data-evaluate.json").read_text())["spread"]
     # Members at F and 1.1 F: the mean is wrong by 0.05 |F|, and the sample deviation is 0.1 |F| / √2.
     assert spread["forces_ratio"] == pytest.approx(0.05 * 2**0.5 / 0.1, rel=1e-4)

@@ -33,7 +33,7 @@ def frames():
 
 
 def evaluate(out, *arguments) -> int:
-    return run(["evaluate", "mlearn-cu", *map(str, arguments), "--out", str(out)])
+    return run(["evaluate", "--model", "mlearn-cu", *map(str, arguments), "--out", str(out)])
 
 
 def test_results_of_inputs_with_dots_have_names_of_their_own(frames, tmp_path):
@@ -129,7 +129,19 @@ def test_a_run_knows_the_structures_of_its_splits(tmp_path, capsys):
     ase.io.write(tmp_path / "moved.xyz", frames[::-1])
     for name in ("a.xyz", "b.xyz"):
         (tmp_path / name).unlink()
-    assert run(["evaluate", str(tmp_path / "run"), str(tmp_path / "moved.xyz"), "--out", str(tmp_path)]) == 0
+    assert (
+        run(
+            [
+                "evaluate",
+                "--model",
+                str(tmp_path / "run"),
+                str(tmp_path / "moved.xyz"),
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     message = "of the 8 structures 4 were trained on and 2 were used to choose the weights"
     assert message in capsys.readouterr().err
     assert run(["report", str(tmp_path / "run")]) == 0  # which reads the record too

@@ -79,7 +79,7 @@ def test_data_go_to_init(place, capsys, command, data):
         ("init model.safetensors --out a", "is a checkpoint, not a structure"),
         ("report model.safetensors", "is a checkpoint; give the output folder"),
         ("report data.xyz", "is a file of structures; give the output folder"),
-        ("evaluate model.safetensors config.py", "config.py: is a Python file, not a structure"),
+        ("evaluate config.py --model model.safetensors", "config.py: is a Python file, not a structure"),
     ],
 )
 def test_what_was_given_is_told(place, capsys, line, words):
@@ -89,17 +89,17 @@ def test_what_was_given_is_told(place, capsys, line, words):
 @pytest.mark.parametrize(
     ("line", "kind"),
     [
-        ("evaluate data.xyz model.safetensors", "a file of structures"),
+        ("evaluate model.safetensors --model data.xyz", "a file of structures"),
         ("info cu.cif", "a structure"),
         ("relax cu.cif --model data.xyz", "a file of structures"),
         ("relax cu.cif --model config.py", "a Python file"),
-        ("check old.json", "a result of nff"),
+        ("check --model old.json", "a result of nff"),
     ],
 )
 def test_a_checkpoint_is_expected(place, capsys, line, kind):
     message = told(capsys, line, 4)
     assert f"not a checkpoint but {kind}; expected a model.safetensors" in message
-    assert ("the checkpoint stands before structures and data" in message) == ("structure" in kind)
+    assert ("the potential follows --model" in message) == ("structure" in kind)
 
 
 @pytest.mark.parametrize("name", ["nowhere", ".", "a\0b", "x" * 5000])

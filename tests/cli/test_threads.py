@@ -1,15 +1,14 @@
 """Threads: as asked for, or no more than help; only the command line sets them."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 from ase.build import bulk
 
-from nfflr.cli import threads
+from nfflr.calculator import NFFLrCalculator
 from nfflr.cli.main import run
-from nfflr.cli.train import set_training_threads
+from nfflr.jobs import threads
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +35,7 @@ def test_threads_of_a_training_do_not_depend_on_how_busy_the_machine_is(
 ):
     if variable:
         monkeypatch.setenv(threads.VARIABLE, variable)
-    assert set_training_threads(SimpleNamespace(threads=configured)) == line
+    assert threads.set_threads(configured=configured) == line
     assert torch.get_num_threads() == int(line.split()[1])
 
 
@@ -54,7 +53,7 @@ def test_threads_of_a_training_do_not_depend_on_how_busy_the_machine_is(
 def test_threads_of_a_calculator(monkeypatch, variable, atoms, kernel, line):
     if variable:
         monkeypatch.setenv(threads.VARIABLE, variable)
-    assert threads.set_threads(atoms, kernel).startswith(line)
+    assert threads.set_threads(default=threads.threads_for(atoms, kernel)).startswith(line)
     assert torch.get_num_threads() == int(line.split()[1])
 
 
@@ -63,9 +62,16 @@ def test_a_simulation_says_how_many_threads(tmp_path, capsys, monkeypatch, optio
     monkeypatch.chdir(tmp_path)
     bulk("Si").write("si.cif")
     torch.set_num_threads(3)
+    used = []
+    calculate = NFFLrCalculator.calculate
+    monkeypatch.setattr(
+        NFFLrCalculator,
+        "calculate",
+        lambda *given, **more: used.append(torch.get_num_threads()) or calculate(*given, **more),
+    )
     assert run(["energy", "si.cif", "--model", "mlearn-si", "--no-compile", *options]) == 0
     assert f"threads {number} of 2 (" in capsys.readouterr().out
-    assert torch.get_num_threads() == number
+    assert set(used) == {number} and torch.get_num_threads() == 3
     assert json.loads((tmp_path / "si-energy.json").read_text())["calculator"]["compiled"] is False
 
 

@@ -158,7 +158,14 @@ def test_evaluate_takes_units_and_names_of_the_data(config, tmp_path, capsys):
         atoms.calc = None
     ase.io.write(tmp_path / "other.xyz", frames)
     assert run(["train", str(config)]) == 0
-    command = ["evaluate", str(tmp_path / "run"), str(tmp_path / "other.xyz"), "--out", str(tmp_path)]
+    command = [
+        "evaluate",
+        "--model",
+        str(tmp_path / "run"),
+        str(tmp_path / "other.xyz"),
+        "--out",
+        str(tmp_path),
+    ]
     assert run([*command, "--key", "total_energy=dft", "--energy-units", "eV/atom"]) == 0
     other = json.loads((tmp_path / "other-evaluate.json").read_text())["errors"]["all"]
     ase.io.write(tmp_path / "same.xyz", copper(4))
@@ -170,7 +177,7 @@ def test_evaluate_takes_units_and_names_of_the_data(config, tmp_path, capsys):
 
 @pytest.mark.parametrize("key", ["energy", "enrgy=dft"])
 def test_evaluate_refuses_a_key_that_means_nothing(config, capfd, key):
-    assert run(["evaluate", "mlearn-si", str(config.parent / "copper.xyz"), "--key", key]) == 2
+    assert run(["evaluate", "--model", "mlearn-si", str(config.parent / "copper.xyz"), "--key", key]) == 2
     assert key.split("=")[0] in last_line(capfd)
 
 
@@ -193,7 +200,7 @@ def test_evaluate_takes_the_name_of_a_jarvis_data_set_and_guesses_no_unit_of_its
     record = {"jid": "a", "atoms": {**silicon, "cartesian": True}, "total_energy": -9.0}
     record |= {"forces": [[0, 0, 0.1], [0, 0, -0.1]], "stress": (0.1 * np.eye(3)).tolist()}
     (place / "mlearn.json").write_text(json.dumps([record]))
-    command = ["evaluate", "mlearn-si", "mlearn", "--energy-units", "eV", "--out", str(tmp_path)]
+    command = ["evaluate", "--model", "mlearn-si", "mlearn", "--energy-units", "eV", "--out", str(tmp_path)]
     found = []
     for more in ([], ["--overwrite", "--stress-units", "kbar", "--stress-sign", "-1"]):
         assert run(command + more) == 0
@@ -216,12 +223,12 @@ def test_what_comes_next_is_told_as_commands_that_work(config, capfd, monkeypatc
     commands = shown.split("next: ")[1].split("\n")
     assert [c.strip() for c in commands if c] == [
         "nff report run",
-        "nff evaluate run DATA",
+        "nff evaluate DATA --model run",
         "nff relax STRUCTURE --model run",
     ]
     ase.io.write("cu.cif", copper(1))
     assert run(["report", "run"]) == 0
-    assert run(["evaluate", "run", "copper.xyz"]) == 0
+    assert run(["evaluate", "--model", "run", "copper.xyz"]) == 0
     assert run(["energy", "cu.cif", "--model", "run"]) == 0
 
 

@@ -48,7 +48,7 @@ def tasks_of(place):
 
 def test_files_hold_exactly_what_python_gives(folder, tmp_path, capsys):
     out = tmp_path / "out"
-    assert nff("validate", "mlearn-si", folder, "-o", out) == 0
+    assert nff("validate", "--model", "mlearn-si", folder, "-o", out) == 0
     shown = capsys.readouterr().out
     assert "coverage 2/2 tasks; 0 of 1 limits exceeded" in shown and "bulk_modulus_error" in shown
     record = json.loads((out / "mlearn-si-validate.json").read_text())
@@ -60,7 +60,7 @@ def test_files_hold_exactly_what_python_gives(folder, tmp_path, capsys):
     assert record["coverage"] == 1 and record["passed"] is True
     assert record["tasks"]["lattice"]["limits"] == {"volume_error": 2}
     assert record["tasks"]["curve"]["units"] == {"bulk_modulus_error": "GPa"}
-    assert record["checkpoint"]["digest"] and record["command"].startswith("nff validate mlearn-si")
+    assert record["checkpoint"]["digest"] and record["command"].startswith("nff validate --model mlearn-si")
     with Image.open(out / "mlearn-si-validate.png") as image:
         assert (
             image.format == "PNG"
@@ -70,7 +70,7 @@ def test_files_hold_exactly_what_python_gives(folder, tmp_path, capsys):
 
 
 def test_one_task_can_be_run_alone(folder, tmp_path):
-    assert nff("validate", "mlearn-si", folder, "--task", "curve", "-o", tmp_path) == 0
+    assert nff("validate", "--model", "mlearn-si", folder, "--task", "curve", "-o", tmp_path) == 0
     record = json.loads((tmp_path / "mlearn-si-validate.json").read_text())
     assert list(record["tasks"]) == ["curve"]
 
@@ -78,7 +78,7 @@ def test_one_task_can_be_run_alone(folder, tmp_path):
 def test_a_limit_that_is_exceeded_is_exit_code_5_and_leaves_the_files(folder, tmp_path, capsys):
     lattice, curve = tasks_of(folder)
     write(folder, [{**lattice, "limits": {"volume_error": 1e-6}}, curve])
-    assert nff("validate", "mlearn-si", folder, "-o", tmp_path) == 5
+    assert nff("validate", "--model", "mlearn-si", folder, "-o", tmp_path) == 5
     shown = capsys.readouterr().out
     assert "over" in shown and "1 of 1 limits exceeded" in shown
     record = json.loads((tmp_path / "mlearn-si-validate.json").read_text())
@@ -92,7 +92,7 @@ def test_a_failed_task_is_exit_code_5_and_null_in_the_file(folder, tmp_path, cap
     write(folder, [stuck, curve])
     bulk("Cu", a=3.6).write(folder / "cu.vasp")
     write(folder, [stuck, curve, {**curve, "name": "copper", "structure": "cu.vasp"}])
-    assert nff("validate", "mlearn-si", folder, "-o", tmp_path) == 5
+    assert nff("validate", "--model", "mlearn-si", folder, "-o", tmp_path) == 5
     shown = capsys.readouterr().out
     assert "coverage 1/3 tasks" in shown and "lattice failed: " in shown and "raise --steps" in shown
     assert "copper failed: " in shown and "Traceback" not in shown
@@ -115,19 +115,19 @@ def test_a_reference_is_what_a_workflow_wrote(folder, tmp_path):
     reference = str(made / "si-phonons.json")
     task = {"name": "bands", "workflow": "phonons", "settings": PHONONS, "reference": reference}
     write(folder, [{**task, "limits": {"frequency_max": 0}}])
-    assert nff("validate", "mlearn-si", folder, "-o", tmp_path) == 0
+    assert nff("validate", "--model", "mlearn-si", folder, "-o", tmp_path) == 0
     record = json.loads((tmp_path / "mlearn-si-validate.json").read_text())["tasks"]["bands"]
     names = ("frequency_mae", "frequency_max", "zero_point_energy_error")
     assert record["scores"] == dict.fromkeys(names, 0.0)
     assert record["reference"].startswith("nff phonons")
     out = tmp_path / "other"
-    assert nff("validate", "mlearn-si-alignn", folder, "-o", out) == 5
+    assert nff("validate", "--model", "mlearn-si-alignn", folder, "-o", out) == 5
     record = json.loads((out / "mlearn-si-alignn-validate.json").read_text())["tasks"]["bands"]
     assert record["scores"]["frequency_max"] > record["scores"]["frequency_mae"] > 0.05
 
 
 def fails(capsys, *arguments):
-    code = nff("validate", *arguments)
+    code = nff("validate", "--model", *arguments)
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("error: ") and "Traceback" not in error
     return code, error
@@ -148,7 +148,7 @@ def test_what_is_wrong_is_one_line_and_leaves_no_file(folder, tmp_path, capsys):
 def test_a_bundled_calculator_brings_its_suite(tmp_path, capsys, monkeypatch):
     folders = {p.name: p for p in (Path(__file__).parents[2] / "calculators").iterdir()}
     monkeypatch.setattr("nfflr.checkpoint_files.bundled_calculators", lambda: folders)
-    assert nff("validate", "mlearn-si", "--task", "lattice", "-o", tmp_path) == 0
+    assert nff("validate", "--model", "mlearn-si", "--task", "lattice", "-o", tmp_path) == 0
     assert "length_mae" in capsys.readouterr().out
     code, error = fails(capsys, "mlearn-si-alignn", "-o", tmp_path)
     assert code == 2 and "brings no suite; give the folder of one (bundled: acac, " in error
@@ -159,7 +159,9 @@ def test_results_are_not_replaced_unasked(folder, tmp_path, capsys):
     kept.write_text("mine")
     code, error = fails(capsys, "mlearn-si", folder, "-o", tmp_path)
     assert code == 2 and "--overwrite" in error and kept.read_text() == "mine"
-    assert nff("validate", "mlearn-si", folder, "--task", "curve", "-o", tmp_path, "--overwrite") == 0
+    assert (
+        nff("validate", "--model", "mlearn-si", folder, "--task", "curve", "-o", tmp_path, "--overwrite") == 0
+    )
     assert json.loads(kept.read_text())["coverage"] == 1
 
 

@@ -45,7 +45,7 @@ def done(structure):
     out = structure.parent / "cu"
     limits = ["--force-limit", 12, "--phonon-limit", 1]
     options = ["--budget", 60, "--supercell", 2, 2, 2, *limits]
-    assert nff("distill", structure, "--teacher", EMT_NAME, "--out", out, *QUICK, *options) == 0
+    assert nff("distill", structure, "--model", EMT_NAME, "--out", out, *QUICK, *options) == 0
     return out
 
 
@@ -96,17 +96,17 @@ def test_calls_are_counted_and_bounded_and_kept(done, record):
 def test_the_card_tells_of_the_checkpoint_and_its_commands_run(done, record, tmp_path):
     card = read_card(done).model_dump()
     assert card["elements"] == ["Cu"] and card["sha256"] == record["digest"]
-    assert nff("evaluate", done, done / "test.xyz", "--out", tmp_path) == 0
+    assert nff("evaluate", "--model", done, done / "test.xyz", "--out", tmp_path) == 0
     evaluated = json.loads(next(tmp_path.glob("*.json")).read_text())["errors"]["all"]["forces_mae"]
     assert card["test"]["force_mae"] == pytest.approx(1e3 * evaluated, rel=1e-3)
     names = [task.name for task in read_suite(done / "suite").tasks]
     assert names == ["phonons", "eos", "elastic", "md"]
-    assert nff("validate", done, done / "suite", "--task", "eos", "--out", tmp_path) == 0
+    assert nff("validate", "--model", done, done / "suite", "--task", "eos", "--out", tmp_path) == 0
     assert (done / "distill.png").stat().st_size > 10_000
 
 
 def test_a_finished_one_is_not_done_again(structure, done, capsys):
-    assert nff("distill", structure, "--teacher", EMT_NAME, "--out", done) == 2
+    assert nff("distill", structure, "--model", EMT_NAME, "--out", done) == 2
     assert "this distillation is done" in capsys.readouterr().err
 
 
@@ -132,7 +132,7 @@ def distil_mortally(structure: Path, out: Path, dies_at: int, *more: str) -> int
     (structure.parent / "mortal.py").write_text(MORTAL)
     where = os.pathsep.join([str(structure.parent), *sys.path])
     environment = {**os.environ, "PYTHONPATH": where, "CALLS": f"{out}-calls", "DIES_AT": str(dies_at)}
-    command = [sys.executable, "-c", PROGRAM, "distill", str(structure), "-t", "ase:mortal:Mortal"]
+    command = [sys.executable, "-c", PROGRAM, "distill", str(structure), "-m", "ase:mortal:Mortal"]
     command += [*TINY, "--out", str(out), *more]
     return subprocess.run(command, env=environment, check=False, capture_output=True).returncode
 
@@ -143,7 +143,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes_without_asking_again(structure, 
     assert distil_mortally(structure, tmp_path / "killed", dies_at) == -signal.SIGKILL
     labels = StoredFrames(tmp_path / "killed" / "labels.traj")
     assert len(labels) == dies_at - 1  # every answer that was given
-    assert nff("distill", structure, "-t", EMT_NAME, *TINY, "--out", tmp_path / "killed") == 2
+    assert nff("distill", structure, "-m", EMT_NAME, *TINY, "--out", tmp_path / "killed") == 2
     assert "a distillation was begun here; use --resume" in capsys.readouterr().err
     assert distil_mortally(structure, tmp_path / "killed", -1, "--resume") == 5
     calls = json.loads((tmp_path / "killed" / "distill.json").read_text())["calls"]
@@ -157,10 +157,10 @@ def test_a_killed_run_goes_on_to_the_same_bytes_without_asking_again(structure, 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-t", "nowhere"], "nowhere"),
-        (["-t", "ase:ase.calculators.emt:EMTT"], "EMTT"),
-        (["-t", EMT_NAME, "--budget", "3"], "--budget"),
-        (["-t", EMT_NAME, "--out", "."], "is not what the run to resume had"),
+        (["-m", "nowhere"], "nowhere"),
+        (["-m", "ase:ase.calculators.emt:EMTT"], "EMTT"),
+        (["-m", EMT_NAME, "--budget", "3"], "--budget"),
+        (["-m", EMT_NAME, "--out", "."], "is not what the run to resume had"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_line(structure, tmp_path, monkeypatch, capsys, arguments, said):

@@ -18,14 +18,15 @@ import matplotlib.figure
 import torch
 import torch._dynamo
 
-from nfflr.cli.main import WORKFLOWS, run
+import nfflr.workflows
+from nfflr.cli.main import run
 from nfflr.models import base
 
 KINDS = ("open", "mkdir", "write", "fsync", "rename", "stdio")
 
 
 def prepare() -> None:
-    for path in WORKFLOWS.glob("*.py"):
+    for path in Path(nfflr.workflows.__file__).parent.glob("*.py"):
         importlib.import_module(f"nfflr.workflows.{path.stem}")
     base.architectures()
     figure = matplotlib.figure.Figure(layout="constrained")

@@ -214,7 +214,7 @@ def fuzz_pickles(meter: Meter, folder: Path) -> int:
             meter.refused(lambda path=path: AtomsDataset(path, energy_units="eV"), 3, f"{kind} as {name}")
             path.unlink() if path.is_file() else [p.unlink() for p in path.iterdir()]
         path = _put(folder / "data" / "data.xyz", content)
-        meter.refused_by_nff(["evaluate", sample, path, "-o", folder / "out"], 3)
+        meter.refused_by_nff(["evaluate", "--model", sample, path, "-o", folder / "out"], 3)
         path = _put(folder / "step-1" / "state.safetensors", content)
         meter.refused(lambda path=path: read_state(path.parent), 4, f"{kind} as a state")
         entries.lmdb(meter, content, kind)

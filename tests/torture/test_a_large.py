@@ -13,7 +13,7 @@ from every_architecture import KEYS, calculator, potential
 
 from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import FILE, save_checkpoint
-from nfflr.cli.failure import explain
+from nfflr.errors import as_nfflr_error
 
 # Peak memory in bytes of silicon of each size in turn, in a process of its own.
 MEASURE = """
@@ -89,9 +89,9 @@ def test_case_35_the_allocators_of_torch_are_understood():
     torch_cpu = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000 bytes. Error"
     gpu = "CUDA out of memory. Tried to allocate 37.25 GiB. GPU 0 has a total capacity of 16.00 GiB"
     for error, amount in ((RuntimeError(torch_cpu), "3725.3 GiB"), (RuntimeError(gpu), "37.25 GiB")):
-        line, code = explain(error)
-        assert code == 6 and line.startswith("memory: ") and amount in line
-    assert explain(RuntimeError("another defect"))[1] == 1
+        known = as_nfflr_error(error)
+        assert known.exit_code == 6 and known.item == "memory" and amount in known.problem
+    assert as_nfflr_error(RuntimeError("another defect")).exit_code == 1
 
 
 @pytest.mark.parametrize("n", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])

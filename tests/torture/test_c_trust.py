@@ -114,7 +114,7 @@ def test_case_48_a_pickle_in_place_of_a_data_set(fails, tmp_path, canary, name):
     hostile.write_bytes(pickle.dumps(Hostile(canary)))
     sound_checkpoint(tmp_path / FILE)
     out = tmp_path / "out"
-    evaluate = ["evaluate", tmp_path / FILE, hostile, "-o", out, "--energy-units", "eV"]
+    evaluate = ["evaluate", "--model", tmp_path / FILE, hostile, "-o", out, "--energy-units", "eV"]
     fails(evaluate, 3, name)
     fails(["relax", hostile, "-m", tmp_path / FILE, "-o", out], 3, name)
     assert not canary.exists() and not out.exists()

@@ -115,7 +115,7 @@ def test_case_53_a_wrong_option(fails, nothing_computed, flag, value):
 
 
 def test_case_53_a_negative_cutoff_of_a_check(fails, nothing_computed):
-    fails(["check", "ase:ase.calculators.emt:EMT", "--cutoff", "-3"], 2, "--cutoff")
+    fails(["check", "--model", "ase:ase.calculators.emt:EMT", "--cutoff", "-3"], 2, "--cutoff")
 
 
 # 54
@@ -169,11 +169,11 @@ def test_case_55_a_missing_structure_model_or_settings_file(fails, nothing_compu
         (["train", "none.py"], "none.py"),
         (["train", "."], "."),
         (["lr", "none.py"], "none.py"),
-        (["evaluate", "none.safetensors", "copper.xyz"], "none.safetensors"),
-        (["evaluate", FILE, "none.xyz"], "none.xyz"),
-        (["validate", FILE, "none"], "none"),
-        (["check", "none.safetensors"], "none.safetensors"),
-        (["check", FILE, "--structure", "none.cif"], "none.cif"),
+        (["evaluate", "--model", "none.safetensors", "copper.xyz"], "none.safetensors"),
+        (["evaluate", "--model", FILE, "none.xyz"], "none.xyz"),
+        (["validate", "--model", FILE, "none"], "none"),
+        (["check", "--model", "none.safetensors"], "none.safetensors"),
+        (["check", "--model", FILE, "none.cif"], "none.cif"),
         (["info", "none.safetensors"], "none.safetensors"),
         (["report", "none"], "none"),
         (["init", "none.xyz", "-o", "out"], "none.xyz"),
@@ -209,9 +209,9 @@ def test_case_56_a_result_that_exists_is_kept(fails, nothing_computed, name):
         (["train", "config.py"], "run/state/step-2/state.safetensors"),
         (["lr", "config.py"], "config-lr.csv"),
         (["lr", "config.py", "--write"], "config-lr.py"),
-        (["evaluate", FILE, "copper.xyz"], "copper-evaluate.json"),
-        (["evaluate", FILE, "copper.xyz"], "copper-evaluate.png"),
-        (["check", "other.safetensors"], "other-check.json"),
+        (["evaluate", "--model", FILE, "copper.xyz"], "copper-evaluate.json"),
+        (["evaluate", "--model", FILE, "copper.xyz"], "copper-evaluate.png"),
+        (["check", "--model", "other.safetensors"], "other-check.json"),
         (["init", "copper.xyz"], "config.py"),
         (["init", "copper.xyz", "-o", "out"], "out/copper-init.png"),
     ],
@@ -250,8 +250,8 @@ def test_case_57_an_unwritable_folder_is_told_before_computing(fails, nothing_co
     [
         ["train", "config.py"],
         ["lr", "config.py"],
-        ["evaluate", FILE, "copper.xyz"],
-        ["check", FILE, "--structure", "cu.xyz"],
+        ["evaluate", "--model", FILE, "copper.xyz"],
+        ["check", "--model", FILE, "cu.xyz"],
         ["init", "copper.xyz"],
     ],
     ids=lambda value: value[0],
@@ -282,7 +282,7 @@ def test_case_58_unicode_and_spaces_in_paths(place, capsys, monkeypatch):
 
     works("relax", structure, "-m", model, "-o", out, "--fmax", "1e6")
     assert (out / f"{structure.stem}-relax.json").is_file()
-    works("evaluate", model, home / "daten ü.xyz", "-o", out)
+    works("evaluate", "--model", model, home / "daten ü.xyz", "-o", out)
     assert (out / "daten ü-evaluate.json").is_file()
     works("train", home / "config.py")
     works("info", home / "run")
@@ -314,7 +314,9 @@ def test_case_59_cuda_asked_for_and_absent(fails, nothing_computed, no_gpu, name
     fails(workflow(name, device=device), 2, "cuda", "cpu")
 
 
-@pytest.mark.parametrize("arguments", [["train", "config.py"], ["check", FILE]], ids=lambda value: value[0])
+@pytest.mark.parametrize(
+    "arguments", [["train", "config.py"], ["check", "--model", FILE]], ids=lambda value: value[0]
+)
 def test_case_59_the_same_of_each_other_command(fails, nothing_computed, no_gpu, arguments):
     fails([*arguments, "--device", "cuda"], 2, "cuda", "cpu")
 

@@ -21,7 +21,10 @@ from nfflr.structures.readers import read_structures
 
 DATA = "copper.xyz"
 LABELS = {"energy": "total_energy", "forces": "forces", "stress": "stress"}  # ASE's names and ours
-READERS = [["train", "config.py"], ["evaluate", FILE, DATA]]  # commands that need labels without a fault
+READERS = [
+    ["train", "config.py"],
+    ["evaluate", "--model", FILE, DATA],
+]  # commands that need labels without a fault
 INIT = ["init", DATA, "-o", "out"]
 BAD = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf}
 

@@ -208,7 +208,17 @@ def test_evaluate_reads_targets_and_classes_from_the_checkpoint(configure, tmp_p
     only = [atoms for atoms in crystals() if atoms.info["kind"] == "silver"]  # alone they would be class 0
     ase.io.write(tmp_path / "silver.xyz", [a for a in only])
     assert (
-        run(["evaluate", str(config.output_dir), str(tmp_path / "silver.xyz"), "--out", str(tmp_path)]) == 0
+        run(
+            [
+                "evaluate",
+                "--model",
+                str(config.output_dir),
+                str(tmp_path / "silver.xyz"),
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 0
     )
     table = capsys.readouterr().out
     assert "width" in table and "accuracy" in table
@@ -225,7 +235,19 @@ def test_evaluating_against_data_without_labels_is_refused(configure, tmp_path, 
     config = configure("width", epochs=1)
     train(config)
     ase.io.write(tmp_path / "bare.xyz", [bulk("Cu")])
-    assert run(["evaluate", str(config.output_dir), str(tmp_path / "bare.xyz"), "--out", str(tmp_path)]) == 3
+    assert (
+        run(
+            [
+                "evaluate",
+                "--model",
+                str(config.output_dir),
+                str(tmp_path / "bare.xyz"),
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 3
+    )
     assert "bare.xyz" in capsys.readouterr().err
     assert not (tmp_path / "bare-evaluate.json").exists()
 

@@ -127,7 +127,7 @@ def test_log_command_and_python_give_identical_numbers(capsys, tmp_path, dataset
     best = load_checkpoint(path)[1]["scores"]
     told = [row for row in cells(tmp_path / "run") if float(row["epoch"]) == best["epoch"]]
     report = read_suite(suite).run(NFFLrCalculator.load(path))
-    assert nff(["validate", str(path), str(suite), "--out", str(tmp_path)]) == 0
+    assert nff(["validate", "--model", str(path), str(suite), "--out", str(tmp_path)]) == 0
     written = json.loads(next(tmp_path.glob("*-validate.json")).read_text())["tasks"]
     names = [n for n in report.scores() if n.count("/") == 1 and not n.endswith("failed")]
     assert len(names) == 3  # volume, modulus, survival

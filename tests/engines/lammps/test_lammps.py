@@ -176,7 +176,7 @@ def test_command_runs_and_ase_reads_the_frames(tmp_path, capfd):
     structure = bulk("Si", a=5.4687, cubic=True) * (2, 2, 2)
     structure.write(tmp_path / "si.cif")
     options = ["--steps", "40", "--interval", "20", "-n", "2", "--ensemble", "npt", "--timestep", "2"]
-    command = ["lammps", "mlearn-si", "--data", str(tmp_path / "si.cif"), "--out", str(tmp_path)]
+    command = ["lammps", "--model", "mlearn-si", str(tmp_path / "si.cif"), "--out", str(tmp_path)]
     assert run([*command, *options]) == 0
     log = capfd.readouterr().out
     assert re.search(r"^\s+40\s+0\.08\s", log, re.MULTILINE)  # step and time in ps
@@ -195,15 +195,15 @@ def test_a_script_of_ones_own_runs(tmp_path, capfd, monkeypatch):
     potential = "fix ff all external pf/callback 1 1 # here\n"
     tail = "variable k loop 2\nlabel again\nrun 2\nnext k\njump SELF again\nminimize 0 1e-3 50 50\n"
     Path("my.in").write_text(head + potential + "fix m all nve\n" + tail)
-    assert run(["lammps", "mlearn-si", "--in", "my.in", "--species", "Si", "-n", "2"]) == 0
+    assert run(["lammps", "--model", "mlearn-si", "--in", "my.in", "--species", "Si", "-n", "2"]) == 0
     assert "Minimization stats" in capfd.readouterr().out
     Path("bad.in").write_text(head + "run 1\n")
-    assert run(["lammps", "mlearn-si", "--in", "bad.in", "--species", "Si"]) == 2
+    assert run(["lammps", "--model", "mlearn-si", "--in", "bad.in", "--species", "Si"]) == 2
     assert "no potential in it" in capfd.readouterr().err
     Path("wrong.in").write_text(head + potential + "nonsense 1\n")
-    assert run(["lammps", "mlearn-si", "--in", "wrong.in", "--species", "Si"]) == 2
+    assert run(["lammps", "--model", "mlearn-si", "--in", "wrong.in", "--species", "Si"]) == 2
     assert "Unknown command: nonsense 1" in capfd.readouterr().err
-    assert run(["lammps", "mlearn-si", "--in", "my.in", "--species", "Si", "--species", "Si"]) == 2
+    assert run(["lammps", "--model", "mlearn-si", "--in", "my.in", "--species", "Si", "--species", "Si"]) == 2
     assert "2 (Si, Si) for 1 atom types" in capfd.readouterr().err
 
 
@@ -215,18 +215,18 @@ def test_an_error_on_one_rank_ends_all(tmp_path, capfd, monkeypatch):
     Path("si.in").write_text(
         "units metal\natom_style atomic\nread_data si.data\nfix n all external pf/callback 1 1\nrun 1\n"
     )
-    assert run(["lammps", "mlearn-si", "--in", "si.in", "--species", "Si", "-n", "2"]) == 3
+    assert run(["lammps", "--model", "mlearn-si", "--in", "si.in", "--species", "Si", "-n", "2"]) == 3
     assert re.search(r"^error: LAMMPS step 0: .*coincide", capfd.readouterr().err, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["mlearn-si"], 2, "give one of --data, --in and --mliap"),
-        (["mlearn-si", "--data", "cu.xyz"], 3, "element Cu is not covered"),
-        (["mlearn-si", "--data", "none.cif"], 2, "no such file"),
-        (["mlearn-si", "--data", "si.xyz", "--ensemble", "npt"], 2, "not periodic along all axes"),
-        (["mlearn-si", "--data", "si.xyz", "--ensemble", "nve", "--pressure", "1"], 2, "needs a barostat"),
+        (["mlearn-si"], 2, "give one of STRUCTURE, --in and --mliap"),
+        (["mlearn-si", "cu.xyz"], 3, "element Cu is not covered"),
+        (["mlearn-si", "none.cif"], 2, "no such file"),
+        (["mlearn-si", "si.xyz", "--ensemble", "npt"], 2, "not periodic along all axes"),
+        (["mlearn-si", "si.xyz", "--ensemble", "nve", "--pressure", "1"], 2, "needs a barostat"),
         (["mlearn-si", "--in", "none.in", "--species", "Si"], 2, "no such file"),
         (["mlearn-si", "--in", "none.in"], 2, "--species"),
         (["mlearn-si+mlearn-si-alignn", "--mliap", "x.pt"], 2, "not an ensemble"),
@@ -237,7 +237,7 @@ def test_refusals_without_lammps(arguments, code, message, tmp_path, capsys, mon
     monkeypatch.chdir(tmp_path)
     Atoms("Cu").write("cu.xyz")
     Atoms("Si2", positions=[(0, 0, 0), (0, 0, 2.3)]).write("si.xyz")
-    assert run(["lammps", *arguments]) == code
+    assert run(["lammps", "--model", *arguments]) == code
     assert message in capsys.readouterr().err
     assert sorted(path.name for path in Path().iterdir()) == ["cu.xyz", "si.xyz"]
 

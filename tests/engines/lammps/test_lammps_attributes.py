@@ -83,8 +83,8 @@ def nff_lammps(path, out, *options):
     return run(
         [
             "lammps",
+            "--model",
             "mlearn-si",
-            "--data",
             str(path),
             "--out",
             str(out),

@@ -59,7 +59,7 @@ def silicon():
 
 def client(folder, address, log):
     program = "import sys; from nfflr.cli.main import run; sys.exit(run(sys.argv[1:]))"
-    options = ["serve", "mlearn-si", "start.xyz", "--unix", address, "--dtype", "float64"]
+    options = ["serve", "--model", "mlearn-si", "start.xyz", "--unix", address, "--dtype", "float64"]
     with log.open("w") as out:
         return subprocess.Popen([sys.executable, "-c", program, *options], cwd=folder, stdout=out, stderr=out)
 
@@ -145,7 +145,9 @@ def test_forces_are_raw_whatever_the_structure_fixes(constraint, words, tmp_path
     options = ["--unix", address, "--dtype", "float64"]
     codes = []
     thread = threading.Thread(
-        target=lambda: codes.append(run(["serve", "mlearn-si", str(tmp_path / "si.vasp"), *options]))
+        target=lambda: codes.append(
+            run(["serve", "--model", "mlearn-si", str(tmp_path / "si.vasp"), *options])
+        )
     )
     with SocketIOCalculator(unixsocket=address, timeout=60) as server:
         thread.start()
@@ -176,7 +178,7 @@ def test_another_number_of_atoms_is_refused(tmp_path, capsys):
     thread = threading.Thread(target=talk)
     thread.start()
     port = listening.getsockname()[1]
-    code = run(["serve", "mlearn-si", str(tmp_path / "si.xyz"), "--port", str(port)])
+    code = run(["serve", "--model", "mlearn-si", str(tmp_path / "si.xyz"), "--port", str(port)])
     thread.join()
     listening.close()
     assert code == 3
@@ -194,5 +196,5 @@ def test_another_number_of_atoms_is_refused(tmp_path, capsys):
 )
 def test_refusals(options, code, message, tmp_path, capsys):
     write(tmp_path / "si.xyz", silicon())
-    assert run(["serve", "mlearn-si", str(tmp_path / "si.xyz"), *options]) == code
+    assert run(["serve", "--model", "mlearn-si", str(tmp_path / "si.xyz"), *options]) == code
     assert message in capsys.readouterr().err

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from .threads import VARIABLE
 
 
 class Workers(Executor):
@@ -23,22 +24,19 @@ class Workers(Executor):
 
     A pool of the standard library is lost as a whole with any of its processes, and does not tell which call
     was to blame; so each worker is a pool of its own. Workers end with this process, however it ends.
-
-    Args:
-        number: of processes.
     """
 
     def __init__(self, number: int):
         self._threads = ThreadPoolExecutor(number)  # each waits for one worker
+        self._workers = [_Worker() for _ in range(number)]
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-        self._all = [_Worker() for _ in range(number)]
-        for worker in self._all:
+        for worker in self._workers:
             self._idle.put(worker)
 
     def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:
         return self._threads.submit(self._call, function, args, kwargs)
 
-    def _call(self, function: Callable, args: tuple, kwargs: dict):
+    def _call(self, function: Callable, args: tuple, kwargs: dict) -> Any:
         worker = self._idle.get()
         try:
             return worker.call(function, args, kwargs)
@@ -48,7 +46,7 @@ class Workers(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the workers; with ``cancel_futures`` at once, in the middle of a call."""
         self._threads.shutdown(wait=not cancel_futures, cancel_futures=cancel_futures)
-        for worker in self._all:
+        for worker in self._workers:
             worker.end()
         self._threads.shutdown(wait=wait)
 
@@ -56,12 +54,12 @@ class Workers(Executor):
 class _Worker:
     """One process, started at its first call and anew after it died."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
         self._line: Connection | None = None
         self._ended = False
 
-    def call(self, function: Callable, args: tuple, kwargs: dict):
+    def call(self, function: Callable, args: tuple, kwargs: dict) -> Any:
         pool = self._pool = self._pool or self._start()
         try:
             return pool.submit(function, *args, **kwargs).result()
@@ -75,7 +73,7 @@ class _Worker:
             raise BrokenProcessPool("the worker was stopped")
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         theirs, self._line = context.Pipe(duplex=False)
-        return ProcessPoolExecutor(1, context, _prepare, (theirs,))
+        return ProcessPoolExecutor(1, context, _prepare_process, (theirs,))
 
     def end(self) -> None:
         self._ended = True
@@ -83,9 +81,9 @@ class _Worker:
             self._line.close()
 
 
-def _prepare(line: Connection) -> None:
+def _prepare_process(line: Connection) -> None:
     """Make a new process end when the parent closes its end of the line, or is no more."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # for libraries that are not loaded yet
+    os.environ[VARIABLE] = "1"  # for libraries that are not loaded yet
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
 
     def watch() -> None:
@@ -95,19 +93,6 @@ def _prepare(line: Connection) -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def open_workers(cluster: Path | None, number: int) -> Executor:
-    """This many processes here, or the workers of a Parsl configuration.
-
-    Raises:
-        ConfigError: both are asked for, Parsl is not installed, or its configuration is wrong.
-    """
-    if cluster is None:
-        return Workers(number)
-    if number > 1:
-        raise ConfigError("--jobs: the file of --cluster says how many; leave --jobs out")
-    return parsl_workers(cluster)
 
 
 def parsl_workers(file: Path) -> Executor:

@@ -1,0 +1,351 @@
+"""One run's work: a workflow on one structure after another, each result written by itself."""
+
+from __future__ import annotations
+
+import csv
+import io
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import ase
+from matplotlib.figure import Figure
+
+from ..errors import ConfigError, NFFLrError, StoppedError
+from ..notes import notes_about
+from ..storage.archives import FolderArchive
+from ..storage.files import claim_folder, write_atomically
+from ..storage.lock import locked
+from ..storage.trajectories import StoredFrames
+from ..workflows.framework.contract import find_workflow, read_result
+from ..workflows.framework.result_files import Outputs, refuse_existing, versions
+from ..workflows.framework.results import Result, result_record, scalar_fields
+from ..workflows.framework.saved_results import read_result as read_whole_result
+from .opening import Models, description_of
+from .plan import Job, Listener, Outcome, Plan
+
+
+@dataclass
+class Begun:
+    """A job that is about to be done: its files, what was asked for, since when; or what is done already."""
+
+    outputs: Outputs
+    asked: dict
+    started: float  # s, of a clock that starts anywhere
+    done: Outcome | None = None
+    seconds: float | None = None  # taken, if what followed is not to count
+
+
+class Run:
+    """The settings, models, earlier results and table that the jobs of one plan share.
+
+    Raises:
+        ConfigError: an option that no job could be done with.
+        CheckpointError: a model is damaged.
+    """
+
+    def __init__(self, plan: Plan, listener: Listener):
+        self.plan, self.listener, self.workflow = plan, listener, find_workflow(plan.workflow)
+        if len(plan.calculators) > 1 and not self.workflow.overlays:
+            raise ConfigError(f"--model: nff {plan.workflow} does not compare models; give one")
+        for path in plan.compare:
+            if not path.is_dir():
+                read_result(path, self.workflow)  # a wrong one is noticed before anything is computed
+        self.models = Models(
+            plan.calculators, plan.device, plan.dtype, plan.compile, plan.trust, plan.threads, listener.say
+        )
+        self.outcomes: dict[int, Sequence[Outcome]] = {}  # of each job, by its number
+        self.summary = plan.out / f"{plan.workflow}-summary.csv"
+
+    def claim(self) -> None:
+        """Refuse to replace a table unasked, and say that the work begins.
+
+        Raises:
+            ConfigError: a table is there.
+        """
+        if self.plan.count > 1:
+            refuse_existing([self.summary], self.plan.overwrite or self.plan.resume)
+        self.listener.begin(self.plan)
+
+    def finish(self, number: int, outcomes: Sequence[Outcome]) -> None:
+        """Take what came of a job: into the table, which is whole at any time, and to who listens."""
+        self.outcomes[number] = outcomes
+        self.listener.finished(outcomes)
+        if self.plan.count > 1 and self.plan.out.is_dir():
+            self._write_table()  # the folder is made by the first result; where all fail, nothing is left
+
+    def attempt(
+        self, job: Job, action: Callable[[Job], Sequence[Outcome]] | None = None
+    ) -> Sequence[Outcome]:
+        """Do a job, or something else with it; whatever goes wrong is its outcome."""
+        try:
+            return (action or self.do)(job)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            return [Outcome.failed(job.name, error)]
+
+    def do(self, job: Job) -> Sequence[Outcome]:
+        """Read, compute and write; an outcome for each model, the subject's first.
+
+        Raises:
+            NFFLrError: naming the job's file.
+        """
+        structures = self.read(job)
+        try:
+            sources = self.models.sources_for(structures[0])
+            begun = self.begin(job, structures, sources)
+            if begun.done is not None:
+                return [begun.done]
+            return self._compute(job, structures, sources, begun)
+        except NFFLrError as error:
+            raise job.named(error) from error
+
+    def read(self, job: Job) -> list[ase.Atoms]:
+        """The structures with the workflow's rule for what they carry applied."""
+        return self.workflow.prepare(job.read(), self.plan.settings, job.names)
+
+    def begin(self, job: Job, structures: list[ase.Atoms], sources: Sequence[str]) -> Begun:
+        """Claim the files of a job, or find what a run that is being resumed has made of it already."""
+        description = description_of(self.attach(sources[0], structures, computes=False))
+        outputs = self._outputs(job, structures)
+        asked = {
+            "structure": job.name,
+            "structure_sha256": job.digests(),  # now, since a file may change during a long run
+            "settings": self.plan.settings.model_dump(mode="json"),
+        }
+        done = self._finished(job, asked, sources[0], description, outputs) if self.plan.resume else None
+        begun = Begun(outputs, asked, time.perf_counter(), done)
+        if done is not None:
+            for source in sources:  # of a run that was killed after its results were written
+                _settle(self.archive(job, source), source == sources[0] and bool(self.workflow.extends))
+            return begun
+        # Killed while it wrote its results, of which the JSON is the last: they are written again.
+        half = self.plan.resume and not outputs.paths["json"].exists()
+        longer = self.plan.resume and self._extends(job, asked, sources[0], description, outputs)
+        inputs = {path.resolve() for other in self.plan.jobs for path in other.files()}
+        outputs.claim(self.plan.overwrite or half or longer, inputs)
+        return begun
+
+    def write(
+        self,
+        begun: Begun,
+        outcome: Outcome,
+        others: Mapping[str, Result] = MappingProxyType({}),
+        compared: Mapping[str, dict] = MappingProxyType({}),
+    ) -> Outcome:
+        """Write the files of a result, drawn beside ``others``; the outcome with its files."""
+        assert outcome.result is not None  # else it was raised
+        record = {
+            "workflow": self.workflow.name,
+            **begun.asked,
+            "calculator": outcome.calculator,
+            "wall_time_s": begun.seconds or time.perf_counter() - begun.started,
+            "versions": versions(),
+            "command": self.plan.command,
+            **({"compared": dict(compared)} if compared else {}),
+        }
+        begun.outputs.write(outcome.result, record, self._figure(outcome, others))
+        return _with_files(outcome, begun.outputs)
+
+    def attach(self, source: str, structures: list[ase.Atoms], computes: bool = True) -> Any:
+        """A calculator, which refuses unknown elements before the first step, and atoms far too close."""
+        from ..structures.checks import check_trained_distances
+
+        # Of md alone the number of steps is known beforehand.
+        steps = self.plan.settings.model_dump()["steps"] if self.workflow.name == "md" else 0
+        calculator = self.models.calculator(source, max(map(len, structures)), steps, computes)
+        shortest = getattr(calculator, "shortest_distances", None)
+        for atoms in structures:
+            atoms.calc = calculator
+            if shortest is not None:
+                check_trained_distances(atoms, shortest)
+        return calculator
+
+    def archive(self, job: Job, source: str | None = None) -> Path:
+        """Folder of the archive; each model to compare with has its own."""
+        number = self.models.sources.index(source) if source in self.models.sources else 0
+        return self.plan.out / f"{job.stem}-{self.workflow.name}{f'.{number}' if number else ''}.state"
+
+    def _compute(
+        self, job: Job, structures: list[ase.Atoms], sources: Sequence[str], begun: Begun
+    ) -> list[Outcome]:
+        compared, others = self._earlier(job, sources)
+        with ExitStack() as stack:  # archives go when the results are written
+            first = self._evaluate(job, structures, sources[0], stack)
+            begun.seconds = time.perf_counter() - begun.started
+            rivals = [self._rival(job, structures, source, stack) for source in sources[1:]]
+            for rival in rivals:
+                if rival.result is not None:
+                    others[rival.model] = rival.result
+                    compared[rival.model] = {"calculator": rival.calculator, **result_record(rival.result)}
+            return [self.write(begun, first, others, compared), *rivals]
+
+    def _evaluate(self, job: Job, structures: list[ase.Atoms], source: str, stack: ExitStack) -> Outcome:
+        calculator = self.attach(source, structures)
+        title, extra = f"{self.workflow.name} {job.stem}", {}
+        if len(self.plan.jobs) > 1:
+            title += f" ({self.plan.jobs.index(job) + 1}/{len(self.plan.jobs)})"
+        if self.workflow.archives:
+            trajectory = None  # the frames of a run that can be made longer: the first model's
+            if self.workflow.extends and source == self.models.sources_for(structures[0])[0]:
+                trajectory = self._outputs(job, structures).paths["trajectory"]
+            extra["archive"] = stack.enter_context(self._archived(self.archive(job, source), trajectory))
+        with self.listener.steps(title) as progress, notes_about(job.name):
+            result = self.workflow.function(*structures, calculator, self.plan.settings, progress, **extra)
+        return Outcome(job.name, source, result, calculator=description_of(calculator))
+
+    def _rival(self, job: Job, structures: list[ase.Atoms], source: str, stack: ExitStack) -> Outcome:
+        """What came of a model to compare with; if it fails, the subject's result is written all the same."""
+        try:
+            return self._evaluate(job, structures, source, stack)
+        except NFFLrError as error:
+            named = type(error)(f"{job.named(error)} (model {source})")
+            return Outcome.failed(job.name, named, source)
+
+    def _finished(
+        self, job: Job, asked: dict, source: str, description: dict, outputs: Outputs
+    ) -> Outcome | None:
+        """What a run that is being resumed has written already, if it was asked for the same thing."""
+        path = outputs.paths["json"]
+        if not path.is_file():
+            return None
+        _, record = read_result(path, self.workflow)
+        if not _same_calculator(record, description) or any(record.get(n) != v for n, v in asked.items()):
+            return None
+        result = read_whole_result(path)
+        outputs.paths = {name: path.with_name(file) for name, file in record["files"].items()}
+        return Outcome(job.name, source, result, calculator=description, files=outputs.paths)
+
+    def _extends(self, job: Job, asked: dict, source: str, description: dict, outputs: Outputs) -> bool:
+        """Whether this makes a finished run longer, of which the records are kept."""
+        path = outputs.paths["json"]
+        if not (self.workflow.extends and path.is_file() and self.archive(job, source).is_dir()):
+            return False
+        _, record = read_result(path, self.workflow)
+        before, now = dict(record.get("settings") or {}), dict(asked["settings"])
+        for name in self.workflow.extends:
+            if name not in before or not now.pop(name) >= before.pop(name):
+                return False
+        same = before == now and record.get("structure_sha256") == asked["structure_sha256"]
+        return same and _same_calculator(record, description)
+
+    def _outputs(self, job: Job, structures: list[ase.Atoms]) -> Outputs:
+        first = job.structures[0]
+        source = first if isinstance(first, Path) else Path(f"{job.stem}.xyz")
+        return Outputs(
+            self.plan.out, job.stem, self.workflow, structures[0], source, self.plan.format or None
+        )
+
+    def _earlier(self, job: Job, sources: Sequence[str]) -> tuple[dict[str, dict], dict[str, Result]]:
+        """Earlier results by the name of what made them: where they are from, and what they hold."""
+        compared: dict[str, dict] = {}
+        others: dict[str, Result] = {}
+        for path in self.plan.compare:
+            file = path / f"{job.stem}-{self.workflow.name}.json" if path.is_dir() else path
+            result, record = read_result(file, self.workflow)
+            label = (record.get("calculator") or {}).get("source") or file.stem
+            label = str(file) if label in (*sources, *others) else label
+            others[label], compared[label] = result, {"file": str(file)}
+        return compared, others
+
+    def _figure(self, outcome: Outcome, others: Mapping[str, Result]) -> Callable[[], Figure] | None:
+        plot = self.workflow.plot
+        if plot is None:
+            return None
+        return lambda: plot(outcome.result, others, outcome.model) if others else plot(outcome.result)
+
+    def _write_table(self) -> None:
+        """One row per structure and model, in the order of the jobs whenever each was done."""
+        fields = scalar_fields(self.workflow.result)
+        content = io.StringIO()
+        writer = csv.writer(content, lineterminator="\n")
+        writer.writerow(["structure", "model", "converged", "exit code", "message", *fields.values()])
+        for _, outcomes in sorted(self.outcomes.items()):
+            for one in outcomes:
+                row = [one.item, one.model, one.converged, one.exit_code, one.message]
+                row += [getattr(one.result, name, None) for name in fields]
+                writer.writerow([str(cell).lower() if isinstance(cell, bool) else cell for cell in row])
+        write_atomically(self.summary, content.getvalue().encode())
+
+    @contextmanager
+    def _archived(self, folder: Path, trajectory: Path | None) -> Iterator[FolderArchive]:
+        """The archive of a job; deleted when the block ends, kept when the run is interrupted.
+
+        A run that is refused before it saved anything leaves nothing. Of a run that can be made longer, whose
+        frames go to ``trajectory``, the records stay.
+
+        Raises:
+            ConfigError: another run was interrupted here, and nobody says what to do with it.
+            ResourceError: another run is going on here.
+            StoppedError: an interrupt came; says how to go on.
+        """
+        claim_folder(folder)
+        with locked(folder):
+            if _records(folder) and not self.plan.resume:
+                finished = trajectory is not None and FolderArchive(folder).is_finished()
+                if not self.plan.overwrite and not finished:
+                    raise ConfigError(
+                        f"{folder}: a run was interrupted here; use --resume, or --overwrite to drop it"
+                    )
+                for path in _records(folder):
+                    path.unlink()
+            if _records(folder):
+                self.listener.say(f"resuming from {folder}")
+            archive = FolderArchive(folder)
+            if trajectory is not None:
+                archive.reopen(trajectory)
+            try:
+                yield archive
+            except NFFLrError:
+                if archive.is_new():
+                    archive.remove()
+                raise
+            except KeyboardInterrupt as error:
+                if archive.is_new():
+                    archive.remove()
+                    raise
+                text = f"{folder}: interrupted, what is finished is kept there; continue with --resume"
+                raise StoppedError(text, getattr(error, "signum", signal.SIGINT)) from error
+            finally:
+                archive.close()
+            if trajectory is None:
+                archive.remove()
+            else:
+                archive.keep_records()
+
+
+def _with_files(outcome: Outcome, outputs: Outputs) -> Outcome:
+    """The outcome with its files; frames of an archive, which goes, are read from them."""
+    assert outcome.result is not None
+    kinds = outputs.kinds.items()
+    frames = {name: StoredFrames(outputs.paths[name]) for name, kind in kinds if kind == "trajectory"}
+    result = outcome.result.model_copy(update=frames)
+    return replace(outcome, result=result, files=dict(outputs.paths))
+
+
+def _settle(folder: Path, records_stay: bool) -> None:
+    """Delete the archive of a run whose results are written, or keep its records alone."""
+    if folder.is_dir():
+        with locked(folder):
+            archive = FolderArchive(folder)
+            if records_stay:
+                archive.keep_records()
+            else:
+                archive.remove()
+
+
+def _records(folder: Path) -> list[Path]:
+    """What a run left in its folder, which has begun if there is something."""
+    return [path for path in folder.iterdir() if path.name[0] != "."]
+
+
+def _same_calculator(record: dict, calculator: dict) -> bool:
+    """Whether a result's model is this one: where it was read from may change, and how it is evaluated."""
+    free = {"source": None, "compiled": None}
+    return {**calculator, **free} == {**(record.get("calculator") or {}), **free}

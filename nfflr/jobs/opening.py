@@ -1,0 +1,212 @@
+"""The calculators of a run: loaded once, a fresh one for every structure; chosen by elements by default."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ase
+from ase.calculators.calculator import Calculator
+from ase.formula import Formula
+from ase.io.jsonio import encode
+
+from ..adapters import installed_universal
+from ..cards import bundled_calculators, read_card
+from ..checkpoint_files import FILE
+from ..errors import ConfigError, StructureError
+from ..notes import note
+from ..storage.files import stem
+from .threads import set_threads, threads_for
+
+ENOUGH = 10.0  # s of a model that is not compiled; to build its kernel takes some seconds
+
+
+class Models:
+    """The calculators of a run, the subject first, or the bundled one that fits each structure.
+
+    With ``compile`` None the hand-written kernel of a model is evaluated if it is in the user's cache, or if
+    a job is so long that to build it pays. Threads of this process are set for each structure; see
+    ``threads``.
+
+    Args:
+        calculators: names as ``open_calculator`` takes them, or calculators of ASE, of which each structure
+            gets a copy.
+        device, dtype, compile, trust: as ``open_calculator`` takes them.
+        threads: of this process; None: no more than help.
+        say: takes lines about what is loaded and how it is evaluated.
+
+    Raises:
+        ConfigError: a model is named twice, or is not to be found.
+        CheckpointError: one is damaged.
+    """
+
+    def __init__(
+        self,
+        calculators: Sequence[str | Calculator],
+        device: str = "cpu",
+        dtype: str | None = None,
+        compile: bool | None = None,
+        trust: bool = False,
+        threads: int | None = None,
+        say: Callable[[str], object] = lambda line: None,
+    ):
+        self.sources = tuple(c if isinstance(c, str) else _name_of(c) for c in calculators)
+        repeated = {source for source in self.sources if self.sources.count(source) > 1}
+        if repeated:
+            raise ConfigError(f"--model: {', '.join(sorted(repeated))} is given twice; give each model once")
+        self.device, self.dtype, self.compile, self.trust = device, dtype, compile, trust
+        self.threads, self.say = threads, say
+        self._loaded = {
+            s: c for s, c in zip(self.sources, calculators, strict=True) if not isinstance(c, str)
+        }
+        self._settled = set(self._loaded)  # models of which it is decided whether they are compiled
+        self._advised: set[str] = set()
+        self._thread_line = ""  # the line that was said last
+        for source in self.sources:
+            self._load(source)
+
+    def sources_for(self, atoms: ase.Atoms) -> tuple[str, ...]:
+        """Names of the models to use for a structure.
+
+        Raises:
+            StructureError: none was given and no bundled one covers the elements.
+        """
+        return self.sources or (choose_calculator(atoms),)
+
+    def calculator(self, source: str, atoms: int | None = None, steps: int = 0, computes: bool = True) -> Any:
+        """A calculator of its own: what one structure leaves in it must not reach the next.
+
+        Args:
+            source: its name.
+            atoms: number of atoms of the structure that it is for.
+            steps: evaluations that will be made at least, as far as that is known.
+            computes: False where it is only asked what it covers; a kernel is compared with its model, which
+                takes an evaluation, when computing begins.
+        """
+        calculator = self._load(source)
+        if computes:
+            if self.compile is None and source not in self._settled:
+                self._take_kernel(source, calculator, steps * (8e-3 + 5e-5 * (atoms or 0)))
+            compiled = getattr(calculator, "compiled", None)
+            is_kernel = compiled is not None and compiled.kind == "kernel"
+            line = set_threads(self.threads, default=threads_for(atoms, is_kernel))
+            if line != self._thread_line:
+                self.say(f"  {line}")
+                self._thread_line = line
+        return copy.deepcopy(calculator)
+
+    def _take_kernel(self, source: str, calculator: Any, work: float) -> None:
+        """Have the kernel of a model evaluated where that saves time; ``work`` is in seconds without it."""
+        from ..compiled import kernels_are_ready
+
+        model = getattr(calculator, "model", None)  # of our own calculators
+        ready = None if model is None else kernels_are_ready(model)
+        if ready is None:  # there is none
+            self._settled.add(source)
+        elif not ready and work < ENOUGH:
+            if source not in self._advised:
+                self.say("  not compiled; nff compile makes it faster once and for all, in some seconds")
+                self._advised.add(source)
+        else:
+            self._settled.add(source)
+            if not ready:
+                self.say("  compiling the kernel of the model, once; takes some seconds")
+            self._use_kernel(calculator)
+
+    def _use_kernel(self, calculator: Any) -> None:
+        if calculator.use_kernel():
+            self.say(f"  compiled {calculator.compiled.kind}, {calculator.compiled.origin}")
+
+    def _load(self, source: str) -> Any:
+        from ..potentials import open_calculator
+
+        if source not in self._loaded:
+            calculator = open_calculator(
+                source, device=self.device, dtype=self.dtype, compile=bool(self.compile), trust=self.trust
+            )
+            self.say(f"model {source} ({_in_brief(calculator)})")
+            if compiled := getattr(calculator, "compiled", None):
+                self.say(f"  compiled {compiled.kind}, {compiled.origin}")
+            self._loaded[source] = calculator
+        return self._loaded[source]
+
+
+def _in_brief(calculator: Any) -> str:
+    """``Si; float32``, or the package, its version and the number of elements too."""
+    description = calculator.todict()
+    elements = list(getattr(calculator, "model", calculator).elements or ())
+    shown = ", ".join(elements) if len(elements) < 13 else f"{len(elements)} elements"
+    package = f"{description['package']} {description['version']}" if description.get("package") else ""
+    return "; ".join(part for part in (package, shown, description["dtype"]) if part)
+
+
+def description_of(calculator: Any) -> dict:
+    """What results say of a calculator, as JSON: its own description, or the class and its parameters."""
+    description = calculator.todict()
+    if "digest" in description:
+        return description
+    return {"source": _name_of(calculator), "parameters": json.loads(encode(description))}
+
+
+def _name_of(calculator: Any) -> str:
+    """The source of a calculator of this package, the class of any other."""
+    source = calculator.todict().get("source")
+    return str(source) if source else f"{type(calculator).__module__}.{type(calculator).__qualname__}"
+
+
+def source_name(source: str) -> str:
+    """What files are called: ``mlearn-si``, the name of a run folder, of a model's file, or of a class."""
+    prefix, colon, argument = source.partition(":")
+    if colon and not Path(source).exists():
+        if prefix == "ase":  # module:Class:{…}
+            return [*argument.split(":", 2), ""][1].lower() or prefix
+        return f"{prefix}-{Path(argument).stem}"
+    path = Path(source).absolute()
+    name = stem(path) if path.suffix == ".safetensors" else path.name
+    return path.parent.name if name == "model" else name
+
+
+def choose_calculator(atoms: ase.Atoms) -> str:
+    """Name of the bundled calculator that covers the structure's elements, the most specific one.
+
+    Where none does, a universal potential of another package whose weights are installed with it; a note
+    says so.
+
+    Raises:
+        StructureError: there is neither; names the elements that are missing and what to do.
+    """
+    needed, covered = set(atoms.symbols), _elements_covered(atoms)
+    fitting = [name for name, elements in covered.items() if needed <= elements]
+    if fitting:
+        return min(fitting, key=lambda name: (len(covered[name]), name))
+    universal = installed_universal()
+    if universal:
+        formula = atoms.symbols.formula.format("hill")
+        note(
+            f"{formula}: no bundled potential covers it; {universal[0]}, a universal potential that is "
+            "installed, is used; give --model to choose another"
+        )
+        return universal[0]
+    nearest = max(covered, key=lambda name: len(needed & covered[name]), default="")
+    missing = ", ".join(sorted(needed - covered.get(nearest, set())))
+    bundled = "; ".join(f"{name}: {', '.join(sorted(elements))}" for name, elements in covered.items())
+    raise StructureError(
+        f"structure: no bundled calculator covers {missing} (bundled: {bundled or 'none'}); "
+        'give --model with a checkpoint, or pip install "nfflr[universal]" and --model chgnet'
+    )
+
+
+def _elements_covered(atoms: ase.Atoms) -> dict[str, set[str]]:
+    """Elements of each bundled calculator that is not for one compound, or for this one."""
+    composition = atoms.symbols.formula.count()
+    cards = {
+        name: read_card(folder) for name, folder in bundled_calculators().items() if (folder / FILE).is_file()
+    }
+    return {
+        name: set(card.elements)
+        for name, card in cards.items()
+        if card.formula is None or Formula(card.formula).count() == composition
+    }

@@ -1,0 +1,245 @@
+"""The jobs of one run: one after another, spread over processes, or together on one device."""
+
+from __future__ import annotations
+
+import functools
+import io
+import logging
+import os
+import pickle
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, as_completed
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+
+import ase
+
+from ..errors import ConfigError, NFFLrError, ResourceError, StoppedError
+from ..notes import LOGGER, note
+from ..workflows import RelaxSettings
+from .job_run import Begun, Run
+from .opening import description_of
+from .plan import Job, Listener, Outcome, Plan
+from .threads import VARIABLE
+
+
+def one_by_one(run: Run) -> None:
+    """Do every job here."""
+    run.claim()
+    for number, job in enumerate(run.plan.jobs):
+        run.finish(number, run.attempt(job))
+
+
+def side_by_side(run: Run, workers: Executor) -> None:
+    """Do every job in some worker. A job whose worker dies is a failure like others, exit code 6.
+
+    Raises:
+        ConfigError: the plan cannot be sent to another process.
+        StoppedError: an interrupt came; the workers are stopped.
+    """
+    packed, total = _packed(run.plan), len(run.plan.jobs)
+    run.claim()
+    with _resumable(run), _ending(workers), run.listener.counts(run.workflow.name) as update:
+        futures = {workers.submit(_work, packed, number): number for number in range(total)}
+        update(0, total, "")
+        for future in as_completed(futures):
+            number = futures.pop(future)
+            error = future.exception()  # of the engine, since jobs report theirs
+            run.finish(number, [_lost(run, number, error)] if error else _reported(run, future.result()))
+            update(len(run.outcomes), total, _failures(run))
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What a worker sends: what came of a job, what was printed meanwhile, and notes."""
+
+    outcomes: Sequence[Outcome]
+    printed: str
+    notes: Sequence[str]
+
+
+class _NoteList(logging.Handler):
+    """Keeps notes, for the process that shows them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.notes: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.notes.append(record.getMessage())
+
+
+class _Printer(Listener):
+    """Prints what is said, which ``_work`` keeps for the parent."""
+
+    def say(self, line: str) -> None:
+        print(line)
+
+
+def _packed(plan: Plan) -> bytes:
+    """As bytes, by which a worker knows that it has met the plan before."""
+    try:
+        return pickle.dumps(plan)
+    except Exception as error:  # of whatever a calculator holds
+        raise ConfigError(
+            f"calculator: cannot be sent to another process ({error}); give its name, or jobs=1"
+        ) from error
+
+
+def _work(packed: bytes, number: int) -> _Report:
+    """Do the job of this number in this process, with one thread of torch."""
+    printed, handler = io.StringIO(), _NoteList()
+    LOGGER.addHandler(handler)
+    try:
+        with redirect_stdout(printed), redirect_stderr(printed):
+            run = _begin(packed)
+            outcomes = run.attempt(run.plan.jobs[number])
+    finally:
+        LOGGER.removeHandler(handler)
+    return _Report(outcomes, printed.getvalue(), handler.notes)
+
+
+@functools.lru_cache(maxsize=1)
+def _begin(packed: bytes) -> Run:
+    import torch
+
+    os.environ["MPLBACKEND"] = "agg"  # another machine has its own environment; see nfflr.cli.main
+    torch.set_num_threads(1)  # the process is ours alone, and one of many
+    os.environ[VARIABLE] = "1"  # so it stays
+    plan: Plan = pickle.loads(packed)
+    os.chdir(plan.folder)
+    run = Run(plan, _Printer())
+    run.models.say = lambda line: None  # the same for every job, and the parent has said which models
+    return run
+
+
+def _reported(run: Run, report: _Report) -> Sequence[Outcome]:
+    """Pass on what a worker printed and noted, as one block; what came of the job."""
+    for message in report.notes:
+        note(message)
+    if report.printed:
+        run.listener.say(report.printed.rstrip("\n"))
+    return report.outcomes
+
+
+def _lost(run: Run, number: int, error: BaseException) -> Outcome:
+    """The outcome of a job whose worker is no more."""
+    died = "terminated abruptly" in str(error)  # each engine has a class of its own for it
+    reason = "died (killed, or out of memory)" if died else f"{type(error).__name__}: {error}"
+    name = run.plan.jobs[number].name
+    lost = ResourceError(f"{name}: worker: {reason}; do what is missing with --resume")
+    return Outcome(name, error=lost)
+
+
+def _failures(run: Run) -> str:
+    codes = [max(one.exit_code for one in outcomes) for outcomes in run.outcomes.values()]
+    return f"{sum(map(bool, codes))} failed"
+
+
+@contextmanager
+def _resumable(run: Run) -> Iterator[None]:
+    """Say how to go on if an interrupt comes.
+
+    Raises:
+        StoppedError: it came.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        count = f"{len(run.outcomes)} of {len(run.plan.jobs)}"
+        text = f"interrupted, {count} are done; continue with --resume"
+        raise StoppedError(text, getattr(error, "signum", signal.SIGINT)) from error
+
+
+@contextmanager
+def _ending(workers: Executor) -> Iterator[None]:
+    """End the workers; at once if something comes between."""
+    try:
+        yield
+    except BaseException:
+        workers.shutdown(cancel_futures=True)
+        raise
+    workers.shutdown()
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A job that can go into a batch."""
+
+    number: int
+    job: Job
+    atoms: ase.Atoms
+    begun: Begun
+
+
+def all_together(run: Run) -> None:
+    """Relax all structures together on one device, each written as soon as it has converged.
+
+    Raises:
+        ConfigError: torch-sim is not installed, or cannot do what is asked for.
+        StoppedError: an interrupt came.
+    """
+    settings = _batch_settings(run)
+    run.claim()
+    ready: dict[str, list[_Ready]] = {}  # by model
+    with _resumable(run), run.listener.counts(f"{run.workflow.name} (batch)") as update:
+        for number, job in enumerate(run.plan.jobs):
+            outcomes = run.attempt(job, functools.partial(_prepare, run, number, ready))
+            if outcomes:  # done already, or failed
+                run.finish(number, outcomes)
+        for source, members in ready.items():
+            for number, outcome in _relaxed(run, settings, source, members):
+                run.finish(number, [outcome])
+                update(len(run.outcomes), len(run.plan.jobs), _failures(run))
+
+
+def _batch_settings(run: Run) -> RelaxSettings:
+    try:
+        from ..engines.torchsim import check_batch
+    except ImportError as error:
+        raise ConfigError("--batch: torch-sim is not installed; pip install 'nfflr[torch-sim]'") from error
+    if not isinstance(run.plan.settings, RelaxSettings):
+        raise ConfigError(f"--batch: relaxes structures; leave it out for {run.workflow.name}")
+    if run.plan.compare or len(run.models.sources) > 1 or run.models.compile:
+        raise ConfigError(
+            "--batch: takes one model, not compiled, to compare with nothing; leave the others out"
+        )
+    run.models.compile = False
+    for source in run.models.sources:
+        check_batch(run.models.calculator(source), run.plan.settings)
+    return run.plan.settings
+
+
+def _prepare(run: Run, number: int, ready: dict[str, list[_Ready]], job: Job) -> Sequence[Outcome]:
+    """Put a job into the batch of its model, or return what a run that is being resumed has made of it."""
+    (atoms,) = run.read(job)
+    try:
+        (source,) = run.models.sources_for(atoms)
+        begun = run.begin(job, [atoms], (source,))
+    except NFFLrError as error:
+        raise job.named(error) from error
+    if begun.done is not None:
+        return [begun.done]
+    ready.setdefault(source, []).append(_Ready(number, job, atoms, begun))
+    return []
+
+
+def _relaxed(
+    run: Run, settings: RelaxSettings, source: str, members: list[_Ready]
+) -> Iterator[tuple[int, Outcome]]:
+    """The number and the written outcome of each job, as they converge."""
+    from ..engines.torchsim import relax_together
+
+    calculator = run.models.calculator(source)
+    for k, result in relax_together([member.atoms for member in members], calculator, settings):
+        member = members[k]
+
+        def write(job: Job, result=result, begun: Begun = member.begun) -> Sequence[Outcome]:
+            if isinstance(result, NFFLrError):
+                raise job.named(result) from result
+            outcome = Outcome(job.name, source, result, calculator=description_of(calculator))
+            return [run.write(begun, outcome)]
+
+        (outcome,) = run.attempt(member.job, write)
+        yield member.number, outcome
