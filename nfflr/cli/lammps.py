@@ -93,6 +93,7 @@ def command(
     from ..compiled import kernel
     from ..engines.lammps.external import check_species, potential_of
     from ..engines.lammps.script import LammpsSettings
+    from ..terms import absolute
 
     settings = read_settings(LammpsSettings, config, values)
     assert isinstance(settings, LammpsSettings)
@@ -103,7 +104,7 @@ def command(
     model = potential_of(calculator)
     if mliap is not None:
         return _write_unified(mliap, calculator, overwrite)
-    options = ["--model", _absolute(checkpoint), "--device", device, "--skin", str(skin)]
+    options = ["--model", absolute(checkpoint), "--device", device, "--skin", str(skin)]
     options += ["--dtype", dtype] if dtype else []
     options += [] if compile else ["--no-compile"]
     if script is not None:
@@ -130,11 +131,6 @@ def command(
         click.echo(f"run it in {folder}: {shlex.join([*start, *ranks])}")
         return 0
     return _run([*start, *ranks], folder)
-
-
-def _absolute(checkpoint: str) -> str:
-    """Files and folders by their whole path, since ranks run elsewhere; names stay."""
-    return str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
 
 
 def _prepare(data: Path, calculator, settings: LammpsSettings, out: Path, overwrite: bool):
@@ -190,7 +186,7 @@ def _write_unified(path: Path, calculator, overwrite: bool) -> int:
     refuse_existing([path], overwrite)
     claim_folder(path.parent)
     write_unified(path, calculator)
-    elements = " ".join(calculator.model.elements)
+    elements = " ".join(calculator.elements)
     click.echo(f"  wrote {path}; in LAMMPS: pair_style mliap unified {path} 0; pair_coeff * * {elements}")
     return 0
 

@@ -83,7 +83,8 @@ class Models:
         """Have the kernel of a model evaluated where that saves time; ``work`` is in seconds without it."""
         from ..compiled import kernels_are_ready
 
-        ready = kernels_are_ready(getattr(loaded, "model", None))
+        model = getattr(loaded, "model", None)  # of our own calculators
+        ready = None if model is None else kernels_are_ready(model)
         if ready is None:  # there is none
             self._decided.add(source)
         elif not ready and work < ENOUGH:

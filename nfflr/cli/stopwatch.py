@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from ..calculator import NFFLrCalculator
+from ..models.evaluator import Compiled
 
 
 class Stopwatch:
@@ -17,10 +18,11 @@ class Stopwatch:
     def __init__(self, calculator: NFFLrCalculator):
         self.totals = {"neighbours": 0.0, "model": 0.0}
         neighbours = calculator._neighbours
-        search = "candidates" if getattr(calculator.compiled, "takes_candidates", False) else "graph"
+        compiled = calculator.compiled
+        search = "candidates" if compiled is not None and compiled.takes_candidates else "graph"
         setattr(neighbours, search, self._timed("neighbours", getattr(neighbours, search)))
-        if calculator.compiled is not None:
-            calculator._compiled = _Watched(calculator.compiled, self._timed("model", calculator.compiled))
+        if compiled is not None:
+            calculator._compiled = _Watched(compiled, self._timed("model", compiled))
         else:
             vars(calculator.model)["forward"] = self._timed("model", calculator.model.forward)
 
@@ -38,14 +40,13 @@ class Stopwatch:
         return timed
 
 
-class _Watched:
+class _Watched(Compiled):
     """A compiled potential and its timed call; all else is the potential's."""
 
-    def __init__(self, compiled, call: Callable):
-        self.compiled, self.call = compiled, call
-
-    def __getattr__(self, name: str):
-        return getattr(self.compiled, name)
+    def __init__(self, compiled: Compiled, call: Callable):
+        super().__init__(compiled)
+        self.call, self.takes_candidates = call, compiled.takes_candidates
+        self.kind, self.origin, self.takes_batches = compiled.kind, compiled.origin, compiled.takes_batches
 
     def __call__(self, *args, **kwargs):
         return self.call(*args, **kwargs)
