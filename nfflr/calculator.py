@@ -15,18 +15,17 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
 
-from .adapters.programs import is_program, load_program
-from .adapters.wrapped import NO_CUTOFF, OPTIONS, Wrapped
+from .adapters.programs import is_program
+from .adapters.wrapped import OPTIONS, Wrapped
 from .cards import domains_in
-from .checkpoint import load_model, sources_of
-from .compiled import Compiled, compile_potential, kernels
+from .compiled import compile_potential, kernel
 from .data.graph import Graph, batch_graphs
 from .data.verlet import VerletList
 from .errors import ConfigError, NumericsError, StructureError, did_you_mean
-from .models.base import Potential
-from .models.committee import Ensemble
+from .models.evaluator import NO_CUTOFF, Compiled, Evaluator
 from .notes import note
 from .structures.checks import check_structure
+from .terms import open_evaluator
 from .workflows.framework.interface import has_stress, require_stress
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -40,7 +39,8 @@ class NFFLrCalculator(Calculator):
     these are means, with the sample standard deviations ``energy_std`` (eV) and ``forces_std`` (N,) eV/Å.
 
     Args:
-        model: a ``Potential``, an ``Ensemble``, or any module or callable as ``Wrapped`` takes it.
+        model: an ``Evaluator`` (a potential, a sum, a committee), or any module or callable as ``Wrapped``
+            takes it.
         device: ``"cpu"``, ``"cuda"``, …; default: where the model is.
         dtype: ``"float32"`` or ``"float64"``; default: the model's.
         skin: Å by which the neighbour list reaches beyond the cutoff, so that it can be kept.
@@ -66,7 +66,7 @@ class NFFLrCalculator(Calculator):
 
     def __init__(
         self,
-        model: Potential | Ensemble | Wrapped | Callable,
+        model: Evaluator | Callable,
         *,
         device: str | None = None,
         dtype: str | None = None,
@@ -76,28 +76,27 @@ class NFFLrCalculator(Calculator):
         **wrapping: Any,
     ):
         super().__init__()
-        ours = isinstance(model, Potential | Ensemble | Wrapped)
+        ours = isinstance(model, Evaluator)
         _check_options(wrapping, () if ours else OPTIONS)
-        if not getattr(model, "is_potential", True):
+        evaluator: Any = model if isinstance(model, Evaluator) else Wrapped(model, **wrapping)
+        if not evaluator.is_potential:
             raise ConfigError(
                 f"{type(model).__name__}: it predicts a property, not an energy; call the model itself, "
                 "model(atoms), or give a potential"
             )
-        model = model if isinstance(model, Potential | Ensemble | Wrapped) else Wrapped(model, **wrapping)
         if dtype is not None and dtype not in DTYPES:
             raise ConfigError(f"dtype: got {dtype!r}; expected one of {sorted(DTYPES)}")
         if not 0 <= skin < np.inf:
             raise ConfigError(f"skin: got {skin}; expected a length in Å, not negative")
-        where = find_device(model.device if device is None else device)
-        precision = DTYPES[dtype] if dtype else model.dtype
+        where = find_device(evaluator.device if device is None else device)
+        precision = DTYPES[dtype] if dtype else evaluator.dtype
         # A copy: what the caller does to the model later must not change numbers that ASE has cached.
-        self.model: Any = copy.deepcopy(model).to(device=where, dtype=precision).eval()
-        self.metadata = (model.metadata if isinstance(model, Wrapped) else {}) | (metadata or {})
+        self.model: Any = copy.deepcopy(evaluator).to(device=where, dtype=precision).eval()
+        self.metadata = {**evaluator.metadata, **(metadata or {})}
         self._domains, self._noted = domains_in(self.metadata), False
-        self.implemented_properties = ["energy", "free_energy", *_offered(model)]
-        if isinstance(model, Ensemble):
-            self.implemented_properties += ["energy_std", "forces_std"][: 1 + model.compute_forces]
-        self._neighbours = VerletList(model.cutoff or NO_CUTOFF, skin, self.model.device)
+        offered = [quantity.ase_name or quantity.name for quantity in evaluator.outputs]
+        self.implemented_properties = ["energy", "free_energy", *(n for n in offered if n != "energy")]
+        self._neighbours = VerletList(evaluator.cutoff or NO_CUTOFF, skin, self.model.device)
         self._compile = compile
         self._compiled: Compiled | None = None
         if compile:
@@ -111,9 +110,14 @@ class NFFLrCalculator(Calculator):
             self._compile = self._compiled is not None
         return self._compiled
 
+    @property
+    def _form(self) -> Evaluator:
+        """What is evaluated: the compiled form, or the model itself."""
+        return self.compiled or self.model
+
     def use_kernel(self) -> bool:
         """Evaluate the hand-written compiled kernel of the model from now on; False if it has none here."""
-        self._compiled = kernels(self.model) if self._compiled is None else self._compiled
+        self._compiled = kernel(self.model) if self._compiled is None else self._compiled
         self._compile = self._compiled is not None
         return self._compile
 
@@ -139,10 +143,10 @@ class NFFLrCalculator(Calculator):
     ) -> NFFLrCalculator:
         """Calculator from a bundled name, a run folder, or a checkpoint file.
 
-        Several of them, also as ``"a+b+c"``, or a folder with files ``member-<k>.safetensors``, make an
-        ensemble. Members count more than the ``model.safetensors`` that may lie beside them. A file of
-        TorchScript or ``torch.export`` is a program, which runs if ``trust`` says so; ``wrapping`` is as for
-        ``NFFLrCalculator``.
+        Several of them, also as ``"a,b,c"``, or a folder with files ``member-<k>.safetensors``, make a
+        committee; ``"a + b"`` is a sum (see ``nfflr.terms.open_evaluator``). Members count more than the
+        ``model.safetensors`` that may lie beside them. A file of TorchScript or ``torch.export`` is a
+        program, which runs if ``trust`` says so; ``wrapping`` is as for ``NFFLrCalculator``.
 
         Raises:
             ConfigError: there is no such checkpoint, or an ensemble has one member.
@@ -150,14 +154,7 @@ class NFFLrCalculator(Calculator):
         """
         program = isinstance(source, str | Path) and is_program(source)
         _check_options(wrapping, OPTIONS if program else ())
-        model: Potential | Ensemble | Wrapped
-        if program:
-            module, digest = load_program(str(source), trust)
-            model, names = Wrapped(module, origin=digest, **wrapping), [str(source)]
-            metadata = model.metadata
-        else:
-            (model, metadata), names = load_model(source), sources_of(source)
-        metadata = {**metadata, "source": names[0] if len(names) == 1 else names}
+        model, metadata = open_evaluator(source, device=device or "cpu", dtype=dtype, trust=trust, **wrapping)
         return cls(model, device=device, dtype=dtype, skin=skin, compile=compile, metadata=metadata)
 
     def set_atoms(self, atoms: ase.Atoms) -> None:
@@ -193,11 +190,10 @@ class NFFLrCalculator(Calculator):
             check_structure(self.atoms)
             self.set_atoms(self.atoms)  # what is evaluated need not be attached
         with_stress = has_stress(self.atoms)
-        model = self.compiled or self.model
         with torch.inference_mode(False):  # the list is kept, and may meet gradients later
             graph = self._graph(self._neighbours, self.atoms)
-            output = model(graph, stress=with_stress)
-        self.results = _results(output, graph, with_stress)
+            output = self._form(graph, stress=with_stress)
+        self.results = self._results(output, graph, with_stress)
 
     def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
         """What has changed of what the model sees, to the last bit (ASE's costs more than a small cell)."""
@@ -215,7 +211,7 @@ class NFFLrCalculator(Calculator):
     @property
     def shortest_distances(self) -> np.ndarray | None:
         """(Z, Z) Å by atomic numbers, below which the training data held no pair; None if not known."""
-        known = getattr(self.model, "shortest_distances", None)
+        known = self.model.shortest_distances
         if known is None:
             return None
         numbers = [chemical_symbols.index(element) for element in self.model.elements]
@@ -251,25 +247,26 @@ class NFFLrCalculator(Calculator):
             StructureError, NumericsError: naming the structure by its position.
         """
         results: list[dict] = []
-        model = self.compiled or self.model
-        if getattr(model, "takes_candidates", isinstance(model, Wrapped)):
+        form = self._form
+        if form.takes_candidates or not form.takes_batches:
             # One by one: a kernel takes atoms in blocks of its own, and a batch is only copies to it.
             max_edges = -1
         with torch.inference_mode(False):
             for chunk in self._chunks(structures, max_edges):
                 for (atoms, graph), output in zip(chunk, self._outputs(chunk, len(results)), strict=True):
-                    results.append(_results(output, graph, has_stress(atoms), f"structure {len(results)}"))
+                    item = f"structure {len(results)}"
+                    results.append(self._results(output, graph, has_stress(atoms), item))
         return results
 
     def _outputs(self, chunk: list[tuple[ase.Atoms, Graph]], first: int) -> list[dict[str, torch.Tensor]]:
         """The model's dict for each structure of a chunk, of which ``first`` is the first one's number."""
-        model = self.compiled or self.model
         if len(chunk) == 1:
             with _naming(f"structure {first}"):
-                return [model(chunk[0][1])]
-        output = {name: value.cpu() for name, value in model(batch_graphs([g for _, g in chunk])).items()}
+                return [self._form(chunk[0][1])]
+        output = self._form(batch_graphs([graph for _, graph in chunk]))
+        output = {name: value.cpu() for name, value in output.items()}
         sizes = [len(atoms) for atoms, _ in chunk]
-        per_atom = {"forces", "energies", "forces_std"} & output.keys()
+        per_atom = {q.name for q in self.model.outputs if q.per_atom} & output.keys()
         parts = output | {name: output[name].split(sizes) for name in per_atom}
         return [{name: values[k] for name, values in parts.items()} for k in range(len(chunk))]
 
@@ -300,8 +297,33 @@ class NFFLrCalculator(Calculator):
 
     def _graph(self, neighbours: VerletList, atoms: ase.Atoms) -> Graph:
         """What the model is given: all candidates where it leaves out itself what is beyond the cutoff."""
-        takes_all = getattr(self.compiled, "takes_candidates", False)
-        return neighbours.candidates(atoms) if takes_all else neighbours.graph(atoms)
+        return neighbours.candidates(atoms) if self._form.takes_candidates else neighbours.graph(atoms)
+
+    def _results(
+        self, output: dict[str, torch.Tensor], graph: Graph, with_stress: bool, item: str = "structure"
+    ) -> dict[str, float | np.ndarray]:
+        """The model's dict as ASE wants it: Python floats and contiguous float64 arrays.
+
+        Raises:
+            NumericsError: a value is not finite.
+        """
+        results: dict[str, float | np.ndarray] = {}
+        for quantity in self.model.outputs:
+            if quantity.name not in output or (quantity.name == "stress" and not with_stress):
+                continue
+            value = output[quantity.name].detach().cpu().numpy()
+            if quantity.name == "stress":
+                value = value[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]  # xx yy zz yz xz xy
+            number = not value.ndim
+            name = quantity.ase_name or quantity.name
+            results[name] = float(value) if number else np.ascontiguousarray(value, dtype=np.float64)
+        results["free_energy"] = results["energy"]
+        for name, result in results.items():
+            if not np.isfinite(result).all():
+                raise NumericsError(
+                    f"{item}: the model's {name} is not finite{_nearest_pair(graph)}; check the geometry"
+                )
+        return results
 
     @property
     def elements(self) -> tuple[str, ...]:
@@ -323,23 +345,13 @@ class NFFLrCalculator(Calculator):
         return {
             "name": self.name,
             "source": self.metadata.get("source"),
-            "architecture": getattr(self.model, "key", type(self.model).__name__),
+            "architecture": self.model.key or type(self.model).__name__,
             "digest": self.metadata.get("sha256"),
             "dtype": self.dtype,
             "device": str(self.model.device),
             "skin": self._neighbours.skin,
             "compiled": self.compiled.kind if self.compiled else False,
         }
-
-
-def _offered(model: Potential | Ensemble | Wrapped) -> list[str]:
-    """Of energies, forces and stress those that a model, or every member of an ensemble, gives."""
-    if isinstance(model, Wrapped):
-        return list(model.gives)
-    if isinstance(model, Ensemble):
-        first, *others = map(_offered, model.members)
-        return [name for name in first if all(name in other for other in others)]
-    return ["energies", "forces", "stress"] if model.compute_forces else ["energies"]
 
 
 def _check_options(options: dict, known: Sequence[str]) -> None:
@@ -379,36 +391,6 @@ def _naming(item: str) -> Iterator[None]:
         raise StructureError(str(error).replace("structure", item, 1)) from error
 
 
-def _results(
-    output: dict[str, torch.Tensor], graph: Graph, with_stress: bool, item: str = "structure"
-) -> dict:
-    """The model's dict as ASE wants it: Python floats and contiguous float64 arrays.
-
-    Raises:
-        NumericsError: a value is not finite.
-    """
-    energy = float(output["total_energy"])
-    results: dict[str, float | np.ndarray] = {
-        "energy": energy,
-        "free_energy": energy,
-    }
-    if "energy_std" in output:
-        results["energy_std"] = float(output["energy_std"])
-    for name in ("energies", "forces", "forces_std"):
-        if name in output:
-            results[name] = _array(output[name])
-    if with_stress and "stress" in output:
-        results["stress"] = _array(output["stress"])[
-            [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
-        ]  # xx yy zz yz xz xy
-    for name, value in results.items():
-        if not np.isfinite(value).all():
-            raise NumericsError(
-                f"{item}: the model's {name} is not finite{_nearest_pair(graph)}; check the geometry"
-            )
-    return results
-
-
 def _nearest_pair(graph: Graph) -> str:
     """Where to look first when a model gave no number."""
     if not len(graph.dst):
@@ -417,7 +399,3 @@ def _nearest_pair(graph: Graph) -> str:
     edge = int(lengths.argmin())
     pair = f"{int(graph.dst[edge])} and {int(graph.src[edge])}"
     return f" (nearest are atoms {pair}, {float(lengths[edge]):.3g} Å apart)"
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype=np.float64)

@@ -25,10 +25,11 @@ from .checkpoint_files import (
     read_content,
     reasons,
     sources_of,
+    terms_of,
 )
 from .errors import CheckpointError, ConfigError, NumericsError, plain_reason
 from .models.base import Potential, architecture
-from .models.committee import Ensemble
+from .models.committee import Committee
 from .models.construction import build_model
 from .storage.files import write_atomically
 from .storage.sealed import read_metadata, seal, unseal
@@ -47,6 +48,7 @@ __all__ = [
     "pack",
     "save_checkpoint",
     "sources_of",
+    "terms_of",
     "unpack",
     "upgraded",
 ]
@@ -88,7 +90,7 @@ def save_checkpoint(
         CheckpointError: the weights are not those of the model's hyper-parameters.
         ResourceError: the file cannot be written.
     """
-    if not isinstance(model, Potential) or not hasattr(model, "key"):
+    if not isinstance(model, Potential) or not model.key:
         raise ConfigError(
             f"{type(model).__name__}: cannot be saved; expected one model of a registered architecture"
         )
@@ -197,11 +199,11 @@ def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
     return model.eval(), metadata
 
 
-def load_model(source: str | Path | Sequence[str | Path]) -> tuple[Potential | Ensemble, dict]:
-    """As ``load_checkpoint``, and an ensemble of several: a list, ``"a+b+c"``, or a folder with members.
+def load_model(source: str | Path | Sequence[str | Path]) -> tuple[Potential | Committee, dict]:
+    """As ``load_checkpoint``, and a committee of several: a list, ``"a,b,c"``, or a folder with members.
 
     Raises:
-        ConfigError, CheckpointError: see there; or an ensemble has one member, or members that do not fit.
+        ConfigError, CheckpointError: see there; or a committee has one member, or members that do not fit.
 
     Example:
         >>> model, _ = load_model("mlearn-si")
@@ -218,7 +220,7 @@ def load_model(source: str | Path | Sequence[str | Path]) -> tuple[Potential | E
     loaded = [load_checkpoint(name) for name in names]
     metadata = [found for _, found in loaded]
     digests = [found["sha256"] for found in metadata]
-    return Ensemble([model for model, _ in loaded]), {"members": metadata, "sha256": digests}
+    return Committee([model for model, _ in loaded]), {"members": metadata, "sha256": digests}
 
 
 def upgraded(tensors: dict[str, torch.Tensor], metadata: dict) -> tuple[dict[str, torch.Tensor], dict]:

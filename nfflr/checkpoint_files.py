@@ -95,12 +95,28 @@ def check_metadata(metadata: dict, name: str) -> None:
         raise CheckpointError(f"{name}: dtype {metadata['dtype']!r}; expected {' or '.join(DTYPES)}")
 
 
+def terms_of(source: str | Path | Sequence[str | Path]) -> list:
+    """Names of the terms of a sum ``"a + b"``; what is no sum is its only term."""
+    if not isinstance(source, str) or os.path.exists(source):
+        return [source]
+    return re.split(r"\s+\+\s+", source.strip())
+
+
 def sources_of(source: str | Path | Sequence[str | Path]) -> list[str]:
-    """Names of the checkpoints that make a model: those given, or the parts of ``"a+b+c"``."""
+    """Names of the checkpoints that make a committee: those given, or the parts of ``"a,b,c"``.
+
+    The former ``"a+b+c"`` without spaces is still read.
+    """
     if not isinstance(source, str | Path):
         return [str(item) for item in source]
-    parts = str(source).split("+")
-    return parts if len(parts) > 1 and all(parts) and not os.path.exists(source) else [str(source)]
+    text = str(source)
+    if os.path.exists(source) or re.match(r"[\w.-]+:", text) or len(terms_of(text)) > 1:
+        return [text]
+    for separator in ",+":
+        parts = [part.strip() for part in text.split(separator)]
+        if len(parts) > 1 and all(parts):
+            return parts
+    return [text]
 
 
 def find_checkpoint(source: str | Path) -> Path:

@@ -68,7 +68,7 @@ def reference(model, atoms: ase.Atoms, rows: np.ndarray | None = None) -> dict[s
     shift = torch.from_numpy(rows[:, 2:].astype(float)) @ tensors.cell  # (E, 3)
     bonds = positions[src] - positions[dst] + shift
     bonds = bonds @ (torch.eye(3, dtype=torch.float64) + (strain + strain.T) / 2)
-    raw = model.energies(Graph(tensors, src, dst, shift, model.cutoff), bonds)  # (N,)
+    raw = model.energies(model.inputs(Graph(tensors, src, dst, shift, model.cutoff), bonds))  # (N,)
     energies = raw * model.scale + model.reference_energies[model.species(tensors.numbers)]
     slope, pull = torch.zeros_like(positions), torch.zeros_like(strain)
     if energies.requires_grad and len(rows):

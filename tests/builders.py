@@ -40,15 +40,13 @@ class TinyNetwork(Potential):
         self.hidden = nn.Linear(n, config.width)
         self.readout = nn.Linear(config.width, 1)
 
-    def energies(self, graph, vectors):
-        r = vectors.square().sum(1).sqrt()  # (E,)
+    def energies(self, inputs):
+        r = inputs.vectors.square().sum(1).sqrt()  # (E,)
         fade = (1 - (r / self.cutoff).clamp(max=1) ** 2) ** 3
         bumps = torch.exp(-2 * (r[:, None] - self.centres) ** 2) * fade[:, None]  # (E, R)
-        source = self.species(graph.atoms.numbers)[graph.src]
-        kinds = len(self.elements)
-        n = graph.atoms.numbers.shape[0]  # not len(), which a graph could only take for a constant
+        source, kinds, n = inputs.species[inputs.src], len(self.elements), inputs.n_atoms
         flat = bumps.new_zeros(n * kinds, bumps.shape[1])
-        density = flat.index_add(0, graph.dst * kinds + source, bumps).view(n, -1)
+        density = flat.index_add(0, inputs.dst * kinds + source, bumps).view(n, -1)
         return self.readout(torch.tanh(self.hidden(density))).squeeze(1)
 
 

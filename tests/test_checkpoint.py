@@ -19,7 +19,7 @@ from nfflr import checkpoint, checkpoint_files
 from nfflr.checkpoint import FILE, find_checkpoint, load_checkpoint, save_checkpoint
 from nfflr.errors import CheckpointError, ConfigError, NFFLrError, NumericsError, ResourceError
 from nfflr.models import base
-from nfflr.models.committee import Ensemble
+from nfflr.models.committee import Committee
 from nfflr.models.gnn.schnet import SchNet, SchNetConfig
 
 
@@ -448,7 +448,7 @@ def test_weights_that_do_not_fit_the_hyper_parameters_are_not_saved(path):
 
 
 def test_what_is_no_registered_model_is_not_saved(path):
-    for model in (Ensemble([tiny(), tiny()]), torch.nn.Linear(2, 2)):
+    for model in (Committee([tiny(), tiny()]), torch.nn.Linear(2, 2)):
         with pytest.raises(ConfigError, match="expected one model of a registered architecture"):
             save_checkpoint(path, model)
     assert not path.exists()

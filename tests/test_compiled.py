@@ -29,7 +29,7 @@ from nfflr.compiled.cache import Artefacts, compiler, identity
 from nfflr.compiled.examples import deviations, example_graphs, tolerance
 from nfflr.data.graph import batch_graphs
 from nfflr.models.base import architectures
-from nfflr.models.committee import Ensemble
+from nfflr.models.committee import Committee
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler here")
 CHEAPEST = "lennard-jones"  # to compile, which takes half a minute
@@ -196,11 +196,11 @@ def test_calculators_say_so_copy_and_pickle():
 @needs_compiler
 def test_ensembles_are_compiled_member_by_member():
     model = make_model(CHEAPEST)
-    ensemble = Ensemble([model, copy.deepcopy(model)])
+    ensemble = Committee([model, copy.deepcopy(model)])
     compiled = build(ensemble)
     assert compiled.kind == "graph"
     for x in (random_structure(np.random.default_rng(4)), [bulk("Si", cubic=True)] * 2):
-        graph = ensemble.widest.graph(x)
+        graph = ensemble.graph(x)
         found, expected = compiled(graph), ensemble(graph)
         assert list(found) == list(expected) and "forces_std" in found
         assert max(deviations(found, expected).values()) <= 1e-10
@@ -406,8 +406,8 @@ def test_nff_compile_without_a_compiler(checkpoint, monkeypatch, tmp_path, capsy
 class Stubborn(type(tiny())):
     """Energies whose form depends on data, which no graph can hold."""
 
-    def energies(self, graph, vectors):
-        energies = super().energies(graph, vectors)
+    def energies(self, inputs):
+        energies = super().energies(inputs)
         return 2 * energies if float(energies.detach().sum()) > 0 else energies
 
 

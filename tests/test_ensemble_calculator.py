@@ -18,7 +18,7 @@ from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import FILE, save_checkpoint
 from nfflr.errors import CheckpointError, ConfigError
 from nfflr.models import base
-from nfflr.models.committee import Ensemble
+from nfflr.models.committee import Committee
 
 ELEMENTS = ("C", "Si")
 SPREAD = {"energy_std", "forces_std"}
@@ -37,7 +37,7 @@ def models():
 
 @pytest.fixture
 def calc(models):
-    return NFFLrCalculator(Ensemble(models))
+    return NFFLrCalculator(Committee(models))
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_a_folder_of_members_and_a_list_of_files_are_loaded(folder, calc, struct
             assert np.array_equal(loaded.results[name], value)
     found = loaded.todict()
     assert json.loads(json.dumps(found)) == found and found["source"] == list(map(str, files))
-    assert found["architecture"] == "ensemble(test-tiny, test-tiny, test-tiny)"
+    assert found["architecture"] == "committee(test-tiny, test-tiny, test-tiny)"
     digests = [NFFLrCalculator.load(file).todict()["digest"] for file in files]
     assert found["digest"] == digests and len(set(digests)) == 3
     assert NFFLrCalculator.load(folder).todict() == {**found, "source": str(folder)}
@@ -105,10 +105,10 @@ def test_a_folder_of_members_and_a_list_of_files_are_loaded(folder, calc, struct
 
 def test_members_count_more_than_a_model_beside_them_and_one_alone_does_not(folder, models):
     save_checkpoint(folder / FILE, models[0])
-    assert isinstance(NFFLrCalculator.load(folder).model, Ensemble)
+    assert isinstance(NFFLrCalculator.load(folder).model, Committee)
     for k in (9, 10):
         (folder / f"member-{k}.safetensors").unlink()
-    assert not isinstance(NFFLrCalculator.load(folder).model, Ensemble)
+    assert not isinstance(NFFLrCalculator.load(folder).model, Committee)
     (folder / FILE).unlink()
     with pytest.raises(ConfigError, match="holds no model.safetensors, but"):
         NFFLrCalculator.load(folder)
@@ -139,7 +139,7 @@ def test_copies_give_equal_results(folder, structures, duplicate):
 def test_precision_can_be_chosen(models, structures):
     atoms, found = structures.crystal(ELEMENTS), {}
     for dtype in ("float32", "float64"):
-        calc = NFFLrCalculator(Ensemble(models), dtype=dtype)
+        calc = NFFLrCalculator(Committee(models), dtype=dtype)
         calc.calculate(atoms)
         found[dtype] = calc.results
         assert {member.dtype for member in calc.model.members} == {getattr(torch, dtype)}

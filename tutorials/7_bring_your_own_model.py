@@ -52,11 +52,11 @@ class LearnedEAM(Potential):
         self.density = nn.Linear(config.functions, config.densities, bias=False)
         self.embed = nn.Sequential(nn.Linear(config.densities, 32), nn.SiLU(), nn.Linear(32, 1))
 
-    def energies(self, graph, vectors):  # (E, 3) Å → (N,)
-        r = vectors.norm(dim=1)
+    def energies(self, inputs):  # bonds → (N,)
+        r = inputs.vectors.norm(dim=1)  # (E,) Å
         basis = bessel(r, self.config.functions, self.cutoff)[0].T  # (E, F)
         bonds = torch.cat([self.pair(basis), self.density(basis)], dim=1)  # (E, 1 + K)
-        atoms = bonds.new_zeros(len(graph.atoms), bonds.shape[1]).index_add(0, graph.dst, bonds)
+        atoms = bonds.new_zeros(inputs.n_atoms, bonds.shape[1]).index_add(0, inputs.dst, bonds)
         return atoms[:, 0] + self.embed(atoms[:, 1:])[:, 0]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..errors import CheckpointError, ConfigError, NFFLrError, did_you_mean
+from ..models.registry import keys
 from .foreign_calculator import ForeignCalculator, Peer
 from .packages import adapter, names
 from .undisturbed import undisturbed
@@ -25,11 +26,13 @@ __all__ = [
 
 def is_foreign(source: object) -> bool:
     """Whether it is the name of an adapter, or reads ``prefix:…`` and is no file."""
-    if not isinstance(source, str):
+    if not isinstance(source, str) or re.search(r"\s\+\s", source):
         return False
-    if source.partition(":")[0] in names():
+    prefix = source.partition(":")[0]
+    if prefix in names():
         return True
-    return re.match(r"[\w.-]+:", source) is not None and not Path(source).exists()
+    looks_so = re.match(r"[\w.-]+:", source) is not None and not Path(source).exists()
+    return looks_so and prefix.replace("_", "-") not in keys()
 
 
 def installed_universal() -> list[str]:

@@ -10,7 +10,7 @@ import torch
 
 from ..atoms import Atoms
 from ..errors import ConfigError, NumericsError, did_you_mean
-from ..models.base import stress_from_virial
+from ..models.assemble import stress_from_virial
 from ..units import KINDS, factor
 
 KEYS = {
@@ -94,7 +94,7 @@ class Convention:
                     f"{self.name}: returns a virial, of which there are two signs; give "
                     "signs={'virial': -1} if it is −V σ, 1 if V σ, or leave it out: keys={'virial': None}"
                 )
-            result["stress"] = self.signs["virial"] * stress_from_virial(atoms, found["virial"][None])
+            result["stress"] = self.signs["virial"] * stress_from_virial(found["virial"], atoms.cell)
         return result
 
     def _key(self, name: str, output: Mapping) -> str | int | None:

@@ -13,24 +13,24 @@ from typing import Any
 import ase
 import numpy as np
 import torch
-from ase.data import atomic_numbers, chemical_symbols, covalent_radii
+from ase.data import atomic_numbers, covalent_radii
 from torch import nn
 
 from ..data.graph import Graph
-from ..data.inputs import as_graph
 from ..errors import ConfigError, NFFLrError, NumericsError, StructureError, is_lack_of_resources
-from ..models.base import Input, stress_from_virial
+from ..models.assemble import stress_from_virial
+from ..models.evaluator import Evaluator, Input, within
+from ..quantities import QUANTITIES, Quantity
 from ..structures.checks import check_structure
 from .convention import Convention
 from .signature import call, find_door
 
 logger = logging.getLogger("nfflr")
 
-NO_CUTOFF = 0.5  # Å, of a search for atoms that coincide, where the model wants no neighbours from us
 OPTIONS = ("input", "keys", "units", "signs", "cutoff", "elements", "example")
 
 
-class Wrapped(nn.Module):
+class Wrapped(nn.Module, Evaluator):
     """A model from elsewhere, which stands in for a ``Potential`` wherever one is only evaluated.
 
     Forces or stress that it does not return are derivatives of its energy, where that depends on positions:
@@ -57,13 +57,13 @@ class Wrapped(nn.Module):
         origin: digest of the file that it was read from.
 
     Attributes:
-        gives: which of ``energies``, ``forces`` and ``stress`` there are.
+        results_given: which of ``energies``, ``forces`` and ``stress`` there are.
 
     Raises:
         ConfigError: an option that cannot be, or a model that fails on the example or returns no energy.
     """
 
-    is_potential = True
+    takes_batches = False
     anchor: torch.Tensor
 
     def __init__(
@@ -98,29 +98,29 @@ class Wrapped(nn.Module):
         # Carries device and precision, also where the model has no parameter.
         self.register_buffer("anchor", torch.zeros(0, dtype=first.dtype, device=first.device), False)
         self.eval()
-        self.gives: tuple[str, ...] = ()
+        self.results_given: tuple[str, ...] = ()
         self.derived: frozenset[str] = frozenset()
         self._try(example)
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
         return self.anchor.dtype
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]
         return self.anchor.device
 
     @property
-    def compute_forces(self) -> bool:
-        return "forces" in self.gives
+    def outputs(self) -> tuple[Quantity, ...]:  # type: ignore[override]
+        return tuple(QUANTITIES[name] for name in ("total_energy", *self.results_given))
 
     @property
-    def key(self) -> str:
+    def key(self) -> str:  # type: ignore[override]
         """As ``"wrapped(MyNetwork)"``; not a key of the registry."""
         return f"wrapped({self.name})"
 
     @property
-    def metadata(self) -> dict:
+    def metadata(self) -> dict:  # type: ignore[override]
         """``sha256`` over file, weights and conventions; of a callable, which shows no weights, None."""
         if not isinstance(self.model, nn.Module):
             return {"sha256": None}
@@ -139,39 +139,15 @@ class Wrapped(nn.Module):
                 self.model.eval()
         return self
 
-    def species(self, numbers: torch.Tensor) -> torch.Tensor:
-        """The atomic numbers (N,), if the model is known to cover them.
-
-        Raises:
-            StructureError: naming those that it does not.
-        """
-        if self.elements is not None:
-            missing = {chemical_symbols[n] for n in numbers.tolist()} - set(self.elements)
-            if missing:
-                raise StructureError(
-                    f"structure: element {', '.join(sorted(missing))} is not covered by this model; "
-                    f"it knows {', '.join(self.elements)}"
-                )
-        return numbers
-
     def graph(self, x: Input) -> Graph:
         """One structure with its neighbours within ``cutoff``, on the model's device."""
-        reach = self.cutoff or NO_CUTOFF
-        graph = as_graph(x, reach).to(self.device)
+        graph = super().graph(x)
         if graph.atoms.is_batch:
             raise StructureError(f"{self.key}: a batch was given; it takes one structure at a time")
-        if self.cutoff and graph.cutoff < self.cutoff - 1e-9:
-            raise StructureError(
-                f"graph: bonds reach {graph.cutoff:g} Å, the model needs {self.cutoff:g} Å; build it for that"
-            )
-        if graph.cutoff > reach:  # to a model without a smooth end a longer bond is a bond
-            keep = graph.vectors().square().sum(1) < reach**2
-            src, dst, shift = graph.src[keep], graph.dst[keep], graph.shift[keep]
-            graph = Graph(graph.atoms, src, dst, shift, reach)
-        return graph
+        return within(graph, self)  # to a model without a smooth end a longer bond is a bond
 
-    def forward(self, x: Input, stress: bool = True) -> dict[str, torch.Tensor]:
-        """``total_energy`` () eV and what ``gives`` says, of one structure; nothing carries a gradient.
+    def forward(self, x: Input, stress: bool = True, virials: bool = False) -> dict[str, torch.Tensor]:
+        """``total_energy`` () eV and ``results_given``, of one structure; nothing carries a gradient.
 
         Raises:
             StructureError: it is periodic, and nothing that the model is given could tell.
@@ -186,7 +162,7 @@ class Wrapped(nn.Module):
         self.species(graph.atoms.numbers)
         values, slopes = self._evaluate(graph, self.derived - (set() if stress else {"stress"}), stress)
         values |= slopes
-        names = ["total_energy", *(n for n in self.gives if n != "stress" or stress)]
+        names = ["total_energy", *(n for n in self.results_given if n != "stress" or stress)]
         lost = [n for n in names if n not in values]
         if lost:
             raise NumericsError(f"{self.name}: gave no {lost[0]}, as it did when it was tried")
@@ -208,7 +184,7 @@ class Wrapped(nn.Module):
         if "forces" in slopes:
             slopes["forces"] = -slopes["forces"]
         if "stress" in slopes:
-            slopes["stress"] = stress_from_virial(atoms, slopes["stress"][None])
+            slopes["stress"] = stress_from_virial(slopes["stress"], atoms.cell)
         return values, slopes
 
     def _values(
@@ -244,7 +220,7 @@ class Wrapped(nn.Module):
                 "that it knows, example= that it takes, or input="
             ) from error
         self.derived = frozenset(derived)
-        self.gives = tuple(n for n in ("energies", "forces", "stress") if n in given | derived)
+        self.results_given = tuple(n for n in ("energies", "forces", "stress") if n in given | derived)
 
     def _derived(self, graph: Graph, wanted: set[str]) -> set[str]:
         """Which of the wanted derivatives the energy has, checked against its differences."""

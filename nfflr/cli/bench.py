@@ -225,10 +225,11 @@ class Stopwatch:
     def __init__(self, calculator):
         self.totals = {"neighbours": 0.0, "model": 0.0}
         neighbours = calculator._neighbours
-        search = "candidates" if getattr(calculator.compiled, "takes_candidates", False) else "graph"
+        compiled = calculator.compiled
+        search = "candidates" if compiled is not None and compiled.takes_candidates else "graph"
         setattr(neighbours, search, self._timed("neighbours", getattr(neighbours, search)))
-        if calculator.compiled is not None:
-            calculator._compiled = _Watched(calculator.compiled, self._timed("model", calculator.compiled))
+        if compiled is not None:
+            calculator._compiled = _Watched(compiled, self._timed("model", compiled))
         else:
             vars(calculator.model)["forward"] = self._timed("model", calculator.model.forward)
 

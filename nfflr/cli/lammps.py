@@ -71,6 +71,7 @@ def command(
     from ..calculator import NFFLrCalculator
     from ..compiled import kernel
     from ..engines.lammps.external import check_species, potential_of
+    from ..terms import absolute
 
     settings = read_settings(LammpsSettings, config, values)
     if sum(x is not None for x in (structure, script, mliap)) != 1:
@@ -80,7 +81,7 @@ def command(
     potential = potential_of(calculator)
     if mliap is not None:
         return _write_unified(mliap, calculator, overwrite)
-    options = ["--model", _absolute(model), "--device", device, "--skin", str(skin)]
+    options = ["--model", absolute(model), "--device", device, "--skin", str(skin)]
     options += ["--dtype", dtype] if dtype else []
     options += [] if compile else ["--no-compile"]
     if script is not None:
@@ -107,11 +108,6 @@ def command(
         click.echo(f"run it in {folder}: {shlex.join([*start, *ranks])}")
         return 0
     return _run([*start, *ranks], folder)
-
-
-def _absolute(checkpoint: str) -> str:
-    """Files and folders by their whole path, since ranks run elsewhere; names stay."""
-    return str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
 
 
 def _prepare(path: Path, calculator, settings: LammpsSettings, out: Path, overwrite: bool):
@@ -167,7 +163,7 @@ def _write_unified(path: Path, calculator, overwrite: bool) -> int:
     refuse_existing([path], overwrite)
     claim_folder(path.parent)
     write_unified(path, calculator)
-    elements = " ".join(calculator.model.elements)
+    elements = " ".join(calculator.elements)
     click.echo(f"  wrote {path}; in LAMMPS: pair_style mliap unified {path} 0; pair_coeff * * {elements}")
     return 0
 

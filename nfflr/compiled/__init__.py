@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Protocol
+from typing import cast
 
 import torch
 
-from ..data.graph import Graph
 from ..models.base import Potential
-from ..models.committee import Ensemble
+from ..models.evaluator import Combination, Compiled, Evaluator, Input
 from .aot_graph import NotCompiled, load_graph
+
+__all__ = [
+    "KERNELS",
+    "Compiled",
+    "NotCompiled",
+    "build",
+    "compile_potential",
+    "kernel",
+    "kernels_are_ready",
+]
 
 logger = logging.getLogger("nfflr")
 
@@ -21,50 +30,38 @@ logger = logging.getLogger("nfflr")
 KERNELS = {"moment": "moment_kernel"}
 
 
-class Compiled(Protocol):
-    """A potential with fixed weights on one device in one precision.
+class CompiledCombination(Compiled):
+    """All parts of a sum or a committee compiled; results as the model itself combines them."""
 
-    Attributes:
-        kind: ``"kernel"`` (hand-written) or ``"graph"``.
-        origin: one line on where it came from and how long that took.
-    """
+    model: Combination
 
-    kind: str
-    origin: str
+    def __init__(self, model: Combination, forms: Sequence[Evaluator]):
+        super().__init__(model)
+        self.forms = forms
+        self.kind = forms[0].kind if len({form.kind for form in forms}) == 1 else "mixed"
+        self.origin = "; ".join(f"member {k}: {form.origin}" for k, form in enumerate(forms))
+        self.takes_candidates = all(form.takes_candidates for form in forms)
+        self.takes_parts = all(form.takes_parts for form in forms)
 
-    def __call__(self, graph: Graph, stress: bool = True) -> dict[str, torch.Tensor]:
-        """What the model's ``forward`` returns, for a single structure or a batch."""
-
-
-class CompiledEnsemble:
-    """All members of an ensemble compiled; results as ``Ensemble.forward`` has them."""
-
-    def __init__(self, model: Ensemble, members: list[Compiled]):
-        self.model, self.members = model, members
-        self.kind = members[0].kind if len({m.kind for m in members}) == 1 else "graph"
-        self.origin = "; ".join(f"member {k}: {m.origin}" for k, m in enumerate(members))
-
-    def __call__(self, graph: Graph, stress: bool = True) -> dict[str, torch.Tensor]:
-        graph = self.model.widest.graph(graph)
-        return self.model.combine([member(graph, stress) for member in self.members])
+    def __call__(self, x: Input, stress: bool = True, virials: bool = False) -> dict[str, torch.Tensor]:
+        """As the model's ``forward``."""
+        return self.model.evaluate(self.forms, self.model.graph(x), stress, virials)
 
 
-def build(model: Potential | Ensemble) -> Compiled:
+def build(model: Evaluator) -> Compiled:
     """A compiled potential from the user's cache, or built now and kept there.
 
     Raises:
         NotCompiled: the reason why there is none.
     """
-    if isinstance(model, Ensemble):
-        return CompiledEnsemble(model, [build(member) for member in model.members])
-    if not isinstance(model, Potential):
+    if model.parts:
+        return CompiledCombination(cast(Combination, model), [build(part) for part in model.parts])
+    if not model.compilable:
         raise NotCompiled("a model from elsewhere, of which only the results are known")
-    return kernel(model) or load_graph(model)
+    return kernel(model) or load_graph(cast(Potential, model))
 
 
-def compile_potential(
-    model: Potential | Ensemble, tell: Callable[[str], None] = logger.warning
-) -> Compiled | None:
+def compile_potential(model: Evaluator, tell: Callable[[str], None] = logger.warning) -> Compiled | None:
     """As ``build``; None, and one line told, where the model has to be evaluated as it is.
 
     Args:
@@ -78,37 +75,30 @@ def compile_potential(
         return None
 
 
-def kernel(model: Potential) -> Compiled | None:
-    """The hand-written form of a model, None where there is none; graphs may have ``n_local``."""
+def kernel(model: Evaluator) -> Compiled | None:
+    """The hand-written form of a model, or of those parts of one that have it; None where there is none.
+
+    Graphs may have ``n_local``.
+    """
+    if model.parts:
+        forms = [kernel(part) for part in model.parts]
+        mixed = [form or part for form, part in zip(forms, model.parts, strict=True)]
+        return CompiledCombination(cast(Combination, model), mixed) if any(forms) else None
     module = _kernel_module(model)
     return None if module is None else module.build(model)
 
 
-def kernels(model: Potential | Ensemble) -> Compiled | None:
-    """As ``kernel``, and for an ensemble if there is one for every member."""
-    if not isinstance(model, Ensemble):
-        return kernel(model)
-    members = [kernel(member) for member in model.members]
-    return CompiledEnsemble(model, [m for m in members if m is not None]) if all(members) else None
-
-
-def kernels_are_ready(model: object) -> bool | None:
-    """Whether ``kernels`` need not compile; None if it would give nothing. Nothing is built by this."""
-    if isinstance(model, Ensemble):
-        states = [kernels_are_ready(member) for member in model.members]
-        return None if None in states else all(states)
-    module = _kernel_module(model) if isinstance(model, Potential) else None
+def kernels_are_ready(model: Evaluator) -> bool | None:
+    """Whether ``kernel`` need not compile; None if it would give nothing. Nothing is built by this."""
+    if model.parts:
+        states = [state for part in model.parts if (state := kernels_are_ready(part)) is not None]
+        return all(states) if states else None
+    module = _kernel_module(model)
     return None if module is None else module.is_ready(model)
 
 
-def _kernel_module(model: Potential) -> ModuleType | None:
-    key = getattr(model, "key", "")
-    name = KERNELS.get(key)
-    if name is None or type(model).__module__ != f"{Potential.__module__.rpartition('.')[0]}.{key}":
+def _kernel_module(model: Evaluator) -> ModuleType | None:
+    name = KERNELS.get(model.key) if model.compilable else None
+    if name is None or type(model).__module__ != f"{Potential.__module__.rpartition('.')[0]}.{model.key}":
         return None
-    try:
-        return importlib.import_module(f".{name}", __package__)
-    except ModuleNotFoundError as error:
-        if error.name != f"{__package__}.{name}":
-            raise
-        return None
+    return importlib.import_module(f".{name}", __package__)

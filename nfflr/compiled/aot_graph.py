@@ -6,6 +6,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch
 
 from ..atoms import Atoms
 from ..data.graph import Graph
-from ..models.base import Potential, bond_gradient
+from ..models.assemble import Inputs, assemble
+from ..models.base import Potential
+from ..models.evaluator import Compiled, Input
 from .cache import Artefacts, compiler
 from .examples import deviations, example_graphs, tolerance
 
@@ -28,7 +31,7 @@ class NotCompiled(Exception):
     """Why a model has no compiled form; the message is a reason, in one line."""
 
 
-class CompiledGraph:
+class CompiledGraph(Compiled):
     """A potential whose ``forward`` is one compiled graph; see ``load_graph``.
 
     Nothing is compiled when sizes change. What has no interactions (fewer than two bonds, or angles, for a
@@ -36,35 +39,42 @@ class CompiledGraph:
     """
 
     kind = "graph"
+    model: Potential
 
     def __init__(self, model: Potential, path: Path, origin: str = ""):
-        self.model, self.origin = model, origin
+        super().__init__(model)
+        self.origin = origin
         index = model.device.index if model.device.index is not None else -1
         # The loader is taken from torch's core: importing all of the compiler would cost a second.
         self._loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, index)
-        self._covered: torch.Tensor | None = None
 
-    def __call__(self, graph: Graph, stress: bool = True) -> dict[str, torch.Tensor]:
-        graph = self.model.graph(graph)
-        self._check_elements(graph.atoms.numbers)
+    def __call__(self, x: Input, stress: bool = True, virials: bool = False) -> dict[str, torch.Tensor]:
+        """As ``Potential.forward``."""
+        graph = self.model.graph(x)
         inputs = arguments(self.model, graph)
         if graph.n_local is not None or min(tensor.shape[0] for tensor in inputs) < 2:
-            return self.model(graph, stress=stress)
-        return results(graph, self._loader.boxed_run(inputs), stress)
-
-    def _check_elements(self, numbers: torch.Tensor) -> None:
-        if self._covered is None or not torch.equal(numbers, self._covered):
-            self.model.species(numbers)
-            self._covered = numbers.clone()
+            return self.model(graph, stress, virials)
+        return results(self.model, graph, self._loader.boxed_run(inputs), stress, virials)
 
 
-def results(graph: Graph, outputs: Sequence[torch.Tensor], stress: bool) -> dict[str, torch.Tensor]:
+def results(
+    model: Potential, graph: Graph, outputs: Sequence[torch.Tensor], stress: bool, virials: bool
+) -> dict[str, torch.Tensor]:
     """The outputs of ``function`` as ``Potential.forward`` has them: what ``arguments`` added is left out."""
-    total, energies, forces, tensions = outputs
     n, b = len(graph.atoms), graph.atoms.n_structures
     first = slice(b) if graph.atoms.is_batch else 0
-    result = {"total_energy": total[first], "energies": energies[:n], "forces": forces[:n]}
-    return {**result, "stress": tensions[first]} if stress else result
+    per_atom = {q.name: q.per_atom for q in model.outputs} | {"virials": True}
+    unwanted = {"stress": not stress, "virials": not virials}
+    return {
+        name: output[:n] if per_atom[name] else output[first]
+        for name, output in zip(names(model), outputs, strict=True)
+        if not unwanted.get(name)
+    }
+
+
+def names(model: Potential) -> list[str]:
+    """Names of the outputs of ``function``, in order."""
+    return [*(quantity.name for quantity in model.outputs), "virials"]
 
 
 def load_graph(model: Potential) -> CompiledGraph:
@@ -113,69 +123,39 @@ def _checked(model: Potential, path: Path, graphs: list[Graph]) -> CompiledGraph
 
 
 def arguments(model: Potential, graph: Graph) -> list[torch.Tensor]:
-    """Inputs of the compiled graph: atoms, bonds, then the model's tables.
+    """Inputs of the compiled graph: species, structures, cells, bonds, then the model's tables.
 
     There is one more structure than given, since a size of one would be taken for a constant; it gets an
     atom if there is only one.
+
+    Raises:
+        StructureError: naming the elements that the model does not cover.
     """
     atoms = graph.atoms
-    cells = atoms.cell.reshape(-1, 3, 3)
-    columns = [atoms.positions, atoms.numbers, atoms.structure_index(), cells]
-    columns[3] = torch.cat([cells, cells.new_zeros(1, 3, 3)])
+    structure, cells = atoms.structure_index(), atoms.cell.reshape(-1, 3, 3)
     if len(atoms) == 1:
-        columns[0] = torch.cat([atoms.positions, atoms.positions.new_zeros(1, 3)])
-        columns[1] = atoms.numbers.repeat(2)
-        columns[2] = torch.arange(2, device=atoms.numbers.device)
-        atoms = Atoms(columns[0], columns[1], cells, atoms.pbc)
-        graph = Graph(atoms, graph.src, graph.dst, graph.shift, graph.cutoff)
-    vectors = graph.vectors().detach().to(model.dtype) if model.tables_need_vectors else None
-    tables = model.tables(graph, vectors)  # type: ignore[arg-type]  # None where nobody looks at them
-    columns += [graph.src, graph.dst, graph.shift, *tables]
+        structure = torch.arange(2, device=structure.device)
+        positions, numbers = atoms.positions.expand(2, 3), atoms.numbers.expand(2)
+        graph = replace(graph, atoms=Atoms(positions, numbers, cells, atoms.pbc))
+    inputs = model.inputs(graph)
+    cells = torch.cat([cells, cells.new_zeros(1, 3, 3)])
+    columns = [inputs.species, structure, cells, inputs.src, inputs.dst, inputs.vectors, *inputs.tables]
     return [tensor.detach().contiguous() for tensor in columns]
 
 
-def function(model: Potential):
-    """What is compiled: ``arguments`` → total energies, energies, forces, stresses (B, 3, 3).
+def function(model: Potential) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """What is compiled: ``arguments`` → the outputs of ``names``, of B structures.
 
     Of a model in training mode the outputs can be differentiated with respect to its weights.
     """
-    traced = copy.copy(model)  # the weights are shared
-    traced.__dict__ = dict(model.__dict__)
-    # Elements are checked before, and tables are inputs: neither depends on data in the graph.
-    hidden = vars(traced)  # names in it hide the methods of the class, in this copy alone
-    hidden["species"] = lambda numbers: traced.element_index.index_select(0, numbers)
 
-    def evaluate(positions, numbers, structure, cells, src, dst, shift, *tables):
-        hidden["tables"] = lambda graph, vectors: tables
-        atoms = Atoms(positions, numbers, cells, None, structure)  # type: ignore[arg-type]  # pbc is in src, …
-        graph = Graph(atoms, src, dst, shift, traced.cutoff)
-        vectors = graph.vectors().detach().to(traced.dtype).requires_grad_()  # (E, 3)
-        raw = traced.energies(graph, vectors)  # (N,)
-        slopes = bond_gradient(raw, vectors, create_graph=traced.training) * traced.scale.to(raw.dtype)
-        references = traced.reference_energies.index_select(0, traced.species(numbers))
-        energies = raw.double() * traced.scale + references
-        total = energies.new_zeros(cells.shape[0]).index_add(0, structure, energies)
-        forces = slopes.new_zeros(positions.shape[0], 3).index_add(0, dst, slopes)
-        forces = forces.index_add(0, src, slopes, alpha=-1)
-        stress = _stress(cells, structure.index_select(0, dst), vectors.detach(), slopes).to(slopes.dtype)
-        outputs = total, energies, forces, stress
-        return outputs if traced.training else tuple(output.detach() for output in outputs)
+    def evaluate(species, structure, cells, src, dst, vectors, *tables):
+        numbers = model.numbers.index_select(0, species)
+        inputs = Inputs(species, numbers, src, dst, vectors.detach().requires_grad_(), tables)
+        found = assemble(model, inputs, cells, structure, virials=True)
+        return tuple(found[name] for name in names(model))
 
     return evaluate
-
-
-def _stress(cells, structure, vectors, slopes) -> torch.Tensor:
-    """As ``stress_from_bonds``, (B, 3, 3) float64; zero where there is no volume.
-
-    Bonds are added one by one, which takes float64; the determinant is written out to be part of the graph.
-    """
-    outer = (vectors[:, :, None] * slopes[:, None, :]).flatten(1).double()  # (E, 9)
-    virial = outer.new_zeros(cells.shape[0], 9).index_add(0, structure, outer).view(-1, 3, 3)
-    virial = (virial + virial.transpose(1, 2)) / 2
-    volume = (cells[:, 0] * torch.linalg.cross(cells[:, 1], cells[:, 2])).sum(1).abs()  # (B,)
-    flat = volume <= 1e-9 * cells.square().sum(2).sqrt().prod(1)  # as Atoms.volumes has it
-    safe = volume.masked_fill(flat, 1.0)[:, None, None]
-    return (virial / safe).masked_fill(flat[:, None, None], 0.0)
 
 
 def _compile(model: Potential, example: Graph, path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TypeGuard
 import torch
 
 from ..data.graph import Graph, coincident
+from ..models.evaluator import Compiled, Input
 from ..models.moment import N_INVARIANTS, RANK, MomentNetwork
 from .examples import deviations, example_graphs, tolerance
 from .extension import is_built, load_library
@@ -102,7 +103,7 @@ def _defines(model: MomentNetwork) -> dict[str, object]:
     }
 
 
-class MomentKernel:
+class MomentKernel(Compiled):
     """``Potential.forward`` of a one-layer moment-tensor network whose weights stay as they are.
 
     Bonds longer than the cutoff cost little and count nothing: a graph may hold all candidates of a
@@ -110,23 +111,26 @@ class MomentKernel:
     """
 
     kind = "kernel"
-    takes_candidates = True
+    takes_candidates = takes_parts = True
+    model: MomentNetwork
 
     def __init__(self, model: MomentNetwork, library: ctypes.CDLL):
-        self.model = model
+        super().__init__(model)
         self.origin = ""
         self._evaluate = library.nfflr_moment
         self._evaluate.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64]
         self._weights = _fold(model)  # kept: the kernel reads their memory
         self._model = struct(model, vars(self._weights).values())
 
-    def __call__(self, graph: Graph, stress: bool = True) -> dict[str, torch.Tensor]:
-        """See ``Potential.forward``.
+    def __call__(self, x: Input, stress: bool = True, virials: bool = False) -> dict[str, torch.Tensor]:
+        """As ``Potential.forward``; atomic virials are computed by the model itself.
 
         Raises:
             StructureError: an element that the model does not cover, or two atoms that coincide.
         """
-        graph = self.model.graph(graph)
+        graph = self.model.graph(x)
+        if virials:
+            return self.model(graph, stress, virials)
         atoms = graph.atoms
         n, several = len(atoms), atoms.cell.shape[:-2]  # () or (B,)
         local = n if graph.n_local is None else graph.n_local

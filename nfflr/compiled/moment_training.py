@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from ..data.graph import Graph
-from ..models.base import Potential, bond_gradient, stress_from_virial, sum_structures
+from ..models.assemble import absolute_energies, bond_gradient, stress_from_virial, sum_structures
+from ..models.base import Potential
 from ..models.moment import MomentNetwork
 from ..nn.moments import monomials
 from .aot_graph import NotCompiled, trace
@@ -67,8 +68,7 @@ class MomentTraining(TrainingGraph):
         bonds = Bonds(self, graph)
         raw, slopes = self._run(*self._inputs(bonds))  # (N,), (N, elements, M, B)
         raw = raw + bonds.repulsion.to(raw.dtype)
-        references = model.reference_energies.index_select(0, bonds.elements)
-        energies = raw.double() * model.scale + references
+        energies = absolute_energies(model, raw, bonds.elements)
         forces, virial = _FromBonds.apply(slopes, bonds)
         scale = model.scale.to(model.dtype)
         found = {
@@ -77,7 +77,8 @@ class MomentTraining(TrainingGraph):
             "forces": forces.to(model.dtype) * scale,
         }
         if stress:
-            found["stress"] = stress_from_virial(atoms, virial.to(model.dtype) * scale)
+            virial = virial if atoms.is_batch else virial[0]
+            found["stress"] = stress_from_virial(virial.to(model.dtype) * scale, atoms.cell)
         return found
 
 

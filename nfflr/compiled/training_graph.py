@@ -13,7 +13,8 @@ from unittest.mock import patch
 import torch
 
 from ..data.graph import Graph
-from ..models.base import Input, Potential
+from ..models.base import Potential
+from ..models.evaluator import Compiled, Input
 from ..storage.cache import private_folder
 from .aot_graph import SETTINGS, NotCompiled, arguments, not_compiled, results, trace
 from .cache import compiler
@@ -22,7 +23,7 @@ from .examples import deviations, example_graphs, tolerance
 logger = logging.getLogger("nfflr")
 
 
-class TrainingGraph:
+class TrainingGraph(Compiled):
     """``Potential.forward`` of a model in training mode, compiled (``make_fx``, then inductor).
 
     The weights are the model's own, so that an optimiser's steps count at once. Nothing is compiled anew when
@@ -32,10 +33,12 @@ class TrainingGraph:
         NotCompiled: no compiler, an architecture that cannot be traced, or results that differ.
     """
 
+    model: Potential
+
     def __init__(self, model: Potential):
         if compiler() is None:
             raise NotCompiled("no C++ compiler here; install g++, or set CXX")
-        self.model = model
+        super().__init__(model)
         with warnings.catch_warnings(), _kept():
             warnings.simplefilter("ignore")
             try:
@@ -43,19 +46,18 @@ class TrainingGraph:
             except Exception as error:  # tracing runs the model's code, compiling runs a compiler
                 raise not_compiled(model, error) from error
 
-    def __call__(self, x: Input, stress: bool = True) -> dict[str, torch.Tensor]:
-        """As ``Potential.forward``; in evaluation mode, and without bonds, it is the model that answers."""
+    def __call__(self, x: Input, stress: bool = True, virials: bool = False) -> dict[str, torch.Tensor]:
+        """As ``Potential.forward``; in evaluation mode, and without bonds, the model itself answers."""
         graph = self.model.graph(x)
-        if not self.model.training:
-            return self.model(graph, stress=stress)
-        self.model.species(graph.atoms.numbers)
+        if not self.model.training or virials:
+            return self.model(graph, stress, virials)
         return self._evaluate(graph, stress)
 
     def _evaluate(self, graph: Graph, stress: bool) -> dict[str, torch.Tensor]:
         inputs = arguments(self.model, graph)
         if min(tensor.shape[0] for tensor in inputs) < 2:
             return self.model(graph, stress=stress)
-        return results(graph, self._run(*inputs), stress)
+        return results(self.model, graph, self._run(*inputs), stress, False)
 
     def _trace(self, example: Graph) -> torch.fx.GraphModule:
         return trace(self.model, arguments(self.model, example))

@@ -17,8 +17,7 @@ from torch_sim.optimizers import fire, frechet_cell_fire
 from ..atoms import Atoms
 from ..calculator import NFFLrCalculator
 from ..errors import ConfigError, NFFLrError, NumericsError, StructureError
-from ..models.base import Potential
-from ..models.committee import Ensemble
+from ..models.evaluator import Evaluator
 from ..structures.checks import check_structure
 from ..structures.constraints import repeated
 from ..units import GPA
@@ -45,11 +44,11 @@ class TorchSimModel(ModelInterface):
     whatever the precision of the weights, as everywhere in NFFLr.
 
     Args:
-        model: a ``Potential`` or an ``Ensemble``; used as it is, on the device where it is.
+        model: an ``Evaluator`` that takes batches; used as it is, on the device where it is.
         stress: whether stresses are computed.
     """
 
-    def __init__(self, model: Potential | Ensemble, stress: bool = True):
+    def __init__(self, model: Evaluator, stress: bool = True):
         super().__init__()
         self.model = model
         self._device, self._dtype = model.device, torch.float64
@@ -114,8 +113,8 @@ def check_batch(calculator: Any, settings: RelaxSettings) -> None:
             raise ConfigError(
                 f"--{name.replace('_', '-')}: not for a batch; relax one by one, without --batch"
             )
-    model = getattr(calculator, "model", None)
-    if not isinstance(model, Potential | Ensemble) or not model.compute_forces:
+    model = calculator.model if isinstance(calculator, NFFLrCalculator) else None
+    if model is None or not (model.takes_batches and model.gives("forces")):
         raise ConfigError("--batch: needs one of NFFLr's own models, with forces; leave --batch out")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ase.io.jsonio import encode
 
 from ..adapters import installed_universal
 from ..cards import bundled_calculators, read_card
-from ..checkpoint_files import FILE
+from ..checkpoint_files import FILE, sources_of
 from ..errors import ConfigError, StructureError
 from ..notes import note
 from ..storage.files import stem
@@ -158,7 +159,14 @@ def _name_of(calculator: Any) -> str:
 
 
 def source_name(source: str) -> str:
-    """What files are called: ``mlearn-si``, the name of a run folder, of a model's file, or of a class."""
+    """What files are called: ``mlearn-si``, the name of a run folder, of a model's file, or of a class.
+
+    Names of the parts of a sum or a committee are joined by ``+``.
+    """
+    parts = [source] if Path(source).exists() else re.split(r"\s+\+\s+", source)
+    parts = sources_of(source) if len(parts) == 1 else parts
+    if len(parts) > 1:
+        return "+".join(map(source_name, parts))
     prefix, colon, argument = source.partition(":")
     if colon and not Path(source).exists():
         if prefix == "ase":  # module:Class:{…}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .classical.lennard_jones import LennardJones, LennardJonesConfig
     from .classical.stillinger_weber import StillingerWeber, StillingerWeberConfig
     from .classical.tersoff import Tersoff, TersoffConfig
-    from .committee import Ensemble
+    from .committee import Committee
     from .gnn.alignn_ff import ALIGNN, ALIGNNConfig
     from .gnn.painn import PaiNN, PaiNNConfig
     from .gnn.schnet import SchNet, SchNetConfig
@@ -28,7 +28,7 @@ __getattr__, __all__ = lazy_names(
         ".classical.lennard_jones": ("LennardJones", "LennardJonesConfig"),
         ".classical.stillinger_weber": ("StillingerWeber", "StillingerWeberConfig"),
         ".classical.tersoff": ("Tersoff", "TersoffConfig"),
-        ".committee": ("Ensemble",),
+        ".committee": ("Committee",),
         ".gnn.alignn_ff": ("ALIGNN", "ALIGNNConfig"),
         ".gnn.painn": ("PaiNN", "PaiNNConfig"),
         ".gnn.schnet": ("SchNet", "SchNetConfig"),

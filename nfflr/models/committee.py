@@ -8,96 +8,54 @@ the mean energy, so that dynamics conserves it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
-from torch import nn
 
 from ..errors import ConfigError
-from .base import Input, Potential
+from ..quantities import QUANTITIES, Quantity
+from .evaluator import Combination, Evaluator
+
+SPREAD = {"total_energy": "energy_std", "forces": "forces_std"}
 
 
-class Ensemble(nn.Module):
+class Committee(Combination):
     """At least two potentials for the same elements; architectures, cutoffs and precisions may differ.
 
-    It stands in for a ``Potential`` wherever one is only evaluated, as in ``NFFLrCalculator``.
+    Results are means over the members, in float64, of what all of them give. With them come ``energy_std``
+    () or (B,), eV, and, of members that give forces, ``forces_std`` (N,), eV/Å, the root of the summed
+    variances of the three components. They are sample standard deviations (the sum of squares divided by
+    n − 1), and carry no gradient.
 
     Raises:
         ConfigError: fewer than two members, one that is no potential, or members that differ in their
             elements or in whether they give forces.
     """
 
-    is_potential = True
+    noun = "committee"
 
-    def __init__(self, members: Sequence[Potential]):
-        super().__init__()
-        members = list(members)
-        if len(members) < 2:
-            raise ConfigError(f"ensemble: got {len(members)} members; a spread needs at least two")
+    def __init__(self, members: Sequence[Evaluator]):
+        super().__init__(members)
         first = members[0]
         for k, member in enumerate(members):
-            if not member.is_potential:
-                raise ConfigError(f"ensemble: member {k} predicts a property; expected potentials")
             if member.elements != first.elements:
                 raise ConfigError(
-                    f"ensemble: member {k} knows {', '.join(member.elements)}, member 0 "
-                    f"{', '.join(first.elements)}; expected the same elements"
+                    f"committee: member {k} knows {', '.join(member.elements or ('all elements',))}, "
+                    f"member 0 {', '.join(first.elements or ('all elements',))}; expected the same elements"
                 )
-            if member.compute_forces != first.compute_forces:
-                raise ConfigError(f"ensemble: members 0 and {k} differ in compute_forces")
-        # A ModuleList does not say what its modules are.
-        self.members = cast(Sequence[Potential], nn.ModuleList(members))
+            if member.gives("forces") != first.gives("forces"):
+                raise ConfigError(f"committee: members 0 and {k} differ in compute_forces")
+        self.elements = first.elements
 
     @property
-    def widest(self) -> Potential:
-        """The member with the largest cutoff: its graph serves all, for longer bonds change nothing."""
-        return max(self.members, key=lambda member: member.cutoff or 0.0)
-
-    @property
-    def cutoff(self) -> float:
-        return self.widest.cutoff
-
-    @property
-    def elements(self) -> tuple[str, ...]:
-        return self.members[0].elements
-
-    @property
-    def compute_forces(self) -> bool:
-        return self.members[0].compute_forces
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The highest precision among the members."""
-        return max((member.dtype for member in self.members), key=lambda dtype: dtype.itemsize)
-
-    @property
-    def device(self) -> torch.device:
-        return self.members[0].device
-
-    @property
-    def key(self) -> str:
-        """Architectures of the members, as ``"ensemble(alignn, alignn)"``; not a key of the registry."""
-        names = (getattr(member, "key", type(member).__name__) for member in self.members)
-        return f"ensemble({', '.join(names)})"
+    def outputs(self) -> tuple[Quantity, ...]:  # type: ignore[override]
+        first, *others = self.parts
+        means = tuple(q for q in first.outputs if all(other.gives(q.name) for other in others))
+        return means + tuple(QUANTITIES[SPREAD[q.name]] for q in means if q.name in SPREAD)
 
     def species(self, numbers: torch.Tensor) -> torch.Tensor:
-        """As ``Potential.species``."""
-        return self.members[0].species(numbers)
+        return self.parts[0].species(numbers)
 
-    def forward(self, x: Input, stress: bool = True) -> dict[str, torch.Tensor]:
-        """As ``Potential.forward``, with the means over the members, all in float64, and their spread.
-
-        Returns:
-            besides a potential's: ``energy_std`` () or (B,), eV, and with forces ``forces_std`` (N,), eV/Å,
-            the root of the summed variances of the three components. They are sample standard deviations
-            (the sum of squares divided by n − 1), and carry no gradient.
-        """
-        graph = self.widest.graph(x)
-        return self.combine([member(graph, stress=stress) for member in self.members])
-
-    @staticmethod
-    def combine(outputs: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Means and spread of what the members returned; see ``forward``."""
+    def combine(self, outputs: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         result = {}
         for name in (name for name in outputs[0] if all(name in output for output in outputs)):
             # Differences from the first member: equal members give its numbers, and zero spread, exactly.

@@ -26,7 +26,7 @@ from ..nn.moments import density_moments, full_tensor_index, monomials, traceles
 from ..nn.padding import bond_slots, pad_bonds, pad_weights
 from ..nn.radial import bessel
 from ..nn.zbl import zbl_energy
-from .base import Potential, PotentialConfig, register
+from .base import Inputs, Potential, PotentialConfig, register
 
 RANK = 3
 BODY_ORDER = (2, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 5, 5)  # of the invariants, centre included
@@ -84,91 +84,84 @@ class MomentNetwork(Potential):
         self.register_buffer("zbl_inner", torch.full((n, n), 0.6))
         self.register_buffer("zbl_outer", torch.full((n, n), 1.0))
 
-    def tables(self, graph: Graph, vectors: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
-        return bond_slots(graph.dst, len(graph.atoms))
+    def tables(self, inputs: Inputs) -> tuple[torch.Tensor, ...]:
+        return bond_slots(inputs.dst, inputs.n_atoms)
 
-    def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
-        species = self.species(graph.atoms.numbers)
-        slots, columns = self.tables(graph, vectors)
-        shape = species.shape[0], columns.shape[0]
-        padded = pad_bonds(vectors, slots, shape, self.cutoff)  # (3, N, K)
+    def energies(self, inputs: Inputs) -> torch.Tensor:
+        species, (slots, columns) = inputs.species, inputs.tables
+        shape = inputs.n_atoms, columns.shape[0]
+        padded = pad_bonds(inputs.vectors, slots, shape, self.cutoff)  # (3, N, K)
         radial = partial(
             faded_bessel,
             n=self.config.n_radial,
             cutoff=self.cutoff,
             p=self.config.envelope,
-            window=self._window(graph, species, slots, shape),
+            window=self._window(inputs, shape),
         )
         weights = None
         if self.bond_embedding is not None:
-            weights = pad_weights(self.bond_embedding(species[graph.src]), slots, shape)
+            weights = pad_weights(self.bond_embedding(species[inputs.src]), slots, shape)
         total = padded.new_zeros(shape[0])
         for k, layer in enumerate(self.layers):
             moments = density_moments(padded, weights, radial, RANK, constant_bonds=self.training)
             features, energies = layer(moments, species)
             total = total + energies
             if k < len(self.messages):
-                message = self.messages[k](features).index_select(0, graph.src)
+                message = self.messages[k](features).index_select(0, inputs.src)
                 weights = pad_weights(message, slots, shape)
         if self.config.zbl:
-            total = total + self._repulsion(graph, vectors, species)
+            total = total + self._repulsion(inputs)
         return total
 
-    def _window(self, graph, species, slots, shape):
+    def _window(self, inputs: Inputs, shape: tuple[int, int]):
         """Distances (N, K) below which the network sees nothing and above which it sees all."""
         if not self.config.zbl:
             return None
         if len(self.elements) == 1:
             return self.zbl_inner[0, 0], self.zbl_outer[0, 0]
-        pair = species.index_select(0, graph.dst), species.index_select(0, graph.src)
+        species, slots = inputs.species, inputs.tables[0]
+        pair = species.index_select(0, inputs.dst), species.index_select(0, inputs.src)
         return tuple(
             edge.new_full((shape[0] * shape[1],), 1e-3 * (1 + k)).index_copy(0, slots, edge[pair]).view(shape)
             for k, edge in enumerate((self.zbl_inner, self.zbl_outer))
         )
 
-    def _repulsion(self, graph: Graph, vectors: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
+    def _repulsion(self, inputs: Inputs) -> torch.Tensor:
         """Half of each pair's screened repulsion on either atom, (N,), in units of ``scale``.
 
         It acts at every distance, falling to zero at the cutoff, and the network learns the rest: a
         structure that is compressed beyond the data is then met by a wall that was there all along.
         """
-        r = vectors.square().sum(1).sqrt()
-        z = graph.atoms.numbers
-        pair = zbl_energy(r, z.index_select(0, graph.dst), z.index_select(0, graph.src))
+        r, z = inputs.vectors.square().sum(1).sqrt(), inputs.numbers
+        pair = zbl_energy(r, z.index_select(0, inputs.dst), z.index_select(0, inputs.src))
         pair = pair * polynomial_cutoff(r / self.cutoff, self.config.envelope)[0]
         pair = pair / (2 * self.scale.to(r.dtype))
-        return r.new_zeros(species.shape[0]).index_add(0, graph.dst, pair)
+        return r.new_zeros(inputs.n_atoms).index_add(0, inputs.dst, pair)
 
     @property
-    def shortest_distances(self) -> torch.Tensor | None:
+    def shortest_distances(self) -> torch.Tensor | None:  # type: ignore[override]
         return self.zbl_outer / REACH if self.config.zbl else None
 
     @torch.no_grad()
     def fixed_energy(self, graph: Graph) -> torch.Tensor:
         if not self.config.zbl:
             return super().fixed_energy(graph)
-        species = self.species(graph.atoms.numbers)
-        return self._repulsion(graph, graph.vectors(), species).double().sum() * self.scale
+        return self._repulsion(self.inputs(graph, graph.vectors())).double().sum() * self.scale
 
     @torch.no_grad()
     def calibrate(self, graph: Graph, shortest: torch.Tensor | None = None) -> None:
         """Fade the network out well below the shortest distances, and give every feature unit variance."""
-        vectors = graph.vectors()
-        species = self.species(graph.atoms.numbers)
         if shortest is None:
-            n = len(self.elements)
-            pair = species[graph.dst] * n + species[graph.src]
-            shortest = vectors.new_full((n * n,), torch.inf)
-            shortest = shortest.scatter_reduce(0, pair, vectors.norm(dim=1), "amin").view(n, n)
+            shortest = self.shortest_bonds([graph])
         # A pair that the data lack, or hold only far apart, meets its repulsion where its atoms would touch.
-        radii = vectors.new_tensor(covalent_radii[self.numbers.cpu().numpy()])
+        radii = shortest.new_tensor(covalent_radii[self.numbers.cpu().numpy()])
         outer = REACH * torch.minimum(shortest, radii[:, None] + radii)
         self.zbl_outer.copy_(outer)
         self.zbl_inner.copy_(0.75 * outer)
         for layer in self.layers:
             layer.calibrating = True
         try:
-            self.energies(graph, vectors.to(self.dtype))
+            self.energies(self.inputs(graph))
         finally:
             for layer in self.layers:
                 layer.calibrating = False

@@ -15,7 +15,8 @@ from torch import nn
 from ..data.graph import Graph
 from ..errors import ConfigError, StructureError, did_you_mean
 from ..nn.exact import ExactBuffers
-from .base import Input, Potential, PotentialConfig, sum_structures
+from .assemble import Inputs, sum_structures
+from .base import Input, Potential, PotentialConfig
 
 Size = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
@@ -161,14 +162,14 @@ class PropertyModel(Potential):
             return network
         return PropertyHead(network, self.config.output_features, self.config.readout)
 
-    def features(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
-        """Invariant features of the atoms, (N, H), from bond vectors (E, 3) in the model's dtype."""
-        raise NotImplementedError(f"{type(self).__name__} must define features(graph, vectors) -> (N, H)")
+    def features(self, inputs: Inputs) -> torch.Tensor:
+        """Invariant features of the atoms, (N, H)."""
+        raise NotImplementedError(f"{type(self).__name__} must define features(inputs) -> (N, H)")
 
-    def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
-        return self.head(self.features(graph, vectors)).squeeze(1)
+    def energies(self, inputs: Inputs) -> torch.Tensor:
+        return self.head(self.features(inputs)).squeeze(1)
 
-    def forward(self, x: Input, stress: bool = True) -> Prediction:  # type: ignore[override]  # or a property
+    def forward(self, x: Input, stress: bool = True, virials: bool = False) -> Prediction:  # type: ignore[override]  # or a property
         """As ``Potential.forward`` if the model is one; otherwise the property of each structure.
 
         Returns:
@@ -177,10 +178,10 @@ class PropertyModel(Potential):
             Differentiable in training mode.
         """
         if self.is_potential:
-            return super().forward(x, stress)
+            return super().forward(x, stress, virials)
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             graph = self.graph(x)
-            return self.head(self.features(graph, graph.vectors().to(self.dtype)), graph)
+            return self.head(self.features(self.inputs(graph, graph.vectors().to(self.dtype))), graph)
 
     def standardise(self, labels: dict[str, torch.Tensor], n_atoms: torch.Tensor | None = None) -> None:
         """Let the network learn (label − mean) / std: call it with the training labels before training.

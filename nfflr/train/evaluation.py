@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from ..data.dataset import AtomsDataset
 from ..models.base import Potential
-from ..models.committee import Ensemble
+from ..models.committee import Committee
 from .batches import by_atoms
 
 TOTAL_TWIN = "all (group)"
@@ -65,7 +65,7 @@ class Predictions:
         return table
 
 
-def predict(model: Potential | Ensemble, dataset: AtomsDataset, indices: Sequence[int]) -> Predictions:
+def predict(model: Potential | Committee, dataset: AtomsDataset, indices: Sequence[int]) -> Predictions:
     """Evaluate structures of a data set; the model's train/eval mode is restored afterwards."""
     dataset = dataset.within(model.cutoff)
     was_training = model.training

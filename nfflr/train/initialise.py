@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import ignite.distributed as idist
 import numpy as np
 import torch
 
 from ..data.dataset import AtomsDataset
-from ..data.graph import Graph, batch_graphs, periodic_radius_graph
+from ..data.graph import Graph, periodic_radius_graph
 from ..data.inputs import as_graph
 from ..errors import ConfigError, StructureError
 from ..models.base import Potential
@@ -18,8 +16,6 @@ from .config import TrainingConfig
 from .evaluation import predict
 from .finetune import freeze, load_weights
 from .trained_on import bonds, check_elements_are_taught
-
-CALIBRATION = 64  # structures; enough for means and variances
 
 
 def prepared(config: TrainingConfig, resume: bool = False) -> TrainingConfig:
@@ -112,19 +108,13 @@ def initialise(model: Potential, dataset: AtomsDataset, resume: bool = False) ->
     if not model.fits_references or model.scale != 1 or model.reference_energies.any():
         return
     forces = [r.labels["forces"] for r in dataset.part("train") if "forces" in r.labels]
-    if forces:
-        model.scale.fill_(max(1e-3, float(np.sqrt(np.mean(np.concatenate(forces) ** 2)))))
-    chosen = dataset.split["train"]
-    graphs = [model.graph(dataset[k][0]) for k in chosen]
+    graphs = [model.graph(dataset[k][0]) for k in dataset.split["train"]]
     if not any(len(graph.dst) for graph in graphs):
         raise StructureError("dataset: every atom is isolated; there are no neighbours to learn from")
     if not resume:  # a state is compared with the model first
         check_elements_are_taught(model, graphs, _holders(dataset))
-    stride = math.ceil(len(graphs) / CALIBRATION)
-    model.calibrate(batch_graphs(graphs[::stride]), shortest_bonds(model, graphs))
     energies = [r.labels.get("total_energy", np.nan) for r in dataset.part("train")]
-    fixed = [float(model.fixed_energy(graph)) for graph in graphs]
-    add_references(model, dataset, np.array(energies, dtype=float) - np.array(fixed))
+    model.fit_constants(graphs, np.array(energies, float), np.concatenate(forces) if forces else None)
 
 
 def _holders(dataset: AtomsDataset) -> dict[str, list[str]]:
@@ -136,22 +126,13 @@ def _holders(dataset: AtomsDataset) -> dict[str, list[str]]:
     return holders
 
 
-def add_references(model: Potential, dataset: AtomsDataset, energies: np.ndarray) -> None:
-    """Add to the reference energies the least-squares fit of energies (S,) eV, NaN where unknown."""
-    known = np.isfinite(energies)
-    if not known.any():
-        return
-    counts = np.stack([np.bincount(r.atoms.numbers, minlength=119) for r in dataset.part("train")])
-    per_element = counts[:, model.numbers.cpu().numpy()].astype(float)  # (S, elements)
-    solution = np.linalg.lstsq(per_element[known], energies[known], rcond=None)[0]
-    model.reference_energies += torch.from_numpy(solution).to(model.device)
-
-
+@torch.no_grad()
 def shift_references(model: Potential, dataset: AtomsDataset) -> None:
     """Fit the reference energies of a loaded model to the energies it is to be tuned on; forces stay."""
     pairs = predict(model, dataset, dataset.split["train"]).energy  # (S, 2) per atom
     sizes = np.array([len(r.atoms) for r in dataset.part("train")])
-    add_references(model, dataset, (pairs[:, 1] - pairs[:, 0]) * sizes)
+    numbers = [torch.from_numpy(r.atoms.numbers).to(model.device) for r in dataset.part("train")]
+    model.add_references(numbers, (pairs[:, 1] - pairs[:, 0]) * sizes)
 
 
 def training_labels(dataset: AtomsDataset) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -163,15 +144,3 @@ def training_labels(dataset: AtomsDataset) -> tuple[dict[str, torch.Tensor], tor
     names = [name for name in dataset.targets if name not in dataset.classes]
     stacked = {name: torch.stack([row[name] for row in rows]) for name in [*names, "n_atoms"]}
     return stacked, stacked.pop("n_atoms")
-
-
-def shortest_bonds(model: Potential, graphs: list[Graph]) -> torch.Tensor:
-    """Shortest distance of each pair of elements in the graphs, (n, n) Å; infinite where there is none."""
-    n = len(model.elements)
-    shortest = torch.full((n * n,), torch.inf, dtype=torch.float64)
-    for graph in graphs:
-        species = model.species(graph.atoms.numbers)
-        pair = species[graph.dst] * n + species[graph.src]
-        shortest.scatter_reduce_(0, pair, graph.vectors().norm(dim=1), "amin")
-    shortest = shortest.view(n, n)
-    return torch.minimum(shortest, shortest.T)

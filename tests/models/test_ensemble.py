@@ -8,7 +8,7 @@ from builders import tiny
 from nfflr.data.graph import periodic_radius_graph
 from nfflr.errors import ConfigError, StructureError
 from nfflr.models.base import architecture
-from nfflr.models.committee import Ensemble
+from nfflr.models.committee import Committee
 
 ELEMENTS = ("C", "Si")
 
@@ -27,7 +27,7 @@ def other(key, dtype=torch.float64, **settings):
 def test_every_output_is_the_mean_and_the_spread_the_sample_deviation(structures):
     models = members(4)
     batch = [structures.triclinic(ELEMENTS), structures.cluster(ELEMENTS)]
-    found, each = Ensemble(models)(batch), [model(batch) for model in models]
+    found, each = Committee(models)(batch), [model(batch) for model in models]
     for name in ("total_energy", "energies", "forces", "stress"):
         expected = np.mean([output[name].numpy() for output in each], axis=0)
         assert found[name].numpy() == pytest.approx(expected, abs=1e-12)
@@ -37,7 +37,7 @@ def test_every_output_is_the_mean_and_the_spread_the_sample_deviation(structures
     expected = np.sqrt(np.var(forces, axis=0, ddof=1).sum(axis=1))
     assert found["forces_std"].shape == (9,) and expected.min() > 0
     assert found["forces_std"].numpy() == pytest.approx(expected, rel=1e-9)
-    single = Ensemble(models)(batch[0])
+    single = Committee(models)(batch[0])
     assert single["energy_std"].shape == () and float(single["energy_std"]) == pytest.approx(
         float(found["energy_std"][0]), rel=1e-9
     )
@@ -50,7 +50,7 @@ def test_members_that_differ_by_reference_energies_have_the_spread_of_these(stru
     for k, model in enumerate(models):
         model.reference_energies.copy_(torch.tensor([k, -2.0 * k]))
     atoms = structures.cluster(("C", "C", "Si", "C", "Si"))
-    found = Ensemble(models)([atoms, atoms[:1]])
+    found = Committee(models)([atoms, atoms[:1]])
     assert found["energy_std"].tolist() == pytest.approx([abs(3 - 2 * 2), 1.0], abs=1e-12)
     assert not found["forces_std"].any()
     assert torch.equal(found["forces"], models[0]([atoms, atoms[:1]])["forces"])
@@ -59,7 +59,7 @@ def test_members_that_differ_by_reference_energies_have_the_spread_of_these(stru
 def test_equal_members_are_one_of_them_with_no_spread_at_all(structures):
     model = tiny(ELEMENTS)
     model.reference_energies.copy_(torch.tensor([-1234.567, -7890.123]))
-    found, expected = Ensemble([model] * 3)(structures.crystal()), model(structures.crystal())
+    found, expected = Committee([model] * 3)(structures.crystal()), model(structures.crystal())
     for name, value in expected.items():
         assert torch.equal(found[name], value)
     assert float(found["energy_std"]) == 0 and not found["forces_std"].any()
@@ -67,7 +67,7 @@ def test_equal_members_are_one_of_them_with_no_spread_at_all(structures):
 
 def test_mean_forces_are_the_derivative_of_the_mean_energy(structures):
     ensemble, atoms = (
-        Ensemble([*members(2), other("alignn", hidden_features=8)]),
+        Committee([*members(2), other("alignn", hidden_features=8)]),
         structures.crystal(ELEMENTS),
     )
     forces, h = ensemble(atoms)["forces"].numpy(), 1e-3
@@ -85,7 +85,7 @@ def test_mean_forces_are_the_derivative_of_the_mean_energy(structures):
 def test_members_of_different_cutoffs_each_see_their_own_neighbours(structures, keys):
     models = [other(key, cutoff=cutoff) for key, cutoff in zip(keys, (3.5, 5.5), strict=True)]
     for order in (models, models[::-1]):
-        ensemble, atoms = Ensemble(order), structures.triclinic(ELEMENTS)
+        ensemble, atoms = Committee(order), structures.triclinic(ELEMENTS)
         assert ensemble.cutoff == 5.5
         for name in ("total_energy", "forces", "stress"):
             expected = sum(model(atoms)[name] for model in models) / 2
@@ -96,7 +96,7 @@ def test_members_of_different_cutoffs_each_see_their_own_neighbours(structures, 
 
 def test_members_of_different_precision(structures):
     double = tiny(ELEMENTS)
-    ensemble = Ensemble([tiny(ELEMENTS, torch.float32), double])
+    ensemble = Committee([tiny(ELEMENTS, torch.float32), double])
     assert ensemble.dtype == torch.float64
     found = ensemble(structures.crystal())
     assert {value.dtype for value in found.values()} == {torch.float64}
@@ -106,7 +106,7 @@ def test_members_of_different_precision(structures):
 
 def test_energies_alone_have_no_spread_of_forces(structures):
     models = [other("schnet", channels=8, compute_forces=False) for _ in range(2)]
-    assert set(Ensemble(models)(structures.crystal())) == {"total_energy", "energies", "energy_std"}
+    assert set(Committee(models)(structures.crystal())) == {"total_energy", "energies", "energy_std"}
 
 
 @pytest.mark.parametrize(
@@ -121,11 +121,11 @@ def test_energies_alone_have_no_spread_of_forces(structures):
 )
 def test_what_is_no_ensemble_is_refused(models, message):
     with pytest.raises(ConfigError, match=message):
-        Ensemble(models())
+        Committee(models())
 
 
 def test_the_mean_can_be_differentiated_in_training_even_without_spread(structures):
-    ensemble = Ensemble([tiny(ELEMENTS), tiny(ELEMENTS)]).train()
+    ensemble = Committee([tiny(ELEMENTS), tiny(ELEMENTS)]).train()
     result = ensemble(structures.crystal())
     (result["total_energy"] + result["forces"].square().sum()).backward()
     assert all(

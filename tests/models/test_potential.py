@@ -5,14 +5,14 @@ from ase.build import bulk
 
 from nfflr.data.graph import periodic_radius_graph
 from nfflr.errors import CheckpointError, StructureError
-from nfflr.models import base
+from nfflr.models import base, registry
 from nfflr.models.moment import MomentConfig, MomentNetwork
 
 
 @pytest.fixture(autouse=True)
-def registry(monkeypatch):
+def own_registry(monkeypatch):
     base.architectures()
-    monkeypatch.setattr(base, "REGISTRY", dict(base.REGISTRY))
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
 
 
 def test_a_name_that_is_taken_is_refused():

@@ -90,7 +90,7 @@ def test_painn_s_scalars_stay_and_vectors_turn(layers):
     model, atoms, q = build("painn", layers=layers), molecule(), rotation(2)
     with torch.no_grad():
         (s, v), (s_turned, v_turned) = (
-            model.scalars_and_vectors(graph, graph.vectors())
+            model.scalars_and_vectors(model.inputs(graph))
             for graph in map(model.graph, (atoms, rotated(atoms, q)))
         )
     assert v.abs().max() > 1e-3
@@ -160,7 +160,7 @@ def test_the_energy_s_second_derivatives_are_right(model):
     graph = periodic_radius_graph(molecule(), model.cutoff)
     vectors = graph.vectors()
     assert torch.autograd.gradgradcheck(
-        lambda x: model.energies(graph, torch.cat([x, vectors[2:]])).sum(),
+        lambda x: model.energies(model.inputs(graph, torch.cat([x, vectors[2:]]))).sum(),
         vectors[:2].clone().requires_grad_(),
     )
 

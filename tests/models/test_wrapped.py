@@ -19,7 +19,7 @@ from nfflr.adapters.wrapped import Wrapped
 from nfflr.data.ghosts import GhostAtoms, from_ghosts
 from nfflr.data.inputs import as_graph
 from nfflr.errors import CheckpointError, ConfigError, NumericsError, StructureError
-from nfflr.models.committee import Ensemble
+from nfflr.models.committee import Committee
 from nfflr.workflows.relaxation import RelaxSettings, relax
 from nfflr.workflows.single_point import energy as energy_workflow
 
@@ -427,7 +427,7 @@ def test_wrapped_members_of_an_ensemble(structures):
         net = OnTensors()
         nn.init.constant_(net.weight, weight)
         members.append(Wrapped(net))
-    calc, atoms = NFFLrCalculator(Ensemble(members)), structures.triclinic()
+    calc, atoms = NFFLrCalculator(Committee(members)), structures.triclinic()
     single = NFFLrCalculator(OnTensors()).get_potential_energy(atoms)
     std = np.std([1.0, 1.1, 1.3], ddof=1)
     assert calc.get_potential_energy(atoms) == pytest.approx(single * 3.4 / 3, rel=1e-10)

@@ -126,8 +126,8 @@ def test_evaluation_and_lone_atoms_are_left_to_the_model(traced_only):
 class Counted(TinyNetwork):
     """Counts atoms with ``len``, which a graph takes for a constant."""
 
-    def energies(self, graph, vectors):
-        return super().energies(graph, vectors) * len(graph.atoms)
+    def energies(self, inputs):
+        return super().energies(inputs) * len(inputs.species)
 
 
 def test_a_size_that_became_a_constant_is_found_out(traced_only):

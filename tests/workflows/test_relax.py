@@ -30,11 +30,11 @@ SHAPE = np.array([0.5**0.5, 0.5**0.5, 1.0])  # of the two-atom fcc cell, in latt
 class Morse(Potential):
     """Pairs of depth 1 eV with a minimum near 2.5 Å: a potential whose ground states are known."""
 
-    def energies(self, graph, vectors):
-        r = vectors.square().sum(1).sqrt()
+    def energies(self, inputs):
+        r = inputs.vectors.square().sum(1).sqrt()
         fade = (1 - (r / self.cutoff).clamp(max=1) ** 2) ** 3
         pair = ((1 - torch.exp(-1.5 * (r - 2.5))) ** 2 - 1) * fade
-        return r.new_zeros(len(graph.atoms)).index_add(0, graph.dst, pair / 2)
+        return r.new_zeros(inputs.n_atoms).index_add(0, inputs.dst, pair / 2)
 
 
 def morse() -> NFFLrCalculator:

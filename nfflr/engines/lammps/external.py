@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from ase.data import atomic_numbers
 from ...calculator import NFFLrCalculator
 from ...compiled import kernel
 from ...errors import ConfigError, NumericsError, StructureError
-from ...models.base import Potential
+from ...models.evaluator import NO_CUTOFF, Evaluator
 from .reach import hops
 from .region import Region
 
@@ -47,7 +47,7 @@ def attach(
 
     Raises:
         ConfigError: other units, a number of species that is not that of the types, or a model whose
-            atomic energies are not known (an ensemble, or one from elsewhere).
+            atomic energies are not known (a committee, or one from elsewhere).
         StructureError: an element that the model does not cover.
     """
     model = potential_of(calculator)
@@ -68,27 +68,27 @@ def attach(
     return external
 
 
-def potential_of(calculator: Any) -> Potential:
+def potential_of(calculator: NFFLrCalculator) -> Evaluator:
     """The model of a calculator whose atomic energies can be asked for one by one."""
-    model = getattr(calculator, "model", None)
-    if not isinstance(model, Potential) or not model.compute_forces:
+    model = calculator.model
+    if not (model.takes_parts and model.gives("forces")):
         raise ConfigError(
-            f"{type(model or calculator).__name__}: ranks need atomic energies of a part of the system; "
-            "expected one of NFFLr's own potentials, not an ensemble or a model from elsewhere"
+            f"{type(model).__name__}: ranks need atomic energies of a part of the system; "
+            "expected NFFLr's own potentials, not a committee or a model from elsewhere"
         )
     return model
 
 
-def check_species(model: Potential, species: Sequence[str]) -> None:
+def check_species(model: Evaluator, species: Sequence[str]) -> None:
     """Refuse symbols that are no elements, or that a model does not cover."""
+    elements = model.elements or ()
     for symbol in species:
         if symbol not in atomic_numbers:
-            raise ConfigError(f"species: {symbol!r} is no chemical symbol; expected e.g. {model.elements[0]}")
-    missing = sorted(set(species) - set(model.elements))
+            raise ConfigError(f"species: {symbol!r} is no chemical symbol; expected e.g. {elements[0]}")
+    missing = sorted(set(species) - set(elements))
     if missing:
         raise StructureError(
-            f"species: {', '.join(missing)} is not covered by this model; "
-            f"it knows {', '.join(model.elements)}"
+            f"species: {', '.join(missing)} is not covered by this model; it knows {', '.join(elements)}"
         )
 
 
@@ -96,7 +96,7 @@ class External:
     """The function that LAMMPS calls for forces; made by ``attach``."""
 
     def __init__(
-        self, lmp: Any, model: Potential, species: Sequence[str], fix: str, skin: float, compile: bool
+        self, lmp: Any, model: Evaluator, species: Sequence[str], fix: str, skin: float, compile: bool
     ):
         from mpi4py import MPI
 
@@ -105,15 +105,14 @@ class External:
         self.model = model
         self.layers = hops(self.model)
         # Of what is compiled, kernels alone leave out ghosts, and by themselves what is beyond the cutoff.
-        fast = kernel(self.model) if compile else None
-        self.takes_all = fast is not None
-        self.evaluate: Callable = fast or self.model
+        self.form = (kernel(model) if compile else None) or model
         numbers = np.array([0, *(atomic_numbers[symbol] for symbol in species)])
-        self.region = Region(self.comm, numbers, self.model.cutoff, skin, self.layers)
+        self.cutoff = model.cutoff or NO_CUTOFF
+        self.region = Region(self.comm, numbers, self.cutoff, skin, self.layers)
 
     def needs(self) -> list[str]:
         """Commands for LAMMPS."""
-        reach = self.layers * (self.model.cutoff + self.skin)
+        reach = self.layers * (self.cutoff + self.skin)
         return [
             f"comm_modify mode single cutoff {reach:.6f}",
             f"neighbor {self.skin} bin",
@@ -145,9 +144,9 @@ class External:
 
     def _evaluate(self, graph) -> tuple[float, np.ndarray, np.ndarray]:
         """Energy (eV), forces (N, 3) and LAMMPS's virial (6,) of the own atoms' energies."""
-        if not self.takes_all:
-            graph = graph.shorter_than(self.model.cutoff)
-        output = self.evaluate(graph)
+        if not self.form.takes_candidates:
+            graph = graph.shorter_than(self.cutoff)
+        output = self.form(graph)
         stress = output["stress"].double().numpy(force=True)  # of a cell of 1 Å³: the derivative by strain
         forces = output["forces"].double().numpy(force=True)
         return float(output["total_energy"]), forces, -stress[VOIGT]

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import io
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...atoms import Atoms
 from ...calculator import NFFLrCalculator
-from ...data.graph import Graph
 from ...errors import ConfigError
-from ...models.base import Potential, bond_gradient
+from ...models.assemble import Inputs, differentiate
+from ...models.base import Potential
+from ...models.evaluator import Evaluator
 from ...storage.files import write_atomically
 from .external import potential_of
 from .reach import hops
@@ -39,7 +40,9 @@ class UnifiedPotential(_Base):
             interface does not have. ``nff lammps`` runs it through ``fix external``.
     """
 
-    def __init__(self, model: Potential):
+    def __init__(self, model: Evaluator):
+        if not isinstance(model, Potential):
+            raise ConfigError(f"{model.key}: ML-IAP takes a single potential; run it without --mliap")
         if hops(model) > 1:
             raise ConfigError(
                 f"{type(model).__name__}: its energies reach over {hops(model)} bonds, and ML-IAP has those "
@@ -65,17 +68,17 @@ class UnifiedPotential(_Base):
         i, j, elements = (torch.as_tensor(array, device=device).long() for array in arrays)
         rij = torch.as_tensor(data.rij, device=device, dtype=torch.float64).view(-1, 3)
         order = torch.argsort(i, stable=True)  # centres ascend, as graphs have them
-        numbers = model.numbers[elements[: data.ntotal]]
+        species = elements[: data.ntotal]
         with torch.inference_mode(False), torch.enable_grad():
-            vectors = rij[order].to(model.dtype).requires_grad_()  # (P, 3)
-            graph = _graph(numbers, j[order], i[order], vectors, model.cutoff)
-            raw = model.energies(graph, vectors)[: data.nlocal]
-            slopes = bond_gradient(raw, vectors, create_graph=False).double() * model.scale  # ∂E/∂r_ij
-        species = model.species(numbers[: data.nlocal])
-        energies = raw.detach().double() * model.scale + model.reference_energies[species]
-        pair_forces = torch.empty_like(slopes)
-        pair_forces[order] = slopes
-        self._give(data, energies, pair_forces)
+            vectors = rij[order].to(model.dtype)  # (P, 3)
+            bonds = Inputs(species, model.numbers[species], j[order], i[order], vectors)
+            inputs = replace(bonds, tables=model.tables(bonds))
+            inputs.vectors.requires_grad_()
+            outputs, slopes = differentiate(model, inputs, data.nlocal)
+        assert slopes is not None  # the model gives forces
+        pair_forces = torch.empty_like(rij)
+        pair_forces[order] = slopes.double()
+        self._give(data, outputs["energies"].detach(), pair_forces)
 
     def _give(self, data: Any, energies: torch.Tensor, pair_forces: torch.Tensor) -> None:
         if energies.device.type == "cpu":
@@ -91,15 +94,6 @@ class UnifiedPotential(_Base):
 
     def compute_gradients(self, data: Any) -> None:
         """Nothing, see ``compute_descriptors``."""
-
-
-def _graph(
-    numbers: torch.Tensor, src: torch.Tensor, dst: torch.Tensor, vectors: torch.Tensor, cutoff: float
-) -> Graph:
-    nowhere = vectors.new_zeros(len(numbers), 3, dtype=torch.float64)  # only bonds count
-    open_space = torch.zeros(3, dtype=torch.bool, device=numbers.device)
-    atoms = Atoms(nowhere, numbers, nowhere.new_zeros(3, 3), open_space)
-    return Graph(atoms, src, dst, vectors.detach().double(), cutoff)
 
 
 def write_unified(path: Path, calculator: NFFLrCalculator) -> None:

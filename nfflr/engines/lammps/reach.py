@@ -6,13 +6,15 @@ import torch
 
 from ...atoms import Atoms
 from ...data.graph import Graph, periodic_radius_graph
-from ...models.base import Potential, bond_gradient
+from ...models.assemble import differentiate
+from ...models.base import Potential
+from ...models.evaluator import Evaluator
 
 MOST = 12  # hops that can be told apart
 SPACINGS = (0.45, 0.7)  # of the cutoff: with and without second neighbours
 
 
-def hops(model: Potential) -> int:
+def hops(model: Evaluator) -> int:
     """Number of bonds, each as long as the cutoff at most, over which an atomic energy reaches.
 
     1 for a strictly local potential, and one or more for each layer of message passing. It is not taken from
@@ -22,6 +24,9 @@ def hops(model: Potential) -> int:
     Args:
         model: any potential; its weights should be trained ones, since a weight of zero passes nothing.
     """
+    if model.parts:
+        return max(map(hops, model.parts))
+    assert isinstance(model, Potential)  # as all that take parts of space, and combine no others
     return max(_seen(model, _chain(model, spacing)) for spacing in SPACINGS)
 
 
@@ -42,8 +47,10 @@ def _chain(model: Potential, spacing: float) -> Graph:
 
 def _seen(model: Potential, graph: Graph) -> int:
     with torch.inference_mode(False), torch.enable_grad():
-        vectors = graph.vectors().to(model.dtype).requires_grad_()  # (E, 3)
-        slopes = bond_gradient(model.energies(graph, vectors)[:1], vectors, create_graph=False)
+        inputs = model.inputs(graph)
+        inputs.vectors.requires_grad_()
+        slopes = differentiate(model, inputs, n_local=1)[1]
+    assert slopes is not None  # the model gives forces
     used = slopes.abs().sum(1) > 0  # (E,)
     farthest = max([1, *graph.src[used].tolist(), *graph.dst[used].tolist()])  # along the chain
     distance = {0: 0}  # breadth first; an atom's neighbours have the numbers around its own

@@ -11,10 +11,9 @@ from ase.data import atomic_numbers, covalent_radii
 from pydantic import Field, ValidationError
 from scipy.interpolate import CubicSpline
 
-from ...data.graph import Graph
 from ...errors import ConfigError, ResourceError, StructureError
 from ...nn.cutoff import smoothstep
-from ..base import Potential, PotentialConfig, register
+from ..base import Inputs, Potential, PotentialConfig, register
 from .parameter_tables import unordered_pairs, weight
 
 MOST_POINTS = 100_000  # of a table; published ones have at most some ten thousand
@@ -53,7 +52,6 @@ class EAM(Potential):
     density: torch.Tensor
     pair: torch.Tensor
     fits_references = False
-    tables_need_vectors = True
 
     def __init__(self, config: EAMConfig):
         super().__init__(config)
@@ -108,21 +106,24 @@ class EAM(Potential):
         model.pair.copy_(spline_coefficients(config.d_r, rphi[:, 1:] / r))
         return model.eval()
 
-    def tables(self, graph: Graph, vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return ((vectors.square().sum(1).sqrt() < self.cutoff).nonzero().squeeze(1),)
+    @classmethod
+    def from_file(cls, path: Path) -> Potential:
+        """As ``read``, with the tables as ASE and LAMMPS use them."""
+        return cls.read(path)
 
-    def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
-        species = self.species(graph.atoms.numbers)
-        r = vectors.square().sum(1).sqrt()  # (E,)
-        (near,) = self.tables(graph, vectors)  # (K,)
-        r, dst = r[near], graph.dst[near]
-        centre, neighbour = species[dst], species[graph.src[near]]
+    def tables(self, inputs: Inputs) -> tuple[torch.Tensor, ...]:
+        return ((inputs.vectors.square().sum(1).sqrt() < self.cutoff).nonzero().squeeze(1),)
+
+    def energies(self, inputs: Inputs) -> torch.Tensor:
+        species, (near,) = inputs.species, inputs.tables  # (N,), (K,)
+        r, dst = inputs.vectors.square().sum(1).sqrt()[near], inputs.dst[near]
+        centre, neighbour = species[dst], species[inputs.src[near]]
         pair = self.pair_index[centre, neighbour]
         kind = neighbour * len(self.elements) + centre if self.config.finnis_sinclair else neighbour
         fade = self._fade(r)
         density = fade * self.density_factor[kind] * spline(self.density, kind, r, self.config.d_r)
         bonds = fade * self.pair_factor[pair] * spline(self.pair, pair, r, self.config.d_r, self.config.d_r)
-        zeros = bonds.new_zeros(species.shape[0])
+        zeros = bonds.new_zeros(inputs.n_atoms)
         total = zeros.index_add(0, dst, density)  # (N,)
         embedding = self.embedding_factor[species] * spline(self.embedding, species, total, self.config.d_rho)
         return embedding + zeros.index_add(0, dst, bonds / 2)

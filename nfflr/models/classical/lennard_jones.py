@@ -9,8 +9,7 @@ from ase.data import atomic_numbers, covalent_radii
 from ase.units import kB
 from pydantic import Field, model_validator
 
-from ...data.graph import Graph
-from ..base import Potential, PotentialConfig, register
+from ..base import Inputs, Potential, PotentialConfig, register
 from .parameter_tables import check_complete, check_symbols, find, keys, unordered_pairs, weight
 
 Table = dict[str, Annotated[float, Field(gt=0)]]
@@ -65,7 +64,6 @@ class LennardJones(Potential):
     config: LennardJonesConfig
     pair_index: torch.Tensor
     fits_references = False
-    tables_need_vectors = True
 
     def __init__(self, config: LennardJonesConfig):
         super().__init__(config)
@@ -75,22 +73,20 @@ class LennardJones(Potential):
         self.epsilon = weight(config.depth(*pair) for pair in names)  # (P,), eV
         self.sigma = weight(config.diameter(*pair) for pair in names)  # (P,), Å
 
-    def tables(self, graph: Graph, vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return ((vectors.square().sum(1) < self.cutoff**2).nonzero().squeeze(1),)
+    def tables(self, inputs: Inputs) -> tuple[torch.Tensor, ...]:
+        return ((inputs.vectors.square().sum(1) < self.cutoff**2).nonzero().squeeze(1),)
 
-    def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
-        species = self.species(graph.atoms.numbers)
-        square = vectors.square().sum(1)  # (E,)
-        (near,) = self.tables(graph, vectors)  # (K,)
-        square, dst = square[near], graph.dst[near]
-        pair = self.pair_index[species[dst], species[graph.src[near]]]
+    def energies(self, inputs: Inputs) -> torch.Tensor:
+        species, (near,) = inputs.species, inputs.tables  # (N,), (K,)
+        square, dst = inputs.vectors.square().sum(1)[near], inputs.dst[near]
+        pair = self.pair_index[species[dst], species[inputs.src[near]]]
         epsilon, sigma = self.epsilon[pair], self.sigma[pair]
         bond = lennard_jones(square, epsilon, sigma)  # (K,)
         if self.config.truncation == "smooth":
             bond = bond * fade(square, (self.config.onset * self.cutoff) ** 2, self.cutoff**2)
         else:
             bond = bond - lennard_jones(torch.full_like(square, self.cutoff**2), epsilon, sigma)
-        return bond.new_zeros(species.shape[0]).index_add(0, dst, bond / 2)
+        return bond.new_zeros(inputs.n_atoms).index_add(0, dst, bond / 2)
 
 
 def lennard_jones(square: torch.Tensor, epsilon: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from pydantic import Field, model_validator
 
-from ...data.graph import Graph
 from ...nn.triplets import bond_pairs
-from ..base import Potential, PotentialConfig, register
+from ..base import Inputs, Potential, PotentialConfig, register
 from .parameter_tables import (
     Parameters,
     check_complete,
@@ -105,7 +104,6 @@ class StillingerWeber(Potential):
     p: torch.Tensor
     q: torch.Tensor
     fits_references = False
-    tables_need_vectors = True
 
     def __init__(self, config: StillingerWeberConfig):
         super().__init__(config)
@@ -125,24 +123,24 @@ class StillingerWeber(Potential):
         }.items():
             self.register_buffer(name, values, persistent=False)
 
-    def tables(self, graph: Graph, vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        species, r = self.species(graph.atoms.numbers), vectors.square().sum(1).sqrt()
-        reach = self.range[self.pair_index[species[graph.dst], species[graph.src]]]
+    def tables(self, inputs: Inputs) -> tuple[torch.Tensor, ...]:
+        species, r = inputs.species, inputs.vectors.square().sum(1).sqrt()
+        reach = self.range[self.pair_index[species[inputs.dst], species[inputs.src]]]
         # Where exp(1/gap) is long zero, so that no rounding of r gets to the pole behind it.
         near = (r < reach * (1 - 1e-5)).nonzero().squeeze(1)
-        first, second = bond_pairs(graph.dst[near], len(species))
+        first, second = bond_pairs(inputs.dst[near], inputs.n_atoms)
         once = (first < second).nonzero().squeeze(1)
         return near, first[once], second[once]
 
-    def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
-        species = self.species(graph.atoms.numbers)
-        r = vectors.square().sum(1).sqrt()  # (E,)
-        pair = self.pair_index[species[graph.dst], species[graph.src]]
-        near, first, second = self.tables(graph, vectors)  # (K,), (T,); only these bonds matter from here on
-        r, pair, dst, src = r[near], pair[near], graph.dst[near], graph.src[near]
+    def energies(self, inputs: Inputs) -> torch.Tensor:
+        species = inputs.species
+        near, first, second = inputs.tables  # (K,), (T,); only these bonds matter
+        vectors, dst, src = inputs.vectors[near], inputs.dst[near], inputs.src[near]
+        r = vectors.square().sum(1).sqrt()  # (K,)
+        pair = self.pair_index[species[dst], species[src]]
         gap = r - self.range[pair]  # negative
         bonds = self._bonds(r, gap, pair)  # (K,)
-        unit = vectors[near] / r[:, None]
+        unit = vectors / r[:, None]
         cosine = (unit[first] * unit[second]).sum(1)  # (T,)
         reach = torch.exp(self.gamma[pair] * self.sigma[pair] / gap)  # (K,)
         triplet = (
@@ -150,7 +148,7 @@ class StillingerWeber(Potential):
         )
         bend = self.stiffness[triplet] * (cosine - self.cosine[triplet]).square()
         angles = bend * reach[first] * reach[second]  # (T,)
-        total = bonds.new_zeros(species.shape[0]).index_add(0, dst, bonds / 2)
+        total = bonds.new_zeros(inputs.n_atoms).index_add(0, dst, bonds / 2)
         return total.index_add(0, dst[first], angles)
 
     def _bonds(self, r: torch.Tensor, gap: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:

@@ -8,9 +8,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from ...data.graph import Graph
 from ...nn.triplets import bond_pairs
-from ..base import Potential, PotentialConfig, register
+from ..base import Inputs, Potential, PotentialConfig, register
 from .parameter_tables import Parameters, check_complete, check_symbols, constant, settle_cutoff, weight
 
 TINY = 5e-9  # of β·ζ, which is 1e-2 in a crystal: see ``softened_power``
@@ -150,7 +149,6 @@ class Tersoff(Potential):
     r2: torch.Tensor
     m: torch.Tensor
     fits_references = False
-    tables_need_vectors = True
 
     def __init__(self, config: TersoffConfig):
         super().__init__(config)
@@ -164,20 +162,20 @@ class Tersoff(Potential):
         self.register_buffer("r2", constant(row.r2 for row in pairs), persistent=False)
         self.register_buffer("m", constant(row.m for row in triplets), persistent=False)
 
-    def tables(self, graph: Graph, vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        species, r = self.species(graph.atoms.numbers), vectors.square().sum(1).sqrt()
-        pair = species[graph.dst] * len(self.elements) + species[graph.src]
+    def tables(self, inputs: Inputs) -> tuple[torch.Tensor, ...]:
+        species, r = inputs.species, inputs.vectors.square().sum(1).sqrt()
+        pair = species[inputs.dst] * len(self.elements) + species[inputs.src]
         near = (r < self.r2[pair]).nonzero().squeeze(1)
-        return near, *bond_pairs(graph.dst[near], len(species))
+        return near, *bond_pairs(inputs.dst[near], inputs.n_atoms)
 
-    def energies(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
-        species, n = self.species(graph.atoms.numbers), len(self.elements)
-        r = vectors.square().sum(1).sqrt()  # (E,)
-        pair = species[graph.dst] * n + species[graph.src]
-        near, ij, ik = self.tables(graph, vectors)  # (K,), (T,); only these bonds matter from here on
-        r, pair, dst, src = r[near], pair[near], graph.dst[near], graph.src[near]
+    def energies(self, inputs: Inputs) -> torch.Tensor:
+        species, n = inputs.species, len(self.elements)
+        near, ij, ik = inputs.tables  # (K,), (T,); only these bonds matter
+        vectors, dst, src = inputs.vectors[near], inputs.dst[near], inputs.src[near]
+        r = vectors.square().sum(1).sqrt()  # (K,)
+        pair = species[dst] * n + species[src]
         fade = taper(r, self.r1[pair], self.r2[pair])
-        unit = vectors[near] / r[:, None]
+        unit = vectors / r[:, None]
         triplet = pair[ij] * n + species[src[ik]]
         angular = self._angular((unit[ij] * unit[ik]).sum(1), r[ij] - r[ik], triplet)
         zeta = r.new_zeros(r.shape[0]).index_add(0, ij, fade[ik] * angular)  # (K,)
@@ -186,7 +184,7 @@ class Tersoff(Potential):
         repulsion = self.A[pair] * torch.exp(-self.lam[pair] * r)
         attraction = self.B[pair] * torch.exp(-self.mu[pair] * r)
         bonds = fade * (repulsion - order * attraction)  # (K,)
-        return bonds.new_zeros(species.shape[0]).index_add(0, dst, bonds / 2)
+        return bonds.new_zeros(inputs.n_atoms).index_add(0, dst, bonds / 2)
 
     def _angular(self, cosine: torch.Tensor, difference: torch.Tensor, triplet: torch.Tensor) -> torch.Tensor:
         """What neighbour k adds to ζ_ij, (T,), before it fades."""

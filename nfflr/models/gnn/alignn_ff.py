@@ -27,10 +27,9 @@ from pydantic import Field, model_validator
 from torch import nn
 from torch.nn.functional import silu
 
-from ...data.graph import Graph
 from ...nn.cutoff import smoothstep
 from ...nn.triplets import bond_pairs
-from ..base import register
+from ..base import Inputs, register
 from ..property import PropertyConfig, PropertyModel
 
 
@@ -72,7 +71,6 @@ class ALIGNN(PropertyModel):
 
     Config = ALIGNNConfig
     config: ALIGNNConfig
-    tables_need_vectors = True
 
     def __init__(self, config: ALIGNNConfig):
         super().__init__(config)
@@ -88,18 +86,18 @@ class ALIGNN(PropertyModel):
         self.atom_layers = nn.ModuleList(EdgeGatedConv(width, edges=k < last) for k in range(last + 1))
         self.head = self.make_head(nn.Linear(width, config.n_outputs))
 
-    def tables(self, graph: Graph, vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def tables(self, inputs: Inputs) -> tuple[torch.Tensor, ...]:
         """The line graph's nodes among the bonds, (L,), its edges (T,) twice, and ``unordered``'s tables."""
-        near = (vectors.square().sum(1).sqrt() < self.angle_cutoff).nonzero().squeeze(1)
-        first, second = bond_pairs(graph.dst.index_select(0, near), len(graph.atoms))
+        near = (inputs.vectors.square().sum(1).sqrt() < self.angle_cutoff).nonzero().squeeze(1)
+        first, second = bond_pairs(inputs.dst.index_select(0, near), inputs.n_atoms)
         return near, first, second, *unordered(first, second)
 
-    def features(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
-        """Features of the atoms, (N, H), from bond vectors (E, 3)."""
+    def features(self, inputs: Inputs) -> torch.Tensor:
+        vectors, src, dst = inputs.vectors, inputs.src, inputs.dst
         r = vectors.square().sum(1).sqrt()  # (E,); graphs refuse coincident atoms
-        atoms = self.atom_embedding(self.species(graph.atoms.numbers))  # (N, H)
+        atoms = self.atom_embedding(inputs.species)  # (N, H)
         bonds = self.bond_embedding(r)  # (E, H)
-        near, first, second, half, mirror = self.tables(graph, vectors)
+        near, first, second, half, mirror = inputs.tables
         unit = vectors.index_select(0, near) / r.index_select(0, near)[:, None]  # (L, 3)
         angles = self.angles(unit, first.index_select(0, half), second.index_select(0, half), mirror)
         weight = self.switch(r, self.cutoff)  # (E, 1)
@@ -111,7 +109,7 @@ class ALIGNN(PropertyModel):
                 update, turned = self.line_layers[k](legs, angles, second, first, pair)
                 bonds = bonds.index_add(0, near, inner * update)
                 angles = angles if turned is None else angles + turned
-            update, bent = atom_layer(atoms, bonds, graph.src, graph.dst, weight)
+            update, bent = atom_layer(atoms, bonds, src, dst, weight)
             atoms = atoms + update
             bonds = bonds if bent is None else bonds + bent
         return atoms

@@ -16,12 +16,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ...data.graph import Graph
 from ...nn.cutoff import cosine_cutoff
 from ...nn.dense import dense
 from ...nn.padding import bond_slots, pad_bonds
 from ...nn.radial import spherical_bessel
-from ..base import register
+from ..base import Inputs, register
 from ..property import PropertyConfig, PropertyModel
 
 
@@ -61,31 +60,31 @@ class PaiNN(PropertyModel):
         half = max(1, c // 2)
         self.head = self.make_head(nn.Sequential(dense(c, half), nn.SiLU(), dense(half, config.n_outputs)))
 
-    def tables(self, graph: Graph, vectors: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
-        return bond_slots(graph.dst, len(graph.atoms))
+    def tables(self, inputs: Inputs) -> tuple[torch.Tensor, ...]:
+        return bond_slots(inputs.dst, inputs.n_atoms)
 
-    def features(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
-        scalars, _ = self.scalars_and_vectors(graph, vectors)
+    def features(self, inputs: Inputs) -> torch.Tensor:
+        scalars, _ = self.scalars_and_vectors(inputs)
         return scalars
 
-    def scalars_and_vectors(self, graph: Graph, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def scalars_and_vectors(self, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         """Scalar features (N, C) and vector features (3, N, C), which rotate with the structure."""
-        bonds = self._bonds(graph, vectors)
-        s = self.embedding(self.species(graph.atoms.numbers))  # (N, C)
+        bonds = self._bonds(inputs)
+        s = self.embedding(inputs.species)  # (N, C)
         v = s.new_zeros(3, *s.shape)
         for message, update in zip(self.messages, self.updates, strict=True):
             s, v = message(s, v, bonds)
             s, v = update(s, v)
         return s, v
 
-    def _bonds(self, graph: Graph, vectors: torch.Tensor) -> Bonds:
-        slots, columns = self.tables(graph, vectors)
-        shape = graph.atoms.numbers.shape[0], columns.shape[0]
-        padded = pad_bonds(vectors, slots, shape, self.cutoff)  # (3, N, K)
+    def _bonds(self, inputs: Inputs) -> Bonds:
+        slots, columns = inputs.tables
+        shape = inputs.n_atoms, columns.shape[0]
+        padded = pad_bonds(inputs.vectors, slots, shape, self.cutoff)  # (3, N, K)
         r = padded.square().sum(0).sqrt()  # (N, K)
         fade = cosine_cutoff(r / self.cutoff)
         return Bonds(
-            src=graph.src.new_zeros(r.numel()).index_copy(0, slots, graph.src),
+            src=inputs.src.new_zeros(r.numel()).index_copy(0, slots, inputs.src),
             radial=spherical_bessel(r.flatten(), self.config.n_radial, self.cutoff),
             fade=fade[:, None],
             unit=(padded * (fade / r)).transpose(0, 1),

@@ -9,11 +9,10 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ...data.graph import Graph
 from ...nn.cutoff import cosine_cutoff
 from ...nn.dense import ShiftedSoftplus, dense
 from ...nn.radial import gaussian
-from ..base import register
+from ..base import Inputs, register
 from ..property import PropertyConfig, PropertyModel
 
 
@@ -42,13 +41,13 @@ class SchNet(PropertyModel):
         )
         self.head = self.make_head(network)
 
-    def features(self, graph: Graph, vectors: torch.Tensor) -> torch.Tensor:
-        r = vectors.square().sum(1).sqrt()  # (E,)
+    def features(self, inputs: Inputs) -> torch.Tensor:
+        r = inputs.vectors.square().sum(1).sqrt()  # (E,)
         radial = gaussian(r, self.config.n_radial, self.cutoff)  # (E, R)
         fade = cosine_cutoff(r / self.cutoff)[:, None]  # (E, 1)
-        features = self.embedding(self.species(graph.atoms.numbers))  # (N, C)
+        features = self.embedding(inputs.species)  # (N, C)
         for layer in self.layers:
-            features = features + layer(features, radial, fade, graph)
+            features = features + layer(features, radial, fade, inputs)
         return features
 
 
@@ -62,7 +61,7 @@ class Interaction(nn.Module):
         self.incoming = dense(c, c, bias=False)
         self.outgoing = nn.Sequential(dense(c, c), ShiftedSoftplus(), dense(c, c))
 
-    def forward(self, features, radial, fade, graph: Graph) -> torch.Tensor:
+    def forward(self, features, radial, fade, inputs: Inputs) -> torch.Tensor:
         filters = self.filter(radial) * fade  # (E, C)
-        messages = self.incoming(features).index_select(0, graph.src) * filters
-        return self.outgoing(torch.zeros_like(features).index_add(0, graph.dst, messages))
+        messages = self.incoming(features).index_select(0, inputs.src) * filters
+        return self.outgoing(torch.zeros_like(features).index_add(0, inputs.dst, messages))
