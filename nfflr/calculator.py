@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ from .errors import ConfigError, NumericsError, StructureError, did_you_mean
 from .models.base import Potential
 from .models.committee import Ensemble
 from .notes import note
+from .quantities import FORCE_FIELD, QUANTITIES, Quantity, further, names_of
 from .structures.checks import check_structure
 from .structures.domain import domains_in
 from .workflows.framework.interface import has_stress, require_stress
 
+SPREAD = ("energy_std", "forces_std")  # of an ensemble
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -94,11 +96,16 @@ class NFFLrCalculator(Calculator):
         self.model: Any = copy.deepcopy(model).to(device=where, dtype=precision).eval()
         self.metadata = (model.metadata if isinstance(model, Wrapped) else {}) | (metadata or {})
         self._domains, self._noted = domains_in(self.metadata), False
+        self._quantities = _quantities(model)
         self.implemented_properties = ["energy", "free_energy", *_offered(model)]
         if isinstance(model, Ensemble):
-            self.implemented_properties += ["energy_std", "forces_std"][: 1 + model.compute_forces]
+            self.implemented_properties += SPREAD[: 1 + model.compute_forces]
         self._neighbours = VerletList(model.cutoff or NO_CUTOFF, skin, self.model.device)
-        self._compile = compile
+        self._compile = compile and not further(self._quantities.values())
+        if compile and not self._compile:
+            note(
+                "compile: the compiled forms give energies, forces and stress alone; the model itself is used"
+            )
         self._compiled: Compiled | None = None
         if compile:
             _ = self.compiled
@@ -113,6 +120,8 @@ class NFFLrCalculator(Calculator):
 
     def use_kernel(self) -> bool:
         """Evaluate the hand-written compiled kernel of the model from now on; False if it has none here."""
+        if further(self._quantities.values()):
+            return False
         self._compiled = kernels(self.model) if self._compiled is None else self._compiled
         self._compile = self._compiled is not None
         return self._compile
@@ -197,7 +206,7 @@ class NFFLrCalculator(Calculator):
         with torch.inference_mode(False):  # the list is kept, and may meet gradients later
             graph = self._graph(self._neighbours, self.atoms)
             output = model(graph, stress=with_stress)
-        self.results = _results(output, graph, with_stress)
+        self.results = _results(output, self._quantities, graph, with_stress)
 
     def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
         """What has changed of what the model sees, to the last bit (ASE's costs more than a small cell)."""
@@ -258,7 +267,8 @@ class NFFLrCalculator(Calculator):
         with torch.inference_mode(False):
             for chunk in self._chunks(structures, max_edges):
                 for (atoms, graph), output in zip(chunk, self._outputs(chunk, len(results)), strict=True):
-                    results.append(_results(output, graph, has_stress(atoms), f"structure {len(results)}"))
+                    item, with_stress = f"structure {len(results)}", has_stress(atoms)
+                    results.append(_results(output, self._quantities, graph, with_stress, item))
         return results
 
     def _outputs(self, chunk: list[tuple[ase.Atoms, Graph]], first: int) -> list[dict[str, torch.Tensor]]:
@@ -269,7 +279,7 @@ class NFFLrCalculator(Calculator):
                 return [model(chunk[0][1])]
         output = {name: value.cpu() for name, value in model(batch_graphs([g for _, g in chunk])).items()}
         sizes = [len(atoms) for atoms, _ in chunk]
-        per_atom = {"forces", "energies", "forces_std"} & output.keys()
+        per_atom = [name for name in output if self._quantities[name].per_atom]
         parts = output | {name: output[name].split(sizes) for name in per_atom}
         return [{name: values[k] for name, values in parts.items()} for k in range(len(chunk))]
 
@@ -332,14 +342,22 @@ class NFFLrCalculator(Calculator):
         }
 
 
+def _quantities(model: Potential | Ensemble | Wrapped) -> dict[str, Quantity]:
+    """Quantities by name: those that a model, or every member of an ensemble, returns."""
+    first, *others = [
+        getattr(member, "outputs", FORCE_FIELD) for member in getattr(model, "members", [model])
+    ]
+    common = {q.name: q for q in first if all(q.name in names_of(other) for other in others)}
+    return common | ({name: QUANTITIES[name] for name in SPREAD} if others else {})
+
+
 def _offered(model: Potential | Ensemble | Wrapped) -> list[str]:
-    """Of energies, forces and stress those that a model, or every member of an ensemble, gives."""
+    """ASE's names of what a model gives besides the energy, without the spread of an ensemble."""
     if isinstance(model, Wrapped):
         return list(model.gives)
-    if isinstance(model, Ensemble):
-        first, *others = map(_offered, model.members)
-        return [name for name in first if all(name in other for other in others)]
-    return ["energies", "forces", "stress"] if model.compute_forces else ["energies"]
+    quantities = [q for q in _quantities(model).values() if q.name not in ("total_energy", *SPREAD)]
+    total = ["magmom"] if any(q.ase_name == "magmoms" and not q.shape for q in quantities) else []
+    return [*(q.ase_name or q.name for q in quantities), *total]
 
 
 def _check_options(options: dict, known: Sequence[str]) -> None:
@@ -376,11 +394,15 @@ def _naming(item: str) -> Iterator[None]:
     try:
         yield
     except StructureError as error:
-        raise StructureError(str(error).replace("structure", item, 1)) from error
+        raise error.named(item) from error
 
 
 def _results(
-    output: dict[str, torch.Tensor], graph: Graph, with_stress: bool, item: str = "structure"
+    output: dict[str, torch.Tensor],
+    quantities: Mapping[str, Quantity],
+    graph: Graph,
+    with_stress: bool,
+    item: str = "structure",
 ) -> dict:
     """The model's dict as ASE wants it: Python floats and contiguous float64 arrays.
 
@@ -388,21 +410,19 @@ def _results(
         NumericsError: a value is not finite.
     """
     energy = float(output["total_energy"])
-    results: dict[str, float | np.ndarray] = {
-        "energy": energy,
-        "free_energy": energy,
-    }
-    if "energy_std" in output:
-        results["energy_std"] = float(output["energy_std"])
-    for name in ("energies", "forces", "forces_std"):
-        if name in output:
-            results[name] = _array(output[name])
-    if with_stress and "stress" in output:
-        results["stress"] = _array(output["stress"])[
-            [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
-        ]  # xx yy zz yz xz xy
-    for name, value in results.items():
-        if not np.isfinite(value).all():
+    results: dict[str, float | np.ndarray] = {"energy": energy, "free_energy": energy}
+    for name in (name for name in output if name in quantities and name != "total_energy"):
+        if name == "stress" and not with_stress:
+            continue
+        is_number = not quantities[name].array_shape(1)
+        value = float(output[name]) if is_number else _array(output[name])
+        if name == "stress":
+            value = _array(output[name])[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]  # xx yy zz yz xz xy
+        results[quantities[name].ase_name or name] = value
+    if np.ndim(results.get("magmoms", 0.0)) == 1:
+        results["magmom"] = float(np.sum(results["magmoms"]))
+    for name, number in results.items():
+        if not np.isfinite(number).all():
             raise NumericsError(
                 f"{item}: the model's {name} is not finite{_nearest_pair(graph)}; check the geometry"
             )

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from ..reports.columns import Column
     from ..train.config import TrainingConfig
-    from ..train.objective import Column
     from ..validation.suite import Report
 
 from .launch import launch
@@ -70,7 +70,8 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
     """What each process does; only the first one speaks."""
     from ..train.config import load_config
     from ..train.distributed import is_first
-    from ..train.run import make_objective, selectors
+    from ..train.objective import Objective
+    from ..train.run import selectors
     from ..train.trainer import train
 
     settings = load_config(config, overrides)
@@ -83,7 +84,7 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
         f"{sum(p.numel() for p in settings.model.parameters())} parameters; output in {out}"
     )
     say(set_training_threads(settings))
-    columns, wanted = make_objective(settings).columns, selectors(settings.select_by)
+    columns, wanted = Objective(settings).columns, selectors(settings.select_by)
     watched = settings.progress and sys.stderr.isatty()
     with training_bar("train", watched and is_first()) as update:
         now: dict[str, Any] = {"step": 0, "total": None}
@@ -140,7 +141,7 @@ def next_steps(settings: TrainingConfig, out: Path) -> str:
     source = settings.dataset.origin["test_source"]
     data = shlex.quote(str(_near(Path(source)))) if isinstance(source, str | Path) else "DATA"
     commands = [f"nff report {folder}", f"nff evaluate {folder} {data}"]
-    if settings.dataset.is_force_field:
+    if settings.model.is_potential:
         commands.append(f"nff relax STRUCTURE --model {folder}")
     return "next: " + "\n      ".join(commands)
 

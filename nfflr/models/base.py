@@ -103,6 +103,13 @@ class Potential(ExactBuffers):
         """
         raise NotImplementedError(f"{type(self).__name__} must define energies(graph, vectors) -> (N,)")
 
+    def atomic(self, graph: Graph, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``energies`` and what else ``outputs`` declares, by name, (N, …) each.
+
+        A quantity of the whole structure is the sum of its contributions (N, …) over the atoms.
+        """
+        return {"energies": self.energies(graph, vectors)}
+
     def tables(self, graph: Graph, vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Integer tables that ``energies`` works with, such as pairs of bonds; () by default.
 
@@ -183,7 +190,8 @@ class Potential(ExactBuffers):
             graph = self.graph(x)
             species = self.species(graph.atoms.numbers)
             vectors = graph.vectors().detach().to(self.dtype).requires_grad_()  # (E, 3)
-            raw = self.energies(graph, vectors)[: graph.n_local]  # (N,), or those that count
+            others = self.atomic(graph, vectors)
+            raw = others.pop("energies")[: graph.n_local]  # (N,), or those that count
             if self.compute_forces:
                 slopes = bond_gradient(raw, vectors, create_graph=self.training) * self.scale.to(raw.dtype)
             energies = raw.double() * self.scale + self.reference_energies.index_select(
@@ -191,6 +199,11 @@ class Potential(ExactBuffers):
             )
         energies = energies if self.training else energies.detach()
         result = {"total_energy": sum_structures(energies, graph.atoms), "energies": energies}
+        per_atom = {output.name: output.per_atom for output in self.outputs}
+        for name, value in others.items():
+            value = value[: graph.n_local].double()
+            value = value if self.training else value.detach()
+            result[name] = value if per_atom[name] else sum_structures(value, graph.atoms)
         if not self.compute_forces:
             return result
         result["forces"] = forces_from_bonds(graph, slopes)

@@ -15,6 +15,7 @@ from torch import nn
 from ..data.graph import Graph
 from ..errors import ConfigError, StructureError, did_you_mean
 from ..nn.exact import ExactBuffers
+from ..quantities import Quantity
 from .base import Input, Potential, PotentialConfig, sum_structures
 
 Size = Annotated[int, Field(ge=1)]
@@ -154,6 +155,16 @@ class PropertyModel(Potential):
         super().__init__(config)
         self.is_potential = config.readout == "energy"
         self.compute_forces = config.compute_forces and self.is_potential
+
+    @property
+    def outputs(self) -> tuple[Quantity, ...]:
+        """Of a potential those of ``Potential``; else each property, under ``property`` if it has no name."""
+        if self.is_potential:
+            return super().outputs
+        sizes = sizes_by_name(self.config.output_features)
+        return tuple(
+            Quantity(name or "property", shape=(size,) if size > 1 else ()) for name, size in sizes.items()
+        )
 
     def make_head(self, network: nn.Module) -> nn.Module:
         """``network`` itself for a potential, a ``PropertyHead`` of it otherwise."""

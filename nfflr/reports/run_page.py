@@ -13,11 +13,11 @@ import numpy as np
 from ..checkpoint import FILE, find_run, load_checkpoint
 from ..errors import ConfigError
 from ..models.base import Potential
+from ..quantities import LABELLED, Quantity, from_description
 from ..structures.kinds import kind_of
-from ..train.force_field import COLUMNS
-from ..train.objective import Column, higher_is_better
-from ..train.properties import property_columns
+from ..train.evaluation import higher_is_better
 from ..train.state import states
+from .columns import Column, columns_of
 from .curves import learning_curve
 from .metrics_table import digest_of, read_json, table_of
 from .page import Code, Facts, Grid, Heading, Image, Images, Pairs, Piece, Section, Text, page, panels
@@ -41,10 +41,11 @@ class RunFolder:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        targets = self.metadata.get("targets")
-        if not targets:
-            return COLUMNS
-        return property_columns(list(targets), [k for k, t in targets.items() if t["kind"] == "class"])
+        """What the metrics of the run are of."""
+        targets = self.metadata.get("targets") or {}
+        quantities = [Quantity(name, classes=t.get("classes")) for name, t in targets.items()]
+        outputs = [from_description(output) for output in self.metadata.get("outputs") or ()]
+        return columns_of(quantities or [*LABELLED, *outputs])
 
     @property
     def tasks(self) -> list[str]:
@@ -197,11 +198,10 @@ def _parity(run: RunFolder, found: RunData) -> list[Piece]:
     if found.dataset is None:
         return [Text(found.said, muted=True)]
     legend = "Colours are the data's groups of structures, named in the first plot of a row."
-    grouped = found.dataset.is_force_field
-    pieces: list[Piece] = [Text(f"{found.said} {legend if grouped else ''}", muted=True)]
+    pieces: list[Piece] = [Text(f"{found.said} {legend}", muted=True)]
     for title, indices in found.parts.items():
         errors, figure = predicted(run.model, found.dataset, indices, "")
-        told = [(c.label, errors[c.key] * c.factor) for c in run.columns]
+        told = [(c.label, errors[c.key] * c.factor) for c in run.columns if c.key in errors]
         images = [
             Image(png, f"predicted against reference, {title}, {axes.get_xlabel()}")
             for png, axes in zip(panels(figure), figure.axes, strict=True)

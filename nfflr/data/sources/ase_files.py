@@ -14,6 +14,7 @@ FALLBACK = True
 KEYS = {"total_energy": ("energy",), "forces": ("forces",), "stress": ("stress", "stress6")}
 ENERGY_UNITS = "eV"
 STRESS = ("eV/Å^3", 1, None)  # of six numbers only ASE's own result has an order
+PER_ATOM_RESULTS = {"forces", "energies", "stresses", "charges", "magmoms"}  # of ASE's calculators
 VOIGT = [[0, 5, 4], [5, 1, 3], [4, 3, 2]]  # where each element of the 3×3 stands among ASE's six
 
 
@@ -38,10 +39,12 @@ def entry(atoms: ase.Atoms, index: int, name: str, wanted: Wanted = None) -> Ent
     if "stress" in results and np.shape(results["stress"]) == (6,):
         results["stress"] = np.asarray(results["stress"])[VOIGT]
     values |= results
+    per_atom = (atoms.arrays.keys() - atoms.info.keys()) | PER_ATOM_RESULTS
     plain = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     return Entry(
         id=f"{name}[{atoms.info.get('config_id', index)}]",
         group=str(atoms.info.get("group", atoms.info.get("config_type", "other"))),
         atoms=plain,
         values=values if wanted is None else {k: values[k] for k in wanted if k in values},
+        per_atom=per_atom & values.keys(),
     )
