@@ -42,7 +42,7 @@ class EnergyResult(Result):
     energies: Annotated[Array | None, Unit("eV")]  # (N,)
     forces: Annotated[Array | None, Unit("eV/Å")]  # (N, 3)
     stress: Annotated[Array | None, Unit("GPa")]  # (6,) xx, yy, zz, yz, xz, xy, tension positive
-    quantities: dict[str, Array] = Field({}, description="charges, magmoms, …, by ASE's name")
+    quantities: dict[str, float | Array] = Field({}, description="charges, magmoms, …, by ASE's name")
     quantity_units: dict[str, str] = Field({}, description="their units")
 
 
@@ -91,7 +91,7 @@ def energy(
         energies=values.get("energies"),
         forces=forces,
         stress=None if stress is None else stress / GPA,
-        quantities=quantities,
+        quantities={name: value if value.ndim else float(value) for name, value in quantities.items()},
         quantity_units={name: UNITS[name] for name in quantities if UNITS.get(name)},
     )
 
