@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see below
     from .structures.readers import read_structure, read_structures
     from .train.config import TrainingConfig, load_config
     from .train.evaluation import predict
-    from .train.properties import predict_properties
     from .validation.reading import read_suite
     from .workflows.framework.progress_bar import progress_bar
     from .workflows.framework.saved_results import read_result
@@ -39,7 +38,6 @@ __getattr__, __all__ = lazy_names(
         ".structures.readers": ("read_structure", "read_structures"),
         ".train.config": ("TrainingConfig", "load_config"),
         ".train.evaluation": ("predict",),
-        ".train.properties": ("predict_properties",),
         ".validation.reading": ("read_suite",),
         ".workflows.framework.progress_bar": ("progress_bar",),
         ".workflows.framework.saved_results": ("read_result",),

@@ -28,6 +28,7 @@ from .structures.checks import check_structure
 from .terms import open_evaluator
 from .workflows.framework.interface import has_stress, require_stress
 
+SPREAD = ("energy_std", "forces_std")  # of an ensemble
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -95,6 +96,7 @@ class NFFLrCalculator(Calculator):
         self.metadata = {**evaluator.metadata, **(metadata or {})}
         self._domains, self._noted = domains_in(self.metadata), False
         offered = [quantity.ase_name or quantity.name for quantity in evaluator.outputs]
+        offered += ["magmom"] if "magmoms" in offered else []  # the sum, which ASE knows too
         self.implemented_properties = ["energy", "free_energy", *(n for n in offered if n != "energy")]
         self._neighbours = VerletList(evaluator.cutoff or NO_CUTOFF, skin, self.model.device)
         self._compile = compile
@@ -318,6 +320,8 @@ class NFFLrCalculator(Calculator):
             name = quantity.ase_name or quantity.name
             results[name] = float(value) if number else np.ascontiguousarray(value, dtype=np.float64)
         results["free_energy"] = results["energy"]
+        if np.ndim(results.get("magmoms", 0.0)) == 1:
+            results["magmom"] = float(np.sum(results["magmoms"]))
         for name, result in results.items():
             if not np.isfinite(result).all():
                 raise NumericsError(
@@ -388,7 +392,7 @@ def _naming(item: str) -> Iterator[None]:
     try:
         yield
     except StructureError as error:
-        raise StructureError(str(error).replace("structure", item, 1)) from error
+        raise error.named(item) from error
 
 
 def _nearest_pair(graph: Graph) -> str:

@@ -31,6 +31,7 @@ from .errors import CheckpointError, ConfigError, NumericsError, plain_reason
 from .models.base import Potential, architecture
 from .models.committee import Committee
 from .models.construction import build_model
+from .quantities import Quantity, from_description, further
 from .storage.files import write_atomically
 from .storage.sealed import read_metadata, seal, unseal
 
@@ -69,6 +70,7 @@ def save_checkpoint(
     scores: dict[str, float] | None = None,
     notes: dict[str, str] | None = None,
     targets: dict[str, dict] | None = None,
+    outputs: Sequence[Quantity] | None = None,
     domain: Domain | None = None,
 ) -> str:
     """Write ``model`` to ``path`` so that the file is either whole or absent; return its digest.
@@ -81,6 +83,8 @@ def save_checkpoint(
         notes: free text (citation, licence of the data).
         targets: of a property model, what each output is: name → ``{"kind": "regression"}`` or
             ``{"kind": "class", "classes": [labels in the order of the scores]}``.
+        outputs: what a potential returns, with the classes that its data name; default: ``model.outputs``.
+            The file keeps those that do not follow from its energies.
         domain: compositions that it was trained on, about others of which a calculator gives a note.
 
     Raises:
@@ -112,6 +116,9 @@ def save_checkpoint(
     }
     if domain is not None:
         metadata[KEY] = domain.model_dump(mode="json")
+    others = further(model.outputs if outputs is None else outputs) if model.is_potential else ()
+    if others:
+        metadata["outputs"] = [output.described() for output in others]
     if targets is not None:
         check_targets(targets, model)
         metadata["targets"] = targets
@@ -163,6 +170,23 @@ def check_targets(targets: dict[str, dict], model: Potential) -> None:
             )
 
 
+def check_declared(described: list[dict], model: Potential) -> None:
+    """See that a potential returns the further quantities that its checkpoint describes.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not isinstance(described, list) or not all(isinstance(item, dict) for item in described):
+        raise ConfigError("outputs: expected a list of quantities, each with a name and a shape")
+    kept = {q.name: q.array_shape(1) for q in map(from_description, described)}
+    given = {q.name: q.array_shape(1) for q in further(model.outputs)} if model.is_potential else {}
+    if kept != given and described:
+        raise ConfigError(
+            f"outputs: got {kept}; the architecture returns {given} (shapes for one atom); use its version "
+            "with which the file was made"
+        )
+
+
 def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
     """Build the model of a checkpoint, in eval mode on the CPU, and return it with the metadata.
 
@@ -191,11 +215,12 @@ def load_checkpoint(source: str | Path) -> tuple[Potential, dict]:
         ) from error
     model = build_model(cls, config, getattr(torch, metadata["dtype"]), tensors, path)
     model.load_state_dict(tensors, strict=True)
-    if "targets" in metadata:
-        try:
+    try:
+        if "targets" in metadata:
             check_targets(metadata["targets"], model)
-        except ConfigError as error:
-            raise CheckpointError(f"{path}: {error}") from error
+        check_declared(metadata.get("outputs") or [], model)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     return model.eval(), metadata
 
 

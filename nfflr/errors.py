@@ -28,7 +28,8 @@ class NFFLrError(Exception):
     def __init__(self, message: str):
         text = " ".join(str(message).split())  # one line, whatever was quoted in it
         super().__init__(text)
-        self.item, _, self.problem = text.partition(": ")
+        item, colon, problem = text.partition(": ")
+        self.item, self.problem = (item, problem) if colon else ("", text)
 
     def named(self, item: str) -> Self:
         """The same error about ``item``: of many structures, it says which one failed."""

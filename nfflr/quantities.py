@@ -6,9 +6,9 @@ predicts something new declares a ``Quantity`` of its own; nothing else needs to
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from .errors import ConfigError, did_you_mean
 from .units import GPA
@@ -18,7 +18,7 @@ Rotation = Literal["invariant", "vector", "tensor"]
 
 @dataclass(frozen=True)
 class Quantity:
-    """One number or array per atom or per structure.
+    """One number or array per atom or per structure, or a class.
 
     Attributes:
         name: key in a model's dict and among the labels of a structure, such as ``"magmoms"``.
@@ -29,10 +29,14 @@ class Quantity:
         rotation: how it changes when the structure is rotated: not at all, as a vector, or as a tensor.
         extensive: whether it grows with the size of the structure; errors are then divided by the number of
             atoms.
-        scale: error that counts as one in a loss, in ``unit`` (per atom if extensive).
+        scale: error that counts as one in a loss, in ``unit`` (per atom if extensive); None: the standard
+            deviation of the training labels.
         header: short form for the head of a column; by default the name.
         display: unit in which tables show errors, and the factor that leads to it.
         stored_names: other names by which data files store it.
+        metric: what the names of metrics begin with, as ``forces`` in ``forces_mae``; by default the name.
+        classes: names of the classes in the order of their indices, if it is one of these; a model then
+            predicts a score for each, (C,).
     """
 
     name: str
@@ -42,10 +46,12 @@ class Quantity:
     ase_name: str | None = None
     rotation: Rotation = "invariant"
     extensive: bool = False
-    scale: float = 1.0
+    scale: float | None = None
     header: str = ""
     display: tuple[str, float] | None = None
     stored_names: tuple[str, ...] = ()
+    metric: str = ""
+    classes: tuple[str, ...] | None = None
 
     def array_shape(self, n_atoms: int) -> tuple[int, ...]:
         """Shape of the whole array for a structure of ``n_atoms`` atoms."""
@@ -57,9 +63,46 @@ class Quantity:
         return self.header or self.name
 
     @property
+    def key(self) -> str:
+        """What the names of its metrics begin with."""
+        return self.metric or self.name
+
+    @property
     def error_unit(self) -> str:
         """Unit of an error of one value, as ``"eV/atom"`` of an extensive quantity in eV."""
         return f"{self.unit or '1'}/atom" if self.extensive else self.unit
+
+    @property
+    def error_display(self) -> tuple[str, float]:
+        """Unit in which tables show errors, and the factor that leads to it."""
+        return self.display or (self.error_unit, 1.0)
+
+    @property
+    def value_display(self) -> tuple[str, float]:
+        """The same of values, of which no thousandths are shown."""
+        unit, factor = self.error_display
+        return (self.error_unit, 1.0) if factor == 1e3 else (unit, factor)
+
+    def described(self) -> dict[str, Any]:
+        """What differs from the defaults, as JSON; ``from_description`` reads it."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        plain = {name: value for name, (value, default) in values.items() if value != default}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in plain.items()}
+
+
+def from_description(described: Mapping[str, Any]) -> Quantity:
+    """The inverse of ``Quantity.described``.
+
+    Raises:
+        ConfigError: it describes no quantity.
+    """
+    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in described.items()}
+    shape = values.get("shape", ())
+    sound = isinstance(values.get("name"), str) and isinstance(shape, tuple)
+    sound &= values.keys() <= {field.name for field in fields(Quantity)}
+    if not sound or not all(type(n) is int and n > 0 for n in shape):
+        raise ConfigError(f"outputs: {dict(described)!r} describes no quantity; expected a name and a shape")
+    return Quantity(**values)
 
 
 STANDARD = (
@@ -72,6 +115,7 @@ STANDARD = (
         header="E",
         display=("meV/atom", 1e3),
         stored_names=("energy",),
+        metric="energy",
     ),
     Quantity("energies", per_atom=True, unit="eV", ase_name="energies", scale=0.01, header="E_i"),
     Quantity(
@@ -106,7 +150,6 @@ STANDARD = (
         scale=0.05,
         header="q",
         display=("me", 1e3),
-        stored_names=("initial_charges", "charge"),
     ),
     Quantity(
         "magmoms",
@@ -116,7 +159,7 @@ STANDARD = (
         scale=0.1,
         header="m",
         display=("mμ_B", 1e3),
-        stored_names=("magnetic_moments", "initial_magmoms", "magmom"),
+        stored_names=("magnetic_moments",),
     ),
     Quantity("dipole", shape=(3,), unit="e·Å", ase_name="dipole", rotation="vector", scale=0.1, header="d"),
     Quantity(
@@ -134,7 +177,9 @@ STANDARD = (
     Quantity("extrapolation", per_atom=True, header="γ"),
 )
 QUANTITIES = {quantity.name: quantity for quantity in STANDARD}
+# What a potential returns, and what data label of it.
 FORCE_FIELD = tuple(QUANTITIES[name] for name in ("total_energy", "energies", "forces", "stress"))
+LABELLED = tuple(QUANTITIES[name] for name in ("total_energy", "forces", "stress"))
 
 
 def quantity(name: str) -> Quantity:
@@ -149,6 +194,12 @@ def quantity(name: str) -> Quantity:
             f"{did_you_mean(name, QUANTITIES)}, or declare a Quantity of your own"
         )
     return QUANTITIES[name]
+
+
+def further(outputs: Iterable[Quantity]) -> tuple[Quantity, ...]:
+    """Of what a model returns, the quantities that do not follow from its energies."""
+    derived = {*names_of(FORCE_FIELD), "virials"}
+    return tuple(output for output in outputs if output.name not in derived)
 
 
 def names_of(quantities: Iterable[Quantity]) -> tuple[str, ...]:

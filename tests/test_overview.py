@@ -227,10 +227,11 @@ def test_source_can_be_a_json_file_a_jarvis_dataset_name_or_a_folder(tmp_path, m
 
 
 def test_task_can_be_energy_and_forces_or_a_key_in_the_dataset():
-    assert AtomsDataset(FRAMES, "energy_and_forces", energy_units="eV").is_force_field
+    labelled = AtomsDataset(FRAMES, "energy_and_forces", energy_units="eV").targets
+    assert labelled == ("total_energy", "forces", "stress")
     records = ROOT / "tutorials/jarvis-properties/records.json"
     gaps = AtomsDataset(records, "optb88vdw_bandgap", allow_missing=True)
-    assert gaps.targets == ("optb88vdw_bandgap",) and not gaps.is_force_field
+    assert gaps.targets == ("optb88vdw_bandgap",)
 
 
 def test_formation_energy_and_band_gap_of_real_crystals_are_trained_and_evaluated(tmp_path, capsys):

@@ -98,9 +98,9 @@ left.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="smoothed tr
 left.xaxis.set_major_locator(LogLocator(numticks=8))
 left.legend(frameon=False)
 for group in ("AIMD-NVT", "Vacancy", "Elastic", "Surface"):
-    chosen = predictions.forces[predictions.groups[predictions.owner] == group].reshape(-1, 2)
-    right.plot(chosen[:, 1], chosen[:, 0], ".", ms=2, label=group, rasterized=True)
-ends = [predictions.forces.min(), predictions.forces.max()]
+    forces = predictions.of("forces", group)
+    right.plot(forces.reference.ravel(), forces.predicted.ravel(), ".", ms=2, label=group, rasterized=True)
+ends = [predictions["forces"].reference.min(), predictions["forces"].reference.max()]
 right.plot(ends, ends, color="0.4", lw=0.8)
 right.set(xlabel="PBE force (eV/Å)", ylabel="predicted force (eV/Å)", title=f"MAE {force:.0f} meV/Å")
 right.legend(markerscale=4, frameon=False)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import nfflr
-from nfflr import AtomsDataset, TrainingConfig, load_model, periodic_radius_graph, predict_properties
+from nfflr import AtomsDataset, TrainingConfig, load_model, periodic_radius_graph, predict
 from nfflr.data import to_dgl
 from nfflr.models import ALIGNN, ALIGNNConfig
 from nfflr.train import train
@@ -81,19 +81,22 @@ model, _ = load_model(train(config))  # the weights that did best on the validat
 
 # %%
 parts = {"training": dataset.split["train"], "held out": dataset.split["val"] + dataset.split["test"]}
-pairs = {}
+pairs = {}  # predicted and reference of each part, (S,) eV/atom
 for name, indices in parts.items():
-    values = predict_properties(model, dataset, indices).values["formation_energy_peratom"][:, 0]  # (S, 2)
-    pairs[name] = values[np.isfinite(values[:, 1])]
-error = {name: np.abs(values[:, 0] - values[:, 1]).mean() for name, values in pairs.items()}
-guess = {name: np.abs(values[:, 1] - pairs["training"][:, 1].mean()).mean() for name, values in pairs.items()}
-for name, values in pairs.items():
-    print(f"{name}: {len(values)} records, MAE {error[name]:.2f} eV/atom; always the mean {guess[name]:.2f}")
+    comparison = predict(model, dataset, indices)["formation_energy_peratom"]
+    pairs[name] = comparison.rows(comparison.labelled)
+mean = pairs["training"].reference.mean()
+error = {name: np.abs(pair.predicted - pair.reference).mean() for name, pair in pairs.items()}
+guess = {name: np.abs(pair.reference - mean).mean() for name, pair in pairs.items()}
+for name, pair in pairs.items():
+    errors = f"MAE {error[name]:.2f} eV/atom; always the mean {guess[name]:.2f}"
+    print(f"{name}: {len(pair.reference)} records, {errors}")
 
 figure, axes = plt.subplots(figsize=(4.2, 3.8), layout="constrained")
-for (name, values), marker in zip(pairs.items(), "os", strict=True):
-    axes.plot(values[:, 1], values[:, 0], marker, ms=5, label=f"{name}, MAE {error[name]:.2f} eV/atom")
-ends = [min(v.min() for v in pairs.values()), max(v.max() for v in pairs.values())]
+for (name, pair), marker in zip(pairs.items(), "os", strict=True):
+    axes.plot(pair.reference, pair.predicted, marker, ms=5, label=f"{name}, MAE {error[name]:.2f} eV/atom")
+both = np.concatenate([np.concatenate([pair.reference, pair.predicted]) for pair in pairs.values()])
+ends = [both.min(), both.max()]
 axes.plot(ends, ends, color="0.4", lw=0.8)
 axes.set(xlabel="OptB88vdW formation energy (eV/atom)", ylabel="predicted (eV/atom)")
 axes.legend(frameon=False, fontsize="small")

@@ -133,9 +133,10 @@ for name, curve in curves.items():
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
-pairs = predictions.forces.reshape(-1, 2)
-left.plot(pairs[:, 1], pairs[:, 0], ".", ms=2)
-left.plot([pairs.min(), pairs.max()], [pairs.min(), pairs.max()], color="0.4", lw=0.8)
+forces = predictions["forces"]
+left.plot(forces.reference.ravel(), forces.predicted.ravel(), ".", ms=2)
+ends = [forces.reference.min(), forces.reference.max()]
+left.plot(ends, ends, color="0.4", lw=0.8)
 left.set(xlabel="PBE force (eV/Å)", ylabel="learned EAM (eV/Å)", title=f"MAE {force:.0f} meV/Å")
 for name, curve in curves.items():
     right.plot(curve.volumes, 1000 * (curve.energies - curve.energy), "o-", ms=4, lw=1, label=name)

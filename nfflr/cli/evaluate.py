@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,9 +17,15 @@ from ..workflows.framework.result_files import refuse_existing
 from .judgement import provenance
 from .options import DATA, LABELS, SHARED, SOURCE, dataset_arguments, shared
 
+if TYPE_CHECKING:
+    from ..reports.columns import Column
+
 TOPIC = "Judge a potential"
 PLACE = 3
 EXAMPLES = ("nff evaluate calculators/mlearn-si/test.xyz.xz --model mlearn-si",)
+
+MOST_COLUMNS = 8  # in a table of 80 characters
+FORCE_FIELD = ("energy", "forces", "stress")  # which the table shows even where the data lack them
 
 
 @click.command("evaluate")
@@ -35,133 +42,99 @@ def command(data, checkpoint, out, overwrite, threads, **given) -> int:
     counted in a note, as far as they are known.
     """
     from ..checkpoint import load_model
-    from ..data.dataset import AtomsDataset
     from ..data.sources import display_name
     from ..notes import note
+    from ..reports.columns import columns_of
+    from ..reports.curves import parity
+    from ..reports.run_predictions import judged_dataset
+    from ..train.evaluation import calibration, error_table, predict
     from ..train.trained_on import familiar
 
-    found = find_data(data)
-    source = found[0] if len(found) == 1 else found
-    paths = {kind: out / f"{data_stem(found)}-evaluate.{kind}" for kind in ("json", "png")}
+    files = find_data(data)
+    source = files[0] if len(files) == 1 else files
+    paths = {kind: out / f"{data_stem(files)}-evaluate.{kind}" for kind in ("json", "png")}
     refuse_existing(paths.values(), overwrite)
     model, metadata = load_model(checkpoint)
     click.echo(set_threads(threads))
-    targets = metadata.get("targets") or {}
-    arguments = dataset_arguments(given, tuple(targets) or LABELS)
-    if targets:  # of properties there are no forces and stresses
-        arguments = {name: arguments[name] for name in ("energy_units", "keys")} | {
-            "classes": _classes(targets)
-        }
-    dataset = AtomsDataset(
-        source,
-        tuple(targets) or "energy_and_forces",
-        n_train=1.0,
-        n_val=0.0,
-        allow_missing=True,
-        allow_duplicates=True,
-        **arguments,
-    )
+    arguments = dataset_arguments(given, _labels(metadata))
+    dataset = judged_dataset(source, metadata, arguments)
     claim_folder(out)
     name = display_name(source)
     started, title = time.perf_counter(), f"{checkpoint} on {name}"
-    trained_on = familiar(checkpoint, dataset, found)
+    trained_on = familiar(checkpoint, dataset, files)
     if trained_on:
         note(f"{name}: {trained_on}")
-    table, columns, figure, spread = (_properties if targets else _force_field)(model, dataset, title)
+    predictions = predict(model, dataset, range(len(dataset)))
+    quantities = [comparison.quantity for comparison in predictions.comparisons.values()]
+    table, spread = error_table(predictions), calibration(predictions)
+    columns = [
+        c
+        for c in columns_of(quantities)
+        if c.key.startswith(FORCE_FIELD) or not math.isnan(table["all"][c.key])
+    ]
     if not any(math.isfinite(row[column.key]) for row in table.values() for column in columns):
         raise StructureError(f"{name}: holds no label that the model predicts; nothing to compare with")
-    if targets:
-        _print_targets(table["all"], columns, dataset.targets, title)
-    else:
-        _print_groups(table, columns, title)
+    _print(table, columns, title)
     _print_spread(spread)
     record = {
         "checkpoint": {"source": str(checkpoint), "digest": metadata["sha256"]},
         "data": {
-            "file": found[0] if len(found) == 1 else found,
+            "file": source,
             "digest": dataset.digest(),
             **trained_on.record,
         },
-        "settings": {name: value for name, value in arguments.items() if name != "classes"},
+        "settings": arguments,
         "errors": {
             g: {k: v if math.isfinite(v) else None for k, v in row.items()} for g, row in table.items()
         },
         **({"spread": {k: v if math.isfinite(v) else None for k, v in spread.items()}} if spread else {}),
-        "units": {} if targets else {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å^3"},
+        "units": {q.key: q.error_unit for q in quantities if q.error_unit},
         "wall_time_s": time.perf_counter() - started,
         **provenance(),
     }
     with all_or_none(paths.values()):
-        write_figure(paths["png"], figure)
+        write_figure(paths["png"], parity(predictions, title))
         write_json(paths["json"], record)
     for path in paths.values():
         click.echo(f"  wrote {path}")
     return 0
 
 
-def _force_field(model, dataset, title: str) -> tuple:
-    from ..reports.curves import parity
-    from ..train.evaluation import calibration, error_table, predict
-    from ..train.force_field import COLUMNS
-
-    predictions = predict(model, dataset, range(len(dataset)))
-    return error_table(predictions), COLUMNS, parity(predictions, title), calibration(predictions)
-
-
-def _properties(model, dataset, title: str) -> tuple:
-    from ..reports.curves import property_parity
-    from ..train.properties import predict_properties, property_columns
-
-    predictions = predict_properties(model, dataset, range(len(dataset)))
-    table = {"all": {"structures": len(dataset), **predictions.errors()}}
-    figure = property_parity(predictions, dataset.classes, title)
-    return table, property_columns(dataset.targets, dataset.classes), figure, {}
+def _labels(metadata: dict) -> tuple[str, ...]:
+    """Names of what a checkpoint predicts and data may label."""
+    if "targets" in metadata:
+        return tuple(metadata["targets"])
+    members = metadata.get("members") or [metadata]
+    return (*LABELS, *(output["name"] for output in members[0].get("outputs") or ()))
 
 
-def _classes(targets: dict[str, dict]) -> dict[str, tuple[str, ...]]:
-    return {name: tuple(t["classes"]) for name, t in targets.items() if t["kind"] == "class"}
+def _print(table: dict[str, dict[str, float]], columns: Sequence[Column], title: str) -> None:
+    """A row for each group, or, of many metrics, a row for each of these."""
+    from .console import narrow_table, show
 
-
-def _print_groups(table: dict[str, dict[str, float]], columns: Sequence, title: str) -> None:
+    headers = ["group", "number", *(f"{column.title}\n{column.unit}".rstrip() for column in columns)]
     rows = [
         [group, str(row["structures"]), *(_number(row[column.key] * column.factor) for column in columns)]
         for group, row in table.items()
     ]
-    _print(title, ["group", "number", *(f"{column.title}\n{column.unit}" for column in columns)], rows)
-
-
-def _print_targets(errors: dict[str, float], columns: Sequence, targets: Sequence[str], title: str) -> None:
-    rows = []
-    for name in targets:
-        kinds = {f"{name}_{kind}" for kind in ("mae", "rmse", "accuracy")}
-        own = [column for column in columns if column.key in kinds]
-        told = [
-            f"{column.label.removeprefix(name).strip()} {_number(errors[column.key] * column.factor)}"
-            for column in own
-        ]
-        rows.append([name, *told])
-    _print(title, ["target", *[""] * (max(map(len, rows)) - 1)], [row + [""] * 3 for row in rows])
+    if len(columns) > MOST_COLUMNS:
+        cells = [[header.replace("\n", " ") for header in headers], *rows]
+        headers, *rows = [list(cell) for cell in zip(*cells, strict=True)]
+    view = narrow_table(title)
+    for k, header in enumerate(headers):
+        view.add_column(header, justify="right" if k else "left", overflow="fold", no_wrap=bool(k))
+    for row in rows:
+        view.add_row(*row)
+    show(view)
 
 
 def _print_spread(spread: dict[str, float]) -> None:
-    for name in ("energy", "forces"):
-        if f"{name}_ratio" in spread:
-            ratio, correlation = (_number(spread[f"{name}_{kind}"]) for kind in ("ratio", "correlation"))
-            click.echo(f"  {name}: rms error / spread {ratio}, rank correlation {correlation}")
+    for name in (key.removesuffix("_ratio") for key in spread if key.endswith("_ratio")):
+        ratio, correlation = (_number(spread[f"{name}_{kind}"]) for kind in ("ratio", "correlation"))
+        click.echo(f"  {name}: rms error / spread {ratio}, rank correlation {correlation}")
 
 
 def _number(value: float) -> str:
     if math.isnan(value):
         return "–"
     return f"{value:.4g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
-
-
-def _print(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from .console import narrow_table, show
-
-    view = narrow_table(title)
-    for k, header in enumerate(headers):
-        view.add_column(header, justify="right" if k else "left", overflow="fold", no_wrap=bool(k))
-    for row in rows:
-        view.add_row(*row[: len(headers)])
-    show(view)

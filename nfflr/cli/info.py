@@ -46,7 +46,7 @@ def command(model: str, as_json: bool) -> int:
         "cutoff": f"{metadata['cutoff']} Å",
         **(_predicted(metadata["targets"]) if "targets" in metadata else _energetic(metadata)),
         "hyper-parameters": ", ".join(f"{k}={v}" for k, v in metadata["hyperparameters"].items()),
-        "validation scores": _scores(metadata["scores"]),
+        "validation scores": _scores(metadata),
         **metadata["notes"],
         "versions": ", ".join(f"{k} {v}" for k, v in metadata["versions"].items()),
         "sha256": metadata["sha256"],
@@ -64,13 +64,15 @@ def _folded(name: str, value: str) -> str:
     return textwrap.fill(name + value, width, subsequent_indent=" " * len(name), break_on_hyphens=False)
 
 
-def _scores(scores: dict[str, float]) -> str:
+def _scores(metadata: dict) -> str:
     """In the units of the tables people publish."""
-    from ..reports.columns import COLUMNS
+    from ..quantities import LABELLED, from_description
+    from ..reports.columns import columns_of
 
-    columns = {f"val/{column.key}": column for column in COLUMNS}
+    outputs = [from_description(output) for output in metadata.get("outputs") or ()]
+    columns = {f"val/{column.key}": column for column in columns_of([*LABELLED, *outputs])}
     told = []
-    for name, value in scores.items():
+    for name, value in metadata["scores"].items():
         column = columns.get(name)
         told.append(
             f"{column.title} {value * column.factor:.4g} {column.unit}" if column else f"{name} {value:.4g}"
@@ -80,7 +82,9 @@ def _scores(scores: dict[str, float]) -> str:
 
 def _energetic(metadata: dict) -> dict[str, str]:
     references = ", ".join(f"{k} {v:.6f} eV" for k, v in metadata["reference_energies"].items())
-    return {"reference energies": references, "stress": metadata["stress_convention"]}
+    lines = {"reference energies": references, "stress": metadata["stress_convention"]}
+    outputs = metadata.get("outputs") or ()
+    return lines | ({"predicts too": ", ".join(output["name"] for output in outputs)} if outputs else {})
 
 
 def _predicted(targets: dict[str, dict]) -> dict[str, str]:

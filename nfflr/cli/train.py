@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from ..reports.columns import Column
     from ..train.config import TrainingConfig
-    from ..train.objective import Column
     from ..validation.suite import Report
 
 from ..jobs.threads import set_threads
@@ -93,7 +93,8 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
     """What each process does; only the first one speaks."""
     from ..train.config import load_config
     from ..train.distributed import is_first
-    from ..train.run import make_objective, selectors
+    from ..train.objective import Objective
+    from ..train.run import selectors
     from ..train.trainer import train
 
     settings = load_config(config, overrides)
@@ -109,7 +110,7 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
     # each other. Nothing is measured here: rounding depends on the number of threads, and a run that is
     # resumed equals the uninterrupted one to the last bit.
     say(set_threads(overrides.get("threads"), configured=settings.threads))
-    columns, wanted = make_objective(settings).columns, selectors(settings.select_by)
+    columns, wanted = Objective(settings).columns, selectors(settings.select_by)
     watched = settings.progress and sys.stderr.isatty()
     with training_bar("train", watched and is_first()) as update:
         now: dict[str, Any] = {"step": 0, "total": None}
@@ -155,7 +156,7 @@ def next_steps(settings: TrainingConfig, out: Path) -> str:
     source = settings.dataset.origin["test_source"]
     data = shlex.quote(str(_near(Path(source)))) if isinstance(source, str | Path) else "DATA"
     commands = [f"nff report {folder}", f"nff evaluate {data} --model {folder}"]
-    if settings.dataset.is_force_field:
+    if settings.model.is_potential:
         commands.append(f"nff relax STRUCTURE --model {folder}")
     return "next: " + "\n      ".join(commands)
 

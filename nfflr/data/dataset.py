@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..errors import ConfigError, StructureError, did_you_mean
+from ..quantities import Quantity, from_description, names_of
 from ..units import factor
 from . import sources
 from .diskcache import DiskCache
@@ -29,29 +30,32 @@ from .records import (
     STRESS_UNITS,
     Chosen,
     Record,
+    hash_structure,
     joined,
     read_records,
 )
-from .targets import FORCE_FIELDS, LABELS, Labels, Property, TargetCheck, refuse_unknown, target_names
+from .targets import Labels, Target, TargetCheck, label_tensors, quantities_of, refuse_unknown
 
 Source = str | Path | Sequence[str | Path] | Sequence[ase.Atoms]
 DEFAULT_CUTOFF = 5.0  # Å; where no model says otherwise
 
 
 class AtomsDataset(Dataset):
-    """Structures with energies, forces and stresses, or with properties.
+    """Structures with labels: energies, forces and stresses, charges, moments, and any other quantity.
 
     Args:
         source: a file that ASE reads (extended XYZ, also .xz and .gz; ASE database; vasprun.xml, OUTCAR),
             JSON or JSON lines in JARVIS form, the name of a JARVIS data set, a folder with ``id_prop.csv`` or
             ``id_prop.json``, an LMDB file by ``write_lmdb``, a list of any of these (several OUTCARs), or a
             list of ``ase.Atoms``.
-        target: ``"energy_and_forces"`` (stress is used where it is given), ``"total_energy"`` (forces and
-            stress are not read), or the name of a value in the data, or several: numbers and vectors of one
-            length are regressed, text and truth values are classes.
+        target: ``"energy_and_forces"`` (stress is used where it is given), ``"total_energy"``, the name of a
+            standard quantity (``"magmoms"``) or of any other value in the data, a ``Quantity`` of your own,
+            or several of these. Numbers are regressed, an array of them for each structure or each atom;
+            text and truth values are classes. A value belongs to atoms if it stands in a column of the
+            source, or has a row for each atom of structures of different sizes.
         energy_units: eV, eV/atom, Ha, Ha/atom, Ry, kcal/mol or kJ/mol, as stored in the source; inside,
-            everything is eV. Needed where the format does not fix it (JARVIS, ``id_prop``); properties keep
-            their own unit.
+            everything is eV. Needed where the format does not fix it (JARVIS, ``id_prop``); other quantities
+            keep their own unit.
         force_units: eV/Å, Ha/Bohr, kcal/mol/Å …; default: the energy unit per Å (eV/Å for eV/atom).
         force_sign: 1, or −1 where the data hold gradients of the energy instead of forces.
         stress_units: eV/Å^3, GPa or kbar; eV where the data hold virials, which are divided by the volume:
@@ -68,14 +72,14 @@ class AtomsDataset(Dataset):
         seed: of the split.
         test_source: a separate test set; its structures must not occur in ``source``.
         keys: names of the labels in the source if they differ, ``{"total_energy": "dft_energy"}``.
-        allow_missing: mask missing labels instead of refusing them.
+        allow_missing: mask missing labels, also of single atoms (NaN), instead of refusing them.
         allow_duplicates: permit a structure to stand in the training and another split.
         classify: targets whose numbers are names of classes.
         classes: names of the classes of targets in the order that a trained model has; default: sorted.
 
     Attributes:
         records: the structures and labels; read on demand from LMDB.
-        properties: what each target is; empty for a force field.
+        quantities: what is labelled, in the order of ``target``.
         split: indices of ``"train"``, ``"val"`` and ``"test"``.
         origin: the arguments as JSON, so that a record of a run can name its data; no ``transform``.
 
@@ -87,7 +91,7 @@ class AtomsDataset(Dataset):
     def __init__(
         self,
         source: Source,
-        target: str | Sequence[str] = "energy_and_forces",
+        target: Target | Sequence[Target] = "energy_and_forces",
         *,
         energy_units: str | None = None,
         force_units: str | None = None,
@@ -107,7 +111,8 @@ class AtomsDataset(Dataset):
         classify: str | Sequence[str] = (),
         classes: Mapping[str, Sequence[str]] | None = None,
     ):
-        names, keys = target_names(target), dict(keys or {})
+        quantities, keys = quantities_of(_read(target)), dict(keys or {})
+        names = [q.name if isinstance(q, Quantity) else q for q in quantities]
         units: dict[str, Any] = {
             "energy_units": energy_units,
             "force_units": force_units,
@@ -119,13 +124,13 @@ class AtomsDataset(Dataset):
         _check_options(units)
         for key in keys:
             _choose("keys", key, {*FORCE_FIELD_LABELS, *names})
-        if names and energy_units not in (None, "eV") and "total_energy" not in names:
+        if energy_units not in (None, "eV") and "total_energy" not in names:
             raise ConfigError(f"energy_units: {target!r} keeps its own unit; leave energy_units out")
         self.target, self.transform, self.diskcache = target, transform, diskcache
         self.origin = {
             "source": named_source(source),
             "test_source": None if test_source is None else named_source(test_source),
-            "target": target if isinstance(target, str) else list(target),
+            "target": _described(target),
             **units,
             "n_train": n_train,
             "n_val": n_val,
@@ -136,10 +141,9 @@ class AtomsDataset(Dataset):
             "classify": classify if isinstance(classify, str) else list(classify),
             "classes": None if classes is None else {k: list(v) for k, v in classes.items()},
         }
-        wanted = names or LABELS[str(target)]  # without names it is a word
 
         def read(part: Source) -> Sequence[Record]:
-            return read_records(part, wanted, **units, keys=keys)
+            return read_records(part, quantities, **units, keys=keys)
 
         self._load = self._loader()
         self.records = read(source)
@@ -148,41 +152,63 @@ class AtomsDataset(Dataset):
             first, extra = len(self.records), read(test_source)
             self.split["test"] = [*self.split["test"], *range(first, first + len(extra))]
             self.records = joined([self.records, extra])
-        for name in names:
+        optional = {"stress"} if "energy_and_forces" in _listed(target) else set()
+        for q, name in zip(quantities, names, strict=True):
+            if name in FORCE_FIELD_LABELS or (allow_missing and isinstance(q, Quantity)):
+                continue
             if not any(name in record.labels for record in self.records):
                 refuse_unknown(source, name, keys.get(name, name))
-        targets = TargetCheck(
-            names, (classify,) if isinstance(classify, str) else classify, classes, allow_missing
-        )
-        required = () if allow_missing or names else FORCE_FIELDS[str(target)]
-        seen: list[checks.Check] = [
-            checks.LabelCheck(required),
+        classify = (classify,) if isinstance(classify, str) else classify
+        targets = TargetCheck(quantities, classify, classes, allow_missing)
+        needed = [name for name in FORCE_FIELD_LABELS if name in names and name not in optional]
+        made: list[checks.Check] = [
+            checks.LabelCheck(() if allow_missing else needed),
             targets,
             checks.EnergyCheck(len(self.records)),
             checks.StressCheck(),
         ]
         if not allow_duplicates:
             held_out = [*self.split["val"], *self.split["test"]]
-            seen.append(checks.DuplicateCheck(self.split["train"], held_out))
-        checks.run(self.records, *seen)
-        self.properties = targets.properties
+            made.append(checks.DuplicateCheck(self.split["train"], held_out))
+        checks.run(self.records, *made)
+        self.quantities = targets.quantities
         self._inputs: dict[int, Any] = {}
-        self._known: dict[str, Any] = {}
-
-    @property
-    def is_force_field(self) -> bool:
-        """Whether energies (and forces) are the target, and not properties."""
-        return not self.properties
+        self._cached: dict[str, Any] = {}
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Names of the properties; empty for a force field."""
-        return tuple(p.name for p in self.properties)
+        """Names of the quantities."""
+        return names_of(self.quantities)
 
     @property
     def classes(self) -> dict[str, tuple[str, ...]]:
         """Names of the classes of each target that has them, in the order of their indices."""
-        return {p.name: p.classes for p in self.properties if p.classes is not None}
+        return {q.name: q.classes for q in self.quantities if q.classes is not None}
+
+    def declared(self, outputs: Sequence[Quantity]) -> AtomsDataset:
+        """The same data with the unit, scale and symmetry that a model states for what it returns.
+
+        A vector of a structure is one number an atom where the model says so: data whose structures are all
+        of one size cannot tell them apart.
+
+        Raises:
+            ConfigError: a model's quantity has another shape than the labels.
+        """
+        by_name = {output.name: output for output in outputs}
+        quantities = tuple(q if q.classes else by_name.get(q.name, q) for q in self.quantities)
+        for mine, other in zip(self.quantities, quantities, strict=True):
+            if (mine.per_atom, mine.shape) == (other.per_atom, other.shape):
+                continue
+            for record in self.records:
+                n = len(record.atoms)
+                if mine.name in record.labels and mine.array_shape(n) != other.array_shape(n):
+                    raise ConfigError(
+                        f"model: {mine.name} comes out as {other.array_shape(n)}, the data ask for "
+                        f"{mine.array_shape(n)} in {record.id}; change the model's outputs or the target"
+                    )
+        view = copy.copy(self)
+        view.quantities = quantities
+        return view
 
     def within(self, cutoff: float) -> AtomsDataset:
         """The same data with graphs of radius ``cutoff`` (Å); itself if it came with a transform."""
@@ -214,68 +240,62 @@ class AtomsDataset(Dataset):
             try:
                 made = self._load(record.atoms)
             except StructureError as error:
-                raise StructureError(f"{record.id}: {error}") from error
+                raise error.named(record.id) from error
             if isinstance(self.records, list) and not isinstance(self._load, DiskCache):
                 self._inputs[index] = made
-        return made, label_tensors(record, self.properties) | {"index": torch.tensor(index)}
+        labels = label_tensors(record, self.quantities)
+        labels["index"] = torch.tensor(index)
+        return made, labels
 
     @property
     def elements(self) -> tuple[str, ...]:
         """Chemical symbols that occur, by atomic number."""
-        if "elements" not in self._known:
+        if "elements" not in self._cached:
             numbers: set[int] = set()
             for record in self.records:
                 numbers.update(np.unique(record.atoms.numbers).tolist())
-            self._known["elements"] = tuple(ase.data.chemical_symbols[n] for n in sorted(numbers))
-        known: tuple[str, ...] = self._known["elements"]
-        return known
+            self._cached["elements"] = tuple(ase.data.chemical_symbols[n] for n in sorted(numbers))
+        elements: tuple[str, ...] = self._cached["elements"]
+        return elements
 
     def digest(self) -> str:
         """SHA-256 over structures, labels, classes and split."""
-        if "digest" not in self._known:
+        if "digest" not in self._cached:
             content = hashlib.sha256(repr(self.split).encode())
-            if self.properties:
-                content.update(repr(self.properties).encode())
+            others = [(q.name, q.classes) for q in self.quantities if q.name not in FORCE_FIELD_LABELS]
+            if others:
+                content.update(repr(others).encode())
             for record in self.records:
-                _digest_record(content, record)
-            self._known["digest"] = content.hexdigest()
-        return str(self._known["digest"])
+                content.update(record.id.encode())
+                hash_structure(content, record.atoms)
+                for key in sorted(record.labels):
+                    content.update(key.encode() + record.labels[key].tobytes())
+            self._cached["digest"] = content.hexdigest()
+        return str(self._cached["digest"])
 
 
-def _digest_record(content: hashlib._Hash, record: Record) -> None:
-    content.update(record.id.encode())
-    atoms = record.atoms
-    for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
-        content.update(np.ascontiguousarray(array).tobytes())
-    for key in sorted(record.labels):
-        content.update(key.encode() + record.labels[key].tobytes())
-
-
-def collate(items: Sequence[tuple[Any, Labels]]) -> tuple[Any, Labels]:
-    """Batch inputs (see ``batch_inputs``); labels are stacked, ``forces`` concatenated; NaN where missing."""
+def collate(items: Sequence[tuple[Any, Labels]]) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Batch inputs (see ``batch_inputs``); labels of atoms are concatenated, those of structures stacked."""
     inputs, labels = zip(*items, strict=True)
-    join = {"forces": torch.cat}
+    join = dict.fromkeys(labels[0].per_atom, torch.cat)
     return batch_inputs(inputs), {
-        key: join.get(key, torch.stack)([label[key] for label in labels]) for key in labels[0]
+        name: join.get(name, torch.stack)([label[name] for label in labels]) for name in labels[0]
     }
 
 
-def label_tensors(record: Record, properties: Sequence[Property] = ()) -> Labels:
-    """Labels of one structure, and ``n_atoms`` ().
+def _listed(target: Any) -> list:
+    return [target] if isinstance(target, str | Quantity | Mapping) else list(target)
 
-    Without ``properties``: ``total_energy`` (), ``forces`` (N, 3), ``stress`` (3, 3), float64, NaN if
-    missing. With: each by its name, float64 () or (P,), NaN if missing; of a class the index (), int64, −100
-    if missing.
-    """
-    n = len(record.atoms)
-    if properties:
-        return {p.name: p.encode(record) for p in properties} | {"n_atoms": torch.tensor(n)}
-    shapes = {"total_energy": (), "forces": (n, 3), "stress": (3, 3)}
-    tensors = {
-        key: torch.as_tensor(record.labels[key]) if key in record.labels else torch.full(shape, torch.nan)
-        for key, shape in shapes.items()
-    }
-    return {key: t.double() for key, t in tensors.items()} | {"n_atoms": torch.tensor(n)}
+
+def _read(target: Any) -> list[Target]:
+    """Targets, of which a record of a run may hold descriptions."""
+    return [from_description(t) if isinstance(t, Mapping) else t for t in _listed(target)]
+
+
+def _described(target: Any) -> Any:
+    """Targets as JSON."""
+    plain = [t.described() if isinstance(t, Quantity) else t for t in _read(target)]
+    return target if isinstance(target, str) else plain
 
 
 def named_source(source: Source) -> str | list[str] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,11 +14,12 @@ import numpy as np
 
 from ..errors import ConfigError, StructureError
 from ..notes import note
+from ..quantities import LABELLED, QUANTITIES, Quantity, names_of
 from ..units import GPA, factor
 from . import sources
 from .sources import Entry
 
-FORCE_FIELD_LABELS = ("total_energy", "forces", "stress")
+FORCE_FIELD_LABELS = names_of(LABELLED)
 PER_ATOM = "/atom"
 ENERGY_UNITS = {
     unit: factor(unit.removesuffix(PER_ATOM), "energy")
@@ -40,14 +42,22 @@ MISSING = ("", "na", "n/a", "nan")  # JARVIS writes "na"
 class Record:
     """A structure and its labels.
 
-    ``total_energy`` () eV, ``forces`` (N, 3) eV/Å, ``stress`` (3, 3) eV/Å³; a property () or (P,) in its own
-    unit, or the name of a class as text ().
+    ``total_energy`` () eV, ``forces`` (N, 3) eV/Å, ``stress`` (3, 3) eV/Å³; any other label as an array of
+    numbers in its own unit, or the name of a class as text (). ``per_atom`` names the labels of which the
+    source says that every atom has its own.
     """
 
     id: str
     group: str
     atoms: ase.Atoms
     labels: dict[str, np.ndarray]
+    per_atom: frozenset[str] = frozenset()
+
+
+def hash_structure(content: hashlib._Hash, atoms: ase.Atoms) -> None:
+    """Add the bits of a structure to a digest."""
+    for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
+        content.update(np.ascontiguousarray(array).tobytes())
 
 
 class LazyRecords(Sequence):
@@ -90,6 +100,7 @@ class Conversion:
         energy_units, stress_units, stress_sign, stress_order: as ``AtomsDataset`` takes them.
         force_units, force_sign: likewise.
         folder: what stands before the names of records, so that files of one name are told apart.
+        declared: quantities whose shape is known, by name.
     """
 
     names: Mapping[str, Sequence[str]]
@@ -100,31 +111,31 @@ class Conversion:
     force_units: str | None = None
     force_sign: int = 1
     folder: str = ""
+    declared: Mapping[str, Quantity] = field(default_factory=dict)
 
     def __call__(self, entry: Entry) -> Record:
-        labels = {}
+        labels, per_atom = {}, set()
         for label, names in self.names.items():
-            value = next((entry.values[n] for n in names if n in entry.values), None)
-            number = label in FORCE_FIELD_LABELS and isinstance(
-                value, float
-            )  # a NaN here is a failed calculation
+            stored = next((n for n in names if n in entry.values), "")
+            value = entry.values.get(stored)
+            is_number = isinstance(value, float) and label in FORCE_FIELD_LABELS  # NaN: it failed
             if label == "stress" and self.stress_units == VIRIAL and entry.atoms.cell.rank < 3:
                 continue  # without a volume a virial says nothing about stress
-            if number or not is_missing(value):
+            if is_number or not is_missing(value):
                 labels[label] = self._label(label, value, entry)
-        return Record(f"{self.folder}{entry.id}", entry.group, entry.atoms, labels)
+                per_atom |= {label} if stored in entry.per_atom else set()
+        return Record(f"{self.folder}{entry.id}", entry.group, entry.atoms, labels, frozenset(per_atom))
 
     def _label(self, label: str, value: Any, entry: Entry) -> np.ndarray:
         if label not in FORCE_FIELD_LABELS:
-            return property_value(value, label, entry.id)
+            return _value(value, label, entry, self.declared.get(label))
         numbers = _numbers(entry.id, label, value)
         scale = ENERGY_UNITS[self.energy_units]
         if label == "total_energy":
             return numbers * (scale * (len(entry.atoms) if self.energy_units.endswith(PER_ATOM) else 1))
         if label == "forces":
-            return numbers * (
-                self.force_sign * (factor(self.force_units, "forces") if self.force_units else scale)
-            )
+            unit = factor(self.force_units, "forces") if self.force_units else scale
+            return numbers * (self.force_sign * unit)
         volume = entry.atoms.get_volume() if self.stress_units == VIRIAL else 1.0
         return self._square(numbers, entry.id) * (self.stress_sign * STRESS_UNITS[self.stress_units] / volume)
 
@@ -169,14 +180,14 @@ class Reading:
 
 def read_records(
     source: str | Path | Sequence[str | Path] | Sequence[ase.Atoms],
-    labels: Sequence[str] = FORCE_FIELD_LABELS,
+    labels: Sequence[str | Quantity] = FORCE_FIELD_LABELS,
     **options: Any,
 ) -> Sequence[Record]:
     """Structures and those of their labels that are named, in eV, eV/Å and eV/Å³.
 
     Args:
         source: whatever one of ``nfflr.data.sources`` opens, or a list of paths and names.
-        labels: ``total_energy``, ``forces``, ``stress``, and names of properties.
+        labels: quantities, or names of standard ones or of whatever else the data hold.
         options: ``energy_units``, ``force_units``, ``force_sign``, ``stress_units``, ``stress_sign``,
             ``stress_order`` and ``keys`` as ``AtomsDataset`` takes them; None takes what the format fixes.
 
@@ -187,11 +198,11 @@ def read_records(
         ConfigError: the file is missing, or a unit is and the format does not fix it.
         StructureError: a structure cannot be used.
     """
-    found = readings(source, labels, **options)
-    for reading in found:
+    opened = readings(source, labels, **options)
+    for reading in opened:
         if reading.unread:
             note(f"{reading.name}: {reading.unread}")
-    return joined([reading.records() for reading in found])
+    return joined([reading.records() for reading in opened])
 
 
 def joined(parts: Sequence[Sequence[Record]]) -> Sequence[Record]:
@@ -204,7 +215,10 @@ def joined(parts: Sequence[Sequence[Record]]) -> Sequence[Record]:
 
 
 def readings(
-    source: Any, labels: Sequence[str] = FORCE_FIELD_LABELS, everything: bool = False, **options: Any
+    source: Any,
+    labels: Sequence[str | Quantity] = FORCE_FIELD_LABELS,
+    everything: bool = False,
+    **options: Any,
 ) -> list[Reading]:
     """Open a source, or each of a list. Arguments and errors are those of ``read_records``.
 
@@ -213,9 +227,12 @@ def readings(
     """
     sources_ = sources.parts(source)
     folders = sources.folders(sources_)
+    declared = {name: QUANTITIES[name] for name in labels if name in QUANTITIES}
+    declared |= {label.name: label for label in labels if isinstance(label, Quantity)}
+    names = [label.name if isinstance(label, Quantity) else label for label in labels]
     return [
-        _reading(one, folder, labels, everything, **options)
-        for one, folder in zip(sources_, folders, strict=True)
+        _reading(part, folder, names, declared, everything, **options)
+        for part, folder in zip(sources_, folders, strict=True)
     ]
 
 
@@ -223,6 +240,7 @@ def _reading(
     source: Any,
     folder: str,
     labels: Sequence[str],
+    declared: Mapping[str, Quantity],
     everything: bool,
     *,
     energy_units: str | None = None,
@@ -234,7 +252,8 @@ def _reading(
     keys: Mapping[str, str] | None = None,
 ) -> Reading:
     module, name = sources.find(source), folder + sources.display_name(source)
-    names = _stored_names(labels, module, name, keys or {})
+    keys = keys or {}
+    names = _stored_names(labels, declared, module, name, keys)
     if "total_energy" in labels or "forces" in labels:
         energy_units = energy_units or _fixed_energy_units(module, name)
     stress, left_out = None, tuple[str, ...]()
@@ -253,10 +272,9 @@ def _reading(
         force_units,
         force_sign or 1,
         folder,
+        declared,
     )
-    unread = _unread(
-        entries, left_out, names.get("stress", ()), stress_given=bool((keys or {}).get("stress"))
-    )
+    unread = _unread(entries, left_out, names.get("stress", ()), stress_given=bool(keys.get("stress")))
     return Reading(source, name, module, entries, conversion, unread)
 
 
@@ -282,13 +300,18 @@ def _unread(
 
 
 def _stored_names(
-    labels: Sequence[str], module: ModuleType, name: str, keys: Mapping[str, str]
+    labels: Sequence[str],
+    declared: Mapping[str, Quantity],
+    module: ModuleType,
+    name: str,
+    keys: Mapping[str, str],
 ) -> dict[str, Sequence[str]]:
     """Of each label, the names that the source may store it by."""
     _refuse_reserved([label for label in labels if label not in keys], module, name)
     names: dict[str, Sequence[str]] = {}
     for label in labels:
-        own = module.KEYS.get(label, (label,))
+        others = declared[label].stored_names if label in declared else ()
+        own = module.KEYS.get(label, (label, *others))
         given = keys.get(label)
         names[label] = own if given is None or given in own else (given,)
     return names
@@ -339,17 +362,18 @@ def _stress_options(
 
 
 def is_missing(value: Any) -> bool:
-    """None, NaN, and what JARVIS writes for nothing: of a property."""
+    """None, NaN throughout, and what JARVIS writes for nothing: of a label outside the force field."""
     if isinstance(value, str):
         return value.strip().lower() in MISSING
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        return bool(value.size) and bool(np.isnan(value).all())
     return value is None or (isinstance(value, float) and value != value)
 
 
-def property_value(value: Any, name: str, ident: str) -> np.ndarray:
-    """A number (), a vector (P,) as float64, text () or a truth value ().
+def _value(value: Any, name: str, entry: Entry, declared: Quantity | None) -> np.ndarray:
+    """Numbers of any shape as float64, text () or a truth value ().
 
-    Raises:
-        StructureError: it is something else.
+    Numbers that only lack the axes of the declared shape, as nine in a row of a tensor, get them.
     """
     try:
         array = np.asarray(value)
@@ -357,11 +381,13 @@ def property_value(value: Any, name: str, ident: str) -> np.ndarray:
         array = np.asarray(None)
     if array.ndim == 0 and array.dtype.kind in "Ub":
         return array
-    if array.dtype.kind in "fiu" and array.ndim <= 1 and array.size:
-        return array.astype(np.float64)
-    raise StructureError(
-        f"{ident}: {name} is {repr(value)[:60]}; expected a number, a vector of numbers, or a class"
-    )
+    if array.dtype.kind not in "fiu" or not (array.size or entry.atoms.positions.size == 0):
+        expected = "expected a number, an array of numbers, or a class"
+        raise StructureError(f"{entry.id}: {name} is {repr(value)[:60]}; {expected}")
+    array = array.astype(np.float64)
+    shape = array.shape if declared is None else declared.array_shape(len(entry.atoms))
+    same_atoms = declared is None or not declared.per_atom or array.shape[:1] == shape[:1]
+    return array.reshape(shape) if array.size == np.prod(shape) and same_atoms else array
 
 
 def _numbers(ident: str, key: str, value: Any) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""What is learned: a force field, or properties (scalars, vectors, classes) by their names in the data."""
+"""What is learned: which quantities, what the data hold of each, and labels as tensors."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -12,70 +12,71 @@ import numpy as np
 import torch
 
 from ..errors import ConfigError, StructureError, did_you_mean
+from ..quantities import LABELLED, QUANTITIES, Quantity
 from . import sources
 from .records import FORCE_FIELD_LABELS, Record
 
-FORCE_FIELDS = {"total_energy": ("total_energy",), "energy_and_forces": ("total_energy", "forces")}
-LABELS = {"total_energy": ("total_energy",), "energy_and_forces": FORCE_FIELD_LABELS}  # what is read
+FORCE_FIELDS = {"total_energy": ("total_energy",), "energy_and_forces": FORCE_FIELD_LABELS}  # what is read
 MISSING_CLASS = -100  # torch.nn.CrossEntropyLoss passes over it
 
-Labels = dict[str, torch.Tensor]
+Target = str | Quantity
+Kind = tuple[int, ...] | None  # the shape of numbers; None: a class
 
 
-@dataclass(frozen=True)
-class Property:
-    """A target that is not part of a force field.
+class Labels(dict[str, torch.Tensor]):
+    """Labels of one structure by name; ``per_atom`` names those with a row for each atom."""
 
-    Attributes:
-        name: its key in the data.
-        size: length of a vector; None for a scalar or a class.
-        classes: names of the classes in the order of their indices; None for numbers.
-    """
-
-    name: str
-    size: int | None = None
-    classes: tuple[str, ...] | None = None
-
-    def encode(self, record: Record) -> torch.Tensor:
-        """float64 () or (P,), NaN if missing; or the index of a class, int64 (), −100 if missing."""
-        value = record.labels.get(self.name)
-        if self.classes is not None:
-            index = MISSING_CLASS if value is None else self.classes.index(class_name(value))
-            return torch.tensor(index)
-        shape = () if self.size is None else (self.size,)
-        if value is None:
-            return torch.full(shape, torch.nan, dtype=torch.float64)
-        return torch.as_tensor(value, dtype=torch.float64)
+    per_atom: frozenset[str] = frozenset()
 
 
-def target_names(target: str | Sequence[str]) -> tuple[str, ...]:
-    """Names of properties, none for a force field.
+def quantities_of(target: Target | Sequence[Target]) -> tuple[Target, ...]:
+    """The quantities that a target names, each once; those of which only the name is known as text.
 
     Raises:
-        ConfigError: no names, a name twice, or forces among properties.
+        ConfigError: it names nothing, something twice, or forces without energies.
     """
-    if isinstance(target, str) and target in FORCE_FIELDS:
-        return ()
-    names = (target,) if isinstance(target, str) else tuple(target)
-    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+    given = (target,) if isinstance(target, str | Quantity) else tuple(target)
+    expanded: list[Target] = []
+    for item in given:
+        expanded += FORCE_FIELDS.get(item, (item,)) if isinstance(item, str) else (item,)
+    names = [part.name if isinstance(part, Quantity) else part for part in expanded]
+    if not names or not all(isinstance(n, str) and n for n in names) or len(set(names)) < len(names):
         raise ConfigError(f"target: got {target!r}; expected a name, or several different ones")
-    for name in {"energy_and_forces", "forces", "stress"}.intersection(names):
-        raise ConfigError(f"target: {name!r} cannot be a property; use target='energy_and_forces'")
-    return names
+    for name in ("forces", "stress"):
+        if name in names and "total_energy" not in names:
+            raise ConfigError(f"target: {name!r} cannot be a property; use target='energy_and_forces'")
+    return tuple(QUANTITIES.get(part, part) if isinstance(part, str) else part for part in expanded)
+
+
+@dataclass
+class Values:
+    """What was met of a quantity of which only the name is known.
+
+    Attributes:
+        kinds: how often each kind occurs, for each number of atoms.
+        first: the first record of each.
+        classes: names of classes, and the values that they stand for.
+        is_column: whether the source says that every atom has its own.
+    """
+
+    kinds: Counter[tuple[Kind, int]]
+    first: dict[tuple[Kind, int], str]
+    classes: dict[str, int | str]
+    is_column: bool = False
 
 
 class TargetCheck:
     """Finds out what each target is; a check in the sense of ``nfflr.data.quality.label_checks``.
 
-    Refuses a value that is missing, not finite, of another kind or length than the others, or of an unknown
-    class, and names its record.
+    Refuses a value that is missing, not finite, of another kind or shape than the others, or of an unknown
+    class, and names its record. Labels of the force field are left to ``LabelCheck``.
 
     Args:
-        names: the targets.
+        quantities: the targets as ``quantities_of`` returns them.
         classify, classes, allow_missing: as ``AtomsDataset`` takes them.
 
     Attributes:
-        properties: what was found, after ``finish``.
+        quantities: the targets, after ``finish`` each of them a ``Quantity``.
 
     Raises:
         ConfigError: ``classify`` or ``classes`` name what is not a target.
@@ -83,78 +84,102 @@ class TargetCheck:
 
     def __init__(
         self,
-        names: Sequence[str],
+        quantities: Sequence[Target],
         classify: Sequence[str] = (),
         classes: Mapping[str, Sequence[str]] | None = None,
         allow_missing: bool = False,
     ):
-        self.names, self.classify, self.classes = names, classify, classes or {}
+        self.targets = {q.name if isinstance(q, Quantity) else q: q for q in quantities}
+        self.others = {name: q for name, q in self.targets.items() if name not in FORCE_FIELD_LABELS}
+        self.classify, self.classes = classify, dict(classes or {})
         self.allow_missing = allow_missing
         for option, given in (("classify", self.classify), ("classes", self.classes)):
             for name in given:
-                if name not in names:
-                    hint = did_you_mean(name, names)
-                    expected = f"expected one of {list(names)}"
-                    raise ConfigError(f"{option}: {name!r} is not a target; {expected}{hint}")
-        self.kinds: dict[str, Counter] = {name: Counter() for name in names}
-        self.first: dict[tuple, str] = {}
-        self.values: dict[str, dict[str, int | str]] = {name: {} for name in names}
-        self.properties: tuple[Property, ...] = ()
+                if name not in self.others:
+                    expected = f"expected one of {list(self.others)}{did_you_mean(name, self.others)}"
+                    raise ConfigError(f"{option}: {name!r} is not a target; {expected}")
+        stated = (q for q in self.others.values() if isinstance(q, Quantity) and q.classes is not None)
+        self.classes |= {q.name: q.classes or () for q in stated}
+        self.values = {name: Values(Counter(), {}, {}) for name in self.others}
+        self.quantities: tuple[Quantity, ...] = ()
 
     def add(self, index: int, record: Record) -> None:
-        for name in self.names:
+        for name, target in self.others.items():
             value = record.labels.get(name)
-            if value is None:
-                if not self.allow_missing:
-                    raise StructureError(
-                        f"{record.id}: no {name} label; drop the structure, or mask it by allow_missing=True"
-                    )
-                continue
-            kind = _kind(value)
-            self.kinds[name][kind] += 1
-            self.first.setdefault((name, kind), record.id)
-            if kind == "text" or name in self.classify or name in self.classes:
-                _add_class(record, name, value, self.values[name], self.classes.get(name))
-            elif not np.isfinite(value).all():
-                raise StructureError(f"{record.id}: {name} is not finite; drop the structure or correct it")
+            if value is not None:
+                self._add(record, name, target, value)
+            elif not self.allow_missing:
+                raise StructureError(
+                    f"{record.id}: no {name} label; compute it, drop the structure, or set allow_missing=True"
+                )
+
+    def _add(self, record: Record, name: str, target: Target, value: np.ndarray) -> None:
+        values, n = self.values[name], len(record.atoms)
+        is_text = value.dtype.kind in "Ub"
+        if is_text or name in self.classify or name in self.classes:
+            _add_class(record, name, value, values.classes, self.classes.get(name))
+        elif np.isinf(value).any() or (np.isnan(value).any() and not self.allow_missing):
+            raise StructureError(f"{record.id}: {name} is not finite; drop the structure or correct it")
+        shape = target.array_shape(n) if isinstance(target, Quantity) else None
+        if shape is not None and name not in self.classes and (is_text or value.shape != shape):
+            found = f"is {value.item()!r}" if is_text else f"has shape {value.shape}"
+            raise StructureError(f"{record.id}: {name} {found}, expected shape {shape}; correct the label")
+        kind: Kind = None if is_text else value.shape
+        values.is_column |= name in record.per_atom
+        values.kinds[kind, n] += 1
+        values.first.setdefault((kind, n), record.id)
 
     def finish(self, records: Sequence[Record]) -> None:
-        self.properties = tuple(self._property(name) for name in self.names)
+        self.quantities = tuple(self._quantity(name, target) for name, target in self.targets.items())
 
-    def _property(self, name: str) -> Property:
-        kinds, values = self.kinds[name], self.values[name]
+    def _quantity(self, name: str, target: Target) -> Quantity:
         if name in self.classes:
-            return Property(name, classes=tuple(self.classes[name]))
-        if name in self.classify and set(kinds) == {None}:
-            return Property(name, classes=tuple(sorted(values, key=values.__getitem__)))
-        usual = kinds.most_common(1)[0][0] if kinds else None
-        for kind in kinds:
+            target = target if isinstance(target, Quantity) else Quantity(name)
+            return replace(target, classes=tuple(self.classes[name]))
+        if isinstance(target, Quantity):
+            return target
+        values = self.values[name]
+        if name in self.classify and {kind for kind, _ in values.kinds} == {()}:
+            order = sorted(values.classes, key=lambda label: values.classes[label])
+            return Quantity(name, classes=tuple(order))
+        differ = len({n for _, n in values.kinds}) > 1
+        has_rows = differ and all(kind is not None and kind[:1] == (n,) for kind, n in values.kinds)
+        counts: Counter[Kind] = Counter()
+        for (kind, _), count in values.kinds.items():
+            counts[kind] += count
+        if has_rows or values.is_column:
+            rows = Counter(kind[1:] for kind in counts.elements() if kind is not None)
+            return self._uniform(Quantity(name, per_atom=True, shape=rows.most_common(1)[0][0]))
+        usual = counts.most_common(1)[0][0] if counts else ()
+        if usual is not None:
+            return self._uniform(Quantity(name, shape=usual))
+        truth = {type(value) for value in values.classes.values()} == {bool}
+        classes = ("False", "True") if truth else tuple(sorted(values.classes))
+        return self._uniform(Quantity(name, classes=classes))
+
+    def _uniform(self, quantity: Quantity) -> Quantity:
+        """The quantity, if all values that were met are of its kind."""
+        values = self.values[quantity.name]
+        for kind, n in values.kinds:
+            usual = None if quantity.classes else quantity.array_shape(n)
             if kind != usual:
                 raise StructureError(
-                    f"{self.first[name, kind]}: {name} is {_words(kind)}, elsewhere {_words(usual)}; "
+                    f"{values.first[kind, n]}: {quantity.name} is {_words(kind)}, elsewhere {_words(usual)}; "
                     "correct the label"
                 )
-        if usual == "text":
-            truth = {type(value) for value in values.values()} == {bool}
-            return Property(name, classes=("False", "True") if truth else tuple(sorted(values)))
-        return Property(name, size=usual)
+        return quantity
 
 
-def _kind(value: np.ndarray) -> str | int | None:
-    """``"text"`` (truth values are classes too), the length of a vector, or None for a number."""
-    if value.dtype.kind in "Ub":
-        return "text"
-    return len(value) if value.ndim else None
-
-
-def _add_class(record: Record, name: str, value: np.ndarray, seen: dict, known: Sequence[str] | None) -> None:
+def _add_class(
+    record: Record, name: str, value: np.ndarray, met: dict, allowed: Sequence[str] | None
+) -> None:
     if value.ndim:
         raise StructureError(f"{record.id}: {name} is a vector, expected a class; leave it out of classify")
     label = class_name(value)
-    if known is not None and label not in known:
-        hint = did_you_mean(label, known)
-        raise StructureError(f"{record.id}: {name} is {label!r}; expected one of {', '.join(known)}{hint}")
-    seen.setdefault(label, value.item())
+    if allowed is not None and label not in allowed:
+        hint = did_you_mean(label, allowed)
+        raise StructureError(f"{record.id}: {name} is {label!r}; expected one of {', '.join(allowed)}{hint}")
+    met.setdefault(label, value.item())
 
 
 def class_name(value: np.ndarray) -> str:
@@ -162,9 +187,31 @@ def class_name(value: np.ndarray) -> str:
     return f"{value.item():.15g}" if value.dtype.kind == "f" else str(value.item())
 
 
-def _words(kind: str | int | None) -> str:
-    words: dict[str | int | None, str] = {None: "a number", "text": "a class"}
-    return words.get(kind, f"a vector of length {kind}")
+def _words(kind: Kind) -> str:
+    if not kind:
+        return "a number" if kind == () else "a class"
+    return f"a vector of length {kind[0]}" if len(kind) == 1 else f"an array of shape {kind}"
+
+
+def label_tensors(record: Record, quantities: Sequence[Quantity] = LABELLED) -> Labels:
+    """Labels of one structure, and ``n_atoms`` ().
+
+    Each quantity by its name, float64 of its shape, NaN if missing; of a class the index (), int64, −100 if
+    missing.
+    """
+    n, labels = len(record.atoms), record.labels
+    tensors = Labels(n_atoms=torch.tensor(n))
+    tensors.per_atom = frozenset(q.name for q in quantities if q.per_atom)
+    for q in quantities:
+        if q.classes is not None:
+            missing = q.name not in labels
+            index = MISSING_CLASS if missing else q.classes.index(class_name(labels[q.name]))
+            tensors[q.name] = torch.tensor(index)
+        elif q.name in labels:
+            tensors[q.name] = torch.as_tensor(labels[q.name]).double()
+        else:
+            tensors[q.name] = torch.full(q.array_shape(n), torch.nan, dtype=torch.float64)
+    return tensors
 
 
 def refuse_unknown(source: object, target: str, stored: str) -> None:
@@ -176,12 +223,12 @@ def refuse_unknown(source: object, target: str, stored: str) -> None:
     """
     where = Path(source) if isinstance(source, str | Path) else sources.display_name(source)
     entries = chain.from_iterable(sources.find(part).read(part) for part in sources.parts(source))
-    known = sorted({name for entry in entries for name in entry.values})
-    if stored in known:
+    names = sorted({name for entry in entries for name in entry.values})
+    if stored in names:
         raise StructureError(f"{where}: no record has a value of {stored!r}, all are missing; choose another")
-    hint = did_you_mean(stored, [*FORCE_FIELDS, *known])
+    hint = did_you_mean(stored, [*FORCE_FIELDS, *names])
     if hint and hint == did_you_mean(target, FORCE_FIELDS):
         expected = sorted(FORCE_FIELDS)
         raise ConfigError(f"target: got {target!r}; expected one of {expected} or a key in the data{hint}")
-    listed = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+    listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
     raise StructureError(f"{where}: no record holds {stored!r}; it holds {listed or 'no values'}{hint}")

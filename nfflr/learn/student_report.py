@@ -147,9 +147,9 @@ def draw(history: Sequence[Judgement], settings: DistillSettings, teacher: str) 
         left.plot([], [], "s--", color="C1", label="phonons")
     left.plot([], [], ":", color="grey", label="limit")
     left.legend(loc="lower left")
-    pairs = history[-1].predictions.forces.reshape(-1, 2)
-    right.plot(pairs[:, 1], pairs[:, 0], ".", ms=2, color="C0")
-    ends = [pairs.min(), pairs.max()]
+    forces = history[-1].predictions["forces"]
+    right.plot(forces.reference.ravel(), forces.predicted.ravel(), ".", ms=2, color="C0")
+    ends = [forces.reference.min(), forces.reference.max()]
     right.plot(ends, ends, color="grey", lw=0.8)
     right.set(xlabel=f"force of {teacher} (eV/Å)", ylabel="force of the potential (eV/Å)")
     right.set_title(f"test frames: {history[-1].force_error:.2f} % of {history[-1].rms_force:.3g} eV/Å")

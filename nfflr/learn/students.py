@@ -161,7 +161,7 @@ def judge(checkpoint: Path, tests: Sequence[ase.Atoms], suite: Suite | None, com
     calculator = NFFLrCalculator.load(checkpoint, compile=compile)
     return Judgement(
         checkpoint=checkpoint,
-        rms_force=float(np.sqrt(np.mean(pairs.forces[..., 1] ** 2))),
+        rms_force=float(np.sqrt(np.mean(pairs["forces"].reference ** 2))),
         errors=pairs.errors(),
         predictions=pairs,
         report=None if suite is None else suite.run(calculator),

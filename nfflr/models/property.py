@@ -15,6 +15,7 @@ from torch import nn
 from ..data.graph import Graph
 from ..errors import ConfigError, StructureError, did_you_mean
 from ..nn.exact import ExactBuffers
+from ..quantities import Quantity
 from .assemble import Inputs, sum_structures
 from .base import Input, Potential, PotentialConfig
 
@@ -155,6 +156,16 @@ class PropertyModel(Potential):
         super().__init__(config)
         self.is_potential = config.readout == "energy"
         self.compute_forces = config.compute_forces and self.is_potential
+
+    @property
+    def outputs(self) -> tuple[Quantity, ...]:  # type: ignore[override]
+        """Of a potential those of ``Potential``; else each property, under ``property`` if it has no name."""
+        if self.is_potential:
+            return super().outputs
+        sizes = sizes_by_name(self.config.output_features)
+        return tuple(
+            Quantity(name or "property", shape=(size,) if size > 1 else ()) for name, size in sizes.items()
+        )
 
     def make_head(self, network: nn.Module) -> nn.Module:
         """``network`` itself for a potential, a ``PropertyHead`` of it otherwise."""

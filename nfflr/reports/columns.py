@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..units import GPA
+from ..quantities import LABELLED, Quantity
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,17 @@ class Column:
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
 
-# Of a force field.
-COLUMNS = (
-    Column("energy_mae", "E MAE", "meV/atom", 1e3),
-    Column("energy_rmse", "E RMSE", "meV/atom", 1e3, panel=False),
-    Column("forces_mae", "F MAE", "meV/Å", 1e3),
-    Column("forces_rmse", "F RMSE", "meV/Å", 1e3, panel=False),
-    Column("stress_mae", "σ MAE", "GPa", 1 / GPA),
-    Column("stress_rmse", "σ RMSE", "GPa", 1 / GPA, panel=False),
-)
+def columns_of(quantities: Iterable[Quantity]) -> tuple[Column, ...]:
+    """Accuracy of a class; MAE and RMSE of anything else."""
+    columns = []
+    for q in quantities:
+        if q.classes is not None:
+            columns.append(Column(f"{q.key}_accuracy", f"{q.title} accuracy", "%", 100.0))
+            continue
+        unit, factor = q.error_display
+        columns.append(Column(f"{q.key}_mae", f"{q.title} MAE", unit, factor))
+        columns.append(Column(f"{q.key}_rmse", f"{q.title} RMSE", unit, factor, panel=False))
+    return tuple(columns)
+
+
+COLUMNS = columns_of(LABELLED)  # of a force field

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
-from ..train.evaluation import Predictions
-from ..train.objective import Column, higher_is_better
-from ..train.properties import MISSING_CLASS, PropertyPredictions
-from ..units import GPA
+from ..data.targets import MISSING_CLASS
+from ..train.evaluation import Comparison, Predictions, higher_is_better
+from .columns import Column
 
 
 def learning_curve(history: list[dict[str, float]], columns: Sequence[Column]) -> matplotlib.figure.Figure:
@@ -58,60 +57,45 @@ def literal(text: str) -> str:
 
 
 def parity(predictions: Predictions, title: str = "") -> matplotlib.figure.Figure:
-    """Predicted against labelled energies, force components and stress components, coloured by group.
+    """Predicted against labelled values of each quantity, coloured by group; a class as confusion matrix.
 
     What is not labelled at all has no panel.
     """
-    groups = sorted(set(predictions.groups))
-    errors = predictions.errors()
-    per_atom = predictions.groups[predictions.owner]
-    panels = [
-        ("energy", "eV/atom", predictions.energy, predictions.groups, 1.0, 1e3, "meV/atom"),
-        ("forces", "eV/Å", predictions.forces, per_atom, 1.0, 1e3, "meV/Å"),
-        ("stress", "GPa", predictions.stress, predictions.groups, 1 / GPA, 1 / GPA, "GPa"),
-    ]
-    panels = [panel for panel in panels if np.isfinite(panel[2][..., 1]).any()] or panels[:1]
-    figure = matplotlib.figure.Figure(figsize=(4 * len(panels), 4.2), layout="constrained")
+    comparisons = list(predictions.comparisons.values())
+    comparisons = [c for c in comparisons if c.labelled.any()] or comparisons[:1]
+    figure = matplotlib.figure.Figure(figsize=(4 * len(comparisons), 4.2), layout="constrained")
     figure.suptitle(literal(title))
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
-        name, unit, pairs, owners, factor, error_factor, error_unit = panel
-        for k, group in enumerate(groups):
-            chosen = pairs[owners == group].reshape(-1, 2) * factor
-            axes.plot(chosen[:, 1], chosen[:, 0], ".", ms=3, alpha=0.6, color=f"C{k}", label=literal(group))
-        finite = pairs[np.isfinite(pairs)] * factor
-        if finite.size:
-            ends = [finite.min(), finite.max()]
-            axes.plot(ends, ends, color="0.3", lw=0.8, zorder=0)
-        mae = errors[f"{name}_mae"] * error_factor
-        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))  # energies are long numbers
-        axes.set(xlabel=f"reference {name} ({unit})", ylabel=f"predicted {name} ({unit})")
-        axes.set_title(f"MAE {mae:.3g} {error_unit}", fontsize=10)
-    figure.axes[0].legend(markerscale=3, fontsize=8)
-    return figure
-
-
-def property_parity(
-    predictions: PropertyPredictions, classes: Mapping[str, Sequence[str]], title: str = ""
-) -> matplotlib.figure.Figure:
-    """Predicted against labelled values of each target; a class as its confusion matrix."""
-    names = [*predictions.values, *predictions.scores]
-    figure = matplotlib.figure.Figure(figsize=(4.2 * len(names), 4.2), layout="constrained")
-    figure.suptitle(literal(title))
-    errors = predictions.errors()
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False).flat, names, strict=True):
-        if name in predictions.scores:
-            confusion(axes, predictions.scores[name].argmax(1), predictions.classes[name], classes[name])
-            axes.set_title(f"{name}: {errors[f'{name}_accuracy']:.1%} right", fontsize=10)
+    for axes, comparison in zip(
+        figure.subplots(1, len(comparisons), squeeze=False).flat, comparisons, strict=True
+    ):
+        q, (error, *_) = comparison.quantity, comparison.errors().values()
+        if q.classes is not None:
+            confusion(axes, comparison.predicted.argmax(1), comparison.reference, q.classes)
+            axes.set_title(f"{literal(q.name)}: {error:.1%} right", fontsize=10)
             continue
-        pairs = predictions.values[name].reshape(-1, 2)
-        pairs = pairs[np.isfinite(pairs[:, 1])]
-        axes.plot(pairs[:, 1], pairs[:, 0], ".", ms=4, alpha=0.6)
-        if len(pairs):
-            ends = [pairs.min(), pairs.max()]
-            axes.plot(ends, ends, color="0.3", lw=0.8, zorder=0)
-        axes.set(xlabel=f"reference {name}", ylabel=f"predicted {name}")
-        axes.set_title(f"MAE {errors[f'{name}_mae']:.3g}", fontsize=10)
+        scatter(axes, comparison, predictions.groups_of(q.name))
+        unit, factor = q.error_display
+        axes.set_title(f"MAE {error * factor:.3g} {unit}".rstrip(), fontsize=10)
+    if figure.axes[0].get_legend_handles_labels()[0]:
+        figure.axes[0].legend(markerscale=3, fontsize=8)
     return figure
+
+
+def scatter(axes, comparison: Comparison, groups: np.ndarray) -> None:
+    """Draw every component as a dot, in a colour for each group, and the line where both are equal."""
+    unit, factor = comparison.quantity.value_display
+    for k, group in enumerate(sorted(set(groups))):
+        part = comparison.rows(groups == group)
+        x, y = np.ravel(part.reference) * factor, np.ravel(part.predicted) * factor
+        axes.plot(x, y, ".", ms=3, alpha=0.6, color=f"C{k}", label=literal(group))
+    both = np.stack([comparison.predicted, comparison.reference])
+    finite = both[np.isfinite(both)] * factor
+    if finite.size:
+        ends = [finite.min(), finite.max()]
+        axes.plot(ends, ends, color="0.3", lw=0.8, zorder=0)
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))  # energies are long numbers
+    name = literal(comparison.quantity.key) + (f" ({unit})" if unit else "")
+    axes.set(xlabel=f"reference {name}", ylabel=f"predicted {name}")
 
 
 def confusion(axes, predicted: np.ndarray, labelled: np.ndarray, classes: Sequence[str]) -> None:

@@ -13,11 +13,11 @@ import numpy as np
 from ..checkpoint import FILE, find_run, load_checkpoint
 from ..errors import ConfigError
 from ..models.base import Potential
+from ..quantities import LABELLED, Quantity, from_description
 from ..structures.kinds import kind_of
-from ..train.force_field import COLUMNS
-from ..train.objective import Column, higher_is_better
-from ..train.properties import property_columns
+from ..train.evaluation import higher_is_better
 from ..train.state import states
+from .columns import Column, columns_of
 from .curves import learning_curve
 from .page import Grid, Image, panels, render
 from .run_predictions import RunData, predicted, run_data, summary
@@ -52,10 +52,11 @@ class RunFolder:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        targets = self.metadata.get("targets")
-        if not targets:
-            return COLUMNS
-        return property_columns(list(targets), [k for k, t in targets.items() if t["kind"] == "class"])
+        """What the metrics of the run are of."""
+        targets = self.metadata.get("targets") or {}
+        quantities = [Quantity(name, classes=t.get("classes")) for name, t in targets.items()]
+        outputs = [from_description(output) for output in self.metadata.get("outputs") or ()]
+        return columns_of(quantities or [*LABELLED, *outputs])
 
     @property
     def tasks(self) -> list[str]:
@@ -106,7 +107,7 @@ def run_page(
     """
     run = read_run(folder)
     beside = run_data(run.metadata, {"data": run.record.data.model_dump()} if run.record else None, data)
-    grouped = beside.dataset is not None and beside.dataset.is_force_field
+    grouped = beside.dataset is not None
     return render(
         "run.html",
         title=f"Training run: {folder.resolve().name}",
@@ -194,7 +195,11 @@ def _parity(run: RunFolder, data: RunData) -> list[dict[str, Any]]:
     parts = []
     for title, indices in data.parts.items():
         errors, figure = predicted(run.model, data.dataset, indices, "")
-        values = [(column.label, errors[column.key] * column.factor) for column in run.columns]
+        values = [
+            (column.label, errors[column.key] * column.factor)
+            for column in run.columns
+            if column.key in errors
+        ]
         images = [
             Image(png, f"predicted against reference, {title}, {axes.get_xlabel()}")
             for png, axes in zip(panels(figure), figure.axes, strict=True)

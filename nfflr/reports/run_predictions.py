@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 
 from ..data.dataset import AtomsDataset
+from ..data.records import Record
+from ..data.targets import Target
 from ..errors import NFFLrError
+from ..quantities import Quantity, from_description
 from ..train.evaluation import predict
-from ..train.properties import predict_properties
 from ..units import GPA
-from .curves import parity, property_parity
+from .curves import parity
 from .run_record import file_digest
 
+UNITS = ("energy_units", "force_units", "force_sign", "stress_units", "stress_sign", "stress_order")
 SPLITS = {"val": "Validation split", "test": "Test split"}
 
 
@@ -66,50 +69,52 @@ def run_data(metadata: dict, record: dict | None, given: Path | None) -> RunData
 
 def predicted(model, dataset: AtomsDataset, indices: Sequence[int], title: str):
     """Errors by metric, and the parity figure."""
-    if dataset.is_force_field:
-        pairs = predict(model, dataset, indices)
-        return pairs.errors(), parity(pairs, title)
-    properties = predict_properties(model, dataset, indices)
-    return properties.errors(), property_parity(properties, dataset.classes, title)
+    predictions = predict(model, dataset, indices)
+    return predictions.errors(), parity(predictions, title)
 
 
 def summary(
     dataset: AtomsDataset, parts: Mapping[str, Sequence[int]]
 ) -> tuple[list[str], list[list[object]]]:
     """A table of splits: structures, atoms, and the ranges of what is labelled."""
-    force_field = dataset.is_force_field
     headers = ["split", "structures", "atoms", "atoms per structure"]
-    headers += ["energy (eV/atom)", "largest force (eV/Å)", "pressure (GPa)"] if force_field else []
-    headers += [p.name for p in dataset.properties]
-    rows = []
+    headers += [SPECIAL[q.name][0] if q.name in SPECIAL else _header(q) for q in dataset.quantities]
+    rows: list[list[object]] = []
     for name, indices in parts.items():
         records = [dataset.records[k] for k in indices]
         sizes = [len(r.atoms) for r in records]
-        row = [name, len(records), sum(sizes), _range(sizes)]
-        row += _force_field_ranges(records) if force_field else []
-        rows.append([*row, *(_property_range(records, p) for p in dataset.properties)])
+        rows.append([name, len(records), sum(sizes), _range(sizes)])
+        rows[-1] += [_labels_range(records, q) for q in dataset.quantities]
     return headers, rows
 
 
-def _force_field_ranges(records) -> list[object]:
-    energy = [float(r.labels["total_energy"]) / len(r.atoms) for r in records if "total_energy" in r.labels]
-    force = [np.linalg.norm(r.labels["forces"], axis=1).max() for r in records if "forces" in r.labels]
-    pressure = [-np.trace(r.labels["stress"]) / 3 / GPA for r in records if "stress" in r.labels]
-    return [_range(energy), float(np.max(force)) if force else None, _range(pressure)]
+# Headers and numbers of the force field's labels, which are not shown component by component.
+SPECIAL: dict[str, tuple[str, Callable[[Record], float]]] = {
+    "total_energy": ("energy (eV/atom)", lambda r: float(r.labels["total_energy"]) / len(r.atoms)),
+    "forces": ("largest force (eV/Å)", lambda r: float(np.linalg.norm(r.labels["forces"], axis=1).max())),
+    "stress": ("pressure (GPa)", lambda r: -float(np.trace(r.labels["stress"])) / 3 / GPA),
+}
 
 
-def _property_range(records, target) -> str:
-    values = [r.labels[target.name] for r in records if target.name in r.labels]
-    if target.classes is not None:
-        return f"{len(values)} labelled, {len(target.classes)} classes"
-    return _range(np.concatenate([np.ravel(v) for v in values]).tolist() if values else [])
+def _header(q: Quantity) -> str:
+    return f"{q.name} ({q.unit})" if q.unit else q.name
+
+
+def _labels_range(records: Sequence[Record], q: Quantity) -> object:
+    labelled = [r for r in records if q.name in r.labels]
+    if q.classes is not None:
+        return f"{len(labelled)} labelled, {len(q.classes)} classes"
+    if q.name in SPECIAL:
+        values = [SPECIAL[q.name][1](r) for r in labelled]
+        return max(values, default=None) if q.name == "forces" else _range(values)
+    return _range([v for r in labelled for v in np.ravel(r.labels[q.name]).tolist()])
 
 
 def _range(values) -> str:
-    known = [v for v in values if np.isfinite(v)]
-    if not known:
+    finite = [v for v in values if np.isfinite(v)]
+    if not finite:
         return "–"
-    low, high = f"{min(known):.4g}", f"{max(known):.4g}"
+    low, high = f"{min(finite):.4g}", f"{max(finite):.4g}"
     return low if low == high else f"{low} to {high}"
 
 
@@ -149,31 +154,38 @@ def _same_bytes(known: dict, sources: dict[str, Path | list[Path]]) -> bool:
 
 def _rebuilt(origin: dict, sources: dict[str, Path | list[Path]]) -> AtomsDataset:
     options = {k: v for k, v in origin.items() if k not in ("source", "test_source", "target")}
-    target = origin["target"] if isinstance(origin["target"], str) else tuple(origin["target"])
-    return AtomsDataset(sources["source"], target, test_source=sources.get("test_source"), **options)
+    test = sources.get("test_source")
+    return AtomsDataset(sources["source"], origin["target"], test_source=test, **options)
 
 
 def _alone(given: Path, metadata: dict, origin: dict) -> AtomsDataset:
     """All structures of a file, its labels in the units of the run's."""
-    targets = metadata.get("targets") or {}
-    names = (
-        "energy_units",
-        "force_units",
-        "force_sign",
-        "stress_units",
-        "stress_sign",
-        "stress_order",
-        "keys",
-    )
-    options: dict[str, Any] = {name: origin[name] for name in names if origin.get(name)}
-    classes = {k: tuple(t["classes"]) for k, t in targets.items() if t["kind"] == "class"}
+    return judged_dataset(given, metadata, {n: origin[n] for n in (*UNITS, "keys") if origin.get(n)})
+
+
+def judged_dataset(source: Any, metadata: dict, options: dict[str, Any]) -> AtomsDataset:
+    """All structures of a source, with those labels that a checkpoint predicts, as far as they are there.
+
+    Args:
+        source: as ``AtomsDataset`` takes it.
+        metadata: of the checkpoint.
+        options: of ``AtomsDataset``; those that do not concern the labels are left out.
+    """
+    targets: list[Target] = list(metadata.get("targets") or ["energy_and_forces"])
+    if "targets" not in metadata:
+        options = {name: value for name, value in options.items() if value is not None}
+        members = metadata.get("members") or [metadata]
+        targets += [from_description(output) for output in members[0].get("outputs") or ()]
+    elif "total_energy" not in targets:
+        options = {name: value for name, value in options.items() if name in ("energy_units", "keys")}
+    described = (metadata.get("targets") or {}).items()
     return AtomsDataset(
-        given,
-        tuple(targets) or "energy_and_forces",
+        source,
+        targets,
         n_train=1.0,
         n_val=0.0,
         allow_missing=True,
         allow_duplicates=True,
-        classes=classes or None,
+        classes={name: tuple(t["classes"]) for name, t in described if t["kind"] == "class"},
         **options,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import (
@@ -23,7 +23,7 @@ from ..data.dataset import AtomsDataset
 from ..data.sources import modules as source_modules
 from ..errors import ConfigError, plain_reason
 from ..models.base import Potential
-from ..nn.losses import KEYS
+from ..quantities import further
 from ..structures.kinds import CHECKPOINT, CONFIG, DATA, SETTINGS, STRUCTURE, kind_of
 from ..validation.tasks import Task
 from .declarative import read_yaml
@@ -32,6 +32,7 @@ from .python_config import SEED, is_python, run_config
 
 INSIDE = "config.py"  # what nff init calls a config
 NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = NotNegative | tuple[NotNegative, NotNegative]
 
@@ -62,7 +63,7 @@ class TrainingConfig(BaseModel):
     accumulate: int = Field(1, ge=1, description="parts a batch is evaluated in, to save memory")
     optimizer: Literal["soap", "adamw", "sgd"] = Field("soap", description="update rule")
     criterion: nn.Module | dict[str, nn.Module] = Field(
-        default_factory=nn.HuberLoss, description="loss of scaled errors, or a dict of them by target"
+        default_factory=nn.HuberLoss, description="loss of scaled errors, or a dict of them by name"
     )
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
     weight_decay: NotNegative | dict[str, NotNegative] = Field(
@@ -94,8 +95,11 @@ class TrainingConfig(BaseModel):
     force_scale: float = Field(1.0, gt=0, description="error that counts as one (eV/Å)")
     stress_scale: float = Field(0.0025, gt=0, description="error that counts as one (eV/Å^3)")
 
-    target_weights: dict[str, NotNegative] = Field(
-        default_factory=dict, description="weights of properties in the loss; 1 if not given"
+    target_weights: dict[str, Weight] = Field(
+        default_factory=dict, description="as energy_weight, of other quantities by name; 1 if not given"
+    )
+    target_scales: dict[str, Positive] = Field(
+        default_factory=dict, description="error that counts as one, of other quantities by name"
     )
     adaptive_weights: bool = Field(False, description="learn how much each term of the loss counts")
 
@@ -150,6 +154,8 @@ class TrainingConfig(BaseModel):
     def _compile_is_for_potentials(self) -> Self:
         if self.compile and not (self.model.is_potential and self.model.compute_forces):
             raise ValueError("compile is for potentials with forces; leave it out")
+        if self.compile and further(self.model.outputs):
+            raise ValueError("compile is for energies, forces and stress alone; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -158,15 +164,21 @@ class TrainingConfig(BaseModel):
             raise ValueError("swag_samples needs swa_start below 1, from where weights are collected")
         return self
 
-    def weights(self, progress: float) -> dict[str, float]:
-        """Loss weights at a fraction of the run, by key; a ramp is half a cosine."""
-        ramp = 0.5 - 0.5 * torch.cos(torch.tensor(torch.pi * min(max(progress, 0.0), 1.0))).item()
-        pairs = (self.energy_weight, self.force_weight, self.stress_weight)
-        ends = [w if isinstance(w, tuple) else (w, w) for w in pairs]
-        return {key: a + (b - a) * ramp for key, (a, b) in zip(KEYS, ends, strict=True)}
+    own_settings: ClassVar[dict[str, dict[str, str]]] = {  # of a potential's quantities
+        "total_energy": {"weight": "energy_weight", "scale": "energy_scale"},
+        "forces": {"weight": "force_weight", "scale": "force_scale"},
+        "stress": {"weight": "stress_weight", "scale": "stress_scale"},
+    }
 
-    def scales(self) -> dict[str, float]:
-        return dict(zip(KEYS, (self.energy_scale, self.force_scale, self.stress_scale), strict=True))
+    def weight(self, name: str, progress: float) -> float:
+        """Weight in the loss of a quantity at a fraction of the run; a ramp is half a cosine."""
+        own = self.model.is_potential and self.own_settings.get(name)
+        return _at(getattr(self, own["weight"]) if own else self.target_weights.get(name, 1.0), progress)
+
+    def weights(self, progress: float) -> dict[str, float]:
+        """Weights of energies, forces and stresses at a fraction of the run."""
+        pairs = {"energy": self.energy_weight, "forces": self.force_weight, "stress": self.stress_weight}
+        return {key: _at(weight, progress) for key, weight in pairs.items()}
 
     def plain(self) -> dict:
         """Settings as JSON, without model, data and where the output goes; a resume compares these."""
@@ -174,12 +186,21 @@ class TrainingConfig(BaseModel):
         skip |= {"device", "threads", "tensorboard", "init_from", "checkpoint_every", "tasks", "tasks_budget"}
         tasks = {task.name: task.described() for task in self.tasks}
         settings = self.model_dump(mode="json", exclude=skip)
+        if not self.target_scales:  # earlier versions had none
+            del settings["target_scales"]
         return {**settings, "criterion": repr(self.criterion), "tasks": tasks}
 
     def described_model(self) -> dict:
         """Architecture, hyper-parameters and dtype as JSON."""
         model = self.model
         return {"key": model.key, "dtype": str(model.dtype), **model.config.model_dump(mode="json")}
+
+
+def _at(weight: float | tuple[float, float], progress: float) -> float:
+    """A weight at a fraction of the run."""
+    ramp = 0.5 - 0.5 * torch.cos(torch.tensor(torch.pi * min(max(progress, 0.0), 1.0))).item()
+    start, end = weight if isinstance(weight, tuple) else (weight, weight)
+    return start + (end - start) * ramp
 
 
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> TrainingConfig:

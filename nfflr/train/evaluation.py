@@ -2,97 +2,190 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
 
 from ..data.dataset import AtomsDataset
+from ..data.targets import MISSING_CLASS
+from ..errors import ConfigError
 from ..models.base import Potential
 from ..models.committee import Committee
+from ..quantities import FORCE_FIELD, Quantity
 from .batches import by_atoms
 
 TOTAL_TWIN = "all (group)"
+Output = torch.Tensor | Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One quantity of S structures, predicted and labelled.
+
+    Attributes:
+        quantity: which one.
+        predicted: (S, *shape), or (ΣN, *shape) of atoms, in its unit; extensive ones are divided by the
+            number of atoms. Of classes the scores (S, C), not normalised.
+        reference: the labels, likewise, NaN where one is missing; of classes their indices (S,), −100 where
+            missing.
+        spread: of an ensemble, the standard deviation (S,) or (ΣN,) among its members; else None.
+    """
+
+    quantity: Quantity
+    predicted: np.ndarray
+    reference: np.ndarray
+    spread: np.ndarray | None = None
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """Which references are there, (S, *shape) or (ΣN, *shape), of classes (S,)."""
+        is_class = self.quantity.classes is not None
+        # A prediction that is not finite must show in the errors.
+        return self.reference != MISSING_CLASS if is_class else np.isfinite(self.reference)
+
+    def rows(self, chosen: np.ndarray) -> Comparison:
+        """Of some structures or atoms only."""
+        spread = None if self.spread is None else self.spread[chosen]
+        return replace(
+            self, predicted=self.predicted[chosen], reference=self.reference[chosen], spread=spread
+        )
+
+    def errors(self) -> dict[str, float]:
+        """``<key>_mae`` and ``_rmse`` pooled over components, or ``<key>_accuracy``; NaN without labels."""
+        key, known = self.quantity.key, self.labelled
+        if self.quantity.classes is not None:
+            right = self.predicted[known].argmax(axis=1) == self.reference[known]
+            return {f"{key}_accuracy": float(right.mean()) if right.size else float("nan")}
+        error = self.predicted[known] - self.reference[known]
+        return {
+            f"{key}_mae": float(np.abs(error).mean()) if error.size else float("nan"),
+            f"{key}_rmse": float(np.sqrt(np.square(error).mean())) if error.size else float("nan"),
+        }
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predicted and labelled values of structures, NaN where one is missing.
+    """Predicted and labelled quantities of S structures with ΣN atoms.
 
     Attributes:
-        energy: (S, 2) eV/atom; column 0 predicted, column 1 labelled, as in the other arrays.
-        forces: (ΣN, 3, 2) eV/Å.
-        stress: (S, 3, 3, 2) eV/Å³.
+        comparisons: by the name of the quantity; ``predictions["forces"]`` is short for one of them.
         owner: (ΣN,) index of each atom's structure.
         groups: (S,) group names.
-        energy_std, forces_std: of an ensemble, (S,) eV/atom and (ΣN,) eV/Å; else None.
     """
 
-    energy: np.ndarray
-    forces: np.ndarray
-    stress: np.ndarray
+    comparisons: Mapping[str, Comparison]
     owner: np.ndarray
     groups: np.ndarray
-    energy_std: np.ndarray | None = None
-    forces_std: np.ndarray | None = None
+
+    def __getitem__(self, name: str) -> Comparison:
+        return self.comparisons[name]
 
     @classmethod
     def join(cls, parts: Sequence[Predictions]) -> Predictions:
         """The predictions of several sets of structures as one, without the spread of an ensemble."""
         first = np.cumsum([0, *(len(part.groups) for part in parts)])
         owner = [part.owner + start for part, start in zip(parts, first[:-1], strict=True)]
-        fields = ("energy", "forces", "stress", "groups")
-        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in fields}
-        return cls(owner=np.concatenate(owner), **arrays)
+        joined = {}
+        for name, comparison in parts[0].comparisons.items():
+            pairs = [(part[name].predicted, part[name].reference) for part in parts]
+            joined[name] = Comparison(comparison.quantity, *map(np.concatenate, zip(*pairs, strict=True)))
+        return cls(joined, np.concatenate(owner), np.concatenate([part.groups for part in parts]))
+
+    def of(self, name: str, group: str | None) -> Comparison:
+        """A comparison on the structures of a group, or on all."""
+        comparison = self.comparisons[name]
+        return comparison if group is None else comparison.rows(self.groups_of(name) == group)
+
+    def groups_of(self, name: str) -> np.ndarray:
+        """Group names of the rows of a comparison, (S,) or (ΣN,)."""
+        per_atom = self.comparisons[name].quantity.per_atom
+        return self.groups[self.owner] if per_atom else self.groups
 
     def errors(self, group: str | None = None) -> dict[str, float]:
-        """MAE and RMSE of energy (eV/atom), forces (eV/Å) and stress (eV/Å³), pooled over components.
+        """Errors of every quantity, see ``Comparison.errors``: eV/atom, eV/Å, eV/Å³ of a force field.
 
         Args:
             group: only structures of this group; default all.
         """
-        chosen = np.ones(len(self.groups), bool) if group is None else self.groups == group
-        parts = {"energy": self.energy[chosen], "forces": self.forces[chosen[self.owner]]}
-        parts["stress"] = self.stress[chosen]
-        table = {}
-        for name, pair in parts.items():
-            known = pair[np.isfinite(pair[..., 1])]  # a prediction that is not finite must show
-            error = known[:, 0] - known[:, 1]
-            table[f"{name}_mae"] = float(np.abs(error).mean()) if error.size else float("nan")
-            table[f"{name}_rmse"] = float(np.sqrt(np.square(error).mean())) if error.size else float("nan")
-        return table
+        return {k: v for name in self.comparisons for k, v in self.of(name, group).errors().items()}
+
+
+def outputs_of(model: Potential | Committee, names: Sequence[str]) -> tuple[Quantity, ...]:
+    """What a model returns; a single property without a name has the name of the only target."""
+    outputs: tuple[Quantity, ...] = getattr(model, "outputs", FORCE_FIELD)
+    if len(outputs) == 1 == len(names) and not model.is_potential:
+        return (replace(outputs[0], name=names[0]),)
+    return outputs
+
+
+def by_name(output: Output, names: Sequence[str]) -> Mapping[str, torch.Tensor]:
+    """A model's output by name: a single tensor is the first target's."""
+    return output if isinstance(output, Mapping) else {names[0]: output}
+
+
+def as_batch(q: Quantity, predicted: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A prediction with the batch axis of its labels: a DGL batch of one comes back as a single structure.
+
+    Raises:
+        ConfigError: its shape is not that of the labels.
+    """
+    expected = tuple(labels.shape) if q.classes is None else (len(labels), len(q.classes))
+    if predicted.dim() == len(expected) - 1 and len(labels) == 1 and not q.per_atom:
+        predicted = predicted[None]
+    if tuple(predicted.shape) != expected:
+        what = "values" if q.classes is None else "class scores"
+        raise ConfigError(
+            f"model: {q.name} comes out as {tuple(predicted.shape)}, the data ask for {what} {expected}; "
+            "set output_features to the number of components or classes"
+        )
+    return predicted
 
 
 def predict(model: Potential | Committee, dataset: AtomsDataset, indices: Sequence[int]) -> Predictions:
-    """Evaluate structures of a data set; the model's train/eval mode is restored afterwards."""
-    dataset = dataset.within(model.cutoff)
+    """Evaluate structures of a data set; the model's train/eval mode is restored afterwards.
+
+    What a model does not predict is NaN, as if it were not labelled.
+    """
+    dataset = dataset.within(model.cutoff).declared(outputs_of(model, dataset.targets))
     was_training = model.training
     model.eval()
-    energy, forces, stress, sizes = [], [], [], []
-    spread: dict[str, list[torch.Tensor]] = {"energy_std": [], "forces_std": []}
-    for graph, labels in by_atoms(dataset, indices):
-        output = {name: value.detach().cpu().double() for name, value in model(graph).items()}
-        for name in {"forces", "stress"} - output.keys():  # what a model does not predict, it gets not wrong
-            output[name] = labels[name] = torch.full_like(labels[name], torch.nan)
-        output["stress"] = output["stress"].view_as(labels["stress"])  # a DGL batch of one has no batch axis
-        n = labels["n_atoms"]
-        for name in spread.keys() & output.keys():
-            spread[name].append(output[name] / n if name == "energy_std" else output[name])
-        energy.append(torch.stack([output["total_energy"] / n, labels["total_energy"] / n], -1))
-        forces.append(torch.stack([output["forces"], labels["forces"]], -1))
-        stress.append(torch.stack([output["stress"], labels["stress"]], -1))
-        sizes.append(n)
+    parts: dict[str, list[tuple[torch.Tensor, ...]]] = {q.name: [] for q in dataset.quantities}
+    sizes = []
+    for x, labels in by_atoms(dataset, indices):
+        output = by_name(model(x), dataset.targets)
+        sizes.append(labels["n_atoms"])
+        for q in dataset.quantities:
+            parts[q.name].append(_beside(q, output, labels))
     model.train(was_training)
+    comparisons = {}
+    for q in dataset.quantities:
+        arrays = [torch.cat(pieces).numpy() for pieces in zip(*parts[q.name], strict=True)]
+        comparisons[q.name] = Comparison(q, *arrays)
     return Predictions(
-        energy=torch.cat(energy).numpy(),
-        forces=torch.cat(forces).numpy(),
-        stress=torch.cat(stress).numpy(),
+        comparisons,
         owner=np.repeat(np.arange(len(indices)), torch.cat(sizes).numpy()),
         groups=np.array([dataset.records[k].group for k in indices]),
-        **{name: torch.cat(values).numpy() for name, values in spread.items() if values},
     )
+
+
+def _beside(q: Quantity, output: Mapping[str, torch.Tensor], labels: dict) -> tuple[torch.Tensor, ...]:
+    """Prediction, label and, of an ensemble, spread of one quantity in one batch."""
+    label = labels[q.name]
+    if q.name not in output:
+        if q.classes is not None:
+            return torch.zeros(len(label), len(q.classes)), torch.full_like(label, MISSING_CLASS)
+        return torch.full_like(label, torch.nan), torch.full_like(label, torch.nan)
+    predicted = as_batch(q, output[q.name].detach().cpu().double(), label)
+    spread = output.get(f"{q.key}_std")
+    spreads = () if spread is None else (spread.detach().cpu().double().view(-1),)
+    if not q.extensive:
+        return predicted, label, *spreads
+    n = labels["n_atoms"]
+    per_atom = n.view(-1, *[1] * len(q.shape))
+    return predicted / per_atom, label / per_atom, *(spread / n for spread in spreads)
 
 
 def calibration(predictions: Predictions) -> dict[str, float]:
@@ -102,18 +195,20 @@ def calibration(predictions: Predictions) -> dict[str, float]:
     spread tells the size of errors, and above where it is too confident. ``…_correlation``: of the ranks
     (Spearman's) of errors and spreads, one where the spread tells which are the largest.
     """
-    energy = np.abs(predictions.energy[:, 0] - predictions.energy[:, 1])  # (S,)
-    forces = np.linalg.norm(predictions.forces[..., 0] - predictions.forces[..., 1], axis=1)  # (ΣN,)
     table = {}
-    for name, errors in (("energy", energy), ("forces", forces)):
-        spread = getattr(predictions, f"{name}_std")
+    for comparison in predictions.comparisons.values():
+        key, spread = comparison.quantity.key, comparison.spread
+        if spread is None:
+            continue
+        off = comparison.predicted - comparison.reference
+        errors = np.linalg.norm(off.reshape(len(off), -1), axis=1)  # (S,) or (ΣN,)
         known = np.isfinite(errors)
-        if spread is None or not known.any():
+        if not known.any():
             continue
         errors, spread = errors[known], spread[known]
         size, varied = np.sqrt(np.square(spread).mean()), len(errors) > 2 and np.ptp(spread) * np.ptp(errors)
-        table[f"{name}_ratio"] = float(np.sqrt(np.square(errors).mean()) / size) if size else float("nan")
-        table[f"{name}_correlation"] = float(spearmanr(errors, spread)[0]) if varied else float("nan")
+        table[f"{key}_ratio"] = float(np.sqrt(np.square(errors).mean()) / size) if size else float("nan")
+        table[f"{key}_correlation"] = float(spearmanr(errors, spread)[0]) if varied else float("nan")
     return table
 
 
@@ -122,9 +217,8 @@ def error_table(predictions: Predictions) -> dict[str, dict[str, float]]:
 
     A group that is called ``all`` itself has the row ``TOTAL_TWIN``.
     """
-    names = [None, *sorted(set(predictions.groups))]
     table = {}
-    for name in names:
+    for name in [None, *sorted(set(predictions.groups))]:
         chosen = np.ones(len(predictions.groups), bool) if name is None else predictions.groups == name
         row = "all" if name is None else TOTAL_TWIN if name == "all" else name
         table[row] = {
@@ -133,3 +227,8 @@ def error_table(predictions: Predictions) -> dict[str, dict[str, float]]:
             **predictions.errors(name),
         }
     return table
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether a metric is a score rather than an error."""
+    return metric.endswith("accuracy")

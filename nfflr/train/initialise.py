@@ -12,8 +12,9 @@ from ..data.inputs import as_graph
 from ..errors import ConfigError, StructureError
 from ..models.base import Potential
 from ..models.property import PropertyModel
+from ..quantities import further, names_of
 from .config import TrainingConfig
-from .evaluation import predict
+from .evaluation import outputs_of, predict
 from .finetune import freeze, load_weights
 from .trained_on import bonds, check_elements_are_taught
 
@@ -27,38 +28,47 @@ def prepared(config: TrainingConfig, resume: bool = False) -> TrainingConfig:
         ConfigError: data or checkpoint do not fit the model.
         StructureError: see ``initialise``.
     """
-    check_readout(config.model, config.dataset)
+    check_outputs(config.model, config.dataset)
     config = config.model_copy(update={"dataset": matching(config.dataset, config.model)})
     tuned = config.init_from is not None and not resume
-    if config.init_from is not None and not resume:
+    if tuned and config.init_from is not None:
         load_weights(config.model, config.init_from)
     if config.freeze:
         freeze(config.model, config.freeze)
     initialise(config.model, config.dataset, resume)
-    if tuned and config.dataset.is_force_field and config.model.fits_references:
+    if tuned and config.model.is_potential and config.model.fits_references:
         shift_references(config.model, config.dataset)
     config.model.to(config.device or idist.device())
     return config
 
 
-def check_readout(model: Potential, dataset: AtomsDataset) -> None:
-    """See that a potential is trained on energies and a model of properties on properties.
+def check_outputs(model: Potential, dataset: AtomsDataset) -> None:
+    """See that a model returns what the data set labels, and the labels teach what it returns.
 
     Raises:
         ConfigError: it is not so.
     """
-    if dataset.is_force_field == model.is_potential:
-        if dataset.target == "energy_and_forces" and not model.compute_forces:
-            raise ConfigError(
-                "model: its compute_forces is False, the data set asks for forces; "
-                'set it to True, or target="total_energy"'
-            )
-        return
-    wanted = "an energy" if dataset.is_force_field else ", ".join(dataset.targets)
-    raise ConfigError(
-        f"model: its readout is {getattr(model.config, 'readout', 'energy')!r}, the data set asks for "
-        f"{wanted}; set readout to energy for a potential, to mean or sum for properties"
-    )
+    outputs, targets = names_of(outputs_of(model, dataset.targets)), dataset.targets
+    missing = [name for name in targets if name not in outputs]
+    if model.is_potential and not model.compute_forces and "forces" in missing:
+        raise ConfigError(
+            "model: its compute_forces is False, the data set asks for forces; "
+            'set it to True, or target="total_energy"'
+        )
+    readout = getattr(model.config, "readout", None)
+    if missing and readout and (model.is_potential or "total_energy" in missing):
+        raise ConfigError(
+            f"model: its readout is {readout!r}, the data set asks for "
+            f"{'an energy' if 'total_energy' in missing else ', '.join(missing)}; "
+            "set readout to energy for a potential, to mean or sum for properties"
+        )
+    untaught = [q.name for q in further(model.outputs) if q.name not in targets] if model.is_potential else []
+    if missing or untaught or (not model.is_potential and set(outputs) != set(targets)):
+        advice = "declare them as outputs of the model" if model.is_potential else "set output_features"
+        raise ConfigError(
+            f"model: predicts {sorted(outputs)}, the targets are {list(targets)}; {advice} to a dict of the "
+            "targets, or change target"
+        )
 
 
 def matching(dataset: AtomsDataset, model: Potential) -> AtomsDataset:
@@ -101,8 +111,8 @@ def initialise(model: Potential, dataset: AtomsDataset, resume: bool = False) ->
                 f"{record.id}: element {', '.join(missing)} is not covered by this model; "
                 f"it knows {', '.join(model.elements)}"
             )
-    if not dataset.is_force_field:
-        assert isinstance(model, PropertyModel)  # see check_readout
+    if not model.is_potential:
+        assert isinstance(model, PropertyModel)  # see check_outputs
         model.standardise(*training_labels(dataset))
         return
     if not model.fits_references or model.scale != 1 or model.reference_energies.any():
@@ -129,10 +139,10 @@ def _holders(dataset: AtomsDataset) -> dict[str, list[str]]:
 @torch.no_grad()
 def shift_references(model: Potential, dataset: AtomsDataset) -> None:
     """Fit the reference energies of a loaded model to the energies it is to be tuned on; forces stay."""
-    pairs = predict(model, dataset, dataset.split["train"]).energy  # (S, 2) per atom
+    energy = predict(model, dataset, dataset.split["train"])["total_energy"]  # (S,) per atom
     sizes = np.array([len(r.atoms) for r in dataset.part("train")])
     numbers = [torch.from_numpy(r.atoms.numbers).to(model.device) for r in dataset.part("train")]
-    model.add_references(numbers, (pairs[:, 1] - pairs[:, 0]) * sizes)
+    model.add_references(numbers, (energy.reference - energy.predicted) * sizes)
 
 
 def training_labels(dataset: AtomsDataset) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

@@ -1,64 +1,181 @@
-"""What is learned: how outputs and labels make a loss, and in which numbers the errors are told."""
+"""What is learned: how outputs and labels make a loss, one term a quantity."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, TypeVar
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import nn
 
+from ..compiled.training_graph import TrainingGraph, compile_training
 from ..data.dataset import AtomsDataset
+from ..data.targets import MISSING_CLASS
+from ..errors import ConfigError
 from ..models.base import Potential
-from ..reports.columns import Column
+from ..quantities import Quantity
+from ..reports.columns import columns_of
+from .config import TrainingConfig
 from .distributed import gathered, share
+from .evaluation import Comparison, Predictions, as_batch, by_name, outputs_of, predict
 
-Labels = dict[str, torch.Tensor]
-
-
-class Pairs(Protocol):
-    """Predictions beside labels."""
-
-    def errors(self) -> dict[str, float]: ...
+Labels = Mapping[str, torch.Tensor]
 
 
-P = TypeVar("P", bound=Pairs)
+@dataclass(frozen=True)
+class Term:
+    """The loss of one quantity: mean criterion of scaled errors over what is labelled.
+
+    Attributes:
+        quantity: which one; errors of an extensive one are those per atom.
+        criterion: a loss of (input, target) that averages.
+        scale: error that counts as one, in the quantity's unit.
+        of_errors: whether the criterion sees error and zero: total energies are large numbers, whose
+            difference has to be taken first. Otherwise it sees value and label.
+    """
+
+    quantity: Quantity
+    criterion: nn.Module
+    scale: float = 1.0
+    of_errors: bool = True
+
+    def _labelled(self, label: torch.Tensor) -> torch.Tensor:
+        return label != MISSING_CLASS if self.quantity.classes is not None else torch.isfinite(label)
+
+    def count(self, labels: Labels) -> torch.Tensor:
+        """How many labels, () float64; of classes with weights their sum, by which the criterion divides."""
+        label = labels[self.quantity.name]
+        known, weight = self._labelled(label), getattr(self.criterion, "weight", None)
+        return known.sum().double() if weight is None else weight[label[known]].sum()
+
+    def loss(self, output: Mapping[str, torch.Tensor], labels: Labels) -> torch.Tensor:
+        """Mean over the labels of a batch, () float64; zero without any, or where nothing is predicted."""
+        q, label = self.quantity, labels[self.quantity.name]
+        if q.name not in output:
+            return label.new_zeros((), dtype=torch.float64)
+        predicted, known = as_batch(q, output[q.name], label), self._labelled(label)
+        if not known.any():
+            return label.new_zeros((), dtype=torch.float64)
+        n = labels["n_atoms"].view(-1, *[1] * len(q.shape)) if q.extensive else None
+        if self.of_errors:
+            error = predicted - label
+            return self._of(error[known] if n is None else (error / n)[known])
+        pair = (predicted, label) if n is None else (predicted / n, label / n)
+        return self._of(*(x[known] for x in pair))
+
+    def compared(self, comparison: Comparison) -> torch.Tensor:
+        """The same of predictions that are known, () float64."""
+        known = comparison.labelled
+        if not known.any():
+            return torch.zeros((), dtype=torch.float64)
+        pair = comparison.predicted[known], comparison.reference[known]
+        return self._of(*map(torch.from_numpy, (pair[0] - pair[1],) if self.of_errors else pair))
+
+    def _of(self, *values: torch.Tensor) -> torch.Tensor:
+        if self.quantity.classes is not None:
+            return self.criterion(values[0].double(), values[1])
+        if self.of_errors:
+            error = values[0] / self.scale
+            return self.criterion(error, torch.zeros_like(error)).double()
+        return self.criterion(*((x / self.scale).double() for x in values))
 
 
-class Objective(Protocol[P]):
-    """One task: force field, or properties. ``keys`` name the terms of the loss."""
+class Objective:
+    """What a run minimises: the weighted sum of the losses of the quantities that its data label.
 
-    keys: tuple[str, ...]
-    columns: tuple[Column, ...]
+    Energies, forces and stresses of a potential have weights and scales in settings of their own; errors of
+    other quantities have a standard scale, or else are divided by the standard deviation of the training
+    labels. A class has cross-entropy.
 
-    def output(self, model: Potential, x) -> dict[str, torch.Tensor]:
-        """The model's prediction by name, as ``terms`` takes it."""
+    Attributes:
+        terms: one for each quantity.
+        columns: the errors of validations, as tables show them.
+
+    Raises:
+        ConfigError: a setting names no target, or a criterion does not suit one.
+    """
+
+    def __init__(self, config: TrainingConfig):
+        self.config, names = config, config.dataset.targets
+        dataset = config.dataset.declared(outputs_of(config.model, names))
+        given = config.criterion if isinstance(config.criterion, dict) else {}
+        _check("criterion", given, names)
+        for kind, chosen in (("weight", config.target_weights), ("scale", config.target_scales)):
+            _check(f"target_{kind}s", chosen, names)
+            for name in config.own_settings.keys() & chosen.keys() if config.model.is_potential else ():
+                own = config.own_settings[name][kind]
+                raise ConfigError(f"target_{kind}s: {name!r} has a setting of its own; set {own}")
+        self.terms = tuple(self._term(q, dataset, given.get(q.name)) for q in dataset.quantities)
+        self.columns = columns_of(dataset.quantities)
+        # The training step's forward pass, compiled at the first step if that is asked for.
+        self._compiled: TrainingGraph | Potential | None = None
+        has_stress = any(term.quantity.name == "stress" for term in self.terms)
+        self.with_stress = has_stress and any(config.weights(end)["stress"] for end in (0.0, 1.0))
+
+    def _term(self, q: Quantity, dataset: AtomsDataset, given: nn.Module | None) -> Term:
+        criterion = self._criterion(q, given)
+        own = self.config.model.is_potential and self.config.own_settings.get(q.name)
+        scale = getattr(self.config, own["scale"]) if own else self.config.target_scales.get(q.name, q.scale)
+        if q.classes is not None:
+            return Term(q, criterion, of_errors=False)
+        return Term(q, criterion, scale or _spread(dataset, q.name), of_errors=scale is not None)
+
+    def _criterion(self, q: Quantity, given: nn.Module | None) -> nn.Module:
+        shared = self.config.criterion
+        chosen = given or (None if isinstance(shared, dict) else shared)
+        is_class = isinstance(chosen, nn.CrossEntropyLoss)
+        if q.classes is not None and given is None and not is_class:
+            return nn.CrossEntropyLoss()
+        if chosen is None:
+            return nn.HuberLoss()
+        if is_class != (q.classes is not None):
+            suited = "a class, which needs" if q.classes is not None else "a number, not for"
+            raise ConfigError(f"criterion: {q.name} is {suited} CrossEntropyLoss; choose another")
+        return copy.deepcopy(chosen).to(self.config.model.device, torch.float64)
+
+    def output(self, model: Potential, x) -> Mapping[str, torch.Tensor]:
+        """The model's output by name, as ``losses`` takes it."""
+        if self.config.compile and self._compiled is None:
+            self._compiled = compile_training(model) or model
+        names = [term.quantity.name for term in self.terms]
+        return by_name((self._compiled or model)(x, stress=self.with_stress), names)
 
     def counts(self, labels: Labels) -> torch.Tensor:
-        """How many numbers are labelled, per key, (K,) float64."""
+        """How many numbers are labelled, per term, (K,) float64."""
+        return torch.stack([term.count(labels) for term in self.terms])
 
-    def terms(self, output: dict[str, torch.Tensor], labels: Labels) -> torch.Tensor:
-        """Mean loss over the labelled numbers, per key, (K,); zero where there are none."""
+    def losses(self, output: Mapping[str, torch.Tensor], labels: Labels) -> torch.Tensor:
+        """Mean loss over the labelled numbers, per term, (K,); zero where there are none."""
+        return torch.stack([term.loss(output, labels) for term in self.terms])
 
     def weights(self, progress: float) -> torch.Tensor:
         """Weights of the terms at a fraction of the run, (K,)."""
+        values = [self.config.weight(term.quantity.name, progress) for term in self.terms]
+        return torch.tensor(values, dtype=torch.float64)
 
-    def predict(self, model: Potential, dataset: AtomsDataset, indices: Sequence[int]) -> P:
-        """Predictions of structures by the model as it is in use."""
-
-    def loss(self, pairs: P) -> float:
+    def loss(self, predictions: Predictions) -> float:
         """The loss with the weights of the end of the run, so that epochs can be compared."""
+        pairs = zip(self.weights(1.0).tolist(), self.terms, strict=True)
+        return float(sum(w * term.compared(predictions[term.quantity.name]) for w, term in pairs if w))
 
-    def join(self, parts: Sequence[P]) -> P:
-        """Predictions of several parts as one."""
+
+def _check(setting: str, chosen: Collection[str], names: Sequence[str]) -> None:
+    for name in chosen:
+        if name not in names:
+            raise ConfigError(f"{setting}: no target {name!r}; the data set has {list(names)}")
 
 
-def predict_shared(objective: Objective[P], model: Potential, dataset: AtomsDataset, indices: list[int]) -> P:
-    """As ``objective.predict``, each rank doing its share; every rank gets all."""
+def predict_shared(model: Potential, dataset: AtomsDataset, indices: list[int]) -> Predictions:
+    """As ``predict``, each rank doing its share; every rank gets all."""
     own = share(indices)
-    parts = gathered(objective.predict(model, dataset, own) if own else None)
-    return objective.join([part for part in parts if part is not None])
+    parts = gathered(predict(model, dataset, own) if own else None)
+    return Predictions.join([part for part in parts if part is not None])
 
 
-def higher_is_better(metric: str) -> bool:
-    """Whether a metric is a score rather than an error."""
-    return metric.endswith("accuracy")
+def _spread(dataset: AtomsDataset, name: str) -> float:
+    """Standard deviation of a target's training labels, pooled over components; 1 if they do not differ."""
+    values = [np.ravel(r.labels[name]) for r in dataset.part("train") if name in r.labels]
+    spread = float(np.nanstd(np.concatenate(values))) if values else 0.0
+    return spread if spread > 0 else 1.0

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import torch
 from ignite.engine import Engine
@@ -19,11 +19,9 @@ from .averaging import Swag, averaged
 from .batches import ShuffledBatches
 from .config import TrainingConfig
 from .distributed import gathered, sum_gradients, total
-from .force_field import LABELS, ForceFieldObjective
 from .objective import Objective, predict_shared
 from .optimizer import build_optimizer, rate_factor
 from .physics import Physics
-from .properties import PropertyObjective
 from .state import StateRecord
 from .trained_on import trained_domain
 
@@ -56,11 +54,11 @@ class Run:
             raise ConfigError(
                 "dataset: the validation split is empty; the model is selected on it, set n_val"
             )
-        self.objective = make_objective(config)
+        self.objective = Objective(config)
         self.domain = trained_domain(config)
         self._check_labels()
         self.physics = Physics(config.tasks, config.tasks_every, config.tasks_minutes, config.tasks_budget)
-        if config.tasks and not config.dataset.is_force_field:
+        if config.tasks and not config.model.is_potential:
             raise ConfigError("tasks: need forces, but the model predicts properties; leave them out")
         for name in selectors(config.select_by):
             if name not in self.metrics:
@@ -70,7 +68,7 @@ class Run:
         self.batches = ShuffledBatches(
             config.dataset.split["train"], config.batch_size, config.random_seed, sizes, config.batch_atoms
         )
-        zeros = torch.zeros(len(self.objective.keys), dtype=torch.float64, device=config.model.device)
+        zeros = torch.zeros(len(self.objective.terms), dtype=torch.float64, device=config.model.device)
         self.log_variances = torch.nn.Parameter(zeros)  # (K,)
         extra = (self.log_variances,) if config.adaptive_weights else ()
         self.optimizer = build_optimizer(config, extra)
@@ -80,9 +78,9 @@ class Run:
         self.swag = Swag(config.model, config.swag_rank) if config.swag_samples else None
 
     def _check_labels(self) -> None:
-        known = {key for record in self.config.dataset.part("val") for key in record.labels}
-        used = zip(self.objective.keys, self.objective.weights(1.0).tolist(), strict=True)
-        if not any(weight and LABELS.get(key, key) in known for key, weight in used):
+        labelled = {name for record in self.config.dataset.part("val") for name in record.labels}
+        used = zip(self.objective.terms, self.objective.weights(1.0).tolist(), strict=True)
+        if not any(weight and term.quantity.name in labelled for term, weight in used):
             raise ConfigError(
                 "dataset: the validation split has no label that the loss uses; set weights or n_val"
             )
@@ -113,18 +111,17 @@ class Run:
         """
         config, model = self.config, self.config.model
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        keys = len(self.objective.keys)
         device = model.device
         parts = [(x, {name: value.to(device) for name, value in labels.items()}) for x, labels in parts]
         counts = [self.objective.counts(labels) for _, labels in parts]  # (K,) each
-        whole = total(sum(counts, torch.zeros(keys, dtype=torch.float64, device=device))).clamp(min=1)
+        whole = total(sum(counts, torch.zeros_like(self.log_variances))).clamp(min=1)
         weights = self.objective.weights(self.step / self.total_steps).to(device)
 
         model.train()
         self.optimizer.zero_grad()
         losses = []
         for (x, labels), count in zip(parts, counts, strict=True):
-            terms = self.objective.terms(self.objective.output(model, x), labels)
+            terms = self.objective.losses(self.objective.output(model, x), labels)
             loss = self._weigh(terms, weights, count / whole)
             losses.append(loss.detach())
             if loss.requires_grad:  # not if no structure of the batch has a label
@@ -185,7 +182,7 @@ class Run:
     def validate(self, train_loss: float) -> dict[str, float]:
         """Errors of the averaged weights on the validation split, as a row of the history."""
         dataset = self.config.dataset
-        pairs = predict_shared(self.objective, self.average, dataset, dataset.split["val"])
+        pairs = predict_shared(self.average, dataset, dataset.split["val"])
         row = {"epoch": self.epoch, "step": self.step, "train/loss": train_loss}
         row["val/loss"] = self.objective.loss(pairs)
         row |= {f"val/{name}": value for name, value in pairs.errors().items()}
@@ -267,11 +264,6 @@ def quiet_engine(step: Callable[[Engine, list], float]) -> Engine:
 def selectors(select_by: str | dict[str, float]) -> dict[str, float]:
     """Weights of the metrics that choose the checkpoint."""
     return select_by if isinstance(select_by, dict) else {select_by: 1.0}
-
-
-def make_objective(config: TrainingConfig) -> Objective[Any]:
-    """The task that the data set sets."""
-    return ForceFieldObjective(config) if config.dataset.is_force_field else PropertyObjective(config)
 
 
 def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -67,7 +67,7 @@ def bonds(graph: Graph) -> torch.Tensor:
 def trained_domain(config: TrainingConfig) -> Domain | None:
     """Compositions that a force field is trained on; None if it starts from a checkpoint that knows more."""
     dataset = config.dataset
-    if not dataset.is_force_field or config.init_from is not None or not config.model.fits_references:
+    if not config.model.is_potential or config.init_from is not None or not config.model.fits_references:
         return None
     kinds: dict[tuple, ase.Atoms] = {}  # one of each composition in which atoms are bound
     symbols: set[str] = set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -13,9 +13,9 @@ import torch
 from ignite.engine import Engine, Events
 
 from ..checkpoint import FILE, find_members, save_checkpoint
-from ..data.dataset import AtomsDataset
 from ..errors import ConfigError, NumericsError, StoppedError
 from ..models.base import Potential
+from ..quantities import Quantity
 from ..reports.curves import learning_curve
 from ..reports.run_record import Log, RunRecord, event_log, write_metrics
 from ..storage.files import claim_folder, sweep, write_figure
@@ -24,8 +24,8 @@ from ..validation.suite import Report
 from .batches import make_loader, watched_workers
 from .config import TrainingConfig
 from .distributed import is_first
+from .evaluation import higher_is_better
 from .initialise import prepared
-from .objective import higher_is_better
 from .physics import metrics_of
 from .run import Run, quiet_engine, selectors
 from .state import clear_states, newest_state, postponed_signals, save_state, states, sweep_states
@@ -285,19 +285,20 @@ def write_swag(run: Run, folder: Path) -> None:
 
 
 def _save(run: Run, model: Potential, path: Path, scores: dict[str, float]) -> None:
-    dataset = run.config.dataset
+    dataset, quantities = run.config.dataset, [term.quantity for term in run.objective.terms]
+    classes = {q.name: q.classes for q in quantities}
     save_checkpoint(
         path,
         model,
         data_digest=dataset.digest(),
         scores=scores,
         notes=run.config.notes,
-        targets=None if dataset.is_force_field else described_targets(dataset),
+        targets=None if model.is_potential else {q.name: described_target(q) for q in quantities},
+        outputs=[replace(output, classes=classes.get(output.name)) for output in model.outputs],
         domain=run.domain,
     )
 
 
-def described_targets(dataset: AtomsDataset) -> dict[str, dict]:
-    """Kind and classes of each target, as a checkpoint carries them."""
-    kinds = {name: {"kind": "regression"} for name in dataset.targets}
-    return kinds | {name: {"kind": "class", "classes": list(c)} for name, c in dataset.classes.items()}
+def described_target(q: Quantity) -> dict:
+    """Kind and classes of what a property model predicts, as its checkpoint carries them."""
+    return {"kind": "regression"} if q.classes is None else {"kind": "class", "classes": list(q.classes)}

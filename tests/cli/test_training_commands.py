@@ -16,9 +16,10 @@ from builders import copper
 from safetensors.torch import load_file
 
 from nfflr.checkpoint import FILE
-from nfflr.cli.evaluate import _print_targets
+from nfflr.cli.evaluate import _print
 from nfflr.cli.main import run
-from nfflr.train.properties import property_columns
+from nfflr.quantities import Quantity
+from nfflr.reports.columns import columns_of
 
 CONFIG = """
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_a_mistake_is_told_once_whatever_the_number_of_processes(config, capfd):
 @pytest.mark.parametrize("flag", ["--compile", "--no-compile"])
 def test_the_command_line_decides_whether_a_step_is_compiled(config, flag, monkeypatch):
     asked = []
-    monkeypatch.setattr("nfflr.train.force_field.compile_training", lambda model: asked.append(model))
+    monkeypatch.setattr("nfflr.train.objective.compile_training", lambda model: asked.append(model))
     config.write_text(CONFIG + f"compile = {flag == '--no-compile'}\n")
     assert run(["train", str(config), flag, "--epochs", "1"]) == 0
     assert bool(asked) == (flag == "--compile")
@@ -183,10 +184,11 @@ def test_evaluate_refuses_a_key_that_means_nothing(config, capfd, key):
 
 def test_a_target_whose_name_begins_another_has_its_own_errors_only(capsys):
     names = ("gap", "gap_indirect")
-    columns = property_columns(names, ())
-    _print_targets({column.key: 1.0 for column in columns}, columns, names, "title")
-    told = [row for row in capsys.readouterr().out.splitlines() if "gap" in row]
-    assert [row.count("MAE") for row in told] == [1, 1]
+    columns = columns_of(map(Quantity, names))
+    errors = {column.key: float(k) for k, column in enumerate(columns)}
+    assert list(errors) == ["gap_mae", "gap_rmse", "gap_indirect_mae", "gap_indirect_rmse"]
+    _print({"all": {"structures": 1, **errors}}, columns, "title")
+    assert capsys.readouterr().out.split()[-6:] == ["all", "1", "0", "1", "2", "3"]
 
 
 def test_evaluate_takes_the_name_of_a_jarvis_data_set_and_guesses_no_unit_of_its_stress(
@@ -237,7 +239,7 @@ def test_compiling_is_announced_before_it_begins(config, monkeypatch, capfd):
 
     shown = []
     monkeypatch.setattr(
-        "nfflr.train.force_field.compile_training", lambda model: shown.append(capfd.readouterr().out)
+        "nfflr.train.objective.compile_training", lambda model: shown.append(capfd.readouterr().out)
     )
     assert run(["train", str(config), "--compile", "--epochs", "1"]) == 0
     assert len(shown) == 1 and COMPILING in shown[0]

@@ -18,10 +18,9 @@ from torch.utils.data import DataLoader
 import nfflr
 from nfflr.data import diskcache
 from nfflr.data.dataset import AtomsDataset, collate
-from nfflr.data.diskcache import DiskCache
+from nfflr.data.diskcache import DiskCache, identity
 from nfflr.data.ghosts import GhostAtoms, with_ghosts
 from nfflr.data.graph import Graph, periodic_radius_graph
-from nfflr.data.identity import identity
 from nfflr.data.inputs import as_graph
 from nfflr.data.portable import portable
 from nfflr.errors import ConfigError, ResourceError, StructureError

@@ -54,7 +54,7 @@ def test_records_of_a_data_set_round_trip_with_their_digest(tmp_path):
     first = AtomsDataset(source, targets, allow_missing=True)
     assert write_lmdb(tmp_path / "jarvis_records.json.lmdb", first.records) == 30
     second = AtomsDataset(tmp_path / "jarvis_records.json.lmdb", targets, allow_missing=True)
-    assert second.properties == first.properties
+    assert second.quantities == first.quantities
     for a, b in zip(first.records, second.records, strict=True):
         assert a.atoms == b.atoms and a.id.partition("[")[2] == b.id.partition("[")[2]
         assert {k: float(v) for k, v in a.labels.items()} == {k: float(v) for k, v in b.labels.items()}

@@ -10,6 +10,7 @@ from builders import copper, radius_graph
 
 from nfflr.data.dataset import AtomsDataset, collate, label_tensors
 from nfflr.errors import ConfigError, StructureError
+from nfflr.quantities import QUANTITIES, Quantity
 
 JARVIS = Path(__file__).parent / "jarvis"
 RECORDS = JARVIS / "jarvis_records.json"
@@ -32,10 +33,11 @@ def dataset(target, source=None, **options):
     return AtomsDataset(source or structures(), target, **options)
 
 
-def test_a_force_field_has_no_targets():
-    for target in ("total_energy", "energy_and_forces"):
-        data = dataset(target)
-        assert data.is_force_field and data.targets == () and data.classes == {} and data.properties == ()
+def test_the_words_for_force_fields_stand_for_standard_quantities():
+    assert dataset("total_energy").quantities == (QUANTITIES["total_energy"],)
+    data = dataset("energy_and_forces")
+    assert data.targets == ("total_energy", "forces", "stress") and data.classes == {}
+    assert data.quantities == tuple(QUANTITIES[name] for name in data.targets)
 
 
 def test_an_energy_only_task_does_not_read_forces_and_stress():
@@ -47,13 +49,13 @@ def test_an_energy_only_task_does_not_read_forces_and_stress():
     data = dataset("total_energy", found)
     assert {tuple(r.labels) for r in data.records} == {("total_energy",)}
     labels = data[0][1]
-    assert torch.isnan(labels["forces"]).all() and torch.isnan(labels["stress"]).all()
+    assert set(labels) == {"total_energy", "n_atoms", "index"}
     assert float(labels["total_energy"]) == found[0].get_potential_energy()
 
 
 def test_a_scalar():
     data = dataset("gap")
-    assert data.targets == ("gap",) and not data.is_force_field and data.classes == {}
+    assert data.targets == ("gap",) and data.classes == {}
     _, labels = collate([data[k] for k in (3, 5)])
     assert labels["gap"].tolist() == [0.75, 1.25] and labels["gap"].dtype == torch.float64
     assert labels["n_atoms"].tolist() == [8, 8] and labels["index"].tolist() == [3, 5]
@@ -62,7 +64,7 @@ def test_a_scalar():
 
 def test_a_vector():
     data = dataset("dipole3")
-    assert data.properties[0].size == 3
+    assert data.quantities == (Quantity("dipole3", shape=(3,)),)
     _, labels = collate([data[k] for k in (1, 2)])
     assert labels["dipole3"].tolist() == [[1, 0, -1], [2, 0, -2]] and labels["dipole3"].dtype == torch.float64
 
@@ -116,7 +118,8 @@ def test_total_energy_among_properties_is_converted_and_its_unit_asked_for():
     path = JARVIS / "ff" / "id_prop.json"
     data = AtomsDataset(path, ("total_energy", "jid"), energy_units="eV/atom", allow_duplicates=True)
     raw = json.loads(path.read_text())[0]["total_energy"]
-    assert float(data[0][1]["total_energy"]) == pytest.approx(10 * raw) and not data.is_force_field
+    assert float(data[0][1]["total_energy"]) == pytest.approx(10 * raw)
+    assert data.targets == ("total_energy", "jid")
     assert data.classes["jid"] == tuple(sorted({r["jid"] for r in json.loads(path.read_text())}))
     with pytest.raises(ConfigError, match="per cell or per atom"):
         AtomsDataset(path, ("total_energy", "jid"))
@@ -148,10 +151,10 @@ def test_missing_values_are_refused_or_masked(name, value):
         ("gap", "wide", "gap is a class, elsewhere a number"),
         ("gap", [1.0, 2.0], "gap is a vector of length 2, elsewhere a number"),
         ("gap", np.inf, "gap is not finite"),
-        ("gap", {"value": 1}, "gap is {'value': 1}; expected a number, a vector of numbers, or a class"),
+        ("gap", {"value": 1}, "gap is {'value': 1}; expected a number, an array of numbers, or a class"),
         ("gap", 1 + 2j, "gap is (1+2j); expected a number"),
         ("gap", [], "gap is []; expected a number"),
-        ("gap", [[1.0], [2.0]], "gap is [[1.0], [2.0]]; expected a number"),
+        ("gap", [[1.0], [2.0]], "gap is an array of shape (2, 1), elsewhere a number"),
         ("gap", [[1.0], 2.0], "gap is [[1.0], 2.0]; expected a number"),
         ("dipole3", [1.0, 2.0], "dipole3 is a vector of length 2, elsewhere a vector of length 3"),
         ("dipole3", [1.0, np.nan, 2.0], "dipole3 is not finite"),

@@ -175,9 +175,16 @@ def test_swag_that_could_not_spread_is_refused_before_the_first_step(configure):
         Run(prepared(configure(swa_start=0.9, swag_samples=3)))
 
 
-def test_settings_of_properties_are_refused_for_a_force_field(configure):
-    for settings in ({"target_weights": {"energy": 2.0}}, {"criterion": {"energy": torch.nn.MSELoss()}}):
-        with pytest.raises(ConfigError, match="properties"):
+def test_settings_that_name_no_target_are_refused_for_a_force_field(configure):
+    for settings in (
+        {"target_weights": {"energy": 2.0}},
+        {"target_scales": {"magmoms": 2.0}},
+        {"criterion": {"energy": torch.nn.MSELoss()}},
+    ):
+        with pytest.raises(ConfigError, match="no target '(energy|magmoms)'; the data set has"):
+            Run(prepared(configure(**settings)))
+    for settings in ({"target_weights": {"forces": 2.0}}, {"target_scales": {"forces": 2.0}}):
+        with pytest.raises(ConfigError, match="'forces' has a setting of its own; set force_"):
             Run(prepared(configure(**settings)))
 
 

@@ -21,9 +21,10 @@ from nfflr.data.graph import periodic_radius_graph
 from nfflr.data.pyg_view import to_pyg
 from nfflr.errors import ConfigError
 from nfflr.models.gnn.alignn_ff import ALIGNN, ALIGNNConfig
+from nfflr.quantities import Quantity
 from nfflr.train.config import TrainingConfig
+from nfflr.train.evaluation import Comparison, Predictions, predict
 from nfflr.train.initialise import prepared
-from nfflr.train.properties import PropertyPredictions, predict_properties
 from nfflr.train.run import Run
 from nfflr.train.trainer import train
 
@@ -75,7 +76,7 @@ def test_a_scalar_is_regressed(configure):
     model, metadata = load_checkpoint(train(config))
     assert metadata["targets"] == {"width": {"kind": "regression"}}
     dataset = config.dataset
-    errors = predict_properties(model, dataset, dataset.split["test"]).errors()
+    errors = predict(model, dataset, dataset.split["test"]).errors()
     spread = np.std([float(r.labels["width"]) for r in dataset.records])
     assert errors["width_mae"] < 0.3 * spread
     assert model(dataset.records[0].atoms).shape == ()
@@ -84,7 +85,7 @@ def test_a_scalar_is_regressed(configure):
 def test_a_vector_is_regressed(configure):
     config = configure("axes")
     model, _ = load_checkpoint(train(config))
-    errors = predict_properties(model, config.dataset, config.dataset.split["test"]).errors()
+    errors = predict(model, config.dataset, config.dataset.split["test"]).errors()
     assert (
         errors["axes_mae"] < 0.08
     )  # the spread of the first two components is 0.27 Å, the third is constant
@@ -97,7 +98,7 @@ def test_a_class_is_learned_and_its_names_are_kept(configure, capsys):
     assert run(["info", str(config.output_dir)]) == 0
     assert "kind (copper, silver)" in capsys.readouterr().out
     assert metadata["targets"] == {"kind": {"kind": "class", "classes": ["copper", "silver"]}}
-    errors = predict_properties(model, config.dataset, config.dataset.split["test"]).errors()
+    errors = predict(model, config.dataset, config.dataset.split["test"]).errors()
     assert errors == {"kind_accuracy": 1.0}
 
 
@@ -106,7 +107,7 @@ def test_several_targets_are_learned_together_each_by_its_own_loss(configure):
     config = configure(NAMES, criterion=criterion, target_weights={"kind": 0.5}, epochs=60)
     model, metadata = load_checkpoint(train(config))
     assert set(metadata["scores"]) >= {"val/width_mae", "val/axes_rmse", "val/kind_accuracy", "val/loss"}
-    errors = predict_properties(model, config.dataset, config.dataset.split["test"]).errors()
+    errors = predict(model, config.dataset, config.dataset.split["test"]).errors()
     assert errors["width_mae"] < 1.0 and errors["axes_mae"] < 0.15 and errors["kind_accuracy"] == 1.0
 
 
@@ -145,18 +146,19 @@ def test_missing_labels_are_masked_target_by_target(configure):
     dataset = AtomsDataset(structures, NAMES, n_train=16, n_val=4, allow_missing=True)
     config = configure(NAMES, dataset=dataset, epochs=2)
     train(config)
-    pairs = predict_properties(config.model, dataset, range(24))
-    assert np.isnan(pairs.values["width"][..., 1]).sum() == 1 and (pairs.classes["kind"] < 0).sum() == 5
+    pairs = predict(config.model, dataset, range(24))
+    assert np.isnan(pairs["width"].reference).sum() == 1 and (pairs["kind"].reference < 0).sum() == 5
     assert all(math.isfinite(value) for value in pairs.errors().values())
 
 
 def test_errors_are_pooled_over_what_is_labelled():
-    values = {"x": np.array([[[1.0, 0.0]], [[2.0, np.nan]], [[5.0, 2.0]]])}
-    scores = {"c": np.array([[0.1, 0.9], [0.8, 0.2], [0.6, 0.4]])}
-    pairs = PropertyPredictions(values, scores, {"c": np.array([1, -100, 1])})
+    x = Comparison(Quantity("x"), np.array([1.0, 2.0, 5.0]), np.array([0.0, np.nan, 2.0]))
+    scores = np.array([[0.1, 0.9], [0.8, 0.2], [0.6, 0.4]])
+    c = Comparison(Quantity("c", classes=("a", "b")), scores, np.array([1, -100, 1]))
+    pairs = Predictions({"x": x, "c": c}, owner=np.arange(3), groups=np.array(["g"] * 3))
     found = pairs.errors()
     assert found == {"x_mae": 2.0, "x_rmse": pytest.approx(5**0.5), "c_accuracy": 0.5}
-    assert PropertyPredictions.join([pairs, pairs]).errors() == found
+    assert Predictions.join([pairs, pairs]).errors() == found
 
 
 def test_a_property_run_resumes_to_the_bit(configure, tmp_path):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from nfflr.cli.train import line
+from nfflr.quantities import QUANTITIES
+from nfflr.reports.columns import COLUMNS
 from nfflr.reports.curves import learning_curve, parity
-from nfflr.train.evaluation import Predictions
-from nfflr.train.force_field import COLUMNS
+from nfflr.train.evaluation import Comparison, Predictions
 
 
 def history(stress: float) -> list[dict[str, float]]:
@@ -30,9 +31,12 @@ def test_stress_is_told_and_drawn_where_it_is_labelled(stress, told):
 
 @pytest.mark.parametrize(("labelled", "drawn"), [(("forces", "stress"), 3), (("forces",), 2), ((), 1)])
 def test_what_has_no_labels_has_no_parity_plot(labelled, drawn):
-    pairs = {"energy": np.full((2, 2), -467.7), "forces": np.ones((6, 3, 2)), "stress": np.ones((2, 3, 3, 2))}
-    for name in {"forces", "stress"} - set(labelled):
-        pairs[name][..., 1] = np.nan  # a prediction alone is none
-    figure = parity(Predictions(**pairs, owner=np.repeat([0, 1], 3), groups=np.array(["a", "b"])))
+    values = {"total_energy": np.full(2, -467.7), "forces": np.ones((6, 3)), "stress": np.ones((2, 3, 3))}
+    comparisons = {}
+    for name, predicted in values.items():  # a prediction alone is no pair
+        is_labelled = name == "total_energy" or name in labelled
+        reference = predicted if is_labelled else np.full_like(predicted, np.nan)
+        comparisons[name] = Comparison(QUANTITIES[name], predicted, reference)
+    figure = parity(Predictions(comparisons, owner=np.repeat([0, 1], 3), groups=np.array(["a", "b"])))
     assert len(figure.axes) == drawn
     assert not any("nan" in axes.get_title() for axes in figure.axes)

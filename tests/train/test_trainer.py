@@ -637,4 +637,4 @@ def test_predictions_on_fresh_data_use_the_models_cutoff(tmp_path):
             NFFLrCalculator(model).evaluate([x.atoms for x in data.records]), data.records, strict=True
         )
     ]
-    assert predict(model, data, range(6)).energy[:, 0] == pytest.approx(energies, abs=1e-9)
+    assert predict(model, data, range(6))["total_energy"].predicted == pytest.approx(energies, abs=1e-9)

@@ -30,12 +30,16 @@ Wanted = Collection[str] | None
 
 @dataclass(frozen=True)
 class Entry:
-    """A structure as a source has it, with the values stored under their own names and in their own units."""
+    """A structure as a source has it, with the values stored under their own names and in their own units.
+
+    ``per_atom`` names the values of which the source says that every atom has its own.
+    """
 
     id: str
     group: str
     atoms: ase.Atoms
     values: Mapping[str, Any]
+    per_atom: Collection[str] = ()
 
 
 class LazyEntries(Sequence):

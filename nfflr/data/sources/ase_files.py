@@ -25,6 +25,7 @@ FALLBACK = True
 KEYS = {"total_energy": ("energy",), "forces": ("forces",), "stress": ("stress", "stress6")}
 ENERGY_UNITS = "eV"
 STRESS = ("eV/Å^3", 1, None)  # of six numbers only ASE's own result has an order
+PER_ATOM_RESULTS = {"forces", "energies", "stresses", "charges", "magmoms"}  # of ASE's calculators
 
 
 def opens(source: object) -> bool:
@@ -57,12 +58,14 @@ def entry(atoms: ase.Atoms, index: int, name: str, wanted: Wanted = None) -> Ent
     if "stress" in results and np.shape(results["stress"]) == (6,):
         results["stress"] = voigt_6_to_full_3x3_stress(results["stress"])
     values |= results
+    per_atom = (atoms.arrays.keys() - atoms.info.keys()) | PER_ATOM_RESULTS
     plain = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     return Entry(
         id=f"{name}[{atoms.info.get('config_id', index)}]",
         group=str(atoms.info.get("group", atoms.info.get("config_type", "other"))),
         atoms=plain,
         values=values if wanted is None else {k: values[k] for k in wanted if k in values},
+        per_atom=per_atom & values.keys(),
     )
 
 
