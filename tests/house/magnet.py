@@ -35,17 +35,17 @@ class Magnet(Potential):
     def outputs(self) -> tuple[Quantity, ...]:
         return (*super().outputs, QUANTITIES["magmoms"], QUANTITIES["charges"])
 
-    def atomic(self, graph, vectors):
-        r = vectors.square().sum(1).sqrt()  # (E,)
+    def atomic(self, inputs):
+        r = inputs.vectors.square().sum(1).sqrt()  # (E,)
         fade = (1 - (r / self.cutoff).clamp(max=1) ** 2) ** 3
         bumps = torch.exp(-4 * (r[:, None] - self.centres) ** 2) * fade[:, None]  # (E, R)
-        species, kinds = self.species(graph.atoms.numbers), len(self.elements)
+        species, kinds = inputs.species, len(self.elements)
         flat = bumps.new_zeros(len(species) * kinds, bumps.shape[1])
-        density = flat.index_add(0, graph.dst * kinds + species[graph.src], bumps).view(len(species), -1)
+        density = flat.index_add(0, inputs.dst * kinds + species[inputs.src], bumps).view(len(species), -1)
         own = nn.functional.one_hot(species, kinds).to(density)  # (N, kinds)
         hidden = torch.tanh(self.hidden(torch.cat([density, own], 1)))
         energies, magmoms, charges = self.readout(hidden).unbind(1)
         return {"energies": energies, "magmoms": magmoms, "charges": charges}
 
-    def energies(self, graph, vectors):
-        return self.atomic(graph, vectors)["energies"]
+    def energies(self, inputs):
+        return self.atomic(inputs)["energies"]

@@ -137,7 +137,7 @@ def test_it_is_a_task_of_a_suite(installed):
         "limits": {"curvature_error": 0.0},
     }
     (installed.folder / "suite.yaml").write_text(yaml.safe_dump({"tasks": [task]}))
-    assert "curvature_error" in nff(installed, "validate", EMT, ".", "--out", "scores")
+    assert "curvature_error" in nff(installed, "validate", ".", "--model", EMT, "--out", "scores")
 
 
 def test_python_calls_it_by_its_name_and_reads_its_results(installed):

@@ -259,10 +259,10 @@ def test_a_dipole_is_the_sum_of_the_atoms_shares():
     class Polar(magnet.Magnet):
         outputs = (*magnet.Magnet.outputs.fget(model_of()), QUANTITIES["dipole"])
 
-        def atomic(self, graph, vectors):
-            result = super().atomic(graph, vectors)
+        def atomic(self, inputs):
+            result, vectors = super().atomic(inputs), inputs.vectors
             pull = vectors * (-vectors.square().sum(1, keepdim=True)).exp()
-            shares = torch.zeros(len(graph.atoms), 3, dtype=vectors.dtype).index_add(0, graph.dst, pull)
+            shares = torch.zeros(inputs.n_atoms, 3, dtype=vectors.dtype).index_add(0, inputs.dst, pull)
             return result | {"dipole": shares * result["charges"][:, None]}
 
     torch.manual_seed(0)
