@@ -199,7 +199,7 @@ class Potential(ExactBuffers):
             )
         energies = energies if self.training else energies.detach()
         result = {"total_energy": sum_structures(energies, graph.atoms), "energies": energies}
-        per_atom = {output.name: output.per_atom for output in self.outputs}
+        per_atom = {output.name: output.per_atom for output in self.outputs} if others else {}
         for name, value in others.items():
             value = value[: graph.n_local].double()
             value = value if self.training else value.detach()

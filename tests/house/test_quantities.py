@@ -253,6 +253,15 @@ def test_a_checkpoint_whose_outputs_are_not_the_architectures_is_refused(trained
         load_model(trained / "run")
 
 
+def test_compiled_forms_leave_nothing_out(trained, caplog):
+    dataset = AtomsDataset(trained / "train.xyz", TARGET, n_train=30, n_val=10)
+    with pytest.raises(ValueError, match="compile is for energies, forces and stress alone"):
+        configured(dataset, trained / "compiled", compile=True)
+    calculator = NFFLrCalculator.load(trained / "run", compile=True)
+    assert calculator.compiled is None and not calculator.use_kernel()
+    assert "the model itself is used" in caplog.text
+
+
 def test_a_dipole_is_the_sum_of_the_atoms_shares():
     """One quantity of the structure, which is a vector: q r of charges about their centre."""
 
