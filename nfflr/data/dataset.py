@@ -113,14 +113,9 @@ class AtomsDataset(Dataset):
     ):
         quantities, keys = quantities_of(_read(target)), dict(keys or {})
         names = [q.name if isinstance(q, Quantity) else q for q in quantities]
-        units: dict[str, Any] = {
-            "energy_units": energy_units,
-            "force_units": force_units,
-            "force_sign": force_sign,
-            "stress_units": stress_units,
-            "stress_sign": stress_sign,
-            "stress_order": stress_order,
-        }
+        units: dict[str, Any] = {"energy_units": energy_units, "force_units": force_units}
+        units |= {"force_sign": force_sign, "stress_units": stress_units}
+        units |= {"stress_sign": stress_sign, "stress_order": stress_order}
         _check_options(units)
         for key in keys:
             _choose("keys", key, {*FORCE_FIELD_LABELS, *names})
@@ -152,17 +147,18 @@ class AtomsDataset(Dataset):
             first, extra = len(self.records), read(test_source)
             self.split["test"] = [*self.split["test"], *range(first, first + len(extra))]
             self.records = joined([self.records, extra])
-        optional = {"stress"} if "energy_and_forces" in _listed(target) else set()
         for q, name in zip(quantities, names, strict=True):
-            if name in FORCE_FIELD_LABELS or (allow_missing and isinstance(q, Quantity)):
-                continue
-            if not any(name in record.labels for record in self.records):
+            may_be_absent = name in FORCE_FIELD_LABELS or (allow_missing and isinstance(q, Quantity))
+            if not may_be_absent and not any(name in record.labels for record in self.records):
                 refuse_unknown(source, name, keys.get(name, name))
         classify = (classify,) if isinstance(classify, str) else classify
         targets = TargetCheck(quantities, classify, classes, allow_missing)
-        needed = [name for name in FORCE_FIELD_LABELS if name in names and name not in optional]
+        optional = {"stress"} if "energy_and_forces" in _listed(target) else set()
+        required = (
+            [] if allow_missing else [n for n in FORCE_FIELD_LABELS if n in names and n not in optional]
+        )
         made: list[checks.Check] = [
-            checks.LabelCheck(() if allow_missing else needed),
+            checks.LabelCheck(required),
             targets,
             checks.EnergyCheck(len(self.records)),
             checks.StressCheck(),
@@ -308,14 +304,14 @@ def named_source(source: Source) -> str | list[str] | None:
 
 
 def _check_options(given: Mapping[str, Any]) -> None:
-    options: dict[str, Collection[str]] = {
-        "energy_units": ENERGY_UNITS,
-        "stress_units": STRESS_UNITS,
-        "stress_order": STRESS_ORDERS,
-    }
-    for name, values in options.items():
+    options = (
+        ("energy_units", ENERGY_UNITS),
+        ("stress_units", STRESS_UNITS),
+        ("stress_order", STRESS_ORDERS),
+    )
+    for name, values in options:
         if given[name] is not None:
-            _choose(name, given[name], values)
+            _choose(name, given[name], list(values))
     if given["force_units"] is not None:
         factor(given["force_units"], "forces")
     for name, meaning in (("stress_sign", "tension positive"), ("force_sign", "forces")):

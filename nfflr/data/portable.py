@@ -27,17 +27,15 @@ from .graph import Graph
 Tensors = dict[str, torch.Tensor]
 T = TypeVar("T", bound=type)
 
-_classes: dict[str, type] = {}
+_classes: dict[str, type] = {
+    f"{cls.__module__}.{cls.__qualname__}": cls for cls in (Atoms, Graph, GhostAtoms)
+}
 
 
 def portable(cls: T) -> T:
     """Let a dataclass be taken apart into its fields and be made again from them."""
     _classes[f"{cls.__module__}.{cls.__qualname__}"] = cls
     return cls
-
-
-for _known in (Atoms, Graph, GhostAtoms):
-    portable(_known)
 
 
 def take_apart(x: Any) -> tuple[Tensors, Any]:
@@ -67,9 +65,6 @@ def _outline(x: Any, tensors: Tensors) -> Any:
     if _classes.get(name) is type(x) and dataclasses.is_dataclass(x):
         fields = {f.name: _outline(getattr(x, f.name), tensors) for f in dataclasses.fields(x) if f.init}
         return {"class": name, "fields": fields}
-    if type(x) is ase.Atoms:
-        plain = [x.numbers, x.positions, x.cell.array, x.pbc]
-        return {"ase": [_outline(array, tensors) for array in plain]}
     for kind, (type_name, parts, _) in FOREIGN.items():
         if name == type_name:
             return {kind: _outline(parts(x), tensors)}
@@ -96,21 +91,15 @@ def put_together(tensors: Tensors, outline: Any) -> Any:
         return content
     if kind == "float":
         return float.fromhex(content)
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "array":
-        return tensors[content].numpy()
+    if kind in ("tensor", "array"):
+        return tensors[content] if kind == "tensor" else tensors[content].numpy()
     if kind in ("list", "tuple"):
         items = [put_together(tensors, item) for item in content]
         return items if kind == "list" else tuple(items)
-    if kind == "dict":
-        return {key: put_together(tensors, value) for key, value in content.items()}
-    if kind == "class":
-        fields = {key: put_together(tensors, value) for key, value in outline["fields"].items()}
-        return _classes[content](**fields)
-    if kind == "ase":
-        numbers, positions, cell, pbc = (put_together(tensors, item) for item in content)
-        return ase.Atoms(numbers, positions, cell=cell, pbc=pbc)
+    if kind in ("dict", "class"):
+        values = content if kind == "dict" else outline["fields"]
+        made = {key: put_together(tensors, value) for key, value in values.items()}
+        return made if kind == "dict" else _classes[content](**made)
     return FOREIGN[kind][2](put_together(tensors, content))
 
 
@@ -118,8 +107,8 @@ def _dgl_parts(view: Any) -> dict:
     if not view.is_homogeneous:
         raise ConfigError("diskcache: a heterogeneous DGL graph cannot be stored; leave diskcache out")
     src, dst = view.edges()
-    nodes, edges = view.batch_num_nodes(), view.batch_num_edges()
-    ends = {"src": src, "dst": dst, "n": view.num_nodes(), "batch": [nodes, edges, view.batch_size > 1]}
+    batch = [view.batch_num_nodes(), view.batch_num_edges(), view.batch_size > 1]
+    ends = {"src": src, "dst": dst, "n": view.num_nodes(), "batch": batch}
     return {**ends, "ndata": dict(view.ndata), "edata": dict(view.edata)}
 
 
@@ -127,17 +116,13 @@ def _dgl_graph(parts: dict) -> Any:
     import dgl
 
     view = dgl.graph((parts["src"], parts["dst"]), num_nodes=parts["n"])
-    for frame, values in ((view.ndata, parts["ndata"]), (view.edata, parts["edata"])):
-        frame.update(values)
+    view.ndata.update(parts["ndata"])
+    view.edata.update(parts["edata"])
     nodes, edges, is_batch = parts["batch"]
     if is_batch:
         view.set_batch_num_nodes(nodes)
         view.set_batch_num_edges(edges)
     return view
-
-
-def _pyg_parts(data: Any) -> dict:
-    return dict(data.to_dict())
 
 
 def _pyg_data(parts: dict) -> Any:
@@ -146,8 +131,19 @@ def _pyg_data(parts: dict) -> Any:
     return Data.from_dict(parts)
 
 
-# Types of packages that are not imported before one of their objects appears.
+def _ase_parts(atoms: ase.Atoms) -> dict:
+    return {
+        "numbers": atoms.numbers,
+        "positions": atoms.positions,
+        "cell": atoms.cell.array,
+        "pbc": atoms.pbc,
+    }
+
+
+# Names of types that are not dataclasses, and how they are taken apart and made again. The packages of graphs
+# are not imported before one of their objects appears.
 FOREIGN: dict[str, tuple[str, Callable, Callable]] = {
+    "ase": ("ase.atoms.Atoms", _ase_parts, lambda parts: ase.Atoms(**parts)),
     "dgl": ("dgl.heterograph.DGLGraph", _dgl_parts, _dgl_graph),
-    "pyg": ("torch_geometric.data.data.Data", _pyg_parts, _pyg_data),
+    "pyg": ("torch_geometric.data.data.Data", lambda data: dict(data.to_dict()), _pyg_data),
 }

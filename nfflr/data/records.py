@@ -100,7 +100,7 @@ class Conversion:
         energy_units, stress_units, stress_sign, stress_order: as ``AtomsDataset`` takes them.
         force_units, force_sign: likewise.
         folder: what stands before the names of records, so that files of one name are told apart.
-        declared: quantities whose shape is known, by name.
+        declared: by name the quantities, None where the shape is not known.
     """
 
     names: Mapping[str, Sequence[str]]
@@ -111,7 +111,7 @@ class Conversion:
     force_units: str | None = None
     force_sign: int = 1
     folder: str = ""
-    declared: Mapping[str, Quantity] = field(default_factory=dict)
+    declared: Mapping[str, Quantity | None] = field(default_factory=dict)
 
     def __call__(self, entry: Entry) -> Record:
         labels, per_atom = {}, set()
@@ -227,11 +227,10 @@ def readings(
     """
     sources_ = sources.parts(source)
     folders = sources.folders(sources_)
-    declared = {name: QUANTITIES[name] for name in labels if name in QUANTITIES}
-    declared |= {label.name: label for label in labels if isinstance(label, Quantity)}
-    names = [label.name if isinstance(label, Quantity) else label for label in labels]
+    stated = ((x.name, x) if isinstance(x, Quantity) else (x, QUANTITIES.get(x)) for x in labels)
+    declared = dict(stated)
     return [
-        _reading(part, folder, names, declared, everything, **options)
+        _reading(part, folder, declared, everything, **options)
         for part, folder in zip(sources_, folders, strict=True)
     ]
 
@@ -239,8 +238,7 @@ def readings(
 def _reading(
     source: Any,
     folder: str,
-    labels: Sequence[str],
-    declared: Mapping[str, Quantity],
+    declared: Mapping[str, Quantity | None],
     everything: bool,
     *,
     energy_units: str | None = None,
@@ -253,11 +251,11 @@ def _reading(
 ) -> Reading:
     module, name = sources.find(source), folder + sources.display_name(source)
     keys = keys or {}
-    names = _stored_names(labels, declared, module, name, keys)
-    if "total_energy" in labels or "forces" in labels:
+    names = _stored_names(declared, module, name, keys)
+    if "total_energy" in declared or "forces" in declared:
         energy_units = energy_units or _fixed_energy_units(module, name)
     stress, left_out = None, tuple[str, ...]()
-    if "stress" in labels:
+    if "stress" in declared:
         stress = _stress_options(module, names["stress"], stress_units, stress_sign, stress_order)
         left_out = tuple(names.pop("stress")) if stress is None else ()
     wanted = {n for group in names.values() for n in group} | set(left_out)
@@ -283,15 +281,13 @@ def _unread(
 ) -> str:
     """What to say about stresses that a source holds and that are not read."""
     some = entries if isinstance(entries, list) else [entries[0]]
-    if left_out and any(n in entry.values for entry in some for n in left_out):
+    stored = {name for entry in some for name in entry.values}
+    if stored.intersection(left_out):
         return (
-            "stresses are left out, since their unit and sign are not known; give stress_units and "
-            "stress_sign"
+            "stresses are left out, as their unit and sign are not known; give stress_units and stress_sign"
         )
-    if stress_given or any(n in entry.values for entry in some for n in stress):
-        return ""
     virial = next((n for entry in some for n in VIRIALS if n in entry.values), None)
-    if virial is None:
+    if stress_given or stored.intersection(stress) or virial is None:
         return ""
     return (
         f"no stress is read; {virial!r} is one if it is −stress × volume in eV, as QUIP, GAP and MACE "
@@ -300,31 +296,24 @@ def _unread(
 
 
 def _stored_names(
-    labels: Sequence[str],
-    declared: Mapping[str, Quantity],
-    module: ModuleType,
-    name: str,
-    keys: Mapping[str, str],
+    declared: Mapping[str, Quantity | None], module: ModuleType, name: str, keys: Mapping[str, str]
 ) -> dict[str, Sequence[str]]:
-    """Of each label, the names that the source may store it by."""
-    _refuse_reserved([label for label in labels if label not in keys], module, name)
+    """Of each label, the names that the source may store it by; its own name of a force field's is not one.
+
+    Raises:
+        ConfigError: such a name is the target.
+    """
     names: dict[str, Sequence[str]] = {}
-    for label in labels:
-        others = declared[label].stored_names if label in declared else ()
-        own = module.KEYS.get(label, (label, *others))
-        given = keys.get(label)
-        names[label] = own if given is None or given in own else (given,)
-    return names
-
-
-def _refuse_reserved(labels: Sequence[str], module: ModuleType, name: str) -> None:
-    """A format's own name for a force-field label is not a property."""
-    for label, stored in module.KEYS.items():
-        for target in set(stored).intersection(labels).difference(FORCE_FIELD_LABELS):
-            meant = "total_energy" if label == "total_energy" else "energy_and_forces"
+    for label, quantity in declared.items():
+        owner = next((of for of, stored in module.KEYS.items() if label in stored), label)
+        if label not in keys and owner != label and label not in FORCE_FIELD_LABELS:
+            meant = "total_energy" if owner == "total_energy" else "energy_and_forces"
             raise ConfigError(
-                f"target: got {target!r}, which is how {name} stores {label}; did you mean {meant!r}?"
+                f"target: got {label!r}, which is how {name} stores {owner}; did you mean {meant!r}?"
             )
+        own = module.KEYS.get(label, (label, *(quantity.stored_names if quantity else ())))
+        names[label] = own if keys.get(label, own[0]) in own else (keys[label],)
+    return names
 
 
 def _fixed_energy_units(module: ModuleType, name: str) -> str:

@@ -50,19 +50,12 @@ def quantities_of(target: Target | Sequence[Target]) -> tuple[Target, ...]:
 
 @dataclass
 class Values:
-    """What was met of a quantity of which only the name is known.
+    """What the records hold of a quantity."""
 
-    Attributes:
-        kinds: how often each kind occurs, for each number of atoms.
-        first: the first record of each.
-        classes: names of classes, and the values that they stand for.
-        is_column: whether the source says that every atom has its own.
-    """
-
-    kinds: Counter[tuple[Kind, int]]
-    first: dict[tuple[Kind, int], str]
-    classes: dict[str, int | str]
-    is_column: bool = False
+    kinds: Counter[tuple[Kind, int]]  # with the number of atoms
+    first: dict[tuple[Kind, int], str]  # record of each
+    classes: dict[str, int | str]  # names and the values that they stand for
+    is_column: bool = False  # whether the source says that every atom has its own
 
 
 class TargetCheck:

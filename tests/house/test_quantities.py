@@ -135,19 +135,26 @@ def test_the_command_line_shows_and_writes_them(trained, tmp_path, capsys):
     result = json.loads((tmp_path / "one-energy.json").read_text())["result"]
     assert len(result["quantities"]["magmoms"]) == len(result["quantities"]["charges"]) == len(atoms)
     assert result["quantity_units"]["charges"] == "e"
-    assert run(["info", str(trained / "run")]) == 0
+    assert run(["info", "--model", str(trained / "run")]) == 0
     assert "magmoms, charges" in capsys.readouterr().out
 
 
 def test_evaluate_tabulates_them(trained, tmp_path, capsys):
-    arguments = ["evaluate", str(trained / "run"), str(trained / "test.xyz"), "--out", str(tmp_path)]
+    arguments = [
+        "evaluate",
+        str(trained / "test.xyz"),
+        "--model",
+        str(trained / "run"),
+        "--out",
+        str(tmp_path),
+    ]
     assert run(arguments) == 0
     table = capsys.readouterr().out
     assert "m MAE" in table and "q RMSE" in table and "F MAE" in table
     record = json.loads((tmp_path / "test-evaluate.json").read_text())
     assert record["units"]["magmoms"] == "μ_B" and record["errors"]["all"]["magmoms_mae"] > 0
     ase.io.write(tmp_path / "bare.xyz", labelled(3, seed=7, columns=()))  # without the columns
-    arguments[2] = str(tmp_path / "bare.xyz")
+    arguments[1] = str(tmp_path / "bare.xyz")
     assert run(arguments) == 0
     assert json.loads((tmp_path / "bare-evaluate.json").read_text())["errors"]["all"]["magmoms_mae"] is None
 
@@ -251,6 +258,15 @@ def test_a_checkpoint_whose_outputs_are_not_the_architectures_is_refused(trained
     monkeypatch.setattr(magnet.Magnet, "outputs", (QUANTITIES["total_energy"], QUANTITIES["dipole"]))
     with pytest.raises(CheckpointError, match="outputs: got .*magmoms.*the architecture returns"):
         load_model(trained / "run")
+
+
+def test_compiled_forms_leave_nothing_out(trained, caplog):
+    dataset = AtomsDataset(trained / "train.xyz", TARGET, n_train=30, n_val=10)
+    with pytest.raises(ValueError, match="compile is for energies, forces and stress alone"):
+        configured(dataset, trained / "compiled", compile=True)
+    calculator = NFFLrCalculator.load(trained / "run", compile=True)
+    assert calculator.compiled is None and not calculator.use_kernel()
+    assert "the model itself is used" in caplog.text
 
 
 def test_a_dipole_is_the_sum_of_the_atoms_shares():

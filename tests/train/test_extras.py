@@ -215,7 +215,7 @@ def test_fine_tuning_starts_from_the_weights_and_fits_references_to_the_new_leve
     before = predict(old, shifted, range(8))
     new = prepared(config).model
     after = predict(new, shifted, range(8))
-    np.testing.assert_allclose(after.forces, before.forces)
+    np.testing.assert_allclose(after["forces"].predicted, before["forces"].predicted)
     assert before.errors()["energy_mae"] > 1.5 and after.errors()["energy_mae"] < 0.1
 
 
