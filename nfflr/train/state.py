@@ -38,7 +38,7 @@ class StateRecord(Record):
     stale: int
     loss_sum: float
     loss_count: int
-    history: list[dict[str, float | None]]
+    history: list[dict[str, int | float | None]]
 
     def stored(self) -> dict[str, Any]:
         """The metadata of a state; there ``version`` is that of the sealed file."""
