@@ -77,6 +77,7 @@ def command(checkpoint, structures, elements, cutoff, dtype, trust, device, out,
     Prints a table and writes <name>-check.json and <name>-check.png. The exit code is 5 if a check fails;
     a warning is not a failure.
     """
+    from ..reports.verdicts import CheckRecord
     from ..validation.check import check, make_samples
     from ..validation.check.check_figure import plot
     from .progress import training_bar
@@ -102,6 +103,7 @@ def command(checkpoint, structures, elements, cutoff, dtype, trust, device, out,
     write_json(
         paths["json"],
         {
+            "version": CheckRecord.model_fields["version"].default,
             "calculator": {"source": checkpoint, **_describe(calculators)},
             "passed": report.passed,
             "checks": [_plain(asdict(r) | {"status": r.status}) for r in report.results],

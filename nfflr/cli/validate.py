@@ -38,6 +38,7 @@ def command(checkpoint, suite, tasks, device, dtype, trust, out, overwrite) -> i
     calculator is taken. Prints a table and writes <checkpoint>-validate.json and <checkpoint>-validate.png.
     Exits with 5 if a task failed or a limit is exceeded; the files are written all the same.
     """
+    from ..reports.verdicts import ValidationRecord
     from ..validation.reading import read_suite
     from ..validation.score_figure import draw
     from .opening import Models
@@ -57,6 +58,7 @@ def command(checkpoint, suite, tasks, device, dtype, trust, out, overwrite) -> i
     title = f"{checkpoint} on {folder}"
     print_report(report, title)
     record = {
+        "version": ValidationRecord.model_fields["version"].default,
         "checkpoint": {"source": str(checkpoint), "digest": calculator.todict()["digest"]},
         "calculator": calculator.todict(),
         "suite": str(folder),
