@@ -67,6 +67,7 @@ def command(structures, model, elements, cutoff, dtype, trust, device, out, over
     Prints a table and writes <name>-check.json and <name>-check.png. The exit code is 5 if a check fails;
     a warning is not a failure.
     """
+    from ..reports.verdicts import CheckRecord
     from ..structures.readers import read_structure
     from ..validation.checks import check, make_samples
     from ..validation.checks.check_suite import plot
@@ -88,6 +89,7 @@ def command(structures, model, elements, cutoff, dtype, trust, device, out, over
         report = check(calculators, samples, lambda step: update(next(done), None, step))
     _print(report.results, f"{model} on {', '.join(samples.elements)}")
     record = {
+        "version": CheckRecord.model_fields["version"].default,
         "calculator": {"source": model, **_describe(calculators)},
         "passed": report.passed,
         "checks": [_plain(asdict(r) | {"status": r.status}) for r in report.results],

@@ -38,6 +38,7 @@ def command(suite, model, tasks, device, dtype, trust, out, overwrite, threads) 
     calculator is taken. Prints a table and writes <name>-validate.json and <name>-validate.png.
     Exits with 5 if a task failed or a limit is exceeded; the files are written all the same.
     """
+    from ..reports.verdicts import ValidationRecord
     from ..validation.reading import read_suite
     from ..validation.score_figure import draw
     from ..workflows.framework.progress_bar import step_bar
@@ -54,6 +55,7 @@ def command(suite, model, tasks, device, dtype, trust, out, overwrite, threads) 
     title, description = f"{model} on {folder}", calculator.todict()
     _print_report(report, title)
     record = {
+        "version": ValidationRecord.model_fields["version"].default,
         "checkpoint": {"source": model, "digest": description["digest"]},
         "calculator": description,
         "suite": str(folder),

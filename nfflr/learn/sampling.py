@@ -24,6 +24,13 @@ LARGEST = 0.05  # standard deviation of a coordinate over the nearest distance; 
 STRAINS = np.array([0.0, 0.01, 0.02, 0.03])  # largest component
 PURE = np.array([0.02, -0.02, 0.01, -0.01, 0.03, -0.03])  # of a strain along one of the axes below
 AXES = np.array([[1, 1, 1, 0, 0, 0], *np.eye(6)])  # volume, three lengths, three shears (Voigt)
+RUNGS = np.array([0.3, 0.65, 1.0])  # of the highest temperature
+FRAMES = 20  # of one walk
+STRAIN = 0.015  # largest component of the cell's, as a barostat or a hot crystal would have it
+
+
+class _DoubtfulError(Exception):
+    """The members of the committee disagree too much for their mean to be followed."""
 
 
 def too_close(atoms: ase.Atoms) -> bool:
@@ -92,15 +99,6 @@ def seed_structures(
     return frames[:count]
 
 
-RUNGS = np.array([0.3, 0.65, 1.0])  # of the highest temperature
-FRAMES = 20  # of one walk
-STRAIN = 0.015  # largest component of the cell's, as a barostat or a hot crystal would have it
-
-
-class _DoubtfulError(Exception):
-    """The members of the committee disagree too much for their mean to be followed."""
-
-
 def timestep(atoms: ase.Atoms) -> float:
     """fs: hydrogen needs short ones."""
     return 0.5 if 1 in atoms.numbers else 2.0
@@ -163,40 +161,40 @@ def relaxation_frames(
     for supercell in supercells.values():
         for start in rattled(supercell, 4, temperature, rng)[-1:]:
             try:
-                found = relax(start, calculator, RelaxSettings(fmax=0.05, steps=20))
+                path = relax(start, calculator, RelaxSettings(fmax=0.05, steps=20))
             except (NumericsError, StructureError):
                 continue
-            frames += [frame.copy() for frame in found.trajectory[3::6]]
+            frames += [frame.copy() for frame in path.trajectory[3::6]]
     for frame in frames:
         frame.info = {"config_type": "relaxation"}
     return [frame for frame in frames if not too_close(frame)]
 
 
 def choose(
-    disagreement: np.ndarray, points: np.ndarray, known: np.ndarray, count: int, share: float = 0.5
+    disagreement: np.ndarray, points: np.ndarray, labelled: np.ndarray, count: int, share: float = 0.5
 ) -> list[int]:
     """Indices of candidates: of the ``share`` with the largest disagreement, the farthest apart.
 
     Args:
         disagreement: (C,) of the committee.
         points: (C, D) descriptors.
-        known: (K, D) descriptors of what is labelled.
+        labelled: (K, D) descriptors of structures with labels.
     """
     most = max(count, int(np.ceil(share * len(disagreement))))
     uncertain = np.argsort(-disagreement, kind="stable")[:most]
-    return [int(uncertain[k]) for k in farthest_points(points[uncertain], known, count)]
+    return [int(uncertain[k]) for k in farthest_points(points[uncertain], labelled, count)]
 
 
-def farthest_points(points: np.ndarray, known: np.ndarray, count: int) -> list[int]:
-    """Greedy choice of ``count`` points (C, D), each the farthest from ``known`` (K, D) and those before.
+def farthest_points(points: np.ndarray, labelled: np.ndarray, count: int) -> list[int]:
+    """Greedy choice of ``count`` points (C, D), each the farthest from ``labelled`` (K, D) and those before.
 
-    Gonzalez, Theor. Comput. Sci. 38, 293 (1985). Copies of what is known or chosen are never taken.
+    Gonzalez, Theor. Comput. Sci. 38, 293 (1985). Copies of what is labelled or taken are never taken.
     """
     distance = np.full(len(points), np.inf)
-    for point in known:
+    for point in labelled:
         distance = np.minimum(distance, np.linalg.norm(points - point, axis=1))
-    chosen: list[int] = []
-    while len(chosen) < count and len(points) and distance.max() > 0:
-        chosen.append(int(np.argmax(distance)))
-        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
-    return chosen
+    indices: list[int] = []
+    while len(indices) < count and distance.max(initial=0) > 0:
+        indices.append(int(np.argmax(distance)))
+        distance = np.minimum(distance, np.linalg.norm(points - points[indices[-1]], axis=1))
+    return indices

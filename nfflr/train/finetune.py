@@ -45,14 +45,14 @@ def load_weights(model: Potential, source: str | Path) -> dict:
         raise CheckpointError(
             f"{source}: it does not know {', '.join(missing)}; it knows {', '.join(trained.elements)}"
         )
-    chosen = torch.tensor([trained.elements.index(element) for element in model.elements])
+    indices = torch.tensor([trained.elements.index(element) for element in model.elements])
     theirs, own = trained.state_dict(), model.state_dict()
     for name in sorted(theirs.keys() ^ own.keys()):
         raise CheckpointError(f"{source}: tensor {name!r} is not on both sides; give the model its elements")
     picked = {}
     for name, value in own.items():
         in_blocks = any(fnmatchcase(name, pattern) for pattern in model.element_blocks)
-        picked[name] = _by_element(theirs[name], value.shape, len(trained.elements), chosen, in_blocks)
+        picked[name] = _by_element(theirs[name], value.shape, len(trained.elements), indices, in_blocks)
         if picked[name].shape != value.shape:
             raise CheckpointError(
                 f"{source}: tensor {name!r} cannot be divided by element; give the model its elements"
@@ -62,9 +62,9 @@ def load_weights(model: Potential, source: str | Path) -> dict:
 
 
 def _by_element(
-    tensor: torch.Tensor, shape: torch.Size, n: int, chosen: torch.Tensor, in_blocks: bool
+    tensor: torch.Tensor, shape: torch.Size, n: int, indices: torch.Tensor, in_blocks: bool
 ) -> torch.Tensor:
-    """What belongs to the elements ``chosen`` of n, along every axis whose length is not that in ``shape``.
+    """What belongs to the elements ``indices`` of n, along every axis whose length is not that in ``shape``.
 
     All hyper-parameters but the elements are equal, so an axis that differs is one of elements, or of a block
     for each where the model says so, or its length is some other function of their number; then the shape
@@ -73,7 +73,7 @@ def _by_element(
     if tensor.dim() == len(shape):
         for axis, (theirs, own) in enumerate(zip(tensor.shape, shape, strict=True)):
             if theirs != own and (theirs == n or (in_blocks and theirs % n == 0)):
-                blocks = tensor.unflatten(axis, (n, theirs // n)).index_select(axis, chosen)
+                blocks = tensor.unflatten(axis, (n, theirs // n)).index_select(axis, indices)
                 tensor = blocks.flatten(axis, axis + 1)
     return tensor
 
@@ -90,10 +90,10 @@ def freeze(model: torch.nn.Module, patterns: Sequence[str]) -> list[str]:
     parameters = dict(model.named_parameters())
     frozen = set()
     for pattern in patterns:
-        found = {name for name in parameters if fnmatchcase(name, pattern)}
-        if not found:
+        matches = {name for name in parameters if fnmatchcase(name, pattern)}
+        if not matches:
             raise ConfigError(f"freeze: {pattern!r} matches no parameter{did_you_mean(pattern, parameters)}")
-        frozen |= found
+        frozen |= matches
     if frozen and not any(p.requires_grad for name, p in parameters.items() if name not in frozen):
         raise ConfigError(f"freeze: {', '.join(patterns)} leave no parameter to train")
     for name in frozen:

@@ -27,13 +27,13 @@ def read_tasks(items: Sequence[Task | Suite | str | Path]) -> tuple[Task, ...]:
         ConfigError: a folder is no suite, or two tasks have one name.
         StructureError: a structure of a suite cannot be read.
     """
-    found: list[Task] = []
+    tasks: list[Task] = []
     for item in [items] if isinstance(items, Task | Suite | str | Path) else items:
         if isinstance(item, Task):
-            found.append(item)
+            tasks.append(item)
         else:
-            found.extend((item if isinstance(item, Suite) else read_suite(Path(item))).tasks)
-    return Suite(tuple(found), "tasks").tasks if found else ()
+            tasks.extend((item if isinstance(item, Suite) else read_suite(Path(item))).tasks)
+    return Suite(tuple(tasks), "tasks").tasks if tasks else ()
 
 
 class Physics:
@@ -81,8 +81,8 @@ class Physics:
                 )
             parts = [(o.task.name, (o.status, o.scores, o.message)) for o in report.outcomes]
         self._last = time.monotonic()
-        found = {name: told for part in gathered(parts) for name, told in part}
-        outcomes = tuple(Outcome(task, *found[task.name]) for task in self.tasks)
+        results = {name: result for part in gathered(parts) for name, result in part}
+        outcomes = tuple(Outcome(task, *results[task.name]) for task in self.tasks)
         return Report(Suite(tuple(self.tasks)), outcomes)
 
 

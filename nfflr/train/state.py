@@ -38,7 +38,7 @@ class StateRecord(Record):
     stale: int
     loss_sum: float
     loss_count: int
-    history: list[dict[str, float | None]]
+    history: list[dict[str, int | float | None]]
 
     def stored(self) -> dict[str, Any]:
         """The metadata of a state; there ``version`` is that of the sealed file."""
@@ -112,8 +112,8 @@ def sweep_states(root: Path, step: int) -> None:
 
 
 def _sweep(root: Path, step: int) -> None:
-    known = [folder for folder in states(root) if _number(folder) <= step]  # a later one is damaged
-    for leftover in [*root.glob(".step-*.tmp"), *known[:-KEEP]]:
+    whole = [folder for folder in states(root) if _number(folder) <= step]  # a later one is damaged
+    for leftover in [*root.glob(".step-*.tmp"), *whole[:-KEEP]]:
         shutil.rmtree(leftover)
 
 
@@ -125,8 +125,8 @@ def clear_states(root: Path) -> None:
 
 def states(root: Path) -> list[Path]:
     """Folders ``step-<n>`` by ascending n."""
-    found = [p for p in root.glob("step-*") if p.name.removeprefix("step-").isdigit()]
-    return sorted(found, key=_number)
+    folders = [p for p in root.glob("step-*") if p.name.removeprefix("step-").isdigit()]
+    return sorted(folders, key=_number)
 
 
 def _number(folder: Path) -> int:

@@ -122,15 +122,15 @@ def familiar(checkpoint: str, dataset: AtomsDataset, files: Sequence[str]) -> Fa
     whole = False
     own = {short_fingerprint(record) for record in dataset.records}
     for folder in _folders(checkpoint):
-        known, digests = _known(folder)
+        fingerprints, digests = _trained_on(folder)
         whole |= bool(digests & {file_digest(Path(file)) for file in files})
-        for part, fingerprints in known.items():
-            counts[part] = max(counts.get(part, 0), len(own & fingerprints))
+        for part, trained in fingerprints.items():
+            counts[part] = max(counts.get(part, 0), len(own & trained))
     counts = {part: count for part, count in counts.items() if count}
     consequence = "their errors say little about new structures"
     if counts:
-        told = " and ".join(f"{count} were {PARTS[part]}" for part, count in counts.items())
-        return Familiar(counts, f"of the {len(own)} structures {told}; {consequence}")
+        parts = " and ".join(f"{count} were {PARTS[part]}" for part, count in counts.items())
+        return Familiar(counts, f"of the {len(own)} structures {parts}; {consequence}")
     if whole:
         return Familiar({}, f"this file is what the model was trained on, by its digest; {consequence}")
     return Familiar()
@@ -146,7 +146,7 @@ def _folders(checkpoint: str) -> list[Path]:
     return list(dict.fromkeys(folders))
 
 
-def _known(folder: Path) -> tuple[dict[str, set[str]], set[str]]:
+def _trained_on(folder: Path) -> tuple[dict[str, set[str]], set[str]]:
     """Fingerprints of structures that were trained on, by part, and digests of files."""
     with suppress(NFFLrError):
         record = read_record(folder)

@@ -1,6 +1,7 @@
 """YAML configs: the same run as the Python config, names that are refused, and a schema that agrees."""
 
 import json
+from inspect import signature
 
 import ase.io
 import pytest
@@ -9,6 +10,8 @@ import yaml
 from builders import copper
 
 from nfflr.cli.main import run
+from nfflr.data.dataset import AtomsDataset
+from nfflr.data.dataset_config import DatasetConfig
 from nfflr.errors import ConfigError
 from nfflr.train.config import TrainingConfig, load_config
 from nfflr.train.declarative import json_schema
@@ -113,3 +116,12 @@ def test_the_command_trains_a_yaml_file_and_prints_the_schema(folder, capsys):
     assert json.loads(capsys.readouterr().out) == json_schema(TrainingConfig)
     assert run(["train", str(folder / "config.yaml")]) == 0
     assert (folder / "run" / "model.safetensors").is_file()
+
+
+def test_the_options_of_a_data_set_are_those_of_the_class_that_reads_it():
+    options = {name: p.default for name, p in signature(AtomsDataset).parameters.items()}
+    fields = DatasetConfig.model_fields
+    assert options.keys() - fields.keys() == {"source", "test_source", "transform"}
+    assert fields.keys() <= options.keys()
+    for name, field in fields.items():
+        assert (options[name] or None) == (field.get_default(call_default_factory=True) or None), name
