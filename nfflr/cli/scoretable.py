@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from rich.console import JustifyMethod
 from rich.text import Text
 
-from ..validation.suite import Report
-from ..validation.tasks import Outcome
+from ..validation.suite import Outcome, Report
 from .console import Console, Table, styled
 
 HEADERS = ("task", "", "score", "value", "limit", "unit", "time (s)")

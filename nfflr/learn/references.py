@@ -16,8 +16,7 @@ from ..notes import quiet
 from ..storage.files import claim_folder, write_atomically, write_json
 from ..structures.readers import read_structure
 from ..validation.reading import FILE, read_suite
-from ..validation.suite import Suite
-from ..validation.tasks import BudgetSpentError
+from ..validation.suite import BudgetSpentError, Suite
 from ..workflows.framework.contract import find_workflow, result_record
 from ..workflows.framework.interface import Settings
 from ..workflows.lattice.harmonic import displaced, supercells

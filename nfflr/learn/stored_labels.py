@@ -16,7 +16,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from ..errors import NumericsError
 from ..storage.trajectories import FrameWriter, StoredFrames, write_trajectory
-from ..validation.tasks import BudgetSpentError
+from ..validation.suite import BudgetSpentError
 from ..workflows.framework.interface import has_stress
 
 FILE = "labels.traj"

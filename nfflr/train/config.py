@@ -32,7 +32,7 @@ from ..errors import ConfigError, NFFLrError, plain_reason
 from ..models.base import Potential
 from ..nn.losses import KEYS
 from ..structures.kinds import CHECKPOINT, CONFIG, DATA, STRUCTURE, kind_of
-from ..validation.tasks import Task
+from ..validation.suite import Task
 from .physics import read_tasks
 
 INSIDE = "config.py"  # what nff init calls a config

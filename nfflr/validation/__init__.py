@@ -8,8 +8,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .checks import CheckReport, check, make_samples
     from .reading import read_suite
     from .speed import Contestant, measure_speed
-    from .suite import Report, Suite
-    from .tasks import Outcome, Task
+    from .suite import Outcome, Report, Suite, Task
 
 __getattr__, __all__ = lazy_names(
     __name__,
@@ -17,7 +16,6 @@ __getattr__, __all__ = lazy_names(
         ".checks": ("CheckReport", "check", "make_samples"),
         ".reading": ("read_suite",),
         ".speed": ("Contestant", "measure_speed"),
-        ".suite": ("Report", "Suite"),
-        ".tasks": ("Outcome", "Task"),
+        ".suite": ("Outcome", "Report", "Suite", "Task"),
     },
 )

@@ -16,8 +16,7 @@ from ..workflows import workflow_names
 from ..workflows.framework import contract
 from ..workflows.framework.contract import Workflow
 from ..workflows.framework.interface import Settings
-from .suite import Suite
-from .tasks import Task
+from .suite import Suite, Task
 
 Place = Callable[[tuple], tuple[str, Iterable[str]]]
 

@@ -19,7 +19,6 @@ from ...errors import ConfigError, did_you_mean, plain_reason
 from ...storage.archives import description_of
 from .attributes import apply_rule, rule_of
 from .interface import Progress, silent
-from .progress_bar import ProgressBar
 from .result_files import Made, versions
 from .results import Result
 
@@ -144,9 +143,10 @@ def _settings(kind: type[BaseModel], settings: Any, fields: Mapping[str, Any]) -
 def _shown(progress: Any, name: str) -> AbstractContextManager[Progress]:
     """What reports progress, from the first step to the end of the workflow."""
     if progress is True:
+        from .progress_bar import ProgressBar  # rich takes long to import
+
         progress = ProgressBar(name)
-    if isinstance(progress, ProgressBar):
-        progress.name = progress.name or name
+    if isinstance(progress, AbstractContextManager):
         return progress
     return nullcontext(progress or silent)
 

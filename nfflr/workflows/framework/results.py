@@ -131,7 +131,8 @@ class Result(BaseModel):
 
     def _repr_png_(self) -> bytes | None:
         """The figure for notebooks, where there is one."""
-        if self._origin is None or self._origin.plot is None:
+        complete = self.__dict__.keys() >= type(self).model_fields.keys()  # else its files were not there
+        if self._origin is None or self._origin.plot is None or not complete:
             return None
         return figure_bytes(self._origin.draw(self, {}, ""), dpi=100)
 
