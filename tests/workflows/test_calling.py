@@ -193,6 +193,11 @@ def test_notebooks_show_numbers_and_a_figure_where_there_is_one(results):
     assert results["energy"]._repr_png_() is None and "<img" not in results["energy"]._repr_html_()
 
 
+def test_a_result_of_some_fields_alone_is_shown_too():
+    part = find_workflow("eos").result.model_construct(volume=1.0)  # as a reference that was written by hand
+    assert "volume  1 Å³" in repr(part) and part._repr_png_() is None and "volume" in part._repr_html_()
+
+
 def test_a_result_travels_between_processes(results):
     again = pickle.loads(pickle.dumps(results["relax"]))
     assert repr(again) == repr(results["relax"]) and again.to_json() == results["relax"].to_json()
