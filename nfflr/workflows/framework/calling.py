@@ -130,9 +130,9 @@ def _settings(kind: type[BaseModel], settings: Any, fields: Mapping[str, Any]) -
         raise ConfigError(f"settings: got {type(settings).__name__}; expected {kind.__name__}")
     if settings is not None and not fields:
         return settings
-    chosen = {name: getattr(settings, name) for name in settings.model_fields_set} if settings else {}
+    values = {name: getattr(settings, name) for name in settings.model_fields_set} if settings else {}
     try:
-        return kind(**chosen | dict(fields))
+        return kind(**values | dict(fields))
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:  # settings that do not go together, which say it themselves
@@ -157,7 +157,7 @@ def _made(
     calculator, structure, settings = values["calculator"], values[first].copy(), values["settings"]
     name, module = function.__name__, function.__module__
     kind = f"{type(calculator).__module__}:{type(calculator).__qualname__}"
-    given = "".join(f", {n}={getattr(settings, n)!r}" for n in sorted(settings.model_fields_set))
+    arguments = "".join(f", {n}={getattr(settings, n)!r}" for n in sorted(settings.model_fields_set))
     facts = {
         "workflow": name,
         "structure": structure.get_chemical_formula(),
@@ -165,6 +165,6 @@ def _made(
         "calculator": {"source": kind, **description_of(calculator)},
         "wall_time_s": seconds,
         "versions": versions(),
-        "command": f"{ROOM if module.startswith(ROOM) else module}.{name}({first}{given})",
+        "command": f"{ROOM if module.startswith(ROOM) else module}.{name}({first}{arguments})",
     }
     return Made(name, module, result, structure, facts["structure"], facts)
