@@ -4,20 +4,11 @@ from typing import TYPE_CHECKING
 
 from ..lazy import lazy_names
 
-if TYPE_CHECKING:  # for editors and type checkers
+if TYPE_CHECKING:  # the names of the package
     from .config import TrainingConfig, load_config
     from .evaluation import Predictions, error_table, predict
     from .properties import PropertyPredictions, predict_properties
     from .rate_finder import find_learning_rate
     from .trainer import train
 
-__getattr__, __all__ = lazy_names(
-    __name__,
-    {
-        ".config": ("TrainingConfig", "load_config"),
-        ".evaluation": ("Predictions", "error_table", "predict"),
-        ".properties": ("PropertyPredictions", "predict_properties"),
-        ".rate_finder": ("find_learning_rate",),
-        ".trainer": ("train",),
-    },
-)
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)
