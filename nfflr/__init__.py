@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .lazy import lazy_names
 
-if TYPE_CHECKING:  # for editors and type checkers; at run time see below
+if TYPE_CHECKING:  # the names of the package
     from .atoms import Atoms, batch, unbatch
     from .calculator import NFFLrCalculator
     from .cards import bundled
@@ -25,21 +25,4 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see below
 
 __version__ = "0.1.0"
 
-__getattr__, __all__ = lazy_names(
-    __name__,
-    {
-        ".atoms": ("Atoms", "batch", "unbatch"),
-        ".calculator": ("NFFLrCalculator",),
-        ".cards": ("bundled",),
-        ".checkpoint": ("load_model",),
-        ".data.dataset": ("AtomsDataset",),
-        ".data.graph": ("Graph", "periodic_radius_graph"),
-        ".potentials": ("open_calculator",),
-        ".structures.readers": ("read_structure", "read_structures"),
-        ".train.config": ("TrainingConfig", "load_config"),
-        ".train.evaluation": ("predict",),
-        ".validation.reading": ("read_suite",),
-        ".workflows.framework.progress_bar": ("progress_bar",),
-        ".workflows.framework.saved_results": ("read_result",),
-    },
-)
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -18,8 +18,7 @@ from .options import FOLDER, shared
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from ..validation.suite import Report
-    from ..validation.tasks import Outcome
+    from ..validation.suite import Outcome, Report
 
 TOPIC = "Judge a potential"
 PLACE = 4

@@ -8,4 +8,4 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names load on fi
     from .many import run_many
     from .plan import Listener, Outcome
 
-__getattr__, __all__ = lazy_names(__name__, {".many": ("run_many",), ".plan": ("Listener", "Outcome")})
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -24,8 +24,7 @@ from ..storage.versioned import Record
 from ..structures.readers import read_structure
 from ..validation.reading import FILE as SUITE
 from ..validation.reading import read_suite
-from ..validation.suite import Suite
-from ..validation.tasks import BudgetSpentError
+from ..validation.suite import BudgetSpentError, Suite
 from ..workflows.framework.contract import find_workflow, result_record
 from ..workflows.framework.interface import Settings, has_stress
 from ..workflows.lattice.harmonic import displaced, supercells

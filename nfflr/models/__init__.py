@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..lazy import lazy_names
 
-if TYPE_CHECKING:  # for editors and type checkers
+if TYPE_CHECKING:  # the names of the package
     from .base import Potential, PotentialConfig, architectures, register
     from .classical.eam import EAM, EAMConfig
     from .classical.lennard_jones import LennardJones, LennardJonesConfig
@@ -20,19 +20,4 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .moment import MomentConfig, MomentNetwork
     from .property import PropertyConfig, PropertyHead, PropertyModel
 
-__getattr__, __all__ = lazy_names(
-    __name__,
-    {
-        ".base": ("Potential", "PotentialConfig", "architectures", "register"),
-        ".classical.eam": ("EAM", "EAMConfig"),
-        ".classical.lennard_jones": ("LennardJones", "LennardJonesConfig"),
-        ".classical.stillinger_weber": ("StillingerWeber", "StillingerWeberConfig"),
-        ".classical.tersoff": ("Tersoff", "TersoffConfig"),
-        ".committee": ("Committee",),
-        ".gnn.alignn_ff": ("ALIGNN", "ALIGNNConfig"),
-        ".gnn.painn": ("PaiNN", "PaiNNConfig"),
-        ".gnn.schnet": ("SchNet", "SchNetConfig"),
-        ".moment": ("MomentConfig", "MomentNetwork"),
-        ".property": ("PropertyConfig", "PropertyHead", "PropertyModel"),
-    },
-)
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

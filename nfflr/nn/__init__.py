@@ -4,16 +4,9 @@ from typing import TYPE_CHECKING
 
 from ..lazy import lazy_names
 
-if TYPE_CHECKING:  # for editors and type checkers
+if TYPE_CHECKING:  # the names of the package
     from .cutoff import cosine_cutoff, polynomial_cutoff, smoothstep
     from .radial import bessel, gaussian, spherical_bessel
     from .zbl import zbl_energy
 
-__getattr__, __all__ = lazy_names(
-    __name__,
-    {
-        ".cutoff": ("cosine_cutoff", "polynomial_cutoff", "smoothstep"),
-        ".radial": ("bessel", "gaussian", "spherical_bessel"),
-        ".zbl": ("zbl_energy",),
-    },
-)
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

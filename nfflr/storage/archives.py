@@ -181,9 +181,9 @@ class Remembered(Calculator):
         assert atoms is not None  # ASE asks for those of a structure
         if system_changes:
             self._count += 1
-            known = self._frames[self._count - 1] if self._count <= len(self._frames) else None
-            if known is not None and _same_geometry(known, atoms):
-                self.results = dict(known.calc.results)
+            stored = self._frames[self._count - 1] if self._count <= len(self._frames) else None
+            if stored is not None and _same_geometry(stored, atoms):
+                self.results = dict(stored.calc.results)
                 return
             if (self._count - 1) % self._interval == 0:
                 self._calculator.reset()
@@ -192,8 +192,8 @@ class Remembered(Calculator):
         self.results = dict(self._calculator.results)
 
 
-def _same_geometry(one: ase.Atoms, other: ase.Atoms) -> bool:
-    return np.array_equal(one.positions, other.positions) and np.array_equal(one.cell, other.cell)
+def _same_geometry(frame: ase.Atoms, other: ase.Atoms) -> bool:
+    return np.array_equal(frame.positions, other.positions) and np.array_equal(frame.cell, other.cell)
 
 
 def same_run(

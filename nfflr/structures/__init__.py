@@ -3,23 +3,14 @@
 ``from nfflr.structures import read_structure, write_structure``. Names load on first use.
 """
 
-import importlib
+from typing import TYPE_CHECKING
 
-_ROOMS = {
-    "read_structure": "readers",
-    "read_structures": "readers",
-    "write_structure": "writers",
-    "check_structure": "checks",
-    "neighbor_list": "neighbours",
-}
-__all__ = list(_ROOMS)
+from ..lazy import lazy_names
 
+if TYPE_CHECKING:  # the names of the package
+    from .checks import check_structure
+    from .neighbours import neighbor_list
+    from .readers import read_structure, read_structures
+    from .writers import write_structure
 
-def __getattr__(name: str):
-    if name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_ROOMS[name]}", __name__), name)
-
-
-def __dir__():
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

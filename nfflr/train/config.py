@@ -25,7 +25,7 @@ from ..errors import ConfigError, plain_reason
 from ..models.base import Potential
 from ..quantities import further
 from ..structures.kinds import CHECKPOINT, CONFIG, DATA, SETTINGS, STRUCTURE, kind_of
-from ..validation.tasks import Task
+from ..validation.suite import Task
 from .declarative import read_yaml
 from .physics import read_tasks
 from .python_config import SEED, is_python, run_config

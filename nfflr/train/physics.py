@@ -15,8 +15,7 @@ import torch
 from ..calculator import NFFLrCalculator
 from ..models.base import Potential
 from ..validation.reading import read_suite
-from ..validation.suite import Report, Suite
-from ..validation.tasks import Outcome, Task
+from ..validation.suite import Outcome, Report, Suite, Task
 from .distributed import gathered, share
 
 

@@ -4,20 +4,10 @@ from typing import TYPE_CHECKING
 
 from ..lazy import lazy_names
 
-if TYPE_CHECKING:  # for editors and type checkers
+if TYPE_CHECKING:  # the names of the package
     from .checks import CheckReport, check, make_samples
     from .reading import read_suite
     from .speed import Contestant, measure_speed
-    from .suite import Report, Suite
-    from .tasks import Outcome, Task
+    from .suite import Outcome, Report, Suite, Task
 
-__getattr__, __all__ = lazy_names(
-    __name__,
-    {
-        ".checks": ("CheckReport", "check", "make_samples"),
-        ".reading": ("read_suite",),
-        ".speed": ("Contestant", "measure_speed"),
-        ".suite": ("Report", "Suite"),
-        ".tasks": ("Outcome", "Task"),
-    },
-)
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -16,8 +16,7 @@ from ..workflows import workflow_names
 from ..workflows.framework import contract
 from ..workflows.framework.contract import Workflow
 from ..workflows.framework.interface import Settings
-from .suite import Suite
-from .tasks import Task
+from .suite import Suite, Task
 
 Place = Callable[[tuple], tuple[str, Iterable[str]]]
 
@@ -127,13 +126,13 @@ def _workflow(entry: TaskEntry) -> Workflow:
 
 def _settings(folder: Path, entry: TaskEntry, settings: type[Settings]) -> Settings:
     try:
-        found = settings.model_validate(entry.settings)
+        validated = settings.model_validate(entry.settings)
     except ValidationError as error:
         names = settings.model_fields
         reason = _reason(error, lambda where: (".".join(map(str, where)), names))
         raise ConfigError(f"settings: {reason}") from error
-    files = {name: folder / value for name, value in found if isinstance(value, Path)}
-    return found.model_copy(update=files)
+    files = {name: folder / value for name, value in validated if isinstance(value, Path)}
+    return validated.model_copy(update=files)
 
 
 def _structure(path: Path) -> ase.Atoms:
@@ -151,8 +150,8 @@ def _place(content: dict) -> Place:
         if len(where) > 1 and where[0] == "tasks":
             tasks = content["tasks"]
             name = tasks[where[1]].get("name") if isinstance(tasks[where[1]], dict) else None
-            rest = ".".join(str(w) for w in where[2:])
-            return f"task {name or where[1] + 1}{': ' * bool(rest)}{rest}", TaskEntry.model_fields
+            field = ".".join(str(w) for w in where[2:])
+            return f"task {name or where[1] + 1}{': ' * bool(field)}{field}", TaskEntry.model_fields
         return ".".join(map(str, where)), SuiteEntry.model_fields
 
     return place

@@ -8,8 +8,7 @@ import matplotlib.figure
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from .suite import Report
-from .tasks import Outcome
+from .suite import Outcome, Report
 
 GOOD, BAD, PLAIN = "C0", "C3", "0.6"
 COLUMNS = 2

@@ -83,10 +83,10 @@ class Timing:
 
     def split(self) -> dict[str, float]:
         """Median processor ms of each part, and of what is none of them: ASE."""
-        found = {name: 1e3 * statistics.median(times) for name, times in self.parts.items()}
-        if not found or self.processor_milliseconds is None:
+        medians = {name: 1e3 * statistics.median(times) for name, times in self.parts.items()}
+        if not medians or self.processor_milliseconds is None:
             return {}
-        return found | {"ase": max(0.0, self.processor_milliseconds - sum(found.values()))}
+        return medians | {"ase": max(0.0, self.processor_milliseconds - sum(medians.values()))}
 
 
 def measure_speed(
@@ -125,14 +125,14 @@ def ratios(timings: Sequence[Timing], processor: bool = True) -> dict[tuple[str,
     On a GPU, where the processor waits, use ``processor=False``: times by the clock.
     """
     first: dict[int, Timing] = {}
-    found = {}
+    values = {}
     for timing in timings:
         ours = first.setdefault(timing.atoms, timing)
         times = [t.processor if processor else t.seconds for t in (timing, ours)]
         if timing is not ours and all(times):
             pairs = zip(*times, strict=True)
-            found[timing.name, timing.atoms] = statistics.median(theirs / mine for theirs, mine in pairs)
-    return found
+            values[timing.name, timing.atoms] = statistics.median(theirs / mine for theirs, mine in pairs)
+    return values
 
 
 class _Run:
@@ -142,8 +142,8 @@ class _Run:
         self.contestant, self.atoms = contestant, atoms.copy()
         self.timing = Timing(contestant.name, len(atoms))
         self.rng = np.random.default_rng(0)
-        wanted = ("energy", "forces", "stress")[: 2 + has_stress(atoms)]
-        self.properties = [p for p in wanted if p in contestant.calculator.implemented_properties]
+        names = ("energy", "forces", "stress")[: 2 + has_stress(atoms)]
+        self.properties = [p for p in names if p in contestant.calculator.implemented_properties]
 
     def step(self, counted: bool) -> None:
         if self.timing.message:
@@ -190,11 +190,15 @@ def plot_speed(timings: Sequence[Timing], title: str = "") -> matplotlib.figure.
     cost, share = figure.subplots(1, 2)
     names = list(dict.fromkeys(timing.name for timing in timings))
     for k, name in enumerate(names):
-        found = [t for t in timings if t.name == name and t.seconds]
-        if not found:
+        measured = [t for t in timings if t.name == name and t.seconds]
+        if not measured:
             continue
         cost.loglog(
-            [t.atoms for t in found], [t.processor_per_atom for t in found], "o-", color=f"C{k}", label=name
+            [t.atoms for t in measured],
+            [t.processor_per_atom for t in measured],
+            "o-",
+            color=f"C{k}",
+            label=name,
         )
     cost.set(xlabel="atoms", ylabel="energy, forces, stress (processor µs/atom)")
     cost.legend(fontsize=8, frameon=False)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 from ..lazy import lazy_names
 
-if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
+if TYPE_CHECKING:  # the names of the package
     from importlib.metadata import EntryPoint
 
     from ..units import Unit
@@ -69,25 +69,7 @@ FILES = {  # command and function → file here
     "surface": "surfaces",
     "vacancy": "vacancies",
 }
-_OTHERS = {
-    "..units": ("Unit",),
-    ".framework.attributes": ("Rule", "Treatment"),
-    ".framework.calling": ("workflow",),
-    ".framework.evaluations": ("evaluate",),
-    ".framework.interface": (
-        *("Array", "Labelled", "Progress", "Settings", "Table", "Text"),
-        *("check_atoms", "check_crystal", "has_stress"),
-    ),
-    ".framework.progress_bar": ("progress_bar",),
-    ".framework.results": ("Result", "overlay"),
-    ".framework.saved_results": ("read_result",),
-    ".framework.scores": ("Score", "field_score", "relative_score"),
-}
-_WORKFLOWS = {
-    f".{file}": (name, f"{name.title()}Settings", f"{name.title()}Result") for name, file in FILES.items()
-}
-
-__getattr__, __all__ = lazy_names(__name__, {**_OTHERS, **_WORKFLOWS})
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)
 
 
 def workflow_names() -> list[str]:

@@ -122,9 +122,9 @@ def elastic(
     strains = np.array([s * d * np.eye(6)[j] for j in patterns for d in deltas for s in (1, -1)])
     frames = [strained(atoms, strain) for strain in strains]
 
-    start, *found = evaluate(calculator, [atoms, *frames], ("energy", "forces", "stress"))
+    start, *results = evaluate(calculator, [atoms, *frames], ("energy", "forces", "stress"))
     shape = (len(patterns), len(deltas), 2, 6)
-    clamped = _stiffness(np.array([f["stress"] for f in found]).reshape(shape), deltas, patterns, basis)
+    clamped = _stiffness(np.array([f["stress"] for f in results]).reshape(shape), deltas, patterns, basis)
     stiffness, stuck = clamped, ""
     if settings.internal:
         stresses, stuck = _relaxed_stresses(frames, calculator, settings, progress)
@@ -173,11 +173,11 @@ def _point_group(atoms: ase.Atoms, settings: ElasticSettings) -> tuple[str, np.n
     """Name of the point group, and its operations as Cartesian orthogonal matrices (R, 3, 3)."""
     if not settings.symmetry:
         return "1", np.eye(3)[None]
-    found = symmetry_of(atoms, settings.symprec)
+    symmetry = symmetry_of(atoms, settings.symprec)
     to_cartesian = atoms.cell.array.T
-    rotations = to_cartesian @ np.unique(found.rotations, axis=0) @ np.linalg.inv(to_cartesian)
+    rotations = to_cartesian @ np.unique(symmetry.rotations, axis=0) @ np.linalg.inv(to_cartesian)
     left, _, right = np.linalg.svd(rotations)  # the nearest rotation, whatever the cell's rounding
-    return found.pointgroup, left @ right
+    return symmetry.pointgroup, left @ right
 
 
 def invariant_stiffness(rotations: np.ndarray) -> np.ndarray:
@@ -196,14 +196,14 @@ def invariant_stiffness(rotations: np.ndarray) -> np.ndarray:
 
 def necessary_strains(basis: np.ndarray) -> list[int]:
     """Voigt indices of the fewest unit strains, in order, whose stresses determine every coefficient."""
-    chosen: list[int] = []
+    indices: list[int] = []
     for j in range(6):
         rank = [
-            np.linalg.matrix_rank(_design(basis, p), tol=1e-6) if p else 0 for p in (chosen, [*chosen, j])
+            np.linalg.matrix_rank(_design(basis, p), tol=1e-6) if p else 0 for p in (indices, [*indices, j])
         ]
         if rank[1] > rank[0]:
-            chosen.append(j)
-    return chosen
+            indices.append(j)
+    return indices
 
 
 def _design(basis: np.ndarray, patterns: list[int]) -> np.ndarray:
@@ -239,12 +239,12 @@ def _stiffness(
 
 def named_constants(stiffness: np.ndarray, basis: np.ndarray) -> str:
     """``C11 152.7, C12 56.2, C44 98.9``: the first entries of (6, 6) that by symmetry determine all."""
-    chosen: list[tuple[int, int]] = []
+    entries: list[tuple[int, int]] = []
     for entry in combinations_with_replacement(range(6), 2):
-        values = basis[:, *np.transpose([*chosen, entry])]  # (P, entries)
-        if np.linalg.matrix_rank(values, tol=1e-6) == len(chosen) + 1:
-            chosen.append(entry)
-    return ", ".join(f"C{i + 1}{j + 1} {stiffness[i, j]:.4g}" for i, j in chosen)
+        values = basis[:, *np.transpose([*entries, entry])]  # (P, entries)
+        if np.linalg.matrix_rank(values, tol=1e-6) == len(entries) + 1:
+            entries.append(entry)
+    return ", ".join(f"C{i + 1}{j + 1} {stiffness[i, j]:.4g}" for i, j in entries)
 
 
 def moduli(stiffness: np.ndarray) -> dict:
@@ -357,15 +357,15 @@ def plot(
     right = figure.add_subplot(1, 2, 2, projection="polar")
     shown = _distinct(result.stiffness)
     curves = overlay(result, others, label)
-    for k, (name, one, colour) in enumerate(curves):
+    for k, (name, item, colour) in enumerate(curves):
         x = np.arange(len(shown)) + 0.4 * ((k + 0.5) / len(curves) - 0.5)
         pick = tuple(np.array(shown).T)
-        left.plot(x, one.clamped[pick], "_", color=colour, ms=12, mew=1.5)
-        left.errorbar(x, one.stiffness[pick], one.stiffness_error[pick], fmt="o", color=colour, capsize=3)
+        left.plot(x, item.clamped[pick], "_", color=colour, ms=12, mew=1.5)
+        left.errorbar(x, item.stiffness[pick], item.stiffness_error[pick], fmt="o", color=colour, capsize=3)
         if name:
             left.plot([], [], "o", color=colour, label=name)
-        if one.stable:
-            _polar(right, one.stiffness, colour)
+        if item.stable:
+            _polar(right, item.stiffness, colour)
     left.plot([], [], "o", color="grey", label="relaxed atoms")
     left.plot([], [], "_", color="grey", ms=12, mew=1.5, label="clamped atoms")
     left.axhline(0, color="grey", lw=0.6)

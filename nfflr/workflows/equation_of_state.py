@@ -122,7 +122,7 @@ def _energies(
 ) -> tuple[np.ndarray, list[ase.Atoms], str]:
     """Energy of each volume, the structures they belong to, and which relaxation failed, if one did."""
     if not settings.relax:
-        energies = np.array([found["energy"] for found in evaluate(calculator, frames)])
+        energies = np.array([values["energy"] for values in evaluate(calculator, frames)])
         if not np.isfinite(energies).all():
             raise NumericsError("structure: an energy is not finite; check the geometry or the range")
         progress(len(frames), len(frames), {"E (eV)": energies.min()}, frames[0])
@@ -199,17 +199,17 @@ def plot(
     """Energy against volume per atom, both fits, and their residuals."""
     figure = matplotlib.figure.Figure(figsize=(6, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    for name, one, colour in overlay(result, others, label):
-        n = one.atoms_per_cell
-        v, base = one.volumes / n, one.energies.min()
-        upper.plot(v, 1e3 * (one.energies - base) / n, "o", color=colour, label=name)
+    for name, item, colour in overlay(result, others, label):
+        n = item.atoms_per_cell
+        v, base = item.volumes / n, item.energies.min()
+        upper.plot(v, 1e3 * (item.energies - base) / n, "o", color=colour, label=name)
         for equation, prefix, line in (("birch_murnaghan", "", "-"), ("vinet", "vinet_", "--")):
-            if getattr(one, f"{prefix}volume") is None:
+            if getattr(item, f"{prefix}volume") is None:
                 continue
-            curve = _curve(one, equation, prefix)
+            curve = _curve(item, equation, prefix)
             fine = np.linspace(v.min(), v.max(), 200)
             upper.plot(fine, 1e3 * (curve(fine) - base / n), line, color=colour, lw=1.2)
-            lower.plot(v, 1e3 * (one.energies / n - curve(v)), line, color=colour, marker="o", ms=3, lw=0.8)
+            lower.plot(v, 1e3 * (item.energies / n - curve(v)), line, color=colour, marker="o", ms=3, lw=0.8)
     upper.plot([], [], "-", color="grey", label="Birch–Murnaghan")
     upper.plot([], [], "--", color="grey", label="Vinet")
     upper.legend()

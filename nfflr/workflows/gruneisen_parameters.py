@@ -135,15 +135,15 @@ def _mean(
     temperatures: np.ndarray, weights: np.ndarray, frequencies: np.ndarray, values: np.ndarray
 ) -> np.ndarray:
     """Average over modes, weighted by their heat capacity; NaN at 0 K, where there is none."""
-    known = np.isfinite(values)
-    quanta = frequencies[known] * get_physical_units().THzToEv
-    count = np.broadcast_to(weights[:, None], values.shape)[known]
+    valid = np.isfinite(values)
+    quanta = frequencies[valid] * get_physical_units().THzToEv
+    count = np.broadcast_to(weights[:, None], values.shape)[valid]
     mean = np.full(len(temperatures), np.nan)
     for k, t in enumerate(temperatures):
         x = quanta / (kB * max(t, 1e-9))
         heat = count * x**2 * np.exp(-x) / np.expm1(-x) ** 2  # in k_B
         if heat.sum() > 0:
-            mean[k] = (heat * values[known]).sum() / heat.sum()
+            mean[k] = (heat * values[valid]).sum() / heat.sum()
     return mean
 
 
@@ -154,10 +154,10 @@ def plot(
     figure = matplotlib.figure.Figure(figsize=(11, 4), layout="constrained")
     along, modes, mean = figure.subplots(1, 3, width_ratios=[2, 1, 1])
     dots = {"ls": "", "marker": ".", "ms": 3}
-    for name, one, colour in reversed(curves(result, others, label)):
-        draw_path(along, one, one.band_gruneisen, result, label=name, color=colour, **dots)
-        modes.plot(one.mesh_frequencies.ravel(), one.mesh_gruneisen.ravel(), color=colour, **dots)
-        mean.plot(one.temperatures, one.mean_gruneisen, color=colour, lw=WIDTH)
+    for name, item, colour in reversed(curves(result, others, label)):
+        draw_path(along, item, item.band_gruneisen, result, label=name, color=colour, **dots)
+        modes.plot(item.mesh_frequencies.ravel(), item.mesh_gruneisen.ravel(), color=colour, **dots)
+        mean.plot(item.temperatures, item.mean_gruneisen, color=colour, lw=WIDTH)
     along.set_ylabel("Grüneisen parameter")
     modes.set(xlabel="frequency (THz)", ylabel="Grüneisen parameter")
     modes.set_xlim(left=0)

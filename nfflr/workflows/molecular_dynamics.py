@@ -150,9 +150,9 @@ def md(
 
 
 def _result(outcome: Outcome, frames: Sequence[ase.Atoms], settings: MdSettings) -> MdResult:
-    seen = trace(frames)
+    history = trace(frames)
     begin = min(int(np.ceil(settings.equilibration * len(frames))), len(frames) - 1)
-    table = {name: column[begin:] for name, column in seen.table.columns.items()}
+    table = {name: column[begin:] for name, column in history.table.columns.items()}
     start = frames[0]
     drift = _drift(table, len(start))
     averages = {
@@ -161,7 +161,7 @@ def _result(outcome: Outcome, frames: Sequence[ase.Atoms], settings: MdSettings)
         **_average(table, "pressure", "pressure (GPa)"),
         **_average(table, "volume", "volume (Å^3)"),
     }
-    verdict = judge(outcome, seen, start, drift, averages, settings)
+    verdict = judge(outcome, history, start, drift, averages, settings)
     first, last = settings.targets(0), settings.targets(outcome.steps)
     return MdResult(
         converged=verdict.word not in ("exploded", "uncertain"),
@@ -185,7 +185,7 @@ def _result(outcome: Outcome, frames: Sequence[ase.Atoms], settings: MdSettings)
         positions=outcome.last.positions,
         **_structure(frames, begin, settings),
         **_motion(frames, begin, settings),
-        table=seen.table,
+        table=history.table,
         final=outcome.last,
         trajectory=frames,
         **describe_spread(outcome.last if outcome.excess else None),
@@ -220,12 +220,12 @@ def _motion(frames: Sequence[ase.Atoms], begin: int, settings: MdSettings) -> di
             moving[constraint.index] = False
     if len(frames) - begin < FEWEST or not moving.any():
         return dict.fromkeys(names)
-    found = motion(_Part(frames, begin), settings.interval * settings.timestep / 1000, moving)
-    known = {name: d for name, d in found.diffusion.items() if d is not None}
-    diffusion = {name: d[0] for name, d in known.items()} or None
-    error = {name: d[1] for name, d in known.items()} or None
-    means = (found.msd_time, found.msd, diffusion, error)
-    values = (*means, found.vacf_time, found.vacf, found.frequency, found.vdos)
+    analysis = motion(_Part(frames, begin), settings.interval * settings.timestep / 1000, moving)
+    coefficients = {name: d for name, d in analysis.diffusion.items() if d is not None}
+    diffusion = {name: d[0] for name, d in coefficients.items()} or None
+    error = {name: d[1] for name, d in coefficients.items()} or None
+    means = (analysis.msd_time, analysis.msd, diffusion, error)
+    values = (*means, analysis.vacf_time, analysis.vacf, analysis.frequency, analysis.vdos)
     return dict(zip(names, values, strict=True))
 
 

@@ -139,8 +139,8 @@ def phonons(
     reach = REACH * (getattr(calculator, "cutoff", None) or np.inf)  # of the forces, doubled: see below
     matrix = supercell_matrix(unitcell, settings)
     result = in_supercell(matrix)
-    given = settings.supercell is not None or settings.supercell_matrix is not None
-    if not result.open or given or not np.isfinite(reach):
+    fixed = settings.supercell is not None or settings.supercell_matrix is not None
+    if not result.open or fixed or not np.isfinite(reach):
         return result
     larger = diagonal_supercell(unitcell, reach, settings.symprec)
     if len(unitcell) * np.linalg.det(larger) > MOST_ATOMS:
@@ -192,27 +192,27 @@ def _result(
 
 
 def _bands(phonon: Phonopy, path: BandPath) -> dict:
-    found = phonon.run_band_structure(path.qpoints, with_group_velocities=True)
-    assert found.group_velocities is not None  # asked for
-    labels, places = ticks(path, found.distances)
+    bands = phonon.run_band_structure(path.qpoints, with_group_velocities=True)
+    assert bands.group_velocities is not None  # asked for
+    labels, places = ticks(path, bands.distances)
     return {
         "band_labels": labels,
         "band_label_distances": np.array(places),
         "band_pieces": np.cumsum([0, *map(len, path.qpoints)])[:-1],
         "band_qpoints": np.concatenate(path.qpoints),
-        "band_distances": np.concatenate(found.distances),
-        "band_frequencies": np.concatenate(found.frequencies),
-        "band_velocities": np.concatenate(found.group_velocities) * KM_PER_S,
+        "band_distances": np.concatenate(bands.distances),
+        "band_frequencies": np.concatenate(bands.frequencies),
+        "band_velocities": np.concatenate(bands.group_velocities) * KM_PER_S,
     }
 
 
 def _densities(phonon: Phonopy, mesh: Mesh) -> dict:
-    found = density_of_states(phonon, mesh)
+    density = density_of_states(phonon, mesh)
     return {
-        "dos_frequencies": found.frequencies,
-        "dos": found.total,
-        "dos_elements": found.elements,
-        "projected_dos": found.projected,
+        "dos_frequencies": density.frequencies,
+        "dos": density.total,
+        "dos_elements": density.elements,
+        "projected_dos": density.projected,
     }
 
 

@@ -201,7 +201,7 @@ class _Fit:
 
 def _fit(phonons: Sequence[Phonopy], energies: np.ndarray, settings: QhaSettings) -> _Fit:
     mesh = settings.mesh or _same_mesh(phonons, settings.mesh_length)
-    wanted = settings.temperatures()
+    temperatures = settings.temperatures()
     try:
         with warnings.catch_warnings():
             # About lattice parameters, which the result does not hold, and temperatures without a fit.
@@ -222,18 +222,18 @@ def _fit(phonons: Sequence[Phonopy], energies: np.ndarray, settings: QhaSettings
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise NumericsError(f"structure: {NO_FIT} ({error}); {ADVICE}") from error
     volume, volumes = fitted.equilibrium_volumes, fitted.volumes
-    length = min(len(wanted), len(volume))
-    same = np.isclose(fitted.temperatures[:length], wanted[:length])
+    length = min(len(temperatures), len(volume))
+    same = np.isclose(fitted.temperatures[:length], temperatures[:length])
     sound = same & np.isfinite(fitted.eos_parameters[:length]).all(axis=1)
     sound &= (volume[:length] > volumes.min()) & (volume[:length] < volumes.max())
     count = length if sound.all() else int(np.argmin(sound))
     if count == 0:
-        raise NumericsError(f"structure: {NO_FIT} at {wanted[0]:g} K; {ADVICE}")
+        raise NumericsError(f"structure: {NO_FIT} at {temperatures[0]:g} K; {ADVICE}")
     side: Literal["", "larger", "smaller"] = ""
-    if count < len(wanted):
+    if count < len(temperatures):
         middle = (volumes.min() + volumes.max()) / 2
         side = "larger" if volume[count - 1] > middle else "smaller"
-    tables = [thermal(phonon, wanted[:count]) for phonon in phonons]
+    tables = [thermal(phonon, temperatures[:count]) for phonon in phonons]
     entropies = np.array([table.entropy for table in tables]).T
     heats = np.array([table.heat_capacity for table in tables]).T
     return _Fit(fitted, static, count, side, entropies, heats, mesh)
@@ -262,16 +262,18 @@ def _same_mesh(phonons: Sequence[Phonopy], length: float) -> list[int]:
 
 
 def _result(fit: _Fit, phonons: Sequence[Phonopy], energies: np.ndarray, settings: QhaSettings) -> QhaResult:
-    kept, found = slice(fit.count), fit.phonopy
-    temperatures, volume = found.temperatures[kept], found.equilibrium_volumes[kept]
-    bulk = found.bulk_moduli[kept]  # eV/Å^3
+    kept, fitted = slice(fit.count), fit.phonopy
+    temperatures, volume = fitted.temperatures[kept], fitted.equilibrium_volumes[kept]
+    bulk = fitted.bulk_moduli[kept]  # eV/Å^3
     slopes = [
-        _slope(get_eos(settings.eos), found.volumes, *rows)
-        for rows in zip(found.eos_parameters[kept], found.helmholtz_volume[kept], -fit.entropies, strict=True)
+        _slope(get_eos(settings.eos), fitted.volumes, *rows)
+        for rows in zip(
+            fitted.eos_parameters[kept], fitted.helmholtz_volume[kept], -fit.entropies, strict=True
+        )
     ]
     expansion = np.array(slopes) / volume
     heat = np.array(  # at constant volume
-        [Polynomial.fit(found.volumes, c, DEGREE)(v) for c, v in zip(fit.heats, volume, strict=True)]
+        [Polynomial.fit(fitted.volumes, c, DEGREE)(v) for c, v in zip(fit.heats, volume, strict=True)]
     )
     lowest = np.array([_lowest_frequency(phonon, settings.tolerance) for phonon in phonons])
     return QhaResult(
@@ -284,15 +286,15 @@ def _result(fit: _Fit, phonons: Sequence[Phonopy], energies: np.ndarray, setting
         bulk_modulus_at_300_K=_at_room(temperatures, bulk / GPA),
         static_volume=float(fit.static.equilibrium_volume),
         static_bulk_modulus=float(fit.static.bulk_modulus) / GPA,
-        volumes=found.volumes,
+        volumes=fitted.volumes,
         energies=energies,
         lowest_frequencies=lowest,
         temperatures=temperatures,
-        helmholtz=found.helmholtz_volume[kept],
+        helmholtz=fitted.helmholtz_volume[kept],
         volume=volume,
         thermal_expansion=expansion,
-        gibbs=found.gibbs_free_energies[kept],
-        entropy=found.entropy_temperature[kept],
+        gibbs=fitted.gibbs_free_energies[kept],
+        entropy=fitted.entropy_temperature[kept],
         heat_capacity=heat + temperatures * volume * bulk * expansion**2,
         bulk_modulus=bulk / GPA,
         gruneisen=np.divide(expansion * bulk * volume, heat, out=np.zeros_like(heat), where=heat > 0),
@@ -323,8 +325,8 @@ def _slope(
         residuals: np.ndarray = eos(volumes, parameters + scale * q) - free
         return np.asarray(jacobian(q).T @ residuals)
 
-    rest = np.zeros(4)
-    response = np.linalg.solve(_differences(gradient, rest, 1e-4), jacobian(rest).T @ change)
+    zeros = np.zeros(4)
+    response = np.linalg.solve(_differences(gradient, zeros, 1e-4), jacobian(zeros).T @ change)
     return float(scale[3] * response[3])
 
 
@@ -343,18 +345,18 @@ def _at_room(temperatures: np.ndarray, values: np.ndarray) -> float | None:
 
 
 def _message(fit: _Fit, lowest: np.ndarray, settings: QhaSettings) -> str:
-    found, problems = fit.phonopy, []
-    volumes, rest = found.volumes, float(fit.static.equilibrium_volume)
-    span = f"{volumes.min() / rest:.3g} to {volumes.max() / rest:.3g} of the static one"
+    fitted, problems = fit.phonopy, []
+    volumes, static_volume = fitted.volumes, float(fit.static.equilibrium_volume)
+    span = f"{volumes.min() / static_volume:.3g} to {volumes.max() / static_volume:.3g} of the static one"
     if fit.side:
         problems.append(
-            f"holds up to {found.temperatures[fit.count - 1]:g} K: above it the equilibrium volume leaves "
+            f"holds up to {fitted.temperatures[fit.count - 1]:g} K: above it the equilibrium volume leaves "
             f"those that were computed ({span}); widen --volume-min and --volume-max, or lower --t-max"
         )
     if (lowest < -settings.tolerance).any():
-        ratio = volumes[np.argmin(lowest)] / found.equilibrium_volumes[0]
+        ratio = volumes[np.argmin(lowest)] / fitted.equilibrium_volumes[0]
         problems.append(
-            f"imaginary modes at {ratio:.3f} of the volume at {found.temperatures[0]:g} K are left out"
+            f"imaginary modes at {ratio:.3f} of the volume at {fitted.temperatures[0]:g} K are left out"
         )
     sound = f"every volume is stable and every equilibrium lies among the {len(volumes)} volumes ({span})"
     return "; ".join(problems) or sound
@@ -367,9 +369,9 @@ def plot(
     figure = matplotlib.figure.Figure(figsize=(11, 6), layout="constrained")
     panels = figure.subplots(2, 3)
     _draw_free_energy(panels[0, 0], result)
-    for name, one, colour in reversed(curves(result, others, label)):
-        for axes, (values, quantity) in zip(panels.ravel()[1:], _per_atom(one), strict=True):
-            axes.plot(one.temperatures, values, color=colour, lw=WIDTH, label=name)
+    for name, item, colour in reversed(curves(result, others, label)):
+        for axes, (values, quantity) in zip(panels.ravel()[1:], _per_atom(item), strict=True):
+            axes.plot(item.temperatures, values, color=colour, lw=WIDTH, label=name)
             axes.set(xlabel="temperature (K)", ylabel=quantity)
             axes.set_xlim(result.temperatures[0], result.temperatures[-1])
     if others:

@@ -82,11 +82,11 @@ class Band(NEB):
         """
         moved = [i for i in self.images[1:-1] if i.calc is None or i.calc.check_state(i)]
         results = evaluate(self.calculator, moved) if moved else []
-        for image, found in zip(moved, results, strict=True):
-            largest = np.linalg.norm(found["forces"], axis=1).max()
+        for image, values in zip(moved, results, strict=True):
+            largest = np.linalg.norm(values["forces"], axis=1).max()
             if not largest <= EXPLODED:  # true of NaN as well
                 raise NumericsError("structure: an image of the path has no sound forces; check both ends")
-            image.calc = SinglePointCalculator(image, energy=found["energy"], forces=found["forces"])
+            image.calc = SinglePointCalculator(image, energy=values["energy"], forces=values["forces"])
         forces: np.ndarray = super().get_forces()
         return forces
 
@@ -223,8 +223,8 @@ def _ends(
     final.positions = initial.positions + displacements(initial, final)
     if not settings.relax:
         frames = [initial.copy(), final]
-        for frame, found in zip(frames, evaluate(calculator, frames), strict=True):
-            frame.calc = SinglePointCalculator(frame, energy=found["energy"], forces=found["forces"])
+        for frame, values in zip(frames, evaluate(calculator, frames), strict=True):
+            frame.calc = SinglePointCalculator(frame, energy=values["energy"], forces=values["forces"])
         return frames, ""
     options = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer=settings.optimizer)
     name = ("initial", "final").__getitem__
@@ -303,10 +303,10 @@ def plot(
     """Energy along the path: images, and the curve through their energies and forces."""
     figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for name, one, colour in overlay(result, others, label):
-        axes.plot(one.curve_distances, one.curve_energies, color=colour, lw=1.2)
-        text = f"{name}: {one.barrier:.3g} eV" if name else f"barrier {one.barrier:.3g} eV"
-        axes.plot(one.distances, one.energies, "o", color=colour, label=text)
+    for name, item, colour in overlay(result, others, label):
+        axes.plot(item.curve_distances, item.curve_energies, color=colour, lw=1.2)
+        text = f"{name}: {item.barrier:.3g} eV" if name else f"barrier {item.barrier:.3g} eV"
+        axes.plot(item.distances, item.energies, "o", color=colour, label=text)
     axes.axhline(0, color="grey", lw=0.6)
     axes.set(xlabel="distance along the path (Å)", ylabel="E − E(initial) (eV)")
     axes.margins(y=0.12)

@@ -159,7 +159,7 @@ def relax(
     check_spread(calculator, settings)
     same_run(archive, atoms, calculator, settings, ("steps",))
     atoms = repeated(atoms, settings.supercell or (1, 1, 1))
-    given, lattice = list(atoms.constraints), atoms.cell.copy()
+    constraints, lattice = list(atoms.constraints), atoms.cell.copy()
     if settings.cell:
         check_axes(atoms, settings)
         # A stress needs a volume. Along an axis without a cell vector any length gives the same virial.
@@ -175,9 +175,8 @@ def relax(
 
     frames, converged, failure = _descend(atoms, moving, optimizer, settings, progress, archive)
     for frame in frames:
-        frame.set_constraint(
-            given
-        )  # not the symmetry, which belongs to this cell: no supercell could be made
+        # Not the symmetry, which belongs to this cell: no supercell could be made.
+        frame.set_constraint(constraints)
         if lattice.rank < 3 and settings.cell:
             _open(frame, lattice)
     message = _message(settings, frames, converged, failure)
@@ -406,9 +405,9 @@ def plot(
     """Energy and largest force against step."""
     figure = matplotlib.figure.Figure(figsize=(6, 4.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
-    for name, one, colour in overlay(result, others, label):
-        upper.plot(one.energy_trace - one.energy_trace[-1], color=colour, label=name)
-        lower.plot(one.fmax_trace, color=colour)
+    for name, item, colour in overlay(result, others, label):
+        upper.plot(item.energy_trace - item.energy_trace[-1], color=colour, label=name)
+        lower.plot(item.fmax_trace, color=colour)
     upper.set_ylabel("E − E(final) (eV)")
     lower.set_yscale("log" if (result.fmax_trace > 0).any() else "linear")
     lower.set(xlabel="step", ylabel="largest force (eV/Å)")

@@ -112,8 +112,8 @@ def surface(
     slabs = [
         _slab(cell, miller, thinnest + k * max(1, growth), settings.vacuum) for k in range(settings.slabs)
     ]
-    bulk, *found = evaluate(calculator, [cell, *slabs])
-    clamped = np.array([f["energy"] for f in found])
+    bulk, *values = evaluate(calculator, [cell, *slabs])
+    clamped = np.array([f["energy"] for f in values])
     final, shown, stuck = clamped, slabs[-1], ""
     if settings.relax:
         final, shown, stuck = _relaxed(slabs, calculator, settings, progress)
@@ -150,14 +150,14 @@ def oriented(atoms: ase.Atoms, miller: tuple, symprec: float) -> tuple[ase.Atoms
 
     ``miller`` is of the conventional cell. With rows as lattice vectors, indices change as the vectors do.
     """
-    found = symmetry_of(atoms, symprec)
-    _, kept = np.unique(found.mapping_to_primitive, return_index=True)
-    cell = ase.Atoms(atoms.numbers[kept], atoms.positions[kept], cell=found.primitive_lattice, pbc=True)
+    symmetry = symmetry_of(atoms, symprec)
+    _, kept = np.unique(symmetry.mapping_to_primitive, return_index=True)
+    cell = ase.Atoms(atoms.numbers[kept], atoms.positions[kept], cell=symmetry.primitive_lattice, pbc=True)
     cell.wrap()
-    conventional = np.linalg.inv(found.transformation_matrix).T @ atoms.cell.array
+    conventional = np.linalg.inv(symmetry.transformation_matrix).T @ atoms.cell.array
     # Reciprocal vectors have the coordinates of the plane's normal, which no choice of cell changes.
     normal = np.linalg.inv(conventional) @ (np.array(miller) // np.gcd.reduce(miller))
-    fractions = found.primitive_lattice @ normal
+    fractions = symmetry.primitive_lattice @ normal
     indices = np.rint(12 * fractions).astype(int)  # centring makes halves, thirds or whole numbers of them
     indices //= np.gcd.reduce(indices)
     return cell, indices, float(1 / np.linalg.norm(indices @ cell.cell.reciprocal()))
@@ -222,12 +222,12 @@ def plot(
     """Surface energy of each slab, and the fitted ones as lines."""
     figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for name, one, colour in overlay(result, others, label):
-        axes.plot(one.thicknesses, one.unrelaxed, "o", color=colour, mfc="white")
-        axes.axhline(one.surface_energy_unrelaxed, color=colour, lw=1, ls="--")
-        if one.relaxed is not None:
-            axes.plot(one.thicknesses, one.relaxed, "o", color=colour)
-            axes.axhline(one.surface_energy, color=colour, lw=1)
+    for name, item, colour in overlay(result, others, label):
+        axes.plot(item.thicknesses, item.unrelaxed, "o", color=colour, mfc="white")
+        axes.axhline(item.surface_energy_unrelaxed, color=colour, lw=1, ls="--")
+        if item.relaxed is not None:
+            axes.plot(item.thicknesses, item.relaxed, "o", color=colour)
+            axes.axhline(item.surface_energy, color=colour, lw=1)
         if name:
             axes.plot([], [], "o", color=colour, label=name)
     axes.plot([], [], "o--", color="grey", mfc="white", label="clamped (line: fit over slabs)")

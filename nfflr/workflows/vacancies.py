@@ -98,7 +98,7 @@ def vacancy(
     sites = _sites(atoms, settings)
     bulk = atoms.repeat(settings.supercell or repeats(atoms, settings.length))
     frames = [_without(bulk, site) for site in sites]
-    perfect, *found = evaluate(calculator, [bulk, *frames])
+    perfect, *values = evaluate(calculator, [bulk, *frames])
     whole = perfect["energy"]
     mu = settings.chemical_potential
     mu = whole / len(bulk) if mu is None else mu
@@ -113,7 +113,7 @@ def vacancy(
         frame.rattle(settings.rattle, seed=settings.seed)
     relaxed, stuck = relax_each(frames, calculator, options, lambda k: f"site {sites[k]}", report)
     energies = np.array([r.energy for r in relaxed]) - whole + mu
-    clamped = np.array([results["energy"] for results in found]) - whole + mu
+    clamped = np.array([results["energy"] for results in values]) - whole + mu
     lowest = int(np.argmin(energies))
     return VacancyResult(
         converged=not stuck,
@@ -170,11 +170,11 @@ def plot(
     figure = matplotlib.figure.Figure(figsize=(4.5, 4), layout="constrained")
     axes = figure.subplots()
     curves = overlay(result, others, label)
-    for k, (name, one, colour) in enumerate(curves):
-        x = np.arange(len(one.sites)) + 0.5 * ((k + 0.5) / len(curves) - 0.5)
-        axes.vlines(x, one.relaxed_energies, one.unrelaxed_energies, color=colour, lw=1)
-        axes.plot(x, one.unrelaxed_energies, "o", color=colour, mfc="white")
-        axes.plot(x, one.relaxed_energies, "o", color=colour, label=name)
+    for k, (name, item, colour) in enumerate(curves):
+        x = np.arange(len(item.sites)) + 0.5 * ((k + 0.5) / len(curves) - 0.5)
+        axes.vlines(x, item.relaxed_energies, item.unrelaxed_energies, color=colour, lw=1)
+        axes.plot(x, item.unrelaxed_energies, "o", color=colour, mfc="white")
+        axes.plot(x, item.relaxed_energies, "o", color=colour, label=name)
     axes.plot([], [], "o", color="grey", mfc="white", label="clamped")
     axes.plot([], [], "o", color="grey", label="relaxed")
     names = [f"{symbol} {site}" for symbol, site in zip(result.symbols, result.sites, strict=True)]

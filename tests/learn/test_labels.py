@@ -13,7 +13,7 @@ from ase.calculators.emt import EMT
 
 from nfflr.errors import NumericsError
 from nfflr.learn.teacher import Labels, Teacher, label
-from nfflr.validation.tasks import BudgetSpentError
+from nfflr.validation.suite import BudgetSpentError
 
 
 class Counting(EMT):

@@ -29,7 +29,7 @@ from nfflr.train.run import Run
 from nfflr.train.state import newest_state
 from nfflr.train.trainer import train
 from nfflr.validation.reading import read_suite
-from nfflr.validation.tasks import Task
+from nfflr.validation.suite import Task
 from nfflr.workflows.framework.contract import Workflow
 from nfflr.workflows.framework.interface import Progress, Settings, silent
 from nfflr.workflows.framework.results import Result

@@ -12,8 +12,7 @@ from lennard_jones import LennardJones, argon
 
 from nfflr.calculator import NFFLrCalculator
 from nfflr.errors import ConfigError, NumericsError, ResourceError
-from nfflr.validation.suite import Suite
-from nfflr.validation.tasks import Task
+from nfflr.validation.suite import Suite, Task
 from nfflr.workflows.framework.contract import find_workflow
 
 

@@ -16,11 +16,11 @@ from ase.build import bulk, molecule
 from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from nfflr.cli.summary import describe
 from rich.console import Console
 
 import nfflr
 from nfflr.cli.main import run
-from nfflr.cli.summary import describe
 from nfflr.errors import ConfigError
 from nfflr.workflows import RelaxSettings, elastic, energy, eos, md, neb, phonons, relax, workflow_names
 from nfflr.workflows.framework import progress_bar
@@ -191,6 +191,11 @@ def test_notebooks_show_numbers_and_a_figure_where_there_is_one(results):
     html = results["eos"]._repr_html_()
     assert base64.b64encode(png[:60]).decode() in html and "bulk modulus" in html
     assert results["energy"]._repr_png_() is None and "<img" not in results["energy"]._repr_html_()
+
+
+def test_a_result_of_some_fields_alone_is_shown_too():
+    part = find_workflow("eos").result.model_construct(volume=1.0)  # as a reference that was written by hand
+    assert "volume  1 Å³" in repr(part) and part._repr_png_() is None and "volume" in part._repr_html_()
 
 
 def test_a_result_travels_between_processes(results):

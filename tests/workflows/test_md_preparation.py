@@ -44,7 +44,7 @@ def test_md_of_a_supercell_is_md_of_the_repeated_structure():
     "atoms, supercell, reason",
     [
         (fcc111("Cu", (2, 2, 2), vacuum=5), (2, 2, 2), "axis c is not periodic"),
-        (bulk("Ar", a=5.3, cubic=True), (2, 1, 1), "its constraints .FixBondLength. cannot be repeated"),
+        (bulk("Ar", a=5.3, cubic=True), (2, 1, 1), "its constraints .FixBondLengths. cannot be repeated"),
     ],
     ids=["open axis", "bond"],
 )

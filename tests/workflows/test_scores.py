@@ -13,7 +13,7 @@ from ase.calculators.emt import EMT
 from lennard_jones import LennardJones, argon
 
 from nfflr.errors import NumericsError
-from nfflr.validation.tasks import Task
+from nfflr.validation.suite import Task
 from nfflr.workflows.elasticity import own_constants
 from nfflr.workflows.equation_of_state import EosSettings, eos
 from nfflr.workflows.framework.contract import find_workflow, read_result, result_record

@@ -85,28 +85,28 @@ def check(
     if not isinstance(calculators, Mapping):
         calculators = {getattr(calculators, "dtype", "float64"): calculators}
     if samples is None:
-        known = next(iter(calculators.values()))
-        samples = make_samples(getattr(known, "elements", ()), cutoff=getattr(known, "cutoff", None))
+        first = next(iter(calculators.values()))
+        samples = make_samples(getattr(first, "elements", ()), cutoff=getattr(first, "cutoff", None))
     dtype = "float64" if "float64" in calculators else "float32"
     main, limits, report = calculators[dtype], LIMITS[dtype], CheckReport()
     for name, work in _work(calculators, main, limits, samples, report):
         progress(name)
         try:
-            found = work()
+            outcome = work()
         except Exception as error:  # of any calculator: what it raises is its finding
             if is_lack_of_resources(error):
                 raise
-            found = CheckResult(
+            outcome = CheckResult(
                 name, False, message=f"{type(error).__name__}: {' '.join(str(error).split())}"
             )
-        report.results += found if isinstance(found, list) else [found]
+        report.results += outcome if isinstance(outcome, list) else [outcome]
     return report
 
 
 def _work(calculators, main, limits, samples, report) -> Iterator[tuple[str, Callable]]:
     some, reach = samples.rattled, samples.reach
-    for one in (check_forces, check_stress, check_conservative, *INVARIANCES):
-        yield one.__name__.removeprefix("check_"), lambda one=one: one(main, some, limits)
+    for function in (check_forces, check_stress, check_conservative, *INVARIANCES):
+        yield function.__name__.removeprefix("check_"), lambda function=function: function(main, some, limits)
     yield "small cell", lambda: check_small_cell(main, samples.small, reach, limits)
     yield "smoothness", lambda: check_smoothness(main, some[0], reach, limits)
     yield "isolated atoms", lambda: check_isolated_atoms(main, samples.elements, reach, limits)

@@ -45,10 +45,10 @@ def check_smoothness(
     def dimer(s: float) -> ase.Atoms:
         return open_box(symbols * 2, [[0.0, 0.0, 0.0], [start + s, 0.0, 0.0]], reach + 2)
 
-    found = {"fragment": _jumps(calculator, path, length)}
-    found["two atoms"] = _jumps(calculator, dimer, reach + 1 - start)
+    jumps = {"fragment": _jumps(calculator, path, length)}
+    jumps["two atoms"] = _jumps(calculator, dimer, reach + 1 - start)
     results = []
-    for where, (energy, forces) in found.items():
+    for where, (energy, forces) in jumps.items():
         for kind, unit, limit, (jump, structure) in (
             ("energy", "eV", limits.jump, energy),
             ("forces", "eV/Å", limits.force_jump, forces),
@@ -118,8 +118,8 @@ def _suspects(grid: list[Point], change: Callable[[Point, Point], float]) -> lis
     smooth[[0, -1]] = steps[[0, -1]]
     odd = np.abs(steps - smooth)
     around = median_filter(odd, WINDOW, mode="nearest") + FLOOR
-    chosen = {*np.argsort(-odd / around)[:SUSPECTS], *np.argsort(-odd)[:SUSPECTS]}
-    return [intervals[k] for k in sorted(chosen)]
+    suspects = {*np.argsort(-odd / around)[:SUSPECTS], *np.argsort(-odd)[:SUSPECTS]}
+    return [intervals[k] for k in sorted(suspects)]
 
 
 MOST = 2000  # atoms in a supercell
@@ -154,8 +154,8 @@ def check_isolated_atoms(
     alone = [open_box([symbol], np.zeros((1, 3)), 2 * reach) for symbol in elements]
     results = evaluate(calculator, alone, ("energy", "forces"))
     value = max(np.abs(result["forces"]).max() for result in results)
-    told = ", ".join(f"{s} {r['energy']:.4f} eV" for s, r in zip(elements, results, strict=True))
-    return measured("isolated atoms", value, "eV/Å", limits.isolated_force, told)
+    listing = ", ".join(f"{s} {r['energy']:.4f} eV" for s, r in zip(elements, results, strict=True))
+    return measured("isolated atoms", value, "eV/Å", limits.isolated_force, listing)
 
 
 def check_resolution(calculator: Calculator, large: ase.Atoms, limits: Limits, label: str) -> CheckResult:
@@ -195,8 +195,8 @@ def _noise(
         moved.append(atoms)
     total = energies(calculator, moved)
     change = total - total[0]
-    rest = change - np.polynomial.Chebyshev.fit(path, change, degree)(path)
-    return total, float(np.sqrt(np.mean(rest**2)))
+    remainder = change - np.polynomial.Chebyshev.fit(path, change, degree)(path)
+    return total, float(np.sqrt(np.mean(remainder**2)))
 
 
 def _rounding(calculator: Calculator, atoms: ase.Atoms, total: float, dtype: str) -> float:
@@ -218,11 +218,11 @@ def _tiled(
         return skipped(name, f"no periodic structure that stays below {MOST} atoms")
     for atoms, repeat in pairs:
         copies = int(np.prod(repeat))
-        one, many = (
+        single, many = (
             evaluate(calculator, [a], ("energy", "forces"))[0] for a in (atoms, atoms.repeat(repeat))
         )
-        energy = abs(many["energy"] / copies - one["energy"]) / len(atoms)
-        forces = np.abs(many["forces"] - np.tile(one["forces"], (copies, 1))).max()
+        energy = abs(many["energy"] / copies - single["energy"]) / len(atoms)
+        forces = np.abs(many["forces"] - np.tile(single["forces"], (copies, 1))).max()
         worst = {"energy": max(worst["energy"], energy), "forces": max(worst["forces"], forces)}
     largest = max(worst, key=worst.__getitem__)
     atoms, repeat = max(pairs, key=lambda pair: len(pair[0]) * np.prod(pair[1]))

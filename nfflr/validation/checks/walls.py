@@ -42,8 +42,8 @@ class Dimer:
 
     def minima(self) -> list[tuple[float, float]]:
         """Distance (Å) and energy (eV) of every dip that is deeper than ``PROMINENCE`` on both sides."""
-        found, _ = find_peaks(-self.energy, prominence=PROMINENCE)
-        return [(float(self.distance[k]), float(self.energy[k])) for k in found]
+        places, _ = find_peaks(-self.energy, prominence=PROMINENCE)
+        return [(float(self.distance[k]), float(self.energy[k])) for k in places]
 
 
 def dimer_curves(calculator: Calculator, elements: Sequence[str], reach: float) -> list[Dimer]:
@@ -61,10 +61,10 @@ def check_minima(dimers: Sequence[Dimer]) -> list[CheckResult]:
     rows = []
     for dimer in dimers:
         minima = dimer.minima()
-        told = ", ".join(f"{r:.2f} Å ({e:.3f} eV)" for r, e in minima) or "none"
+        listing = ", ".join(f"{r:.2f} Å ({e:.3f} eV)" for r, e in minima) or "none"
         value = max(len(minima) - 1, 0)
         name = f"dimer minima {dimer.label}"
-        rows.append(measured(name, value, "spurious", 0, f"minima: {told}", kind="advice"))
+        rows.append(measured(name, value, "spurious", 0, f"minima: {listing}", kind="advice"))
     return rows or [skipped("dimer minima", "no pairs")]
 
 
@@ -97,9 +97,9 @@ def check_wall_in_crystal(calculator: Calculator, structures: Sequence[ase.Atoms
             distance = np.append(np.arange(SHORTEST, atoms.get_distance(i, j, mic=True), STEP), np.nan)
             distance[-1] = atoms.get_distance(i, j, mic=True)
             energy = energies(calculator, [_pressed(atoms, i, j, d) for d in distance])
-            found = wall_height(distance, energy - energy[-1], nearest(*pair))
-            lowest[pair] = min(found, lowest.get(pair, found))
-    return [_row(f"wall {a}–{b} in the crystal", *found) for (a, b), found in lowest.items()]
+            wall = wall_height(distance, energy - energy[-1], nearest(*pair))
+            lowest[pair] = min(wall, lowest.get(pair, wall))
+    return [_row(f"wall {a}–{b} in the crystal", *wall) for (a, b), wall in lowest.items()]
 
 
 def check_wall_of_dimers(dimers: Sequence[Dimer]) -> list[CheckResult]:
@@ -112,8 +112,8 @@ def check_wall_of_dimers(dimers: Sequence[Dimer]) -> list[CheckResult]:
     for dimer in dimers:
         bond = nearest(*dimer.pair)
         inner = dimer.distance <= max(1.25 * bond, 2 * SHORTEST)
-        found = wall_height(dimer.distance[inner], dimer.energy[inner], bond)
-        rows.append(_row(f"wall {dimer.label} in vacuum", *found, kind="advice"))
+        wall = wall_height(dimer.distance[inner], dimer.energy[inner], bond)
+        rows.append(_row(f"wall {dimer.label} in vacuum", *wall, kind="advice"))
     return rows
 
 

@@ -100,10 +100,8 @@ class Run:
             atoms.arrays["positions"][:] = record["positions"]
             atoms.arrays["momenta"][:] = record["momenta"]
             self.rng.bit_generator.state = json.loads(str(record["rng"]))
-            found = record["too_near"]
-            self.guard.too_near = (
-                TooNear(int(found[0]), int(found[1]), float(found[2])) if len(found) else None
-            )
+            near = record["too_near"]
+            self.guard.too_near = TooNear(int(near[0]), int(near[1]), float(near[2])) if len(near) else None
         self.guard.reset()
         atoms.calc = self.guard
         self.guard.begin(atoms, self.step)

@@ -109,8 +109,8 @@ def judge(
     melted, outside = _melted(trace, start, settings), _outside(outcome, start)
     if melted is not None and outside is not None:
         return replace(melted, message=f"{melted.message}; {outside.message}")
-    if found := melted or outside:
-        return found
+    if verdict := melted or outside:
+        return verdict
     if drift is not None and abs(drift[0]) > max(settings.max_drift, 3 * drift[1]):
         text = f"drifting: the conserved quantity changes by {drift[0]:.3g} meV/atom/ns"
         return Verdict("drifting", text, outcome.steps)

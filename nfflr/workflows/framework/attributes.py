@@ -96,7 +96,7 @@ RULES: dict[str, Rule] = {
     "eos": _constraints(Treatment("dropped", "every atom scales with the volume")),
     "vacancy": _constraints(Treatment("dropped", "around a vacancy every atom relaxes")),
     "surface": Rule(*[_CUT] * len(fields(Rule))),
-    # Both ends must agree in constraints and masses: neb.py compares them.
+    # Both ends must agree in constraints and masses: reaction_path.py compares them.
     "neb": Rule(velocities=Treatment("dropped", "a path of least energy has none")),
 }
 

@@ -19,7 +19,6 @@ from ...errors import ConfigError, did_you_mean, plain_reason
 from ...storage.archives import description_of
 from .attributes import apply_rule, rule_of
 from .interface import Progress, silent
-from .progress_bar import ProgressBar
 from .result_files import Made, versions
 from .results import Result
 
@@ -131,9 +130,9 @@ def _settings(kind: type[BaseModel], settings: Any, fields: Mapping[str, Any]) -
         raise ConfigError(f"settings: got {type(settings).__name__}; expected {kind.__name__}")
     if settings is not None and not fields:
         return settings
-    chosen = {name: getattr(settings, name) for name in settings.model_fields_set} if settings else {}
+    values = {name: getattr(settings, name) for name in settings.model_fields_set} if settings else {}
     try:
-        return kind(**chosen | dict(fields))
+        return kind(**values | dict(fields))
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:  # settings that do not go together, which say it themselves
@@ -144,9 +143,10 @@ def _settings(kind: type[BaseModel], settings: Any, fields: Mapping[str, Any]) -
 def _shown(progress: Any, name: str) -> AbstractContextManager[Progress]:
     """What reports progress, from the first step to the end of the workflow."""
     if progress is True:
+        from .progress_bar import ProgressBar  # rich takes long to import
+
         progress = ProgressBar(name)
-    if isinstance(progress, ProgressBar):
-        progress.name = progress.name or name
+    if isinstance(progress, AbstractContextManager):
         return progress
     return nullcontext(progress or silent)
 
@@ -157,7 +157,7 @@ def _made(
     calculator, structure, settings = values["calculator"], values[first].copy(), values["settings"]
     name, module = function.__name__, function.__module__
     kind = f"{type(calculator).__module__}:{type(calculator).__qualname__}"
-    given = "".join(f", {n}={getattr(settings, n)!r}" for n in sorted(settings.model_fields_set))
+    arguments = "".join(f", {n}={getattr(settings, n)!r}" for n in sorted(settings.model_fields_set))
     facts = {
         "workflow": name,
         "structure": structure.get_chemical_formula(),
@@ -165,6 +165,6 @@ def _made(
         "calculator": {"source": kind, **description_of(calculator)},
         "wall_time_s": seconds,
         "versions": versions(),
-        "command": f"{ROOM if module.startswith(ROOM) else module}.{name}({first}{given})",
+        "command": f"{ROOM if module.startswith(ROOM) else module}.{name}({first}{arguments})",
     }
     return Made(name, module, result, structure, facts["structure"], facts)

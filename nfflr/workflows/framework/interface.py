@@ -113,12 +113,12 @@ def symmetry_of(atoms: ase.Atoms, symprec: float) -> SpglibDataset:
         StructureError: spglib finds no symmetry, not even the identity.
     """
     try:
-        found: SpglibDataset = check_symmetry(atoms, symprec)
+        dataset: SpglibDataset = check_symmetry(atoms, symprec)
     except Exception as error:  # the class differs between versions
         raise StructureError(
             f"structure: spglib finds no symmetry within {symprec:g} Å ({error}); change --symprec"
         ) from error
-    return found
+    return dataset
 
 
 def stress_note(results: dict, limit: float = 0.5) -> list[str]:

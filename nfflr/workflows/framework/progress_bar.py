@@ -35,14 +35,14 @@ class ProgressBar(AbstractContextManager):
     It shows itself with the first step, and ends with the workflow.
     """
 
-    def __init__(self, name: str = ""):
+    def __init__(self, name: str = "workflow"):
         self.name = name
         self._stack = ExitStack()
         self._report: Callable | None = None
 
     def __call__(self, step: int, total: int, numbers: dict[str, float], atoms: Any = None) -> None:
         if self._report is None:
-            self._report = self._stack.enter_context(step_bar(self.name or "workflow"))
+            self._report = self._stack.enter_context(step_bar(self.name))
         self._report(step, total, numbers, atoms)
 
     def __exit__(self, *exception: object) -> None:
@@ -50,11 +50,11 @@ class ProgressBar(AbstractContextManager):
         self._stack.close()
 
 
-def progress_bar(name: str = "") -> ProgressBar:
+def progress_bar(name: str = "workflow") -> ProgressBar:
     """A bar with the numbers that matter, for ``progress=`` of a workflow; ``progress=True`` makes one too.
 
     Args:
-        name: stands before the bar; default: the workflow's.
+        name: stands before the bar.
     """
     return ProgressBar(name)
 

@@ -13,10 +13,9 @@ import platform
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ase
-from matplotlib.figure import Figure
 
 from ... import __version__
 from ...errors import ConfigError, did_you_mean
@@ -26,6 +25,9 @@ from ...storage.trajectories import write_trajectory
 from ...structures.writers import FORMATS, OPEN, TRAJECTORY, file_name, format_of, losses, structure_bytes
 from .interface import Table
 from .results import Result, file_fields, result_record
+
+if TYPE_CHECKING:  # nothing else here needs matplotlib
+    from matplotlib.figure import Figure
 
 DEPENDENCIES = ("torch", "ase", "numpy", "vesin", "matscipy", "phonopy", "spglib")
 

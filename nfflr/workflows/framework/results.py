@@ -102,8 +102,7 @@ class Result(BaseModel):
         return self._origin
 
     def __repr__(self) -> str:
-        title = type(self).__name__ + ("" if self.converged else ", not converged")
-        lines = [title + ":", *describe(self, WIDTH).splitlines()]
+        lines = [self._title() + ":", *describe(self, WIDTH).splitlines()]
         shown = {"converged", "message", *_shown(self)}
         others = [name for name, value in self if name not in shown and value is not None]
         lines = lines[: LINES - 1]
@@ -112,12 +111,15 @@ class Result(BaseModel):
             lines.append(f"  {names}")
         return "\n".join(lines)
 
+    def _title(self) -> str:
+        return type(self).__name__ + ("" if getattr(self, "converged", True) else ", not converged")
+
     def __str__(self) -> str:
         return describe(self)
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:  # what rich and other printers ask for
         for name in ("converged", "message", *_shown(self)):
-            yield name, getattr(self, name)
+            yield name, getattr(self, name, None)
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -126,12 +128,12 @@ class Result(BaseModel):
         )
         picture = self._repr_png_()
         image = f'<img width="500" src="data:image/png;base64,{_base64(picture)}"/>' if picture else ""
-        title = type(self).__name__ + ("" if self.converged else ", not converged")
-        return f"<p><b>{title}</b> {html.escape(self.message)}</p><table>{rows}</table>{image}"
+        return f"<p><b>{self._title()}</b> {html.escape(self.message)}</p><table>{rows}</table>{image}"
 
     def _repr_png_(self) -> bytes | None:
         """The figure for notebooks, where there is one."""
-        if self._origin is None or self._origin.plot is None:
+        complete = self.__dict__.keys() >= type(self).model_fields.keys()  # else its files were not there
+        if self._origin is None or self._origin.plot is None or not complete:
             return None
         return figure_bytes(self._origin.draw(self, {}, ""), dpi=100)
 

@@ -92,10 +92,10 @@ def describe_spread(uncertain: ase.Atoms | None) -> dict[str, Any]:
     """Fields of a result: ``uncertain``, its most uncertain atom, and its spreads; none if it is None."""
     if uncertain is None:
         return {}
-    found: dict[str, Any] = {"uncertain": uncertain}
+    fields: dict[str, Any] = {"uncertain": uncertain}
     if "forces_std" in uncertain.arrays:
         atom = int(uncertain.arrays["forces_std"].argmax())
-        found |= {"uncertain_atom": atom, "forces_std": float(uncertain.arrays["forces_std"][atom])}
+        fields |= {"uncertain_atom": atom, "forces_std": float(uncertain.arrays["forces_std"][atom])}
     if "energy_std" in uncertain.info:
-        found["energy_std"] = uncertain.info["energy_std"] / len(uncertain)
-    return found
+        fields["energy_std"] = uncertain.info["energy_std"] / len(uncertain)
+    return fields

@@ -66,14 +66,14 @@ def rest(
         start.set_masses(atoms.get_masses())
     if settings.relax == "none":
         return start
-    chosen = RelaxSettings(
+    options = RelaxSettings(
         fmax=settings.fmax,
         steps=settings.steps,
         optimizer="bfgs",
         cell=settings.relax == "cell",
         symmetry=True,
     )
-    return _relaxed(start, calculator, chosen, progress, archive)
+    return _relaxed(start, calculator, options, progress, archive)
 
 
 def _relaxed(start, calculator, settings: RelaxSettings, progress, archive) -> ase.Atoms:
@@ -223,13 +223,13 @@ def thermal(phonon: Phonopy, temperatures: np.ndarray) -> Thermal:
     that depends on it. Imaginary modes are left out too, which makes the numbers of an unstable crystal
     incomplete.
     """
-    found = phonon.run_thermal_properties(temperatures=temperatures, exclude_gamma_acoustic=True)
-    assert found.free_energy is not None and found.entropy is not None and found.heat_capacity is not None
+    heat = phonon.run_thermal_properties(temperatures=temperatures, exclude_gamma_acoustic=True)
+    assert heat.free_energy is not None and heat.entropy is not None and heat.heat_capacity is not None
     kilojoule = 1 / get_physical_units().EvTokJmol  # per mole, in eV
     return Thermal(
-        found.free_energy * kilojoule,
-        found.entropy * kilojoule / 1000,
-        found.heat_capacity * kilojoule / 1000,
+        heat.free_energy * kilojoule,
+        heat.entropy * kilojoule / 1000,
+        heat.heat_capacity * kilojoule / 1000,
     )
 
 

@@ -158,10 +158,10 @@ def mode_gruneisen(
         qpoints: (Q, 3) fractional. γ has no meaning where a frequency is zero.
         direction: (3,) from which Γ is approached, where Born charges are known.
     """
-    rest, larger, smaller = phonons
-    strain = (larger.primitive.volume - smaller.primitive.volume) / rest.primitive.volume
+    middle, larger, smaller = phonons
+    strain = (larger.primitive.volume - smaller.primitive.volume) / middle.primitive.volume
     unit = get_physical_units().DefaultToTHz
-    frequencies, parameters = np.empty((2, len(qpoints), 3 * len(rest.primitive)))
+    frequencies, parameters = np.empty((2, len(qpoints), 3 * len(middle.primitive)))
     for k, q in enumerate(qpoints):
         matrix, above, below = (_dynamical_matrix(phonon, q, direction) for phonon in phonons)
         eigenvalues, vectors = np.linalg.eigh(matrix)
@@ -190,7 +190,10 @@ R = TypeVar("R")
 
 def curves(result: R, others: Mapping[str, R], label: str) -> list[tuple[str, R, str]]:
     """Name, result and colour: the subject in black, what it is compared with in colours."""
-    return [(label, result, "0.15"), *((name, one, f"C{k}") for k, (name, one) in enumerate(others.items()))]
+    return [
+        (label, result, "0.15"),
+        *((name, item, f"C{k}") for k, (name, item) in enumerate(others.items())),
+    ]
 
 
 def phonon_figure(result, others: Mapping, label: str) -> Figure:
@@ -199,17 +202,17 @@ def phonon_figure(result, others: Mapping, label: str) -> Figure:
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[2.3, 1])[0]
     bands, dos = left.subplots(1, 2, sharey=True, width_ratios=[3, 1])
-    for name, one, colour in reversed(drawn):  # the subject on top
-        draw_path(bands, one, one.band_frequencies, result, color=colour, lw=WIDTH, label=name)
+    for name, item, colour in reversed(drawn):  # the subject on top
+        draw_path(bands, item, item.band_frequencies, result, color=colour, lw=WIDTH, label=name)
     bands.axhline(0, color="0.6", lw=0.8, zorder=0)
     bands.set_ylabel("frequency (THz)")
-    lowest = min(one.band_frequencies.min() for _, one, _ in drawn)
-    stable = all(one.stable for _, one, _ in drawn)
-    bands.set_ylim(0 if stable else 1.1 * lowest, 1.04 * max(one.highest_frequency for _, one, _ in drawn))
+    lowest = min(item.band_frequencies.min() for _, item, _ in drawn)
+    stable = all(item.stable for _, item, _ in drawn)
+    bands.set_ylim(0 if stable else 1.1 * lowest, 1.04 * max(item.highest_frequency for _, item, _ in drawn))
     if others:
         bands.legend(fontsize="small", loc="best")
-        for _, one, colour in drawn:
-            dos.plot(one.dos / len(one.symbols), one.dos_frequencies, lw=WIDTH, color=colour)
+        for _, item, colour in drawn:
+            dos.plot(item.dos / len(item.symbols), item.dos_frequencies, lw=WIDTH, color=colour)
     else:
         _draw_elements(dos, result)
     dos.axhline(0, color="0.6", lw=0.8, zorder=0)
@@ -265,11 +268,11 @@ def _draw_elements(axes: Axes, result) -> None:
 
 
 def _draw_thermal(free: Axes, heat: Axes, drawn: list) -> None:
-    for _, one, colour in reversed(drawn):
-        atoms, t = len(one.symbols), one.temperatures
-        free.plot(t, 1000 * one.free_energy / atoms, color=colour, lw=WIDTH)
-        heat.plot(t, one.entropy / atoms / kB, color=colour, lw=WIDTH)
-        heat.plot(t, one.heat_capacity / atoms / kB, "--", color=colour, lw=WIDTH)
+    for _, item, colour in reversed(drawn):
+        atoms, t = len(item.symbols), item.temperatures
+        free.plot(t, 1000 * item.free_energy / atoms, color=colour, lw=WIDTH)
+        heat.plot(t, item.entropy / atoms / kB, color=colour, lw=WIDTH)
+        heat.plot(t, item.heat_capacity / atoms / kB, "--", color=colour, lw=WIDTH)
     heat.plot([], [], color="0.15", label="S")
     heat.plot([], [], "--", color="0.15", label=r"$C_V$")
     heat.axhline(3, color="0.6", lw=0.8, ls=":", zorder=0)  # Dulong and Petit

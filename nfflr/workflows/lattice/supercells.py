@@ -136,9 +136,9 @@ def shortest_image(cell: np.ndarray) -> float:
 def _rotations(unitcell: ase.Atoms, symprec: float) -> np.ndarray:
     """Point group of the crystal in the basis of the cell, (n, 3, 3); W acts on columns of coordinates."""
     structure = (unitcell.cell.array, unitcell.get_scaled_positions(), unitcell.numbers)
-    found = spglib.get_symmetry(structure, symprec=symprec)
-    assert found is not None  # errors are raised
-    return np.unique(found["rotations"], axis=0)
+    symmetry = spglib.get_symmetry(structure, symprec=symprec)
+    assert symmetry is not None  # errors are raised
+    return np.unique(symmetry["rotations"], axis=0)
 
 
 def _keeps(matrix: np.ndarray, rotations: np.ndarray) -> bool:
@@ -172,13 +172,13 @@ def rows_of(qpoints: np.ndarray, bands: Bands) -> np.ndarray:
     operations = _operations(bands)
     rows = np.empty(len(qpoints), dtype=int)
     for k, q in enumerate(np.asarray(qpoints, dtype=float)):
-        found = _row(bands.band_qpoints, q[None])
-        if found is None:
-            found = _row(bands.band_qpoints, operations @ q)
-        if found is None:
+        row = _row(bands.band_qpoints, q[None])
+        if row is None:
+            row = _row(bands.band_qpoints, operations @ q)
+        if row is None:
             place = ", ".join(f"{x:g}" for x in q)
             raise NumericsError(f"q-point ({place}): is not on the band path; give references on the path")
-        rows[k] = found
+        rows[k] = row
     return rows
 
 
@@ -210,9 +210,9 @@ class SupercellSymmetry(Symmetry):
 
     def _set_symmetry_dataset(self) -> None:
         super()._set_symmetry_dataset()
-        found = self._needed()
-        if found is not None:
-            kept, self._composed = found
+        needed = self._needed()
+        if needed is not None:
+            kept, self._composed = needed
             operations = self._symmetry_operations
             self._symmetry_operations = {
                 "rotations": operations["rotations"][kept],
@@ -234,8 +234,8 @@ class SupercellSymmetry(Symmetry):
         pure = np.flatnonzero((rotations == np.eye(3, dtype=int)).all(axis=(1, 2)))
         if len(pure) == 1 or len(first) == 1 or len(first) * len(pure) != len(rotations):
             return None
-        rest = translations - translations[first[which]]  # (n, 3) what follows the first of that rotation
-        distance, after = cKDTree(_wrapped(translations[pure]), boxsize=1.0).query(_wrapped(rest))
+        shifts = translations - translations[first[which]]  # (n, 3) what follows the first of that rotation
+        distance, after = cKDTree(_wrapped(translations[pure]), boxsize=1.0).query(_wrapped(shifts))
         shortest = np.linalg.norm(self._cell.cell, axis=1).min()
         if distance.max() > 10 * self._symprec / shortest:
             return None
@@ -243,10 +243,10 @@ class SupercellSymmetry(Symmetry):
         moved = self._match(rotations[pure], translations[pure])  # (T, N)
         independent = np.unique(self._map_atoms)
         fixing = (moved[after[:, None], turned[:, independent][which]] == independent).any(axis=1)  # (n,)
-        chosen = _covering_rotations(turned, moved.min(axis=0), self._map_atoms)
-        if chosen is None:
+        few = _covering_rotations(turned, moved.min(axis=0), self._map_atoms)
+        if few is None:
             return None
-        keep = fixing | np.isin(which, chosen)
+        keep = fixing | np.isin(which, few)
         keep[first] = True
         kept = np.flatnonzero(keep)
         return kept, np.take_along_axis(moved[after[kept]], turned[which[kept]], axis=1)
@@ -289,14 +289,14 @@ def _covering_rotations(
         sublattice: (N,) the first atom that pure translations lead to.
         independent: (N,) the independent atom of each.
     """
-    chosen: list[int] = []
+    indices: list[int] = []
     for atom in np.unique(sublattice):
         fit = np.flatnonzero(sublattice[turned[:, atom]] == sublattice[independent[atom]])
         if len(fit) == 0:
             return None
-        if not np.isin(fit, chosen).any():
-            chosen.append(int(fit[0]))
-    return chosen
+        if not np.isin(fit, indices).any():
+            indices.append(int(fit[0]))
+    return indices
 
 
 def _wrapped(fractional: np.ndarray) -> np.ndarray:
