@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 from ..errors import ResourceError
 from .files import write_atomically
@@ -90,10 +91,10 @@ class BuiltEntry:
         self._leftovers = ExitStack()
         self._new: Path | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._leftovers.close()
 
     def find(self) -> Path | None:

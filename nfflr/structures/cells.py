@@ -70,7 +70,7 @@ def strained(atoms: ase.Atoms, strain: np.ndarray) -> ase.Atoms:
         >>> from ase.build import bulk
         >>> silicon = bulk("Si", cubic=True)
         >>> longer = strained(silicon, np.array([0.01, 0, 0, 0, 0, 0]))
-        >>> round(longer.cell.lengths()[0] / silicon.cell.lengths()[0], 3)
+        >>> round(float(longer.cell.lengths()[0] / silicon.cell.lengths()[0]), 3)
         1.01
     """
     copy: ase.Atoms = atoms.copy()

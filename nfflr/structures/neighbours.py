@@ -157,9 +157,13 @@ def _matscipy(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: f
     # It sorts atoms into boxes of the cutoff's size, of which a large cell has more than memory holds.
     boxes = max(100_000, len(positions))
     reach = max(cutoff, (abs(np.linalg.det(box)) / boxes) ** (1 / 3))
-    i, j, shift, distance = matscipy_neighbours("ijSd", cutoff=reach, positions=positions, cell=box, pbc=pbc)
+    quantities = "ijSd" if reach > cutoff else "ijS"
+    i, j, shift, *distance = matscipy_neighbours(
+        quantities, cutoff=reach, positions=positions, cell=box, pbc=pbc
+    )
     order = np.argsort(i, kind="stable")
-    order = order[distance[order] < cutoff]
+    if distance:
+        order = order[distance[0][order] < cutoff]
     return i[order].astype(np.int64), j[order].astype(np.int64), shift[order].astype(np.int64)
 
 

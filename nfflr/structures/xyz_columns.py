@@ -329,11 +329,8 @@ class Velocities:
     def momenta(self, table: Table) -> None:
         """Replace the velocities of a table by momenta where their unit is clear, or add a note."""
         arrays = table.arrays
-        names = [name for name in ("vel", "velocities") if name in arrays]
-        if not names:
-            return
-        masses = arrays.get("masses", atomic_masses[table.numbers])[:, None]  # (N, 1)
-        for role in names:
+        for role in [name for name in ("vel", "velocities") if name in arrays]:
+            masses = arrays.get("masses", atomic_masses[table.numbers])[:, None]  # (N, 1)
             velocities, name = arrays.pop(role), table.names[role]
             if "momenta" in arrays:
                 table.notes.append(f"the column {name} is left out, since the column momenta counts")

@@ -103,26 +103,25 @@ class _Data:
             raise self.wrong(number, f"got {' '.join(words)!r}; expected numbers") from error
 
     def atoms(self) -> ase.Atoms:
-        n_atoms = int(self.header.get("atoms", [0])[0])
-        cell = self._cell()
+        n_atoms, cell = int(self.header.get("atoms", [0])[0]), self._cell()
         if not n_atoms or "Atoms" not in self.sections:
             raise StructureError(
                 f"{self.path}: has no line 'N atoms' or no section Atoms; expected a data file of LAMMPS, "
                 "or the file is truncated"
             )
         columns, images = self._columns(n_atoms)
-        ids = [int(word) for word in columns["id"]]
-        order = np.argsort(ids)
-        types = [columns["type"][k] for k in order]
-        elements = self._elements(types)
-        x = np.array([[float(columns[axis][k]) for axis in "xyz"] for k in order])
+        order = np.argsort(columns["id"].astype(int))
+        columns = {name: words[order] for name, words in columns.items()}
+        meanings = self._elements(columns["type"].tolist())
+        elements = [meanings[kind] for kind in columns["type"]]
+        x = np.column_stack([columns[axis].astype(float) for axis in "xyz"])
         x = convert(x, "distance", self.units, "ASE") + images[order] @ cell
-        atoms = ase.Atoms([elements[t][0] for t in types], x, cell=cell, pbc=self.pbc)
-        set_masses(atoms, [elements[t][1] for t in types])
-        charges = np.array([float(columns["q"][k]) for k in order]) if "q" in columns else np.zeros(0)
+        atoms = ase.Atoms([number for number, _ in elements], x, cell=cell, pbc=self.pbc)
+        set_masses(atoms, [mass for _, mass in elements])
+        charges = columns["q"].astype(float) if "q" in columns else np.zeros(0)
         if charges.any():
             atoms.set_initial_charges(convert(charges, "charge", self.units, "ASE"))
-        self._set_velocities(atoms, {ids[k]: place for place, k in enumerate(order)})
+        self._set_velocities(atoms, {int(word): place for place, word in enumerate(columns["id"])})
         return atoms
 
     def _cell(self) -> np.ndarray:
@@ -142,7 +141,7 @@ class _Data:
             cell[1, 0], cell[2, 0], cell[2, 1] = tilt
         return np.asarray(convert(cell, "distance", self.units, "ASE"))
 
-    def _columns(self, n_atoms: int) -> tuple[dict[str, list[str]], np.ndarray]:
+    def _columns(self, n_atoms: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Words of the section Atoms by column, and image flags (N, 3)."""
         lines = self.sections["Atoms"]
         if len(lines) < n_atoms:
@@ -162,12 +161,12 @@ class _Data:
             self._floats(number, floats)
             if not row[0].isdecimal():
                 raise self.wrong(number, f"got {row[0]!r}; expected the id of an atom")
-        columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=False))
-        if len(set(columns["id"])) < n_atoms:
+        words = np.array(rows)  # (N, columns)
+        if len(np.unique(words[:, 0])) < n_atoms:
             raise StructureError(f"{self.path}: two atoms have one id; give each its own")
-        flags = [row[len(names) :] for row in rows] if width > len(names) else [["0"] * 3] * n_atoms
+        flags = words[:, len(names) :] if width > len(names) else np.zeros((n_atoms, 3))
         try:
-            return columns, np.array(flags, dtype=int)
+            return dict(zip(names, words.T, strict=False)), flags.astype(int)
         except ValueError as error:
             raise self.wrong(lines[0][0], "the last three columns are no image flags") from error
 

@@ -198,22 +198,21 @@ class _Dump:
         """Atomic numbers (N,) and masses (N,), None where they are standard."""
         labels = columns.get("element", columns.get("typelabel"))
         n = len(next(iter(columns.values())))
-        masses = self._numbers(columns["mass"]) if "mass" in columns else None
-        if masses is not None:
-            masses = convert(masses, "mass", self.units, "ASE")
-        kinds = [
-            (None if labels is None else str(labels[k]), None if masses is None else masses[k])
-            for k in range(n)
-        ]
+        masses = None
+        if "mass" in columns:
+            masses = convert(self._numbers(columns["mass"]), "mass", self.units, "ASE").tolist()
+        names = [None] * n if labels is None else labels.tolist()
+        kinds = list(zip(names, masses or [None] * n, strict=True))
         where = f"{self.path}: frame {self.count}"
         elements = {kind: element_of_type(*kind, where, ADVICE) for kind in dict.fromkeys(kinds)}
-        self._check_default(columns, masses)
+        if masses is None:
+            self._check_default(columns)
         numbers = np.array([elements[kind][0] for kind in kinds], dtype=int)
         return numbers, [elements[kind][1] for kind in kinds]
 
-    def _check_default(self, columns: dict, masses: np.ndarray | None) -> None:
+    def _check_default(self, columns: dict) -> None:
         """Note that all types are carbon, which LAMMPS writes where no element was named."""
-        if self.default_named or masses is not None or "element" not in columns or "type" not in columns:
+        if self.default_named or not {"element", "type"} <= columns.keys():
             return
         self.default_named = True
         if set(columns["element"]) == {chemical_symbols[6]} and len(set(columns["type"])) > 1:

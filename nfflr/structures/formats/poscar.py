@@ -13,7 +13,6 @@ from pathlib import Path
 import ase
 import numpy as np
 from ase.constraints import FixScaled
-from ase.data import atomic_numbers
 from ase.io.formats import extension2format, ioformats, open_with_compression
 from ase.units import fs
 
@@ -21,7 +20,7 @@ from ...errors import StructureError
 from ...notes import note
 from ..constraints import constraints_of
 from ..file_text import content_of, plain_name, start_of
-from ..species import element_of, set_masses
+from ..species import Element, element_of, is_symbol, set_masses
 
 NAMES = ("POSCAR", "CONTCAR", "CENTCAR")
 SUFFIXES = (".vasp", ".poscar")
@@ -71,20 +70,17 @@ class _Poscar:
     def atoms(self) -> ase.Atoms:
         title = self.next("a title")
         scale, cell = self._cell()
-        numbers, masses = self._species(title)
+        elements = self._elements(title)
         mode = self.next("Direct or Cartesian").strip()
         selective = mode[:1] in ("s", "S")
         if selective:
             mode = self.next("Direct or Cartesian").strip()
         if not mode or _numbers(mode):
             raise self.wrong(f"got {mode!r}; expected Direct or Cartesian, then the coordinates")
-        positions, flags = self._positions(len(numbers), selective)
-        atoms = ase.Atoms(numbers, cell=cell, pbc=True)
-        if mode[0] in "cCkK":
-            atoms.positions = positions * scale
-        else:
-            atoms.positions = positions @ cell
-        set_masses(atoms, masses)
+        positions, flags = self._positions(len(elements), selective)
+        positions = positions * scale if mode[0] in "cCkK" else positions @ cell
+        atoms = ase.Atoms([number for number, _ in elements], positions, cell=cell, pbc=True)
+        set_masses(atoms, [mass for _, mass in elements])
         if selective:
             atoms.set_constraint(constraints_of(~flags, FixScaled))
         velocities = self._velocities(len(atoms))
@@ -93,11 +89,7 @@ class _Poscar:
         return atoms
 
     def next(self, what: str) -> str:
-        """The next line.
-
-        Raises:
-            StructureError: there is none, nor is there ``what``.
-        """
+        """The next line; a StructureError where there is none, nor is there ``what``."""
         if self.at >= len(self.lines) or (self.at == len(self.lines) - 1 and not self.lines[-1]):
             raise StructureError(
                 f"{self.path}: ends after line {self.at}; expected {what}: the file is truncated"
@@ -108,48 +100,45 @@ class _Poscar:
     def wrong(self, message: str) -> StructureError:
         return StructureError(f"{self.path}: line {self.at}: {message}")
 
+    def _vector(self, what: str, wrong: str) -> tuple[str, list[float]]:
+        """The next line and the three numbers that it begins with."""
+        line = self.next(what)
+        if len(numbers := _numbers(line)[:3]) < 3:
+            raise self.wrong(f"got {line.strip()!r}; expected {wrong}")
+        return line, numbers
+
     def _cell(self) -> tuple[np.ndarray, np.ndarray]:
-        """Factors (3,) of Cartesian coordinates, and the cell (3, 3) in Å."""
+        """Factors (1,) or (3,) of Cartesian coordinates, and the cell (3, 3) in Å."""
         line = self.next("a scale factor")
-        factors = _numbers(line)[:3]
-        if len(factors) not in (1, 3) or not all(factors) or (len(factors) == 3 and min(factors) < 0):
+        scale = np.array(_numbers(line)[:3])
+        if len(scale) not in (1, 3) or not scale.all() or (len(scale) == 3 and scale.min() < 0):
             raise self.wrong(f"got {line.strip()!r}; expected one scale factor or three positive ones")
-        vectors = []
-        for _ in range(3):
-            line = self.next("three lattice vectors")
-            if len(_numbers(line)) < 3:
-                raise self.wrong(f"got {line.strip()!r}; expected a lattice vector of three numbers")
-            vectors.append(_numbers(line)[:3])
-        cell, scale = np.array(vectors), np.array(factors)
+        three = "three lattice vectors", "a lattice vector of three numbers"
+        cell = np.array([self._vector(*three)[1] for _ in range(3)])
         if scale[0] < 0:  # the volume
             volume = abs(np.linalg.det(cell))
             if volume < 1e-12:
                 raise self.wrong("the lattice vectors are linearly dependent; check the cell")
             scale = np.cbrt(-scale / volume)
-        return np.broadcast_to(scale, 3), cell * scale
+        return scale, cell * scale
 
-    def _species(self, title: str) -> tuple[np.ndarray, list[float | None]]:
-        """Atomic number and mass of each atom, where the symbol is that of an isotope."""
-        line = self.next("the number of atoms of each species")
+    def _elements(self, title: str) -> list[Element]:
+        """The element of each atom."""
+        what = "the number of atoms of each species"
+        line = self.next(what)
         words, labels = _words(line), None
         if words and not _numbers(words[0]):
-            labels = words
-            line = self.next("the number of atoms of each species")
+            labels, line = words, self.next(what)
             words = _words(line)
         if not words or not all(word.isdecimal() for word in words):
-            raise self.wrong(f"got {line.strip()!r}; expected the number of atoms of each species")
-        counts = [int(word) for word in words]
-        if labels is None:
-            labels = self._labels_elsewhere(title, len(counts))
-        if len(labels) != len(counts):
-            raise self.wrong(f"got {len(counts)} counts for {len(labels)} symbols; expected one for each")
+            raise self.wrong(f"got {line.strip()!r}; expected {what}")
+        labels = self._labels_elsewhere(title, len(words)) if labels is None else labels
+        if len(labels) != len(words):
+            raise self.wrong(f"got {len(words)} counts for {len(labels)} symbols; expected one for each")
         elements = [self._element(label) for label in labels]
-        return (
-            np.repeat([number for number, _ in elements], counts).astype(int),
-            [mass for (_, mass), count in zip(elements, counts, strict=True) for _ in range(count)],
-        )
+        return [element for element, n in zip(elements, words, strict=True) for _ in range(int(n))]
 
-    def _element(self, label: str) -> tuple[int, float | None]:
+    def _element(self, label: str) -> Element:
         element = element_of(label)
         if element is None:
             raise self.wrong(f"{label!r} is no chemical symbol; expected one for each count, as Si or Si_pv")
@@ -158,59 +147,47 @@ class _Poscar:
     def _labels_elsewhere(self, title: str, number: int) -> list[str]:
         """The symbols of a file that has no line of them."""
         words = title.split()
-        words = words if len(words) == number and all(atomic_numbers.get(word) for word in words) else []
-        beside = self._labels_beside(number)
-        if words and beside and [self._element(x) for x in words] != [self._element(x) for x in beside[1]]:
+        words = words if len(words) == number and all(map(is_symbol, words)) else []
+        places = (self.path.with_name(name) for name in BESIDE)
+        files = ((path.name, _titles(path)) for path in places if path.is_file() and path != self.path)
+        name, beside = next(((name, labels) for name, labels in files if len(labels) == number), ("", []))
+        if words and beside and [self._element(x) for x in words] != [self._element(x) for x in beside]:
             raise self.wrong(
-                f"the title says {' '.join(words)} and {beside[0]} says {' '.join(beside[1])}; write a line "
+                f"the title says {' '.join(words)} and {name} says {' '.join(beside)}; write a line "
                 "of symbols above the counts"
             )
-        labels = words or (beside[1] if beside else [])
-        if not labels:
+        if not words and not beside:
             raise self.wrong(
                 "there are no symbols; write a line of symbols, as Si O, above the counts, or put the POTCAR "
                 "beside the file (a title is not taken for symbols)"
             )
-        return labels
-
-    def _labels_beside(self, number: int) -> tuple[str, list[str]] | None:
-        for name in BESIDE:
-            path = self.path.with_name(name)
-            if path.is_file() and path != self.path:
-                labels = _titles(path)
-                if len(labels) == number:
-                    return name, labels
-        return None
+        return words or beside
 
     def _positions(self, number: int, selective: bool) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates (N, 3) as written, and flags (N, 3): whether they may change."""
         rows, flags = [], []
         for k in range(number):
-            line = self.next(f"{number} atoms, got {k}")
-            row = _numbers(line)[:3]
-            if not line.strip():
+            if self.at < len(self.lines) - 1 and not self.lines[self.at].strip():
+                self.at += 1
                 raise self.wrong(f"is blank after {k} of {number} atoms; the file is truncated")
-            if len(row) < 3:
-                raise self.wrong(f"got {line.strip()!r}; expected three coordinates (atom {k} of {number})")
+            line, row = self._vector(f"{number} atoms, got {k}", f"three coordinates (atom {k} of {number})")
             rows.append(row)
-            if selective:
-                marks = [FLAG.match(word) for word in line.split()[3:6]]
-                if len(marks) < 3 or None in marks:
-                    raise self.wrong(
-                        f"got {line.strip()!r}; Selective dynamics needs three flags T or F behind the "
-                        "coordinates"
-                    )
-                flags.append([mark[1] in "tT" for mark in marks if mark])
-        return np.array(rows).reshape(-1, 3), np.array(flags, dtype=bool).reshape(-1, 3)
+            marks = [FLAG.match(word) for word in line.split()[3:6]] if selective else []
+            if selective and (len(marks) < 3 or None in marks):
+                raise self.wrong(
+                    f"got {line.strip()!r}; Selective dynamics needs three flags T or F behind coordinates"
+                )
+            flags.append([mark[1] in "tT" for mark in marks if mark])
+        return np.array(rows).reshape(-1, 3), np.array(flags, dtype=bool)
 
     def _velocities(self, number: int) -> np.ndarray | None:
         """Velocities (N, 3) in Å/fs, if the file has them."""
-        mode = self._rest()
+        mode = self._mode()
         if mode[:1] in ("l", "L"):
             note(f"{self.path}: velocities of the lattice are left out; ASE cannot hold them")
             for _ in range(7):  # a number, three velocities, three vectors
                 self.next("velocities of the lattice")
-            mode = self._rest()
+            mode = self._mode()
         if _numbers(mode):
             raise self.wrong(
                 f"got {mode!r} behind {number} atoms; the counts of the atoms are too small, or a blank line "
@@ -228,7 +205,7 @@ class _Poscar:
             return None
         return velocities
 
-    def _rest(self) -> str:
+    def _mode(self) -> str:
         """The next line, stripped; empty where there is none."""
         self.at += 1
         return self.lines[self.at - 1].strip() if self.at <= len(self.lines) else ""
