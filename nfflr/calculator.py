@@ -15,8 +15,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
 
-from .adapters.programs import is_program
-from .adapters.wrapped import OPTIONS, Wrapped
+from .adapters.wrapped import OPTIONS, Wrapped, is_program
 from .compiled import compile_potential, kernel
 from .data.graph import Graph, batch_graphs
 from .data.verlet import VerletList
