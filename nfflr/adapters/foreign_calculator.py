@@ -74,6 +74,8 @@ class ForeignCalculator(Calculator):
         StructureError: on attaching to a structure with an element that is not covered.
     """
 
+    compiled = None  # the package's own code is all that there is
+
     def __init__(self, peer: Peer, description: dict, reopen: tuple):
         super().__init__()
         self.peer, self.dtype, self.elements, self.cutoff = peer, peer.dtype, peer.elements, peer.cutoff
@@ -85,6 +87,9 @@ class ForeignCalculator(Calculator):
     def name(self) -> str:
         """The prefix: ``"chgnet"``, ``"mace"``, …"""
         return self._description["name"]
+
+    def kernel_is_ready(self) -> None:
+        """None: there is no kernel of ours."""
 
     def __reduce__(self) -> tuple:
         return self._reopen

@@ -140,7 +140,7 @@ def _contestants(sources, compiled: bool, dtype: str | None, device: str, trust:
             for kind, wanted in kinds.items()
         }
         for kind, calculator in calculators.items():
-            if kind and getattr(calculator, "compiled", None) is None:
+            if kind and calculator.compiled is None:
                 continue  # the reason has been logged
             label = source_name(source) + kind
             label += f" ({sum(c.name.startswith(label) for c in found) + 1})" * any(
@@ -163,7 +163,7 @@ def _structures(calculator, element: str | None, structure: Path | None, sizes) 
     from ..structures.readers import read_structure
     from ..validation.check import make_samples
 
-    known = list(getattr(calculator, "model", calculator).elements)
+    known = list(calculator.elements)
     if element is not None and known and element not in known:
         raise ConfigError(f"--element: {element} is not covered; the model has {', '.join(known)}")
     atoms = [read_structure(structure)] if structure else []

@@ -72,7 +72,7 @@ class Models:
             return copy.deepcopy(loaded)
         if self.compile is None and source not in self._decided:
             self._take_kernel(source, loaded, steps * (8e-3 + 5e-5 * (atoms or 0)))
-        compiled = getattr(loaded, "compiled", None)
+        compiled = loaded.compiled
         line = set_threads(atoms, kernel=compiled is not None and compiled.kind == "kernel")
         if line != self._threads:
             self.say(f"  {line}")
@@ -81,10 +81,7 @@ class Models:
 
     def _take_kernel(self, source: str, loaded, work: float) -> None:
         """Have the kernel of a model evaluated where that saves time; ``work`` is in seconds without it."""
-        from ..compiled import kernels_are_ready
-
-        model = getattr(loaded, "model", None)  # of our own calculators
-        ready = None if model is None else kernels_are_ready(model)
+        ready = loaded.kernel_is_ready()
         if ready is None:  # there is none
             self._decided.add(source)
         elif not ready and work < ENOUGH:
@@ -109,7 +106,7 @@ class Models:
                 source, device=self.device, dtype=self.dtype, compile=bool(self.compile), trust=self.trust
             )
             click.echo(f"model {source} ({describe(loaded)})")
-            if compiled := getattr(loaded, "compiled", None):
+            if compiled := loaded.compiled:
                 click.echo(f"  compiled {compiled.kind}, {compiled.origin}")
             self._loaded[source] = loaded
         return self._loaded[source]
@@ -118,7 +115,7 @@ class Models:
 def describe(calculator) -> str:
     """``Si; float32``, or the package, its version and the number of elements too."""
     known = calculator.todict()
-    elements = list(getattr(calculator, "model", calculator).elements or ())
+    elements = calculator.elements
     shown = ", ".join(elements) if len(elements) < 13 else f"{len(elements)} elements"
     package = f"{known['package']} {known['version']}" if known.get("package") else ""
     return "; ".join(part for part in (package, shown, known["dtype"]) if part)
