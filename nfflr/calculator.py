@@ -15,10 +15,9 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
 
-from .adapters.programs import is_program
-from .adapters.wrapped import OPTIONS, Wrapped
+from .adapters.wrapped import OPTIONS, Wrapped, is_program
 from .cards import domains_in
-from .compiled import compile_potential, kernel
+from .compiled import compile_potential, kernel, kernels_are_ready
 from .data.graph import Graph, batch_graphs
 from .data.verlet import VerletList
 from .errors import ConfigError, NumericsError, StructureError, did_you_mean
@@ -117,6 +116,10 @@ class NFFLrCalculator(Calculator):
         """What is evaluated: the compiled form, or the model itself."""
         return self.compiled or self.model
 
+    def kernel_is_ready(self) -> bool | None:
+        """Whether ``use_kernel`` need not compile; None if there is no kernel for the model."""
+        return kernels_are_ready(self.model)
+
     def use_kernel(self) -> bool:
         """Evaluate the hand-written compiled kernel of the model from now on; False if it has none here."""
         self._compiled = kernel(self.model) if self._compiled is None else self._compiled
@@ -170,7 +173,7 @@ class NFFLrCalculator(Calculator):
         warnings = () if self._noted else (domain.warning(atoms) for domain in self._domains)
         if warning := next(filter(None, warnings), ""):
             source = self.metadata.get("source", "model")
-            note(f"{source if isinstance(source, str) else '+'.join(source)}: {warning}")
+            note(f"{source if isinstance(source, str) else ','.join(source)}: {warning}")
             self._noted = True
 
     def calculate(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .adapters import ForeignCalculator, is_foreign, open_foreign
-from .adapters.hints import hint
+from .adapters import ForeignCalculator, hint, is_foreign, open_foreign
 from .calculator import NFFLrCalculator, find_device
 from .errors import ConfigError
 

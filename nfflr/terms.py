@@ -9,8 +9,7 @@ from typing import Any
 
 from .adapters import is_foreign, open_foreign
 from .adapters.foreign_calculator import AseEvaluator
-from .adapters.programs import is_program, load_program
-from .adapters.wrapped import Wrapped
+from .adapters.wrapped import Wrapped, is_program, load_program
 from .checkpoint import load_model, sources_of, terms_of
 from .models.evaluator import Evaluator
 from .models.registry import architecture, keys

@@ -5,7 +5,7 @@ import errno
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
-from nfflr.adapters.hints import hint
+from nfflr.adapters import hint
 from nfflr.errors import (
     ConfigError,
     NumericsError,

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import io
+import logging
+import os
+import random
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +32,6 @@ from ..models.evaluator import Evaluator, Input
 from ..quantities import STANDARD
 from ..structures.checks import check_structure
 from ..workflows.framework.interface import has_stress, require_stress
-from .undisturbed import undisturbed
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ class ForeignCalculator(Calculator):
         StructureError: on attaching to a structure with an element that is not covered.
     """
 
+    compiled = None  # the package's own code is all that there is
+
     def __init__(self, peer: Peer, description: dict, reopen: tuple):
         super().__init__()
         self.peer, self.dtype, self.elements, self.cutoff = peer, peer.dtype, peer.elements, peer.cutoff
@@ -80,6 +87,9 @@ class ForeignCalculator(Calculator):
     def name(self) -> str:
         """The prefix: ``"chgnet"``, ``"mace"``, …"""
         return self._description["name"]
+
+    def kernel_is_ready(self) -> None:
+        """None: there is no kernel of ours."""
 
     def __reduce__(self) -> tuple:
         return self._reopen
@@ -253,3 +263,48 @@ def _voigt(stress: Any) -> np.ndarray:
     """(6,) of ASE's order, from that or from (3, 3)."""
     array = np.asarray(stress, dtype=np.float64)
     return array if array.shape == (6,) else full_3x3_to_voigt_6_stress(array.reshape(3, 3))
+
+
+@contextmanager
+def undisturbed(ambient: str | None = None) -> Iterator[None]:
+    """Put back what the code inside changes of the process's state, which is not its own.
+
+    That is torch's default dtype and device, gradient mode, threads and matmul precision, the generators of
+    torch, numpy and Python, warning filters, the environment, the root logger, and the list of properties of
+    ASE's base class, which MACE extends. Inside, gradients are on, ``ambient`` is the default dtype if it is
+    given, and warnings and what is printed are dropped.
+    """
+    dtype, device, threads = torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads()
+    precision, generators = torch.get_float32_matmul_precision(), torch.random.get_rng_state()
+    numpy_state = np.random.get_state()  # noqa: NPY002 - the generator that others may use
+    python_state, floats = random.getstate(), np.geterr()
+    environment, properties = dict(os.environ), list(Calculator.implemented_properties)
+    handlers, level = list(logging.root.handlers), logging.root.level
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            warnings.catch_warnings(action="ignore"),
+            redirect_stdout(io.StringIO()),
+        ):
+            if ambient is not None:
+                torch.set_default_dtype(getattr(torch, ambient))
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        if torch.get_float32_matmul_precision() != precision:
+            torch.set_float32_matmul_precision(precision)
+        torch.random.set_rng_state(generators)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+        np.seterr(**floats)
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+        Calculator.implemented_properties[:] = properties
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 import logging
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ase
@@ -17,13 +20,19 @@ from ase.data import atomic_numbers, covalent_radii
 from torch import nn
 
 from ..data.graph import Graph
-from ..errors import ConfigError, NFFLrError, NumericsError, StructureError, is_lack_of_resources
+from ..errors import (
+    CheckpointError,
+    ConfigError,
+    NFFLrError,
+    NumericsError,
+    StructureError,
+    is_lack_of_resources,
+)
 from ..models.assemble import stress_from_virial
 from ..models.evaluator import Evaluator, Input, within
 from ..quantities import QUANTITIES, Quantity
 from ..structures.checks import check_structure
-from .convention import Convention
-from .signature import call, find_door
+from .signature import Convention, call, find_door
 
 logger = logging.getLogger("nfflr")
 
@@ -295,3 +304,49 @@ def _example(elements: Sequence[str] | None, cutoff: float | None, periodic: boo
         return ase.Atoms(pair, positions=positions)
     cell = 1.15 * bond * np.array([[0.05, 1.0, 1.02], [0.98, -0.03, 1.0], [1.0, 1.03, 0.02]])
     return ase.Atoms(pair, positions=positions, cell=cell, pbc=True)
+
+
+def is_program(source: str | Path) -> bool:
+    """Whether a file is such an archive, by its contents; pickled weights alone are none."""
+    return _archive_kind(Path(source)) is not None
+
+
+def load_program(path: str | Path, trust: bool) -> tuple[nn.Module, str]:
+    """The module of an archive, on the CPU, and the SHA-256 of the file.
+
+    A TorchScript archive is unpickled by torch's restricted reader, but it is a program, and its operators
+    read and write files; ``torch.export.load`` unpickles parts of the file, which may run any Python.
+
+    Raises:
+        CheckpointError: it is not trusted, or is damaged.
+    """
+    path = Path(path)
+    kind = _archive_kind(path)
+    if not trust:
+        raise CheckpointError(
+            f"{path}: holds a program ({kind}), which could do anything on this machine; "
+            "if you know who made it, give trust=True, or --trust"
+        )
+    try:
+        content = path.read_bytes()
+        if kind == "TorchScript":
+            module = torch.jit.load(io.BytesIO(content), map_location="cpu")
+        else:
+            module = torch.export.load(io.BytesIO(content)).module()
+    except Exception as error:  # of whatever an archive may hold
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise CheckpointError(f"{path}: {kind} that torch cannot load ({reason}); save it anew") from error
+    return module, hashlib.sha256(content).hexdigest()
+
+
+def _archive_kind(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = {name.partition("/")[2] for name in archive.namelist()}
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+    if "archive_format" in parts and any(part.startswith("models/") for part in parts):
+        return "torch.export"
+    if "constants.pkl" in parts and any(part.startswith("code/") for part in parts):
+        return "TorchScript"
+    return None

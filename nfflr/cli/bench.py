@@ -120,7 +120,7 @@ def _contestants(sources, compiled: bool, dtype: str | None, device: str, trust:
             for kind, compile in kinds.items()
         }
         for kind, calculator in calculators.items():
-            if kind and getattr(calculator, "compiled", None) is None:
+            if kind and calculator.compiled is None:
                 continue  # the reason has been logged
             label = source_name(source) + kind
             repeats = sum(c.name.startswith(label) for c in contestants)
@@ -143,7 +143,7 @@ def _structures(calculator, element: str | None, structure: Path | None, sizes) 
     from ..structures.readers import read_structure
     from ..validation.checks import make_samples
 
-    covered = list(getattr(calculator, "model", calculator).elements)
+    covered = list(calculator.elements)
     if element is not None and covered and element not in covered:
         raise ConfigError(f"--element: {element} is not covered; the model has {', '.join(covered)}")
     atoms = [read_structure(structure)] if structure else []

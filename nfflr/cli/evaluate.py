@@ -37,8 +37,8 @@ def command(data, checkpoint, out, overwrite, threads, **given) -> int:
 
     DATA are files, folders of files, patterns, or the name of a JARVIS data set; several are taken together.
     Prints a table and writes <data>-evaluate.json and <data>-evaluate.png. A checkpoint that predicts
-    properties is compared with the labels of those names. Of an ensemble (a folder of member-<k>.safetensors,
-    or a+b+c) the errors are compared with its spread too. Structures that the checkpoint was trained on are
+    properties is compared with the labels of those names. Of a committee (a folder of member-<k>.safetensors,
+    or a,b,c) the errors are compared with its spread too. Structures that the checkpoint was trained on are
     counted in a note, as far as they are known.
     """
     from ..checkpoint import load_model

@@ -16,8 +16,8 @@ import torch
 from ..data.graph import Graph, coincident
 from ..models.evaluator import Compiled, Input
 from ..models.moment import N_INVARIANTS, RANK, MomentNetwork
-from .examples import deviations, example_graphs, tolerance
-from .extension import is_built, load_library
+from .aot_graph import deviations, example_graphs, tolerance
+from .cache import is_built, load_library
 
 logger = logging.getLogger("nfflr")
 

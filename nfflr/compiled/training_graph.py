@@ -16,9 +16,18 @@ from ..data.graph import Graph
 from ..models.base import Potential
 from ..models.evaluator import Compiled, Input
 from ..storage.cache import private_folder
-from .aot_graph import SETTINGS, NotCompiled, arguments, not_compiled, results, trace
+from .aot_graph import (
+    SETTINGS,
+    NotCompiled,
+    arguments,
+    deviations,
+    example_graphs,
+    not_compiled,
+    results,
+    tolerance,
+    trace,
+)
 from .cache import compiler
-from .examples import deviations, example_graphs, tolerance
 
 logger = logging.getLogger("nfflr")
 

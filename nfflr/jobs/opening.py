@@ -91,7 +91,7 @@ class Models:
         if computes:
             if self.compile is None and source not in self._settled:
                 self._take_kernel(source, calculator, steps * (8e-3 + 5e-5 * (atoms or 0)))
-            compiled = getattr(calculator, "compiled", None)
+            compiled = getattr(calculator, "compiled", None)  # of any calculator of ASE
             is_kernel = compiled is not None and compiled.kind == "kernel"
             line = set_threads(self.threads, default=threads_for(atoms, is_kernel))
             if line != self._thread_line:
@@ -101,10 +101,7 @@ class Models:
 
     def _take_kernel(self, source: str, calculator: Any, work: float) -> None:
         """Have the kernel of a model evaluated where that saves time; ``work`` is in seconds without it."""
-        from ..compiled import kernels_are_ready
-
-        model = getattr(calculator, "model", None)  # of our own calculators
-        ready = None if model is None else kernels_are_ready(model)
+        ready = calculator.kernel_is_ready()
         if ready is None:  # there is none
             self._settled.add(source)
         elif not ready and work < ENOUGH:

@@ -16,7 +16,7 @@ from ase.build import bulk, fcc111
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from nfflr import open_calculator
-from nfflr.adapters.undisturbed import undisturbed
+from nfflr.adapters.foreign_calculator import undisturbed
 from nfflr.cli.main import run
 from nfflr.errors import CheckpointError, ConfigError
 

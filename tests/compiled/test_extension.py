@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from nfflr.compiled import cache, extension
+from nfflr.compiled import cache
 
 pytestmark = pytest.mark.skipif(cache.compiler() is None, reason="no C++ compiler on this machine")
 
@@ -24,31 +24,31 @@ def files(tmp_path):
 
 
 def test_a_source_is_compiled_once(source, tmp_path, monkeypatch):
-    assert extension.load_library(source, {"NUMBER": 42}).answer() == 42
+    assert cache.load_library(source, {"NUMBER": 42}).answer() == 42
     (library,) = files(tmp_path)  # nothing temporary is left
     made = library.stat().st_mtime_ns
-    monkeypatch.setattr(extension, "_build", lambda *_: pytest.fail("compiled again"))
-    assert extension.load_library(source, {"NUMBER": 42}).answer() == 42
+    monkeypatch.setattr(cache, "_build", lambda *_: pytest.fail("compiled again"))
+    assert cache.load_library(source, {"NUMBER": 42}).answer() == 42
     assert library.stat().st_mtime_ns == made
     assert stat.S_IMODE(library.parent.stat().st_mode) == 0o700
 
 
 def test_another_source_header_macro_or_processor_is_another_library(source, tmp_path, monkeypatch):
-    extension.load_library(source, {"NUMBER": 1})
-    assert extension.load_library(source, {"NUMBER": 2}).answer() == 2
+    cache.load_library(source, {"NUMBER": 1})
+    assert cache.load_library(source, {"NUMBER": 2}).answer() == 2
     source.write_text('extern "C" int answer() { return NUMBER + 5; }')
-    assert extension.load_library(source, {"NUMBER": 1}).answer() == 6
+    assert cache.load_library(source, {"NUMBER": 1}).answer() == 6
     source.with_name("beside.h").write_text("// a header that the source may include")
-    extension.load_library(source, {"NUMBER": 1})
-    monkeypatch.setattr(extension, "_identity", lambda program: b"another machine")
-    extension.load_library(source, {"NUMBER": 1})
+    cache.load_library(source, {"NUMBER": 1})
+    monkeypatch.setattr(cache, "_toolchain", lambda program: b"another machine")
+    cache.load_library(source, {"NUMBER": 1})
     assert len(files(tmp_path)) == 5
 
 
 def test_a_damaged_library_is_built_anew(source, tmp_path):
     # A process of its own each time: what is loaded already would not be read again.
     program = (
-        "import pathlib, sys; from nfflr.compiled.extension import load_library; "
+        "import pathlib, sys; from nfflr.compiled.cache import load_library; "
         "print(load_library(pathlib.Path(sys.argv[1]), {'NUMBER': 7}).answer())"
     )
     command = [sys.executable, "-c", program, str(source)]
@@ -61,7 +61,7 @@ def test_a_damaged_library_is_built_anew(source, tmp_path):
 
 def test_failure_is_none_and_leaves_nothing(source, tmp_path):
     source.write_text("no C++ at all")
-    assert extension.load_library(source, {"NUMBER": 1}) is None
+    assert cache.load_library(source, {"NUMBER": 1}) is None
     assert files(tmp_path) == []
 
 
@@ -69,5 +69,5 @@ def test_a_folder_that_others_may_write_to_is_not_used(source, tmp_path):
     folder = tmp_path / "cache" / "nfflr" / "kernels"
     folder.mkdir(parents=True)
     folder.chmod(0o777)
-    assert extension.load_library(source, {"NUMBER": 1}) is None
+    assert cache.load_library(source, {"NUMBER": 1}) is None
     assert files(tmp_path) == []

@@ -47,7 +47,7 @@ def attach(
 
     Raises:
         ConfigError: other units, a number of species that is not that of the types, or a model whose
-            atomic energies are not known (a committee, or one from elsewhere).
+            atomic energies are not known (one from elsewhere).
         StructureError: an element that the model does not cover.
     """
     model = potential_of(calculator)
@@ -74,7 +74,7 @@ def potential_of(calculator: NFFLrCalculator) -> Evaluator:
     if not (model.takes_parts and model.gives("forces")):
         raise ConfigError(
             f"{type(model).__name__}: ranks need atomic energies of a part of the system; "
-            "expected NFFLr's own potentials, not a committee or a model from elsewhere"
+            "expected NFFLr's own potentials, not a model from elsewhere"
         )
     return model
 

