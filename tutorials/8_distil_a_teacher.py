@@ -46,7 +46,8 @@ print(f"{record['calls']} calls, force error {record['force_error_percent']:.1f}
 # ## What was made
 #
 # The folder is a run like any other, with its data, a card, and a suite of the teacher's references. `nff
-# evaluate student/test.xyz --model student` and `nff validate student/suite --model student` repeat the numbers.
+# evaluate student/test.xyz --model student` and `nff validate student/suite --model student` repeat the
+# numbers.
 
 # %%
 student = NFFLrCalculator.load("student")
