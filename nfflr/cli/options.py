@@ -122,7 +122,7 @@ SHARED = {
         type=POTENTIAL,
         required=True,
         help="Bundled name, run folder, checkpoint, or another package's, as chgnet, mace:FILE or "
-        "ase:MODULE:CLASS.",
+        "ase:MODULE:CLASS; 'a + b' adds potentials, 'a,b' is a committee.",
     ),
     "device": _declared(
         "--device",

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from ..validation.suite import Report
 
 from ..jobs.threads import set_threads
+from ..train.launch import launch
 from ..workflows.framework.progress_bar import steady, training_bar
 from .judgement import command_line
-from .launch import launch
 from .options import FILE, FOLDER, POTENTIAL, Whole, shared
 
 TOPIC = "Make a potential"

@@ -1,1 +1,1 @@
-"""Simulation programs that evaluate potentials of NFFLr: LAMMPS and torch-sim."""
+"""Simulation programs that evaluate potentials of NFFLr: LAMMPS, i-PI and torch-sim."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 import runpy
 import signal
 import threading
@@ -19,66 +18,45 @@ from ..errors import ConfigError
 from .threads import VARIABLE
 
 
-class Workers(Executor):
+class Workers(ThreadPoolExecutor):
     """Worker processes on this machine, each replaced when it dies, at the cost of the call it was in.
 
     A pool of the standard library is lost as a whole with any of its processes, and does not tell which call
-    was to blame; so each worker is a pool of its own. Workers end with this process, however it ends.
+    was to blame; so each thread here has a pool of one process. They end with this process, however it ends.
     """
 
     def __init__(self, number: int):
-        self._threads = ThreadPoolExecutor(number)  # each waits for one worker
-        self._workers = [_Worker() for _ in range(number)]
-        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-        for worker in self._workers:
-            self._idle.put(worker)
+        super().__init__(number)
+        self._own = threading.local()  # of each thread, its pool
+        self._lines: list[Connection] | None = []  # by which the processes are ended; None: they are
 
     def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:
-        return self._threads.submit(self._call, function, args, kwargs)
+        return super().submit(self._call, function, args, kwargs)
 
     def _call(self, function: Callable, args: tuple, kwargs: dict) -> Any:
-        worker = self._idle.get()
-        try:
-            return worker.call(function, args, kwargs)
-        finally:
-            self._idle.put(worker)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the workers; with ``cancel_futures`` at once, in the middle of a call."""
-        self._threads.shutdown(wait=not cancel_futures, cancel_futures=cancel_futures)
-        for worker in self._workers:
-            worker.end()
-        self._threads.shutdown(wait=wait)
-
-
-class _Worker:
-    """One process, started at its first call and anew after it died."""
-
-    def __init__(self) -> None:
-        self._pool: ProcessPoolExecutor | None = None
-        self._line: Connection | None = None
-        self._ended = False
-
-    def call(self, function: Callable, args: tuple, kwargs: dict) -> Any:
-        pool = self._pool = self._pool or self._start()
+        pool = self._own.pool = getattr(self._own, "pool", None) or self._start()
         try:
             return pool.submit(function, *args, **kwargs).result()
         except BrokenProcessPool:
             pool.shutdown()
-            self._pool = None
+            self._own.pool = None
             raise
 
     def _start(self) -> ProcessPoolExecutor:
-        if self._ended:
+        if self._lines is None:
             raise BrokenProcessPool("the worker was stopped")
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-        theirs, self._line = context.Pipe(duplex=False)
+        theirs, ours = context.Pipe(duplex=False)
+        self._lines.append(ours)
         return ProcessPoolExecutor(1, context, _prepare_process, (theirs,))
 
-    def end(self) -> None:
-        self._ended = True
-        if self._line is not None:
-            self._line.close()
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the workers; with ``cancel_futures`` at once, in the middle of a call."""
+        super().shutdown(wait=not cancel_futures, cancel_futures=cancel_futures)
+        lines, self._lines = self._lines or [], None
+        for line in lines:
+            line.close()
+        super().shutdown(wait=wait)
 
 
 def _prepare_process(line: Connection) -> None:

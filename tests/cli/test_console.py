@@ -49,7 +49,7 @@ def test_rich_is_imported_in_the_console_and_the_progress_bar_alone():
                 found.add(path.name)
             if any(n in ("rich.table", "rich.console") for n in names) and not imported:
                 found.add(path.name)
-    assert found - {"progress.py"} == {
+    assert found - {"progress_bar.py"} == {
         "console.py"
     }  # a bar draws columns, which name no user's text as markup
 

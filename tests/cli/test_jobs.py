@@ -161,7 +161,7 @@ def test_workers_end_with_a_parent_that_is_killed(folder):
     _wait_for(lambda: [w for w in workers if not alive(w)], len(workers))
 
 
-def _wait_for(found, number, seconds=60):
+def _wait_for(found, number, seconds=300):
     end = time.monotonic() + seconds
     while len(found()) < number:
         assert time.monotonic() < end

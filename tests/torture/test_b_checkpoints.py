@@ -21,10 +21,10 @@ from fuzz_checkpoints import Meter, Survived, bit_flips, fuzz_damage, truncation
 from nfflr import checkpoint
 from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import VERSION, load_checkpoint, save_checkpoint
-from nfflr.cli.launch import launch
 from nfflr.cli.main import run
 from nfflr.errors import CheckpointError
 from nfflr.train.config import load_config
+from nfflr.train.launch import launch
 from nfflr.train.trainer import train
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from builders import copper
 
-from nfflr.cli.launch import launch
 from nfflr.errors import NumericsError, ResourceError
 from nfflr.storage.files import write_json
 from nfflr.train.config import load_config
 from nfflr.train.distributed import is_first
+from nfflr.train.launch import launch
 from nfflr.train.trainer import train
 
 CONFIG = """

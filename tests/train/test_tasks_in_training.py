@@ -17,7 +17,6 @@ from pydantic import ValidationError
 
 from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import FILE, load_checkpoint
-from nfflr.cli.launch import launch
 from nfflr.cli.main import run as nff
 from nfflr.errors import ConfigError, NumericsError
 from nfflr.models.moment import MomentConfig, MomentNetwork
@@ -25,6 +24,7 @@ from nfflr.storage.files import write_json
 from nfflr.train import physics
 from nfflr.train.config import TrainingConfig, load_config
 from nfflr.train.distributed import is_first
+from nfflr.train.launch import launch
 from nfflr.train.run import Run
 from nfflr.train.state import newest_state
 from nfflr.train.trainer import train
