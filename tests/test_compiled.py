@@ -26,7 +26,7 @@ from nfflr.checkpoint import save_checkpoint
 from nfflr.cli.main import run
 from nfflr.compiled import KERNELS, NotCompiled, build, compile_potential
 from nfflr.compiled.aot_graph import deviations, example_graphs, tolerance
-from nfflr.compiled.cache import Artefacts, compiler, identity
+from nfflr.compiled.artefacts import Artefacts, compiler, identity
 from nfflr.data.graph import batch_graphs
 from nfflr.models.base import architectures
 from nfflr.models.committee import Committee

@@ -21,7 +21,7 @@ from ..data.graph import Graph
 from ..models.assemble import Inputs, assemble
 from ..models.base import Potential
 from ..models.evaluator import Compiled, Input
-from .cache import Artefacts, compiler
+from .artefacts import Artefacts, compiler
 
 SETTINGS = {
     "cpp.dynamic_threads": True,  # as many as torch has when it runs, not when it was built

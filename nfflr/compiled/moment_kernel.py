@@ -17,7 +17,7 @@ from ..data.graph import Graph, coincident
 from ..models.evaluator import Compiled, Input
 from ..models.moment import N_INVARIANTS, RANK, MomentNetwork
 from .aot_graph import deviations, example_graphs, tolerance
-from .cache import is_built, load_library
+from .artefacts import is_built, load_library
 
 logger = logging.getLogger("nfflr")
 

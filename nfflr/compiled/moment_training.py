@@ -19,7 +19,7 @@ from ..models.base import Potential
 from ..models.moment import MomentNetwork
 from ..nn.moments import monomials
 from .aot_graph import NotCompiled, trace
-from .cache import load_library
+from .artefacts import load_library
 from .moment_kernel import RANK, REAL, constants, struct, takes
 from .training_graph import TrainingGraph
 

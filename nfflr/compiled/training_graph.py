@@ -27,7 +27,7 @@ from .aot_graph import (
     tolerance,
     trace,
 )
-from .cache import compiler
+from .artefacts import compiler
 
 logger = logging.getLogger("nfflr")
 

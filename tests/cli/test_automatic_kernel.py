@@ -6,7 +6,7 @@ import pytest
 from ase.build import bulk
 
 from nfflr.cli.main import run
-from nfflr.compiled.cache import compiler
+from nfflr.compiled.artefacts import compiler
 from nfflr.jobs import opening
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")

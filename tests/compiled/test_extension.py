@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from nfflr.compiled import cache
+from nfflr.compiled import artefacts as cache
 
 pytestmark = pytest.mark.skipif(cache.compiler() is None, reason="no C++ compiler on this machine")
 
@@ -48,7 +48,7 @@ def test_another_source_header_macro_or_processor_is_another_library(source, tmp
 def test_a_damaged_library_is_built_anew(source, tmp_path):
     # A process of its own each time: what is loaded already would not be read again.
     program = (
-        "import pathlib, sys; from nfflr.compiled.cache import load_library; "
+        "import pathlib, sys; from nfflr.compiled.artefacts import load_library; "
         "print(load_library(pathlib.Path(sys.argv[1]), {'NUMBER': 7}).answer())"
     )
     command = [sys.executable, "-c", program, str(source)]

@@ -15,7 +15,7 @@ from ase.units import fs
 
 from nfflr.checkpoint import load_checkpoint
 from nfflr.compiled import moment_kernel as moment
-from nfflr.compiled.cache import compiler
+from nfflr.compiled.artefacts import compiler
 from nfflr.data.graph import Graph, batch_graphs, periodic_radius_graph
 from nfflr.data.verlet import VerletList
 from nfflr.errors import StructureError

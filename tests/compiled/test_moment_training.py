@@ -7,7 +7,7 @@ import torch
 from ase.build import bulk, molecule
 
 from nfflr.compiled.aot_graph import NotCompiled
-from nfflr.compiled.cache import compiler
+from nfflr.compiled.artefacts import compiler
 from nfflr.compiled.moment_kernel import takes
 from nfflr.compiled.moment_training import Bonds, MomentTraining
 from nfflr.compiled.training_graph import TrainingGraph, compile_training

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nfflr.compiled.cache import compiler
+from nfflr.compiled.artefacts import compiler
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """

@@ -13,7 +13,7 @@ from ase.build import bulk
 from nfflr import NFFLrCalculator, open_calculator
 from nfflr.adapters.foreign_calculator import AseEvaluator
 from nfflr.cli.main import run
-from nfflr.compiled.cache import compiler
+from nfflr.compiled.artefacts import compiler
 from nfflr.errors import ConfigError
 from nfflr.models.sum import Sum
 

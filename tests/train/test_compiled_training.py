@@ -6,7 +6,7 @@ from builders import TinyNetwork, copper, copper_dataset, tiny
 
 from nfflr.checkpoint import load_checkpoint
 from nfflr.compiled.aot_graph import NotCompiled
-from nfflr.compiled.cache import compiler
+from nfflr.compiled.artefacts import compiler
 from nfflr.compiled.training_graph import TrainingGraph
 from nfflr.errors import ConfigError
 from nfflr.models import base
