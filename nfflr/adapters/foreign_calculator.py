@@ -16,7 +16,6 @@ from typing import Any
 
 import ase
 import numpy as np
-import torch
 from ase.calculators.calculator import (
     Calculator,
     PropertyNotImplementedError,
@@ -24,12 +23,9 @@ from ase.calculators.calculator import (
     all_properties,
 )
 from ase.geometry import complete_cell
-from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
-from torch import nn
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from ..errors import NFFLrError, NumericsError, StructureError, is_lack_of_resources
-from ..models.evaluator import Evaluator, Input
-from ..quantities import STANDARD
 from ..structures.checks import check_structure
 from ..workflows.framework.interface import has_stress, require_stress
 
@@ -197,55 +193,6 @@ class ForeignCalculator(Calculator):
         return dict(self._description)
 
 
-class AseEvaluator(nn.Module, Evaluator):
-    """An ASE calculator as a term of a sum; it searches its own neighbours.
-
-    Args:
-        calculator: its ``elements`` and ``dtype`` count where it has them, as a ``ForeignCalculator`` does.
-    """
-
-    takes_batches = False
-    cutoff = None
-    anchor: torch.Tensor
-
-    def __init__(self, calculator: Calculator):
-        super().__init__()
-        self.calculator = calculator
-        self.elements = getattr(calculator, "elements", None) or None
-        self.dtype = getattr(torch, getattr(calculator, "dtype", "float64"))
-        self.key = str(calculator.name or type(calculator).__name__).lower()
-        known = {quantity.ase_name: quantity for quantity in STANDARD}
-        names = calculator.implemented_properties
-        self.outputs = tuple(known[name] for name in names if name in known)
-        self.register_buffer("anchor", torch.zeros(0), persistent=False)
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        """Where results go; the calculator computes where it likes."""
-        return self.anchor.device
-
-    def forward(self, x: Input, stress: bool = True, virials: bool = False) -> dict[str, torch.Tensor]:
-        """``outputs`` of one structure, float64, without gradients; the stress is zero without a volume."""
-        graph = self.graph(x)
-        if graph.atoms.is_batch:
-            raise StructureError(f"{self.key}: a batch was given; it takes one structure at a time")
-        atoms, result = graph.atoms.to_ase(), {}
-        assert isinstance(atoms, ase.Atoms)  # of a single structure
-        for quantity in self.outputs:
-            if quantity.name != "stress":
-                value = self.calculator.get_property(quantity.ase_name, atoms)
-            elif not stress:
-                continue
-            elif has_stress(atoms):
-                value = _voigt(self.calculator.get_property("stress", atoms))
-                value = voigt_6_to_full_3x3_stress(value)
-            else:
-                value = np.zeros((3, 3))
-            value = np.array(value, dtype=np.float64)
-            result[quantity.name] = torch.from_numpy(value).to(self.device)
-        return result
-
-
 def close(atoms: ase.Atoms, gap: float) -> None:
     """Make all axes of a structure periodic, the open ones with ``gap`` Å of vacuum, so that no atom sees
     another across them: a sum over neighbours within ``gap`` is then what it was."""
@@ -274,6 +221,8 @@ def undisturbed(ambient: str | None = None) -> Iterator[None]:
     ASE's base class, which MACE extends. Inside, gradients are on, ``ambient`` is the default dtype if it is
     given, and warnings and what is printed are dropped.
     """
+    import torch  # here, so that names of packages are listed without it
+
     dtype, device, threads = torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads()
     precision, generators = torch.get_float32_matmul_precision(), torch.random.get_rng_state()
     numpy_state = np.random.get_state()  # noqa: NPY002 - the generator that others may use
