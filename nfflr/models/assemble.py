@@ -86,16 +86,19 @@ def assemble(
     vectors = inputs.vectors.detach()
     forces = slopes.new_zeros(inputs.n_atoms, 3).index_add(0, inputs.dst, slopes)
     result["forces"] = forces.index_add(0, inputs.src, slopes, alpha=-1)
-    if stress and structure is None and not virials:
+    if not stress and not virials:
+        return result
+    if structure is None and not virials:
         result["stress"] = stress_from_virial(vectors.T @ slopes, cells)  # as below, but quicker
-    elif stress or virials:
-        products = (vectors[:, :, None] * slopes[:, None, :]).flatten(1)  # (E, 9)
-        atomic = slopes.new_zeros(inputs.n_atoms, 9).index_add(0, inputs.dst, products).view(-1, 3, 3)
-        if virials:
-            result["virials"] = atomic
-        if stress:
-            total = sum_atoms(atomic.double(), structure, n_structures)
-            result["stress"] = stress_from_virial(total, cells).to(slopes.dtype)
+        return result
+    products = (vectors[:, :, None] * slopes[:, None, :]).flatten(1)  # (E, 9)
+    if virials:
+        atomic = slopes.new_zeros(inputs.n_atoms, 9).index_add(0, inputs.dst, products)
+        result["virials"] = atomic.view(-1, 3, 3)
+    if stress:  # without the detour over atoms, and in float64, as bonds are added one by one
+        owner = None if structure is None else structure.index_select(0, inputs.dst)
+        total = sum_atoms(products.double(), owner, n_structures).unflatten(-1, (3, 3))
+        result["stress"] = stress_from_virial(total, cells).to(slopes.dtype)
     return result
 
 

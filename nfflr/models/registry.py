@@ -68,15 +68,16 @@ def architecture(key: str) -> type[Potential]:
         CheckpointError: unknown key, with the nearest match; or its module cannot be imported.
     """
     if key not in REGISTRY:
-        entries = list(importlib.metadata.entry_points(group=GROUP, name=key))
-        if key not in _own_modules() and not entries:
+        own = _own_modules().get(key)
+        entries = [] if own else list(importlib.metadata.entry_points(group=GROUP, name=key))
+        if not own and not entries:
             expected = keys()
             raise CheckpointError(
                 f"unknown architecture {key!r}; expected one of {expected}{did_you_mean(key, expected)}"
             )
         try:
-            if key in _own_modules():
-                importlib.import_module(_own_modules()[key])
+            if own:
+                importlib.import_module(own)
             else:
                 entries[0].load()
         except Exception as error:  # of another package's code, anything
