@@ -7,7 +7,7 @@ from builders import TinyNetwork, tiny
 from nfflr.checkpoint import save_checkpoint
 from nfflr.errors import CheckpointError, ConfigError
 from nfflr.models import base
-from nfflr.train.finetune import freeze, load_weights
+from nfflr.train.initialise import freeze, load_weights
 
 SIZES = {
     "alignn": {"embedding_features": 8, "hidden_features": 8},

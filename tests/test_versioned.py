@@ -8,9 +8,8 @@ import pytest
 from nfflr.errors import ConfigError
 from nfflr.learn.loop import Plan
 from nfflr.learn.teacher import LeftOut
-from nfflr.reports.run_record import RunRecord
-from nfflr.reports.verdicts import CheckRecord, ValidationRecord
-from nfflr.storage.versioned import STEPS, Record
+from nfflr.reports.run_record import CheckRecord, RunRecord, ValidationRecord
+from nfflr.storage.sealed import STEPS, Record
 from nfflr.train.state import StateRecord
 
 KINDS = [CheckRecord, LeftOut, Plan, RunRecord, StateRecord, ValidationRecord]

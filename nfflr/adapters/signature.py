@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from ..atoms import Atoms
-from ..data.ghosts import GhostAtoms, with_ghosts
 from ..data.graph import Graph
+from ..data.inputs import GhostAtoms, with_ghosts
 from ..errors import ConfigError, NumericsError, did_you_mean
 from ..models.assemble import stress_from_virial
 from ..units import KINDS as UNIT_KINDS

@@ -9,10 +9,9 @@ from pathlib import Path
 import click
 
 from ..errors import ConfigError
-from ..jobs.opening import source_name
-from ..jobs.threads import set_threads
-from .judgement import Judgement
+from ..jobs.opening import set_threads, source_name
 from .options import FILE, POTENTIAL, Whole, shared
+from .printing import Judgement
 
 TOPIC = "Judge a potential"
 PLACE = 6

@@ -13,11 +13,10 @@ from typing import Any
 import click
 
 from ..errors import ConfigError
-from ..jobs.opening import source_name
+from ..jobs.opening import set_threads, source_name
 from ..jobs.structure_files import find_structures
-from ..jobs.threads import set_threads
-from .judgement import Judgement
 from .options import FILE, Choice, Number, shared
+from .printing import Judgement
 
 TOPIC = "Judge a potential"
 PLACE = 5
@@ -67,7 +66,7 @@ def command(structures, model, elements, cutoff, dtype, trust, device, out, over
     Prints a table and writes <name>-check.json and <name>-check.png. The exit code is 5 if a check fails;
     a warning is not a failure.
     """
-    from ..reports.verdicts import CheckRecord
+    from ..reports.run_record import CheckRecord
     from ..structures.readers import read_structure
     from ..validation.checks import check, make_samples
     from ..validation.checks.check_suite import plot

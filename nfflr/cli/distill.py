@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import ConfigError, NFFLrError, StoppedError
+from ..jobs.opening import set_threads
 from ..jobs.structure_files import find_structures, result_stems
-from ..jobs.threads import set_threads
 from ..learn.distill_settings import DistillSettings
 from ..storage.files import claim_folder
 from ..workflows.framework.progress_bar import training_bar
-from .judgement import provenance
 from .options import FILE, FOLDER, SettingsCommand, read_settings, settings_options, shared
+from .printing import provenance
 
 TOPIC = "Make a potential"
 PLACE = 5
@@ -44,7 +44,7 @@ def command(structures, model, out, device, config, trust, resume, threads, **va
     """
     from ..learn.loop import plan_of
     from ..potentials import open_calculator
-    from ..storage.lock import locked
+    from ..storage.files import locked
     from ..structures.readers import read_structure
 
     settings = read_settings(DistillSettings, config, values)

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import StructureError
+from ..jobs.opening import set_threads
 from ..jobs.structure_files import data_stem, find_data
-from ..jobs.threads import set_threads
 from ..storage.files import all_or_none, claim_folder, write_figure, write_json
 from ..workflows.framework.result_files import refuse_existing
-from .judgement import provenance
 from .options import DATA, LABELS, SHARED, SOURCE, dataset_arguments, shared
+from .printing import provenance
 
 if TYPE_CHECKING:
-    from ..reports.columns import Column
+    from ..reports.curves import Column
 
 TOPIC = "Judge a potential"
 PLACE = 3
@@ -44,8 +44,7 @@ def command(data, checkpoint, out, overwrite, threads, **given) -> int:
     from ..checkpoint import load_model
     from ..data.sources import display_name
     from ..notes import note
-    from ..reports.columns import columns_of
-    from ..reports.curves import parity
+    from ..reports.curves import columns_of, parity
     from ..reports.run_predictions import judged_dataset
     from ..train.evaluation import calibration, error_table, predict
     from ..train.trained_on import familiar

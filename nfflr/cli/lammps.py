@@ -68,7 +68,7 @@ def command(
     from ..calculator import NFFLrCalculator
     from ..compiled import kernel
     from ..engines.lammps.external import check_species, potential_of
-    from ..engines.lammps.ranks import mpiexec, prepare, run_ranks, write_inputs
+    from ..engines.lammps.script import mpiexec, prepare, run_ranks, write_inputs
     from ..terms import absolute
 
     settings = read_settings(LammpsSettings, config, values)

@@ -6,7 +6,7 @@ import shlex
 
 import click
 
-from ..jobs.threads import set_threads
+from ..jobs.opening import set_threads
 from ..storage.files import all_or_none, claim_folder, write_atomically, write_figure
 from ..workflows.framework.progress_bar import steady, training_bar
 from ..workflows.framework.result_files import refuse_existing

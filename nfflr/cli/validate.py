@@ -12,8 +12,8 @@ import click
 from ..errors import ConfigError
 from ..jobs.opening import Models, source_name
 from .console import PIPE_WIDTH, Console, Table, styled
-from .judgement import Judgement
 from .options import FOLDER, shared
+from .printing import Judgement
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -37,7 +37,7 @@ def command(suite, model, tasks, device, dtype, trust, out, overwrite, threads) 
     calculator is taken. Prints a table and writes <name>-validate.json and <name>-validate.png.
     Exits with 5 if a task failed or a limit is exceeded; the files are written all the same.
     """
-    from ..reports.verdicts import ValidationRecord
+    from ..reports.run_record import ValidationRecord
     from ..validation.reading import read_suite
     from ..validation.score_figure import draw
     from ..workflows.framework.progress_bar import step_bar

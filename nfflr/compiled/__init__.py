@@ -6,7 +6,7 @@ import importlib
 import logging
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -14,12 +14,16 @@ from ..models.base import Potential
 from ..models.evaluator import Combination, Compiled, Evaluator, Input
 from .aot_graph import NotCompiled, load_graph
 
+if TYPE_CHECKING:  # imported when a step is compiled
+    from .training_graph import TrainingGraph
+
 __all__ = [
     "KERNELS",
     "Compiled",
     "NotCompiled",
     "build",
     "compile_potential",
+    "compile_training",
     "kernel",
     "kernels_are_ready",
 ]
@@ -102,3 +106,25 @@ def _kernel_module(model: Evaluator) -> ModuleType | None:
     if name is None or type(model).__module__ != f"{Potential.__module__.rpartition('.')[0]}.{model.key}":
         return None
     return importlib.import_module(f".{name}", __package__)
+
+
+def compile_training(model: Potential, tell: Callable[[str], None] = logger.warning) -> TrainingGraph | None:
+    """The fastest form of a training step that there is for the model, a kernel or a compiled graph.
+
+    Returns:
+        None where the model has to be trained as it is. What is not to be had is told in a line.
+    """
+    from .moment_kernel import takes
+    from .moment_training import MomentTraining
+    from .training_graph import TrainingGraph
+
+    if takes(model):
+        try:
+            return MomentTraining(model)
+        except NotCompiled as reason:
+            tell(f"no kernel, the whole step is compiled as a graph: {reason}")
+    try:
+        return TrainingGraph(model)
+    except NotCompiled as reason:
+        tell(f"not compiled, trained as before: {reason}")
+        return None

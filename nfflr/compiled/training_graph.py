@@ -116,27 +116,6 @@ def differentiable(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
     return graph
 
 
-def compile_training(model: Potential, tell: Callable[[str], None] = logger.warning) -> TrainingGraph | None:
-    """The fastest form of a training step that there is for the model, a kernel or a compiled graph.
-
-    Returns:
-        None where the model has to be trained as it is. What is not to be had is told in a line.
-    """
-    from .moment_kernel import takes
-    from .moment_training import MomentTraining
-
-    if takes(model):
-        try:
-            return MomentTraining(model)
-        except NotCompiled as reason:
-            tell(f"no kernel, the whole step is compiled as a graph: {reason}")
-    try:
-        return TrainingGraph(model)
-    except NotCompiled as reason:
-        tell(f"not compiled, trained as before: {reason}")
-        return None
-
-
 @contextmanager
 def _kept():
     """Inductor's own cache in the user's, unless others can write there: a second run need not compile."""

@@ -7,8 +7,8 @@ from ..lazy import lazy_names
 if TYPE_CHECKING:  # the names of the package
     from .dataset import AtomsDataset
     from .dgl_view import from_dgl, to_dgl
-    from .ghosts import from_ghosts, with_ghosts
     from .graph import Graph, periodic_radius_graph
+    from .inputs import from_ghosts, with_ghosts
     from .pyg_view import from_pyg, to_pyg
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

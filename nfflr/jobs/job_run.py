@@ -18,10 +18,8 @@ from matplotlib.figure import Figure
 
 from ..errors import ConfigError, NFFLrError, StoppedError
 from ..notes import notes_about
-from ..storage.archives import FolderArchive
-from ..storage.files import claim_folder, write_atomically
-from ..storage.lock import locked
-from ..storage.trajectories import StoredFrames
+from ..storage.archives import FolderArchive, StoredFrames
+from ..storage.files import claim_folder, locked, write_atomically
 from ..workflows.framework.contract import find_workflow, read_result
 from ..workflows.framework.result_files import Outputs, refuse_existing, versions
 from ..workflows.framework.results import Result, result_record, scalar_fields

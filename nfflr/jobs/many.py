@@ -16,11 +16,10 @@ from ..errors import ConfigError, did_you_mean
 from ..workflows.framework.contract import Workflow, find_workflow
 from ..workflows.framework.interface import Settings
 from .job_run import Run
+from .opening import threads_restored
 from .plan import Job, Listener, Outcome, Plan
-from .pool import Workers, parsl_workers
-from .spreading import all_together, one_by_one, side_by_side
+from .spreading import Workers, all_together, one_by_one, parsl_workers, side_by_side
 from .structure_files import find_structures, result_stems
-from .threads import threads_restored
 
 Structure = str | Path | ase.Atoms
 

@@ -24,9 +24,9 @@ from ..calculator import NFFLrCalculator
 from ..checkpoint import load_checkpoint
 from ..errors import ConfigError, NumericsError
 from ..models.moment import MomentNetwork
+from ..storage.archives import StoredFrames, write_trajectory
 from ..storage.files import claim_folder
-from ..storage.trajectories import StoredFrames, write_trajectory
-from ..storage.versioned import Record
+from ..storage.sealed import Record
 from ..validation.suite import Suite
 from .distill_settings import DistillSettings
 from .sampling import choose, md_frames, rattled, relaxation_frames, seed_structures

@@ -18,9 +18,9 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from ..errors import NFFLrError, NumericsError, is_lack_of_resources
 from ..notes import quiet
+from ..storage.archives import FrameWriter, StoredFrames, write_trajectory
 from ..storage.files import claim_folder, write_atomically, write_json
-from ..storage.trajectories import FrameWriter, StoredFrames, write_trajectory
-from ..storage.versioned import Record
+from ..storage.sealed import Record
 from ..structures.readers import read_structure
 from ..validation.reading import FILE as SUITE
 from ..validation.reading import read_suite

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ..data.graph import Graph, batch_graphs
 from ..errors import ConfigError, plain_reason
-from ..nn.exact import ExactBuffers
+from ..nn.dense import ExactBuffers
 from ..quantities import FORCE_FIELD, Quantity
 from .assemble import Inputs, assemble
 from .evaluator import Evaluator, Input, refuse_missing

@@ -20,9 +20,6 @@ from ..data.inputs import as_graph
 from ..errors import ConfigError, StructureError
 from ..quantities import Quantity
 
-if TYPE_CHECKING:
-    from .sum import Sum
-
 Input = Graph | Atoms | ase.Atoms | Sequence[Atoms | ase.Atoms]
 NO_CUTOFF = 0.5  # Å, of a search for atoms that coincide, where a model takes no neighbours from us
 
@@ -100,9 +97,7 @@ class Evaluator:
         return graph if graph.src.device == self.device else graph.to(self.device)
 
     def __add__(self, other: Evaluator) -> Sum:
-        """The sum of both, see ``nfflr.models.sum.Sum``."""
-        from .sum import Sum
-
+        """The sum of both, see ``Sum``."""
         return Sum([*self.terms, *other.terms]) if isinstance(other, Evaluator) else NotImplemented
 
     @property
@@ -206,3 +201,76 @@ def refuse_missing(numbers: torch.Tensor, elements: Sequence[str]) -> None:
             f"structure: element {', '.join(missing)} is not covered by this model; "
             f"it knows {', '.join(elements)}"
         )
+
+
+ADDITIVE = ("total_energy", "energies", "forces", "stress", "virials")
+
+
+class Sum(Combination):
+    """The sum of at least two evaluators; ``a + b`` makes one.
+
+    Energies, forces, stress and atomic virials add up in float64, those that every term gives. Any other
+    quantity is that of the only term that gives it. A term sees the bonds within its own cutoff. The sum
+    covers the elements that all terms cover.
+
+    Raises:
+        ConfigError: fewer than two terms, or terms without a common element.
+
+    Example:
+        >>> from nfflr.models.classical.lennard_jones import LennardJones, LennardJonesConfig
+        >>> argon = LennardJones(LennardJonesConfig.argon())
+        >>> (argon + argon).cutoff  # Å
+        8.5
+    """
+
+    noun = "sum"
+
+    def __init__(self, terms: Sequence[Evaluator]):
+        super().__init__(terms)
+        covered = [set(term.elements) for term in terms if term.elements is not None]
+        if covered and not set.intersection(*covered):
+            lists = " and ".join(", ".join(term.elements) for term in terms if term.elements is not None)
+            raise ConfigError(f"sum: its terms have no element in common; they cover {lists}")
+        order = max((t.elements for t in terms if t.elements is not None), key=len, default=None)
+        common = set.intersection(*covered) if covered else set()
+        self.elements = None if order is None else tuple(e for e in order if e in common)
+
+    @property
+    def terms(self) -> Sequence[Evaluator]:
+        return self.parts
+
+    @property
+    def outputs(self) -> tuple[Quantity, ...]:  # type: ignore[override]
+        offered = {q.name: q for part in self.parts for q in part.outputs}
+        return tuple(
+            quantity for name, quantity in offered.items() if self._count(name) in self._counts(name)
+        )
+
+    def _count(self, name: str) -> int:
+        return sum(part.gives(name) for part in self.parts)
+
+    def _counts(self, name: str) -> tuple[int, ...]:
+        """How many terms have to give a quantity."""
+        return (len(self.parts),) if name in ADDITIVE else (1,)
+
+    @property
+    def shortest_distances(self) -> torch.Tensor | None:  # type: ignore[override]
+        """The largest of what the terms know."""
+        if self.elements is None:
+            return None
+        tables = []
+        for part in self.parts:
+            if part.shortest_distances is not None and part.elements is not None:
+                index = torch.tensor([part.elements.index(e) for e in self.elements])
+                tables.append(part.shortest_distances[index][:, index].double())
+        return torch.stack(tables).amax(0) if tables else None
+
+    def combine(self, outputs: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        result: dict[str, torch.Tensor] = {}
+        for name in dict.fromkeys(name for output in outputs for name in output):
+            values = [output[name] for output in outputs if name in output]
+            if name in ADDITIVE and len(values) == len(outputs):
+                result[name] = torch.stack([value.double() for value in values]).sum(0)
+            elif name not in ADDITIVE and len(values) == 1:
+                result[name] = values[0]
+        return result

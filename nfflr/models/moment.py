@@ -21,11 +21,9 @@ from pydantic import Field
 from torch import nn
 
 from ..data.graph import Graph
-from ..nn.cutoff import polynomial_cutoff, smoothstep
 from ..nn.moments import density_moments, full_tensor_index, monomials, traceless_projection
 from ..nn.padding import bond_slots, pad_bonds, pad_weights
-from ..nn.radial import bessel
-from ..nn.zbl import zbl_energy
+from ..nn.radial import bessel, polynomial_cutoff, smoothstep, zbl_energy
 from .base import Inputs, Potential, PotentialConfig, register
 
 RANK = 3

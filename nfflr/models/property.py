@@ -14,7 +14,7 @@ from torch import nn
 
 from ..data.graph import Graph
 from ..errors import ConfigError, StructureError, did_you_mean
-from ..nn.exact import ExactBuffers
+from ..nn.dense import ExactBuffers
 from ..quantities import Quantity
 from .assemble import Inputs, sum_structures
 from .base import Input, Potential, PotentialConfig

@@ -5,8 +5,14 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_names
 
 if TYPE_CHECKING:  # the names of the package
-    from .cutoff import cosine_cutoff, polynomial_cutoff, smoothstep
-    from .radial import bessel, gaussian, spherical_bessel
-    from .zbl import zbl_energy
+    from .radial import (
+        bessel,
+        cosine_cutoff,
+        gaussian,
+        polynomial_cutoff,
+        smoothstep,
+        spherical_bessel,
+        zbl_energy,
+    )
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -1,5 +1,7 @@
 """Dense layers and activations of message-passing networks."""
 
+from __future__ import annotations
+
 import math
 
 import torch
@@ -31,3 +33,16 @@ def dense(n_in: int, n_out: int, bias: bool = True) -> nn.Linear:
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+class ExactBuffers(nn.Module):
+    """A module whose buffers named in ``exact`` follow it to another device, but keep their dtype."""
+
+    exact: tuple[str, ...] = ()
+
+    def _apply(self, fn, recurse=True):
+        kept = {name: getattr(self, name) for name in self.exact}
+        super()._apply(fn, recurse)
+        for name, value in kept.items():
+            setattr(self, name, value.to(getattr(self, name).device))
+        return self

@@ -1,10 +1,56 @@
 """Radial basis functions of a bond length, with the derivative where it is written by hand."""
 
+from __future__ import annotations
+
 import math
 
 import torch
 
-from .cutoff import polynomial_cutoff
+
+def polynomial_cutoff(x: torch.Tensor, p: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    """Envelope falling from 1 at x = 0 to 0 at x = 1, twice continuously differentiable there.
+
+    Gasteiger et al., *Directional message passing for molecular graphs*, ICLR 2020, eq. 8.
+
+    Args:
+        x: r / cutoff, any shape; 0 is returned for x ≥ 1.
+        p: the order; larger keeps the envelope near 1 for longer.
+
+    Returns:
+        value and d(value)/dx, shaped like ``x``.
+    """
+    x = x.clamp(max=1.0)
+    a, b, c = (p + 1) * (p + 2) / 2, p * (p + 2), p * (p + 1) / 2
+    x_p1 = x ** (p - 1)
+    value = 1 - x_p1 * x * (a - x * (b - c * x))
+    slope = -a * p * x_p1 * (1 - x).square()
+    return value, slope
+
+
+def smoothstep(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quintic step from 0 (x ≤ 0) to 1 (x ≥ 1), twice continuously differentiable everywhere.
+
+    Returns:
+        value and d(value)/dx, shaped like ``x``.
+    """
+    x = x.clamp(0.0, 1.0)
+    value = x * x * x * (10 - x * (15 - 6 * x))
+    slope = 30 * (x * (1 - x)).square()
+    return value, slope
+
+
+def cosine_cutoff(x: torch.Tensor) -> torch.Tensor:
+    """½ (1 + cos πx), falling from 1 at x = 0 to 0 at x = 1 with zero slope; 0 beyond.
+
+    Behler, J. Chem. Phys. 134, 074106 (2011). The second derivative jumps at x = 1.
+
+    Args:
+        x: r / cutoff, any shape.
+
+    Returns:
+        values shaped like ``x``; autograd differentiates them.
+    """
+    return 0.5 * (1 + torch.cos(math.pi * x.clamp(max=1.0)))
 
 
 def bessel(r: torch.Tensor, n: int, cutoff: float, p: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,3 +109,25 @@ def gaussian(r: torch.Tensor, n: int, cutoff: float) -> torch.Tensor:
     width = cutoff / (n - 1)
     k = torch.arange(n, dtype=r.dtype, device=r.device)
     return torch.exp(-0.5 * (r[..., None] / width - k).square())
+
+
+COULOMB = 14.399645478425668  # e²/(4πε0), eV·Å
+SHARES = (0.18175, 0.50986, 0.28022, 0.02817)  # c_k
+DECAYS = (3.19980, 0.94229, 0.40290, 0.20162)  # d_k
+
+
+def zbl_energy(r: torch.Tensor, z_i: torch.Tensor, z_j: torch.Tensor) -> torch.Tensor:
+    """Universal repulsion V(r) = Z_i Z_j e²/(4πε0 r) Σ_k c_k exp(−d_k r/a), eV per pair.
+
+    a = 0.46850 Å / (Z_i^0.23 + Z_j^0.23). Ziegler, Biersack and Littmark, *The Stopping and Range of
+    Ions in Matter* (Pergamon, 1985).
+
+    Args:
+        r: (...), Å.
+        z_i, z_j: atomic numbers, broadcastable to ``r``.
+    """
+    z_i, z_j = z_i.to(r.dtype), z_j.to(r.dtype)
+    x = r * (z_i**0.23 + z_j**0.23) / 0.46850
+    # Term by term: a compiled loop over four would leave most lanes of a register empty.
+    screening = sum(share * torch.exp(-decay * x) for share, decay in zip(SHARES, DECAYS, strict=True))
+    return COULOMB * z_i * z_j / r * screening

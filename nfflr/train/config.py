@@ -24,11 +24,10 @@ from ..data.sources import modules as source_modules
 from ..errors import ConfigError, plain_reason
 from ..models.base import Potential
 from ..quantities import further
-from ..structures.kinds import CHECKPOINT, CONFIG, DATA, SETTINGS, STRUCTURE, kind_of
+from ..structures.readers import CHECKPOINT, CONFIG, DATA, SETTINGS, STRUCTURE, kind_of
 from ..validation.suite import Task
-from .declarative import read_yaml
+from .declarative import SEED, is_python, read_yaml, run_config
 from .physics import read_tasks
-from .python_config import SEED, is_python, run_config
 
 INSIDE = "config.py"  # what nff init calls a config
 NotNegative = Annotated[float, Field(ge=0)]

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..compiled.training_graph import TrainingGraph, compile_training
+from ..compiled import compile_training
+from ..compiled.training_graph import TrainingGraph
 from ..data.dataset import AtomsDataset
 from ..data.targets import MISSING_CLASS
 from ..errors import ConfigError
 from ..models.base import Potential
 from ..quantities import Quantity
-from ..reports.columns import columns_of
+from ..reports.curves import columns_of
 from .config import TrainingConfig
 from .distributed import gathered, share
 from .evaluation import Comparison, Predictions, as_batch, by_name, outputs_of, predict

@@ -15,12 +15,11 @@ from torch.optim.swa_utils import AveragedModel
 from ..cards import Domain
 from ..errors import ConfigError, NumericsError, did_you_mean
 from ..models.base import Potential
-from .averaging import Swag, averaged
 from .batches import ShuffledBatches
 from .config import TrainingConfig
 from .distributed import gathered, sum_gradients, total
 from .objective import Objective, predict_shared
-from .optimizer import build_optimizer, rate_factor
+from .optimizer import Swag, averaged, build_optimizer, rate_factor
 from .physics import Physics
 from .state import StateRecord
 from .trained_on import trained_domain

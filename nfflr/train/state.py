@@ -16,7 +16,7 @@ import torch
 
 from ..checkpoint import pack, unpack
 from ..errors import CheckpointError, ResourceError
-from ..storage.versioned import Record
+from ..storage.sealed import Record
 
 FORMAT = "nfflr-state"
 KEEP = 2

@@ -18,8 +18,7 @@ from ..models.base import Potential
 from ..quantities import Quantity
 from ..reports.curves import learning_curve
 from ..reports.run_record import Log, RunRecord, event_log, write_metrics
-from ..storage.files import claim_folder, sweep, write_figure
-from ..storage.lock import locked
+from ..storage.files import claim_folder, locked, sweep, write_figure
 from ..validation.suite import Report
 from .batches import make_loader, watched_workers
 from .config import TrainingConfig

@@ -24,7 +24,7 @@ OURS = ("compiled", "eager")
 
 def nfflr(cells, compiled):
     from nfflr.checkpoint import load_checkpoint
-    from nfflr.compiled.training_graph import compile_training
+    from nfflr.compiled import compile_training
 
     model = load_checkpoint("mlearn-si")[0].train()
     started = time.process_time()

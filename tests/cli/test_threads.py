@@ -8,7 +8,7 @@ from ase.build import bulk
 
 from nfflr.calculator import NFFLrCalculator
 from nfflr.cli.main import run
-from nfflr.jobs import threads
+from nfflr.jobs import opening as threads
 
 
 @pytest.fixture(autouse=True)

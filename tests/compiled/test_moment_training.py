@@ -6,11 +6,12 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
+from nfflr.compiled import compile_training
 from nfflr.compiled.aot_graph import NotCompiled
 from nfflr.compiled.artefacts import compiler
 from nfflr.compiled.moment_kernel import takes
 from nfflr.compiled.moment_training import Bonds, MomentTraining
-from nfflr.compiled.training_graph import TrainingGraph, compile_training
+from nfflr.compiled.training_graph import TrainingGraph
 from nfflr.models.moment import MomentConfig, MomentNetwork
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler here")

@@ -18,11 +18,9 @@ from torch.utils.data import DataLoader
 import nfflr
 from nfflr.data import diskcache
 from nfflr.data.dataset import AtomsDataset, collate
-from nfflr.data.diskcache import DiskCache, identity
-from nfflr.data.ghosts import GhostAtoms, with_ghosts
+from nfflr.data.diskcache import DiskCache, identity, portable
 from nfflr.data.graph import Graph, periodic_radius_graph
-from nfflr.data.inputs import as_graph
-from nfflr.data.portable import portable
+from nfflr.data.inputs import GhostAtoms, as_graph, with_ghosts
 from nfflr.errors import ConfigError, ResourceError, StructureError
 
 dgl_view = pytest.importorskip("nfflr.data.dgl_view")

@@ -9,9 +9,8 @@ import torch
 from ase.build import bulk, fcc111, molecule
 
 import nfflr
-from nfflr.data.ghosts import with_ghosts
 from nfflr.data.graph import periodic_radius_graph
-from nfflr.data.inputs import as_graph
+from nfflr.data.inputs import as_graph, with_ghosts
 from nfflr.errors import StructureError
 from nfflr.models.base import architectures
 

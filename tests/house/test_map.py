@@ -21,7 +21,7 @@ def test_no_two_modules_share_a_name():
 
 def test_no_modules_import_each_other_in_a_circle():
     # Imports inside functions count too: a circle hidden there is a circle.
-    graph = grimp.build_graph("nfflr")
+    graph = grimp.build_graph("nfflr", exclude_type_checking_imports=True)
     order = TopologicalSorter({m: graph.find_modules_directly_imported_by(m) for m in graph.modules})
     try:
         order.prepare()

@@ -11,11 +11,11 @@ import pytest
 from ase.build import bulk
 
 from nfflr import NFFLrCalculator, open_calculator
-from nfflr.adapters.ase_evaluator import AseEvaluator
+from nfflr.adapters.foreign_calculator import AseEvaluator
 from nfflr.cli.main import run
 from nfflr.compiled.artefacts import compiler
 from nfflr.errors import ConfigError
-from nfflr.models.sum import Sum
+from nfflr.models.evaluator import Sum
 
 HERE = Path(__file__).parent
 PAIRS = f"lennard_jones:{HERE / 'lennard_jones.yaml'}"

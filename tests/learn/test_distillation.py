@@ -16,7 +16,7 @@ from ase.calculators.emt import EMT
 from nfflr.calculator import NFFLrCalculator
 from nfflr.cards import read_card
 from nfflr.cli.main import run
-from nfflr.storage.trajectories import StoredFrames
+from nfflr.storage.archives import StoredFrames
 from nfflr.validation.reading import read_suite
 from nfflr.workflows.molecular_dynamics import MdSettings, md
 from nfflr.workflows.phonon_dispersion import PhononsSettings, phonons

@@ -16,7 +16,7 @@ from nfflr.data.dataset import AtomsDataset
 from nfflr.data.graph import periodic_radius_graph
 from nfflr.models.gnn import alignn_ff
 from nfflr.models.gnn.alignn_ff import ALIGNN, ALIGNNConfig, EdgeGatedConv, unordered
-from nfflr.nn.triplets import bond_pairs
+from nfflr.nn.padding import bond_pairs
 from nfflr.train.config import TrainingConfig
 from nfflr.train.trainer import train
 

@@ -10,8 +10,8 @@ from torch_geometric.data import Batch
 import nfflr
 from nfflr.calculator import NFFLrCalculator
 from nfflr.data import dgl_view, pyg_view
-from nfflr.data.ghosts import with_ghosts
 from nfflr.data.graph import periodic_radius_graph
+from nfflr.data.inputs import with_ghosts
 from nfflr.errors import ConfigError, StructureError
 from nfflr.models.base import architecture
 from nfflr.models.property import PropertyConfig

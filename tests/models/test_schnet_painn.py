@@ -12,9 +12,8 @@ from nfflr.checkpoint import load_checkpoint, save_checkpoint
 from nfflr.data.graph import periodic_radius_graph
 from nfflr.models.base import architecture
 from nfflr.models.gnn.painn import soft_norm
-from nfflr.nn.cutoff import cosine_cutoff
 from nfflr.nn.dense import dense, shifted_softplus
-from nfflr.nn.radial import bessel, gaussian, spherical_bessel
+from nfflr.nn.radial import bessel, cosine_cutoff, gaussian, spherical_bessel
 
 ELEMENTS = ("C", "Si")
 

@@ -16,8 +16,7 @@ from torch import nn
 
 from nfflr import Atoms, Graph, NFFLrCalculator, periodic_radius_graph
 from nfflr.adapters.wrapped import Wrapped
-from nfflr.data.ghosts import GhostAtoms, from_ghosts
-from nfflr.data.inputs import as_graph
+from nfflr.data.inputs import GhostAtoms, as_graph, from_ghosts
 from nfflr.errors import CheckpointError, ConfigError, NumericsError, StructureError
 from nfflr.models.committee import Committee
 from nfflr.workflows.relaxation import RelaxSettings, relax

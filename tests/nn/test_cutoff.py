@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nfflr.nn.cutoff import polynomial_cutoff, smoothstep
+from nfflr.nn.radial import polynomial_cutoff, smoothstep
 
 ORDERS = (3, 4, 6, 10)
 

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from nfflr.nn.cutoff import polynomial_cutoff
-from nfflr.nn.radial import bessel
+from nfflr.nn.radial import bessel, polynomial_cutoff
 
 CUTOFF = 4.7
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import constants
 
-from nfflr.nn.zbl import COULOMB, SHARES, zbl_energy
+from nfflr.nn.radial import COULOMB, SHARES, zbl_energy
 
 
 def textbook(r, z1, z2):

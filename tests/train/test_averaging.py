@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from nfflr.train.averaging import Swag, averaged
+from nfflr.train.optimizer import Swag, averaged
 
 
 def walk(count: int, size: int = 6, seed: int = 0) -> list[torch.Tensor]:

@@ -10,8 +10,7 @@ import yaml
 from builders import copper
 
 from nfflr.cli.main import run
-from nfflr.data.dataset import AtomsDataset
-from nfflr.data.dataset_config import DatasetConfig
+from nfflr.data.dataset import AtomsDataset, DatasetConfig
 from nfflr.errors import ConfigError
 from nfflr.train.config import TrainingConfig, load_config
 from nfflr.train.declarative import json_schema

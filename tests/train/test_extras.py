@@ -10,7 +10,7 @@ from builders import CUTOFF, TinyNetwork, copper, copper_dataset, radius_graph, 
 from nfflr.atoms import Atoms
 from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import load_checkpoint
-from nfflr.data.ghosts import with_ghosts
+from nfflr.data.inputs import with_ghosts
 from nfflr.errors import CheckpointError, ConfigError
 from nfflr.models import base
 from nfflr.reports import run_record

@@ -16,8 +16,8 @@ from nfflr.checkpoint import load_checkpoint
 from nfflr.cli.main import run
 from nfflr.data.dataset import AtomsDataset, collate
 from nfflr.data.dgl_view import to_dgl
-from nfflr.data.ghosts import with_ghosts
 from nfflr.data.graph import periodic_radius_graph
+from nfflr.data.inputs import with_ghosts
 from nfflr.data.pyg_view import to_pyg
 from nfflr.errors import ConfigError
 from nfflr.models.gnn.alignn_ff import ALIGNN, ALIGNNConfig

@@ -14,8 +14,7 @@ from jinja2 import ChoiceLoader, DictLoader, PackageLoader
 from nfflr.checkpoint import FILE
 from nfflr.cli.main import run
 from nfflr.errors import ConfigError
-from nfflr.reports.page import Grid, render
-from nfflr.reports.run_page import run_page
+from nfflr.reports.run_page import Grid, render, run_page
 
 ANCHORS = [
     "learning",

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from nfflr.train.shampoo import SOAP
+from nfflr.train.optimizer import SOAP
 
 
 def rotation(n: int, seed: int) -> torch.Tensor:

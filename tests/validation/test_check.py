@@ -15,10 +15,12 @@ from nfflr.errors import ConfigError
 from nfflr.validation.checks import LIMITS, check, make_samples
 from nfflr.validation.checks.check_suite import plot
 from nfflr.validation.checks.exactness import (
+    check_batch,
     check_conservative,
     check_forces,
     check_permutation,
     check_rotation,
+    check_rounding,
     check_stress,
 )
 from nfflr.validation.checks.locality import (
@@ -27,7 +29,6 @@ from nfflr.validation.checks.locality import (
     check_smoothness,
     check_supercells,
 )
-from nfflr.validation.checks.precision import check_batch, check_rounding
 from nfflr.validation.checks.result import CheckResult, measured
 from nfflr.validation.checks.samples import open_box
 from nfflr.validation.checks.walls import (

@@ -7,6 +7,6 @@ atoms and writes the files; a potential is asked for forces by each rank through
 from __future__ import annotations
 
 from .external import attach
-from .reach import hops
+from .region import hops
 
 __all__ = ["attach", "hops"]

@@ -13,8 +13,7 @@ from ...calculator import NFFLrCalculator
 from ...compiled import kernel
 from ...errors import ConfigError, NumericsError, StructureError
 from ...models.evaluator import NO_CUTOFF, Evaluator
-from .reach import hops
-from .region import Region
+from .region import Region, hops
 
 FIX = "nfflr"
 SKIN = 0.5  # Å

@@ -21,7 +21,7 @@ from ...models.base import Potential
 from ...models.evaluator import Evaluator
 from ...storage.files import write_atomically
 from .external import potential_of
-from .reach import hops
+from .region import hops
 
 try:  # what LAMMPS checks is the name of its methods
     from lammps.mliap.mliap_unified_abc import MLIAPUnified as _Base

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from scipy.interpolate import CubicSpline
 
 from ...errors import ConfigError, ResourceError, StructureError
-from ...nn.cutoff import smoothstep
+from ...nn.radial import smoothstep
 from ..base import Inputs, Potential, PotentialConfig, register
 from .parameter_tables import unordered_pairs, weight
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import Field, model_validator
 
-from ...nn.triplets import bond_pairs
+from ...nn.padding import bond_pairs
 from ..base import Inputs, Potential, PotentialConfig, register
 from .parameter_tables import (
     Parameters,

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from ...nn.triplets import bond_pairs
+from ...nn.padding import bond_pairs
 from ..base import Inputs, Potential, PotentialConfig, register
 from .parameter_tables import Parameters, check_complete, check_symbols, constant, settle_cutoff, weight
 

@@ -27,8 +27,8 @@ from pydantic import Field, model_validator
 from torch import nn
 from torch.nn.functional import silu
 
-from ...nn.cutoff import smoothstep
-from ...nn.triplets import bond_pairs
+from ...nn.padding import bond_pairs
+from ...nn.radial import smoothstep
 from ..base import Inputs, register
 from ..property import PropertyConfig, PropertyModel
 

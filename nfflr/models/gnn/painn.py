@@ -16,10 +16,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ...nn.cutoff import cosine_cutoff
 from ...nn.dense import dense
 from ...nn.padding import bond_slots, pad_bonds
-from ...nn.radial import spherical_bessel
+from ...nn.radial import cosine_cutoff, spherical_bessel
 from ..base import Inputs, register
 from ..property import PropertyConfig, PropertyModel
 

@@ -9,9 +9,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ...nn.cutoff import cosine_cutoff
 from ...nn.dense import ShiftedSoftplus, dense
-from ...nn.radial import gaussian
+from ...nn.radial import cosine_cutoff, gaussian
 from ..base import Inputs, register
 from ..property import PropertyConfig, PropertyModel
 

@@ -11,14 +11,20 @@ from ase.calculators.calculator import Calculator
 
 from ...errors import is_lack_of_resources
 from .exactness import (
+    Drift,
+    check_batch,
     check_conservative,
+    check_drift,
     check_forces,
     check_lattice_translation,
     check_permutation,
     check_reflection,
     check_rotation,
+    check_rounding,
     check_stress,
     check_translation,
+    measure_speed,
+    nve_run,
 )
 from .locality import (
     check_isolated_atoms,
@@ -27,7 +33,6 @@ from .locality import (
     check_smoothness,
     check_supercells,
 )
-from .precision import Drift, check_batch, check_drift, check_rounding, measure_speed, nve_run
 from .result import LIMITS, CheckResult
 from .samples import Samples, make_samples
 from .walls import Dimer, check_minima, check_wall_in_crystal, check_wall_of_dimers, dimer_curves

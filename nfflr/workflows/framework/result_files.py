@@ -20,8 +20,8 @@ import ase
 from ... import __version__
 from ...errors import ConfigError, did_you_mean
 from ...notes import note
+from ...storage.archives import write_trajectory
 from ...storage.files import all_or_none, claim_folder, sweep, write_atomically, write_figure, write_json
-from ...storage.trajectories import write_trajectory
 from ...structures.writers import FORMATS, OPEN, TRAJECTORY, file_name, format_of, losses, structure_bytes
 from .interface import Table
 from .results import Result, file_fields, result_record

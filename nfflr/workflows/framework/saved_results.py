@@ -11,7 +11,7 @@ import ase
 import numpy as np
 
 from ...errors import ConfigError, did_you_mean
-from ...storage.trajectories import StoredFrames
+from ...storage.archives import StoredFrames
 from ...structures.readers import read_structure
 from .. import workflow_names
 from . import contract
