@@ -22,7 +22,7 @@ class Quantity:
 
     Attributes:
         name: key in a model's dict and among the labels of a structure, such as ``"magmoms"``.
-        per_atom: whether every atom has one, (N, *shape); otherwise the structure has one, (*shape).
+        per_atom: whether every atom has one, ``(N, *shape)``; otherwise the structure has one, ``shape``.
         shape: of one value: () a number, (3,) a vector, (3, 3) a tensor.
         unit: as tables and files show it; empty for a pure number.
         ase_name: what ASE's calculators call it; None if ASE has no name for it.

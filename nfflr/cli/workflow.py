@@ -64,7 +64,7 @@ def _shared_options(workflow: Workflow, several: bool) -> list[click.Parameter]:
         multiple=True,
         required=False,
         help="Bundled name, run folder, checkpoint, or another package's: chgnet, mace:FILE, "
-        "ase:MODULE:CLASS, …; 'a + b' adds potentials, of which one may be lennard_jones:FILE.yaml, and "
+        "ase:MODULE:CLASS, …; 'a + b' adds potentials, of which one may be lennard-jones:FILE.yaml, and "
         "'a,b' is a committee; default: a bundled one that fits, else an installed universal one. "
         "Given again: further models to compare the first with.",
     )

@@ -27,8 +27,8 @@ class Comparison:
 
     Attributes:
         quantity: which one.
-        predicted: (S, *shape), or (ΣN, *shape) of atoms, in its unit; extensive ones are divided by the
-            number of atoms. Of classes the scores (S, C), not normalised.
+        predicted: ``(S, *shape)``, or ``(ΣN, *shape)`` of atoms, in its unit; extensive ones are
+            divided by the number of atoms. Of classes the scores (S, C), not normalised.
         reference: the labels, likewise, NaN where one is missing; of classes their indices (S,), −100 where
             missing.
         spread: of an ensemble, the standard deviation (S,) or (ΣN,) among its members; else None.
@@ -41,7 +41,7 @@ class Comparison:
 
     @property
     def labelled(self) -> np.ndarray:
-        """Which references are there, (S, *shape) or (ΣN, *shape), of classes (S,)."""
+        """Which references are there, ``(S, *shape)`` or ``(ΣN, *shape)``, of classes (S,)."""
         is_class = self.quantity.classes is not None
         # A prediction that is not finite must show in the errors.
         return self.reference != MISSING_CLASS if is_class else np.isfinite(self.reference)

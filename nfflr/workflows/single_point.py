@@ -1,4 +1,4 @@
-"""Energy, forces, stress and whatever else a calculator gives, of a structure as it is."""
+"""Energy, forces, stress and more of a structure as it is."""
 
 from __future__ import annotations
 
