@@ -83,7 +83,8 @@ BLOCKS = [
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_blocks_marked_as_such_run(block, tmp_path):
-    (tmp_path / "tutorials").symlink_to(ROOT / "tutorials")  # read from there; what is written stays here
+    for name in ("tutorials", "calculators"):  # read from there; what is written stays here
+        (tmp_path / name).symlink_to(ROOT / name)
     done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -100,7 +100,8 @@ def test_case_03_a_cutoff_of_three_times_the_cell(key):
 )
 @every_architecture
 def test_case_04_to_09_mixed_periodicity(key, pbc):
-    found = assert_equals_reference(key, gas(pbc))
+    # Two of the atoms are so near to each other that energies reach 5e4 eV, whose rounding counts.
+    found = assert_equals_reference(key, gas(pbc), rtol=1e-14)
     assert np.abs(found["forces"]).max() > 1e-2  # else this says nothing
 
 
