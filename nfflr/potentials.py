@@ -22,7 +22,7 @@ def open_calculator(
 
     Args:
         source: a bundled name, run folder or checkpoint (several make an ensemble); or ``chgnet``,
-            ``mace:<file>``, ``matgl:<folder>``, ``sevennet:<file>``, ``nequip:<file>``, ``orb:<file>``,
+            ``mace:<file>``, ``matgl:<folder>``, ``sevennet:<file>``, ``nequip:<file>``, ``orb:<name>``,
             ``ase:<module>:<Class>[:json arguments]``.
         device: ``"cpu"``, ``"cuda"``, …
         dtype: ``"float32"`` or ``"float64"``; default: the model's.

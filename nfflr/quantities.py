@@ -29,6 +29,7 @@ class Quantity:
         rotation: how it changes when the structure is rotated: not at all, as a vector, or as a tensor.
         extensive: whether it grows with the size of the structure; errors are then divided by the number of
             atoms.
+        additive: whether it follows from the energy, so that the values of the terms of a sum add up.
         scale: error that counts as one in a loss, in ``unit`` (per atom if extensive); None: the standard
             deviation of the training labels.
         header: short form for the head of a column; by default the name.
@@ -46,6 +47,7 @@ class Quantity:
     ase_name: str | None = None
     rotation: Rotation = "invariant"
     extensive: bool = False
+    additive: bool = False
     scale: float | None = None
     header: str = ""
     display: tuple[str, float] | None = None
@@ -111,13 +113,16 @@ STANDARD = (
         unit="eV",
         ase_name="energy",
         extensive=True,
+        additive=True,
         scale=0.01,
         header="E",
         display=("meV/atom", 1e3),
         stored_names=("energy",),
         metric="energy",
     ),
-    Quantity("energies", per_atom=True, unit="eV", ase_name="energies", scale=0.01, header="E_i"),
+    Quantity(
+        "energies", per_atom=True, unit="eV", ase_name="energies", additive=True, scale=0.01, header="E_i"
+    ),
     Quantity(
         "forces",
         per_atom=True,
@@ -125,6 +130,7 @@ STANDARD = (
         unit="eV/Å",
         ase_name="forces",
         rotation="vector",
+        additive=True,
         scale=1.0,
         header="F",
         display=("meV/Å", 1e3),
@@ -135,12 +141,20 @@ STANDARD = (
         unit="eV/Å^3",
         ase_name="stress",
         rotation="tensor",
+        additive=True,
         scale=0.0025,
         header="σ",
         display=("GPa", 1 / GPA),
     ),
     Quantity(
-        "virials", per_atom=True, shape=(3, 3), unit="eV", ase_name="virials", rotation="tensor", header="W"
+        "virials",
+        per_atom=True,
+        shape=(3, 3),
+        unit="eV",
+        ase_name="virials",
+        rotation="tensor",
+        additive=True,
+        header="W",
     ),
     Quantity(
         "charges",

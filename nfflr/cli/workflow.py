@@ -34,7 +34,7 @@ BATCHED = {"relax": "Relax together on one device through torch-sim; of the traj
 
 
 def workflow_command(name: str) -> click.Command:
-    """The command of ``nfflr/workflows/<name>.py``."""
+    """The command of the workflow ``name``."""
     workflow = find_workflow(name)
     several = len(workflow.structures) == 1
     arguments = ["structure"] if several else workflow.structures

@@ -203,18 +203,19 @@ def refuse_missing(numbers: torch.Tensor, elements: Sequence[str]) -> None:
         )
 
 
-ADDITIVE = ("total_energy", "energies", "forces", "stress", "virials")
+SPREADS = ("energy_std", "forces_std")  # of a committee, which a sum of several does not have
 
 
 class Sum(Combination):
     """The sum of at least two evaluators; ``a + b`` makes one.
 
-    Energies, forces, stress and atomic virials add up in float64, those that every term gives. Any other
-    quantity is that of the only term that gives it. A term sees the bonds within its own cutoff. The sum
-    covers the elements that all terms cover.
+    Quantities that follow from the energy (``Quantity.additive``) add up in float64, if every term gives
+    them. Any other quantity is that of the only term that gives it; spreads of several committees are left
+    out. A term sees the bonds within its own cutoff. The sum covers the elements that all terms cover.
 
     Raises:
-        ConfigError: fewer than two terms, or terms without a common element.
+        ConfigError: fewer than two terms, terms without a common element, or two terms that predict the same
+            quantity which does not add up.
 
     Example:
         >>> from nfflr.models.classical.lennard_jones import LennardJones, LennardJonesConfig
@@ -231,6 +232,9 @@ class Sum(Combination):
         if covered and not set.intersection(*covered):
             lists = " and ".join(", ".join(term.elements) for term in terms if term.elements is not None)
             raise ConfigError(f"sum: its terms have no element in common; they cover {lists}")
+        for name, quantity in _offered(terms).items():
+            if not quantity.additive and name not in SPREADS and sum(t.gives(name) for t in terms) > 1:
+                raise ConfigError(f"sum: several terms predict {name}, which does not add up; expected one")
         order = max((t.elements for t in terms if t.elements is not None), key=len, default=None)
         common = set.intersection(*covered) if covered else set()
         self.elements = None if order is None else tuple(e for e in order if e in common)
@@ -241,17 +245,11 @@ class Sum(Combination):
 
     @property
     def outputs(self) -> tuple[Quantity, ...]:  # type: ignore[override]
-        offered = {q.name: q for part in self.parts for q in part.outputs}
         return tuple(
-            quantity for name, quantity in offered.items() if self._count(name) in self._counts(name)
+            quantity
+            for name, quantity in _offered(self.parts).items()
+            if sum(part.gives(name) for part in self.parts) == (len(self.parts) if quantity.additive else 1)
         )
-
-    def _count(self, name: str) -> int:
-        return sum(part.gives(name) for part in self.parts)
-
-    def _counts(self, name: str) -> tuple[int, ...]:
-        """How many terms have to give a quantity."""
-        return (len(self.parts),) if name in ADDITIVE else (1,)
 
     @property
     def shortest_distances(self) -> torch.Tensor | None:  # type: ignore[override]
@@ -267,10 +265,17 @@ class Sum(Combination):
 
     def combine(self, outputs: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         result: dict[str, torch.Tensor] = {}
-        for name in dict.fromkeys(name for output in outputs for name in output):
-            values = [output[name] for output in outputs if name in output]
-            if name in ADDITIVE and len(values) == len(outputs):
-                result[name] = torch.stack([value.double() for value in values]).sum(0)
-            elif name not in ADDITIVE and len(values) == 1:
-                result[name] = values[0]
+        for quantity in self.outputs:
+            values = [output[quantity.name] for output in outputs if quantity.name in output]
+            if quantity.additive and len(values) == len(outputs):
+                result[quantity.name] = torch.stack([value.double() for value in values]).sum(0)
+            elif not quantity.additive and values:
+                (result[quantity.name],) = values
+        if all("virials" in output for output in outputs):  # given on request, and no output by default
+            result["virials"] = torch.stack([output["virials"].double() for output in outputs]).sum(0)
         return result
+
+
+def _offered(parts: Sequence[Evaluator]) -> dict[str, Quantity]:
+    """All quantities that some part gives, by name."""
+    return {quantity.name: quantity for part in parts for quantity in part.outputs}

@@ -16,7 +16,6 @@ from ase.build import bulk, molecule
 from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
-from nfflr.cli.summary import describe
 from rich.console import Console
 
 import nfflr
@@ -25,7 +24,7 @@ from nfflr.errors import ConfigError
 from nfflr.workflows import RelaxSettings, elastic, energy, eos, md, neb, phonons, relax, workflow_names
 from nfflr.workflows.framework import progress_bar
 from nfflr.workflows.framework.contract import find_workflow, result_record
-from nfflr.workflows.framework.results import LINES, WIDTH
+from nfflr.workflows.framework.results import LINES, WIDTH, describe
 
 
 @pytest.fixture
