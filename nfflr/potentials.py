@@ -21,7 +21,7 @@ def open_calculator(
     """An ASE calculator from what may stand after ``--model``.
 
     Args:
-        source: a bundled name, run folder or checkpoint (several make an ensemble); or ``chgnet``,
+        source: a bundled name, run folder or checkpoint; a committee ``a,b``, a sum ``a + b``; or ``chgnet``,
             ``mace:<file>``, ``matgl:<folder>``, ``sevennet:<file>``, ``nequip:<file>``, ``orb:<name>``,
             ``ase:<module>:<Class>[:json arguments]``.
         device: ``"cpu"``, ``"cuda"``, …

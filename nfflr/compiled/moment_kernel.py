@@ -185,7 +185,7 @@ def constants(model: MomentNetwork) -> dict[str, torch.Tensor]:
     return {
         "element_index": model.element_index,
         "numbers": numbers,  # (n,)
-        "screening": numbers**0.23 / 0.46850,  # (n,) 1/Å; two of them make a screening length, see nn/radial.py
+        "screening": numbers**0.23 / 0.46850,  # (n,) 1/Å; two make a screening length (nn/radial.py)
         "inner": model.zbl_inner.double(),  # (n, n) Å
         "outer": model.zbl_outer.double(),  # (n, n) Å
         "reference": model.reference_energies.double(),  # (n,) eV
