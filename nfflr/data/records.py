@@ -118,7 +118,8 @@ class Conversion:
         for label, names in self.names.items():
             stored = next((n for n in names if n in entry.values), "")
             value = entry.values.get(stored)
-            is_number = isinstance(value, float) and label in FORCE_FIELD_LABELS  # NaN: it failed
+            # A NaN among these is a calculation that failed, not one that was not made.
+            is_number = isinstance(value, float | np.ndarray) and label in FORCE_FIELD_LABELS
             if label == "stress" and self.stress_units == VIRIAL and entry.atoms.cell.rank < 3:
                 continue  # without a volume a virial says nothing about stress
             if is_number or not is_missing(value):

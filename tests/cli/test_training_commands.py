@@ -170,7 +170,7 @@ def test_evaluate_takes_units_and_names_of_the_data(config, tmp_path, capsys):
     assert run([*command, "--key", "total_energy=dft", "--energy-units", "eV/atom"]) == 0
     other = json.loads((tmp_path / "other-evaluate.json").read_text())["errors"]["all"]
     ase.io.write(tmp_path / "same.xyz", copper(4))
-    assert run([*command[:2], str(tmp_path / "same.xyz"), *command[3:]]) == 0
+    assert run([*command[:3], str(tmp_path / "same.xyz"), *command[4:]]) == 0
     same = json.loads((tmp_path / "same-evaluate.json").read_text())["errors"]["all"]
     assert other["energy_mae"] == pytest.approx(same["energy_mae"], rel=1e-4)
     assert other["forces_mae"] is None and same["forces_mae"] > 0
