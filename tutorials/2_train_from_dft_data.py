@@ -57,7 +57,7 @@ nff("lr si/config.py --steps 100 --out si")
 
 # %%
 nff("train si/config.py --epochs 8")
-nff(f"evaluate si/run {data / 'test.xyz.xz'} --out si")
+nff(f"evaluate {data / 'test.xyz.xz'} --model si/run --out si")
 nff("report si/run")  # one page with curves, parity plots, data and versions: si/run/report.html
 
 errors = json.loads(Path("si/test-evaluate.json").read_text())["errors"]["all"]

@@ -68,7 +68,7 @@ crystal.calc = NFFLrCalculator.load("mlearn-si", dtype="float64")
 energies = {}
 for ranks in (1, 2):
     options = "--ensemble nve --temperature 600 --steps 100 --interval 5 --dtype float64"
-    nff(f"lammps mlearn-si --data si.xyz -n {ranks} {options} --out ranks-{ranks}")
+    nff(f"lammps si.xyz --model mlearn-si -n {ranks} {options} --out ranks-{ranks}")
     log = Path(f"ranks-{ranks}/si-lammps.log").read_text()
     rows = re.findall(r"^ +\d+(?: +-?[\d.e+-]+){12} *$", log, re.M)
     energies[ranks] = np.array(

@@ -40,8 +40,8 @@ class Magnet(Potential):
         fade = (1 - (r / self.cutoff).clamp(max=1) ** 2) ** 3
         bumps = torch.exp(-4 * (r[:, None] - self.centres) ** 2) * fade[:, None]  # (E, R)
         species, kinds = inputs.species, len(self.elements)
-        flat = bumps.new_zeros(len(species) * kinds, bumps.shape[1])
-        density = flat.index_add(0, inputs.dst * kinds + species[inputs.src], bumps).view(len(species), -1)
+        flat = bumps.new_zeros(inputs.n_atoms * kinds, bumps.shape[1])
+        density = flat.index_add(0, inputs.dst * kinds + species[inputs.src], bumps).view(inputs.n_atoms, -1)
         own = nn.functional.one_hot(species, kinds).to(density)  # (N, kinds)
         hidden = torch.tanh(self.hidden(torch.cat([density, own], 1)))
         energies, magmoms, charges = self.readout(hidden).unbind(1)

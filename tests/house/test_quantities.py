@@ -264,9 +264,16 @@ def test_compiled_forms_leave_nothing_out(trained, caplog):
     dataset = AtomsDataset(trained / "train.xyz", TARGET, n_train=30, n_val=10)
     with pytest.raises(ValueError, match="compile is for energies, forces and stress alone"):
         configured(dataset, trained / "compiled", compile=True)
-    calculator = NFFLrCalculator.load(trained / "run", compile=True)
-    assert calculator.compiled is None and not calculator.use_kernel()
-    assert "the model itself is used" in caplog.text
+    (atoms,) = labelled(1, seed=900)
+    results = []
+    for compile in (True, False):
+        atoms.calc = NFFLrCalculator.load(trained / "run", compile=compile)
+        assert (atoms.calc.compiled is not None) == compile, caplog.text
+        atoms.get_potential_energy()
+        results.append(atoms.calc.results)
+    assert results[0].keys() == results[1].keys() >= {"charges", "magmoms", "forces", "stress"}
+    for name, value in results[0].items():
+        np.testing.assert_allclose(value, results[1][name], rtol=1e-4, atol=1e-5)
 
 
 def test_a_dipole_is_the_sum_of_the_atoms_shares():

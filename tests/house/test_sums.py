@@ -101,7 +101,7 @@ def test_a_sum_in_lammps(n, tmp_path):
 
 
 def test_a_sum_passes_nff_check(tmp_path):
-    assert run(["check", SUM, "--out", str(tmp_path)]) == 0
+    assert run(["check", "--model", SUM, "--out", str(tmp_path)]) == 0
     assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".json", ".png"]
 
 
