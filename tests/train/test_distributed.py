@@ -94,7 +94,7 @@ def assert_same_curve(one: dict, other: dict, tolerance: float) -> None:
 @pytest.mark.parametrize("tail", ["tail of three", "tail of one"])
 def test_two_processes_with_half_the_batch_follow_the_one_process_curve(curves, tail):
     """15 structures: batches of 4 leave a tail of 3 (two and one a process), of 7 one of 1 (one is idle)."""
-    assert_same_curve(curves[1][tail], curves[2][tail], 1e-9)  # asked for: 1e-5
+    assert_same_curve(curves[1][tail], curves[2][tail], 1e-8)  # asked for: 1e-5
 
 
 def test_the_batch_size_of_the_config_grows_with_the_processes(curves):
