@@ -198,8 +198,8 @@ def test_expansion_at_low_temperatures_does_not_depend_on_the_grid_of_temperatur
     coarse, fine = (qha(bulk("Al"), EMT(), QhaSettings(t_step=step, **settings)) for step in (5.0, 1.0))
     at_ten = coarse.thermal_expansion[2], fine.thermal_expansion[10]
     assert at_ten[0] == pytest.approx(at_ten[1], rel=1e-6) and at_ten[0] > 0
-    # Differences of the logarithm of the volume, by Richardson's extrapolation of two steps, which is exact for
-    # T⁴. Shorter steps show the rounding of the volumes.
+    # Differences of the logarithm of the volume, by Richardson's extrapolation of two steps, which is exact
+    # for T⁴. Shorter steps show the rounding of the volumes.
     one, two = (np.log(fine.volume[10 + k] / fine.volume[10 - k]) / (2 * k) for k in (3, 6))
     assert at_ten[1] == pytest.approx((4 * one - two) / 3, rel=0.02)
 

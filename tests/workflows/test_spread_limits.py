@@ -148,7 +148,9 @@ def test_a_relaxation_on_its_way_into_the_unknown_stops_there():
 
 
 def test_limits_need_a_spread():
-    with pytest.raises(ConfigError, match="max_forces_std: the calculator gives no forces_std; give a committee"):
+    with pytest.raises(
+        ConfigError, match="max_forces_std: the calculator gives no forces_std; give a committee"
+    ):
         md(argon(), LennardJones(), MdSettings(max_forces_std=0.1))
     with pytest.raises(ConfigError, match="max_energy_std: the calculator gives no energy_std"):
         relax(copper(), EMT(), RelaxSettings(max_energy_std=0.1))
