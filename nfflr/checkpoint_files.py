@@ -13,7 +13,7 @@ from pathlib import Path
 from .cards import bundled_calculators
 from .errors import CheckpointError, ConfigError, ResourceError, did_you_mean
 from .storage.sealed import MAX_HEADER, Damaged, Foreign, is_sealed, verify
-from .structures.readers import CHECKPOINT, DATA, FOREIGN, OTHERS, STRUCTURE, kind_of
+from .structures.kinds import CHECKPOINT, DATA, FOREIGN, OTHERS, STRUCTURE, kind_of
 
 FORMAT, VERSION = "nfflr-checkpoint", 1
 FILE, RUN = "model.safetensors", "run"  # in the folder of a run; of a run, where nff init puts it

@@ -48,7 +48,7 @@ def test_scores_of_the_card_are_measured_again(name):
     folder = bundled_calculators()[name]
     card = read_card(folder)
     model, _ = load_checkpoint(folder / FILE)
-    data = Path(card.test.command.split()[-1]).relative_to("calculators")
+    data = Path(card.test.command.split()[2]).relative_to("calculators")  # nff evaluate DATA --model NAME
     dataset = AtomsDataset(folder.parent / data, n_train=1.0, n_val=0.0)
     assert len(dataset) == card.test.structures
     errors = predict(model, dataset, range(len(dataset))).errors()

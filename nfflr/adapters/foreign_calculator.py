@@ -16,15 +16,16 @@ from typing import Any
 
 import ase
 import numpy as np
-import torch
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes, all_properties
+from ase.calculators.calculator import (
+    Calculator,
+    PropertyNotImplementedError,
+    all_changes,
+    all_properties,
+)
 from ase.geometry import complete_cell
-from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
-from torch import nn
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from ..errors import NFFLrError, NumericsError, StructureError, is_lack_of_resources
-from ..models.evaluator import Evaluator, Input
-from ..quantities import STANDARD
 from ..structures.checks import check_structure
 from ..workflows.framework.interface import has_stress, require_stress
 
@@ -256,52 +257,3 @@ def undisturbed(ambient: str | None = None) -> Iterator[None]:
         Calculator.implemented_properties[:] = properties
         logging.root.handlers[:] = handlers
         logging.root.setLevel(level)
-
-
-class AseEvaluator(nn.Module, Evaluator):
-    """An ASE calculator as a term of a sum; it searches its own neighbours.
-
-    Args:
-        calculator: its ``elements`` and ``dtype`` count where it has them, as a ``ForeignCalculator`` does.
-    """
-
-    takes_batches = False
-    cutoff = None
-    anchor: torch.Tensor
-
-    def __init__(self, calculator: Calculator):
-        super().__init__()
-        self.calculator = calculator
-        self.elements = getattr(calculator, "elements", None) or None
-        self.dtype = getattr(torch, getattr(calculator, "dtype", "float64"))
-        self.key = str(calculator.name or type(calculator).__name__).lower()
-        known = {quantity.ase_name: quantity for quantity in STANDARD}
-        names = calculator.implemented_properties
-        self.outputs = tuple(known[name] for name in names if name in known)
-        self.register_buffer("anchor", torch.zeros(0), persistent=False)
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        """Where results go; the calculator computes where it likes."""
-        return self.anchor.device
-
-    def forward(self, x: Input, stress: bool = True, virials: bool = False) -> dict[str, torch.Tensor]:
-        """``outputs`` of one structure, float64, without gradients; the stress is zero without a volume."""
-        graph = self.graph(x)
-        if graph.atoms.is_batch:
-            raise StructureError(f"{self.key}: a batch was given; it takes one structure at a time")
-        atoms, result = graph.atoms.to_ase(), {}
-        assert isinstance(atoms, ase.Atoms)  # of a single structure
-        for quantity in self.outputs:
-            if quantity.name != "stress":
-                value = self.calculator.get_property(quantity.ase_name, atoms)
-            elif not stress:
-                continue
-            elif has_stress(atoms):
-                value = _voigt(self.calculator.get_property("stress", atoms))
-                value = voigt_6_to_full_3x3_stress(value)
-            else:
-                value = np.zeros((3, 3))
-            value = np.array(value, dtype=np.float64)
-            result[quantity.name] = torch.from_numpy(value).to(self.device)
-        return result

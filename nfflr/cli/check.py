@@ -15,8 +15,8 @@ import click
 from ..errors import ConfigError
 from ..jobs.opening import set_threads, source_name
 from ..jobs.structure_files import find_structures
+from .judgement import Judgement
 from .options import FILE, Choice, Number, shared
-from .printing import Judgement
 
 TOPIC = "Judge a potential"
 PLACE = 5

@@ -15,8 +15,8 @@ from ..jobs.structure_files import find_structures, result_stems
 from ..learn.distill_settings import DistillSettings
 from ..storage.files import claim_folder
 from ..workflows.framework.progress_bar import training_bar
+from .judgement import provenance
 from .options import FILE, FOLDER, SettingsCommand, read_settings, settings_options, shared
-from .printing import provenance
 
 TOPIC = "Make a potential"
 PLACE = 5

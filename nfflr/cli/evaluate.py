@@ -14,11 +14,11 @@ from ..jobs.opening import set_threads
 from ..jobs.structure_files import data_stem, find_data
 from ..storage.files import all_or_none, claim_folder, write_figure, write_json
 from ..workflows.framework.result_files import refuse_existing
+from .judgement import provenance
 from .options import DATA, LABELS, SHARED, SOURCE, dataset_arguments, shared
-from .printing import provenance
 
 if TYPE_CHECKING:
-    from ..reports.curves import Column
+    from ..reports.columns import Column
 
 TOPIC = "Judge a potential"
 PLACE = 3
@@ -44,7 +44,8 @@ def command(data, checkpoint, out, overwrite, threads, **given) -> int:
     from ..checkpoint import load_model
     from ..data.sources import display_name
     from ..notes import note
-    from ..reports.curves import columns_of, parity
+    from ..reports.columns import columns_of
+    from ..reports.curves import parity
     from ..reports.run_predictions import judged_dataset
     from ..train.evaluation import calibration, error_table, predict
     from ..train.trained_on import familiar

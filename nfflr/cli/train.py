@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ..reports.curves import Column
+    from ..reports.columns import Column
     from ..train.config import TrainingConfig
     from ..validation.suite import Report
 
 from ..jobs.opening import set_threads
 from ..train.launch import launch
 from ..workflows.framework.progress_bar import steady, training_bar
+from .judgement import command_line
 from .options import FILE, FOLDER, POTENTIAL, Whole, shared
-from .printing import command_line
 
 TOPIC = "Make a potential"
 PLACE = 3

@@ -13,8 +13,9 @@ from ..workflows.framework.contract import Workflow, file_fields, find_workflow
 from ..workflows.framework.interface import Progress
 from ..workflows.framework.progress_bar import step_bar, training_bar
 from ..workflows.framework.results import describe
+from .judgement import command_line
 from .options import FILE, Choice, SettingsCommand, Whole, read_settings, settings_options, shared_option
-from .printing import command_line, fail, say_written
+from .printing import fail, say_written
 
 SPREAD = [
     click.Option(

@@ -20,10 +20,11 @@ from ..checkpoint import FILE, find_run, load_checkpoint
 from ..errors import ConfigError
 from ..models.base import Potential
 from ..quantities import LABELLED, Quantity, from_description
-from ..structures.readers import kind_of
+from ..structures.kinds import kind_of
 from ..train.evaluation import higher_is_better
 from ..train.state import states
-from .curves import Column, columns_of, learning_curve
+from .columns import Column, columns_of
+from .curves import learning_curve
 from .run_predictions import RunData, predicted, run_data, summary
 from .run_record import (
     METRICS,

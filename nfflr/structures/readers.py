@@ -2,192 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import json
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import ase
-import ase.db
-import ase.io
 import ase.io.formats
 
 from ..errors import ConfigError, NFFLrError, StructureError
 from ..notes import note
 from . import formats
+from .ase_formats import DATABASES, format_of, read_with_ase
 from .checks import advise, check_distances, check_structure
-from .file_text import UNPACKING, cannot_unpack, plain_name, start_of
-
-DATABASES = (".db", ".json")
-PLAIN_ONLY = (".db", ".traj", ".nc")  # of which ASE reads no compressed files
-ASE_JSON = re.compile(rb'\s*\{\s*"(?:\d+|ids|nextid)"\s*:')
-OTHER_FILES = "its parser opens other files that the file names"
-ENDLESS = "its parser never ends on a damaged file"
-NETWORK = "it stands for a database on a server"
-REFUSED = {  # parsers of ASE's that must not be let loose on a file from elsewhere
-    "castep-cell": "its parser starts the CASTEP program",
-    "cp2k-restart": ENDLESS,
-    "gamess-us-punch": ENDLESS,
-    "nwchem-in": ENDLESS,
-    "acemolecule-input": OTHER_FILES,
-    "octopus-in": OTHER_FILES,
-    "onetep-in": OTHER_FILES,
-    "mysql": NETWORK,
-    "postgresql": NETWORK,
-}
-
-
-def read_with_ase(path: Path) -> Iterator[ase.Atoms]:
-    """Structures of a file in any of ASE's formats that are safe; the format follows from name and content.
-
-    Raises:
-        StructureError: the format is refused.
-        Exception: whatever ASE's parser raises.
-    """
-    path = path.absolute()  # ASE takes names such as postgresql.db for servers
-    if _needs_unpacking(path):
-        with tempfile.TemporaryDirectory() as folder:
-            yield from read_with_ase(_unpacked(path, Path(folder)))
-        return
-    if path.suffix not in DATABASES:
-        source = _source(path)
-        kind = format_of(path, source)
-        if kind in REFUSED:
-            raise StructureError(f"{path.name}: {kind} is not read, {REFUSED[kind]}; convert it to CIF")
-        yield from ase.io.iread(source, index=":", format=kind, do_not_split_by_at_sign=True)
-        return
-    with ase.db.connect(path, serial=True) as database:  # iread would leave out what a user stored by key
-        for row in database.select():
-            atoms = row.toatoms(add_additional_information=True)
-            atoms.info |= {**atoms.info.pop("data", {}), **atoms.info.pop("key_value_pairs", {})}
-            yield atoms
-
-
-def _needs_unpacking(path: Path) -> bool:
-    """Whether a compressed file is of a format that ASE reads only from a plain file."""
-    if plain_name(path).name == path.name:
-        return False
-    suffix = plain_name(path).suffix
-    return suffix in PLAIN_ONLY or (suffix == ".json" and ASE_JSON.match(start_of(path)) is not None)
-
-
-def _unpacked(path: Path, folder: Path) -> Path:
-    """The plain file, written into a folder."""
-    plain = folder / plain_name(path)
-    try:
-        with ase.io.formats.open_with_compression(str(path), "rb") as source, open(plain, "wb") as target:
-            shutil.copyfileobj(source, target)
-    except UNPACKING as error:
-        raise cannot_unpack(path, error) from error
-    return plain
-
-
-def format_of(path: Path, source: str | io.StringIO | None = None) -> str:
-    """ASE's name of the format."""
-    if path.suffix in DATABASES:
-        return "an ASE database"
-    target = str(path.absolute()) if source is None else source
-    kind: str = ase.io.formats.filetype(target, read=isinstance(target, str))
-    return kind
-
-
-def _source(path: Path) -> str | io.StringIO:
-    """The path, or the unpacked text of a compressed XYZ file: ASE seeks, which would unpack it anew."""
-    name, compression = ase.io.formats.get_compression(path.name)
-    if compression is None or not name.endswith(("xyz", "exyz")):
-        return str(path)
-    with ase.io.formats.open_with_compression(str(path), "rb") as file:
-        text = io.StringIO(file.read().decode())
-    text.name = name  # ASE finds the format by it
-    return text
-
-
-START = 4096  # bytes that are looked at
-CHECKPOINT, CONFIG, DATA, STRUCTURE = "a checkpoint", "a Python file", "a file of structures", "a structure"
-RESULT, SETTINGS, PICTURE = "a result of nff", "a YAML file", "a picture"
-STATE, FOREIGN = "the state of a training", "a model file of another program"
-PICTURES = {".png", ".pdf", ".svg", ".jpg", ".jpeg"}
-MODELS = {".pt", ".pth", ".pt2", ".model", ".ckpt", ".pkl", ".pickle"}
-SINGLE = {".cif", ".vasp", ".poscar", ".pdb", ".gen", ".mol", ".xsf", ".cml"}  # hold no labels
-OTHERS = {  # kinds that hold no structure, and what they are for
-    CHECKPOINT: "give it to --model, and a structure here",
-    CONFIG: "a config is for nff train, give a structure here",
-    SETTINGS: "settings go to --config, give a structure here",
-    RESULT: "give a structure, such as the one that the command wrote too",
-    STATE: "it is for --resume, give a structure here",
-    FOREIGN: "give it to --model as PACKAGE:FILE, and a structure here",
-    PICTURE: "give a structure",
-}
-LARGEST = 2**22  # bytes of a result that is looked into
-
-
-def kind_of(path: str | Path, structures: bool = True) -> str | None:
-    """``"a checkpoint"``, ``"a Python file"``, ``"a file of structures"``, …; None if it is none of these.
-
-    A file that does not exist, or cannot be read, is none of them. Nothing is run. Without ``structures``
-    it is not looked into for those, which takes longer.
-    """
-    path = Path(path)
-    try:
-        if not path.is_file():
-            return None
-        with open(path, "rb") as file:
-            start = file.read(START)
-    except (OSError, ValueError):  # a name that no file can have
-        return None
-    return _by_bytes(start) or _by_name(path) or (_of_structures(path) if structures else None)
-
-
-def _by_bytes(start: bytes) -> str | None:
-    if 0 < int.from_bytes(start[:8], "little") < 2**32 and start[8:9] == b"{":  # a header and its length
-        if b"nfflr-checkpoint" in start:
-            return CHECKPOINT
-        return STATE if b"nfflr-" in start else FOREIGN
-    if start.startswith(b"\x89PNG"):
-        return PICTURE
-    return None
-
-
-def _by_name(path: Path) -> str | None:
-    suffix = path.suffix.lower()
-    if suffix == ".py":
-        return CONFIG
-    if suffix in (".yaml", ".yml"):
-        return SETTINGS
-    if suffix in PICTURES:
-        return PICTURE
-    if suffix in MODELS:
-        return FOREIGN
-    return RESULT if suffix == ".json" and _is_result(path) else None
-
-
-def _is_result(path: Path) -> bool:
-    """Whether a JSON file was written by a command of nff."""
-    try:
-        if path.stat().st_size > LARGEST:
-            return False
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(record, dict) and {"command", "versions"} <= record.keys()
-
-
-def _of_structures(path: Path) -> str | None:
-    if path.suffix.lower() in SINGLE or path.name.startswith(("POSCAR", "CONTCAR")):
-        return STRUCTURE
-    if formats.find(path) is not None:
-        return DATA
-    try:
-        kind = ase.io.formats.filetype(str(path))
-    except Exception:  # of any file, packed ones included, whatever it holds
-        return None
-    known = ase.io.formats.ioformats.get(kind)
-    return DATA if known is not None and known.can_read else None
-
+from .kinds import OTHERS, kind_of
 
 FRAME = re.compile(r"(.+)@(-?\d+)$")
 

@@ -24,7 +24,7 @@ from ..data.sources import modules as source_modules
 from ..errors import ConfigError, plain_reason
 from ..models.base import Potential
 from ..quantities import further
-from ..structures.readers import CHECKPOINT, CONFIG, DATA, SETTINGS, STRUCTURE, kind_of
+from ..structures.kinds import CHECKPOINT, CONFIG, DATA, SETTINGS, STRUCTURE, kind_of
 from ..validation.suite import Task
 from .declarative import SEED, is_python, read_yaml, run_config
 from .physics import read_tasks

@@ -17,7 +17,7 @@ from ..data.targets import MISSING_CLASS
 from ..errors import ConfigError
 from ..models.base import Potential
 from ..quantities import Quantity
-from ..reports.curves import columns_of
+from ..reports.columns import columns_of
 from .config import TrainingConfig
 from .distributed import gathered, share
 from .evaluation import Comparison, Predictions, as_batch, by_name, outputs_of, predict

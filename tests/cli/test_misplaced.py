@@ -10,7 +10,7 @@ from nfflr.checkpoint import FILE, find_checkpoint, load_checkpoint, save_checkp
 from nfflr.cli.main import run
 from nfflr.errors import ConfigError
 from nfflr.models.moment import MomentConfig, MomentNetwork
-from nfflr.structures.readers import kind_of
+from nfflr.structures.kinds import kind_of
 
 CONFIG = "epochs = 3\n"
 RESULT = '{"command": "nff relax cu.cif", "result": {}, "versions": {}}'

@@ -26,9 +26,9 @@ from ...errors import StructureError
 from ...storage.cache import user_cache
 from ...storage.files import claim_folder
 from ...structures import formats
+from ...structures.ase_formats import ASE_JSON
 from ...structures.checks import check_structure
 from ...structures.file_text import LINES, cannot_unpack, content_of, decoded, parsed, start_of, suffix_of
-from ...structures.readers import ASE_JSON
 from . import Entry, Wanted, display_name, file_of, kept
 
 KEYS = {"total_energy": ("total_energy",), "forces": ("forces",), "stress": ("stresses", "stress")}
