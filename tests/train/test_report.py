@@ -7,7 +7,8 @@ import pytest
 
 from nfflr.cli.train import line
 from nfflr.quantities import QUANTITIES
-from nfflr.reports.curves import COLUMNS, learning_curve, parity
+from nfflr.reports.columns import COLUMNS
+from nfflr.reports.curves import learning_curve, parity
 from nfflr.train.evaluation import Comparison, Predictions
 
 
