@@ -27,7 +27,6 @@ from .structures.checks import check_structure
 from .terms import open_evaluator
 from .workflows.framework.interface import has_stress, require_stress
 
-SPREAD = ("energy_std", "forces_std")  # of an ensemble
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -35,7 +34,7 @@ class NFFLrCalculator(Calculator):
     """ASE calculator for a model that maps structures to energy, forces and stress.
 
     Results: ``energy`` = ``free_energy`` (eV), ``energies`` (N,) eV, ``forces`` (N, 3) eV/Å and, where the
-    cell has a volume and an axis is periodic, ``stress`` (6,) eV/Å³ in ASE's order and sign. Of an ensemble
+    cell has a volume and an axis is periodic, ``stress`` (6,) eV/Å³ in ASE's order and sign. Of a committee
     these are means, with the sample standard deviations ``energy_std`` (eV) and ``forces_std`` (N,) eV/Å.
 
     Args:
@@ -154,7 +153,7 @@ class NFFLrCalculator(Calculator):
         program, which runs if ``trust`` says so; ``wrapping`` is as for ``NFFLrCalculator``.
 
         Raises:
-            ConfigError: there is no such checkpoint, or an ensemble has one member.
+            ConfigError: there is no such checkpoint, or a committee has one member.
             CheckpointError: it is damaged, does not fit this version, or has to be trusted.
         """
         program = isinstance(source, str | Path) and is_program(source)
@@ -216,12 +215,12 @@ class NFFLrCalculator(Calculator):
     @property
     def shortest_distances(self) -> np.ndarray | None:
         """(Z, Z) Å by atomic numbers, below which the training data held no pair; None if not known."""
-        known = self.model.shortest_distances
-        if known is None:
+        distances = self.model.shortest_distances  # (n, n) Å
+        if distances is None:
             return None
         numbers = [chemical_symbols.index(element) for element in self.model.elements]
         table = np.zeros((len(chemical_symbols), len(chemical_symbols)))
-        table[np.ix_(numbers, numbers)] = known.cpu().numpy()
+        table[np.ix_(numbers, numbers)] = distances.cpu().numpy()
         return table
 
     def reset(self) -> None:
@@ -348,7 +347,7 @@ class NFFLrCalculator(Calculator):
         return str(self.model.dtype).removeprefix("torch.")
 
     def todict(self, skip_default: bool = True) -> dict:
-        """JSON description: enough to know which numbers these are; of an ensemble, all digests."""
+        """JSON description: enough to know which numbers these are; of a committee, all digests."""
         return {
             "name": self.name,
             "source": self.metadata.get("source"),

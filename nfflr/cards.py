@@ -204,7 +204,7 @@ def domain_of(structures: Iterable[ase.Atoms]) -> Domain:
 
 
 def domains_in(metadata: dict) -> list[Domain]:
-    """Of a checkpoint or each member of an ensemble, as far as metadata or the card of a bundled one tell.
+    """Of a checkpoint or each member of a committee, as far as metadata or the card of a bundled one tell.
 
     Raises:
         CheckpointError: the metadata hold something else.

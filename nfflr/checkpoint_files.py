@@ -134,7 +134,7 @@ def find_checkpoint(source: str | Path) -> Path:
     if str(source) in bundled and (bundled[str(source)] / FILE).is_file():
         return bundled[str(source)] / FILE
     if find_members(path):
-        raise ConfigError(f"{path}: the folder holds no {FILE}, but an ensemble; give one of its files")
+        raise ConfigError(f"{path}: the folder holds no {FILE}, but a committee; give one of its files")
     if os.path.isdir(path):
         raise ConfigError(f"{path}: the folder holds no {FILE}; give a run folder or a checkpoint file")
     raise ConfigError(

@@ -40,9 +40,9 @@ def open_evaluator(
     names = terms_of(source)
     if len(names) > 1:
         opened = [_open_term(name, device, dtype, trust) for name in names]
-        parts = [known for _, known in opened]
-        members = [member for known in parts for member in known.get("members", [known])]
-        digests = [digest for known in parts for digest in _digests(known)]
+        descriptions = [metadata for _, metadata in opened]
+        members = [member for metadata in descriptions for member in metadata.get("members", [metadata])]
+        digests = [digest for metadata in descriptions for digest in _digests(metadata)]
         return Sum([term for term, _ in opened]), {"members": members, "sha256": digests, "source": source}
     if not isinstance(source, str | Path):
         return _of_checkpoints(source)

@@ -166,7 +166,7 @@ def _of_ase(word: str) -> str:
     if word not in calculators:
         return ""
     try:
-        found = get_calculator_class(word)
+        calculator = get_calculator_class(word)
     except ImportError:  # it needs another package
         return ""
-    return f"; did you mean 'ase:{found.__module__}:{found.__name__}'?"
+    return f"; did you mean 'ase:{calculator.__module__}:{calculator.__name__}'?"

@@ -33,9 +33,9 @@ class AseEvaluator(nn.Module, Evaluator):
         self.elements = getattr(calculator, "elements", None) or None
         self.dtype = getattr(torch, getattr(calculator, "dtype", "float64"))
         self.key = str(calculator.name or type(calculator).__name__).lower()
-        known = {quantity.ase_name: quantity for quantity in STANDARD}
+        quantities = {quantity.ase_name: quantity for quantity in STANDARD}
         names = calculator.implemented_properties
-        self.outputs = tuple(known[name] for name in names if name in known)
+        self.outputs = tuple(quantities[name] for name in names if name in quantities)
         self.register_buffer("anchor", torch.zeros(0), persistent=False)
 
     @property

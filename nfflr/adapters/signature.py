@@ -309,30 +309,30 @@ class Convention:
                 f"{self.name}: returned a {type(output).__name__}; expected a dict with 'energy', or give "
                 "keys= with the index of each result, as {'energy': 0}"
             )
-        n, found = len(atoms), {}
+        n, values = len(atoms), {}
         shapes = {"energy": (), "energies": (n,), "forces": (n, 3), "stress": (3, 3), "virial": (3, 3)}
         for name, shape in shapes.items():
             key = self._key(name, output)
             if key is not None and (stress or name not in ("stress", "virial")):
-                found[name] = (
+                values[name] = (
                     self._shaped(output[key], key, shape, atoms.positions.device) * self.factors[name]
                 )
-        if "energy" not in found:
+        if "energy" not in values:
             raise ConfigError(
                 f"{self.name}: returned {sorted(map(str, output))}, no energy; give keys={{'energy': …}}"
             )
-        result = {"total_energy": found["energy"] * (n if self.per_atom else 1)}
-        result |= {name: found[name] for name in ("energies", "forces") if name in found}
-        if "stress" in found:
-            sigma = self.signs.get("stress", 1) * found["stress"]
+        result = {"total_energy": values["energy"] * (n if self.per_atom else 1)}
+        result |= {name: values[name] for name in ("energies", "forces") if name in values}
+        if "stress" in values:
+            sigma = self.signs.get("stress", 1) * values["stress"]
             result["stress"] = (sigma + sigma.T) / 2
-        elif "virial" in found:
+        elif "virial" in values:
             if "virial" not in self.signs:
                 raise ConfigError(
                     f"{self.name}: returns a virial, of which there are two signs; give "
                     "signs={'virial': -1} if it is −V σ, 1 if V σ, or leave it out: keys={'virial': None}"
                 )
-            result["stress"] = self.signs["virial"] * stress_from_virial(found["virial"], atoms.cell)
+            result["stress"] = self.signs["virial"] * stress_from_virial(values["virial"], atoms.cell)
         return result
 
     def _key(self, name: str, output: Mapping) -> str | int | None:

@@ -123,13 +123,14 @@ def _table(seen: Survey, name: str) -> None:
         view.add_column(header, justify="right", no_wrap=True)
     view.add_column("max |σ|\nGPa", justify="right", no_wrap=True)
     for key, count in rows[:MOST_ROWS]:
-        chosen = np.array([k == key for k in keys])
+        members = np.array([k == key for k in keys])
         kinds = {c for (g, c), _ in counts.items() if g == key[0]}
         shown = key[1] or (f"{len(kinds)} of them" if len(kinds) > 1 else min(kinds))
-        view.add_row(key[0], shown, str(count), *_numbers(seen, chosen))
+        view.add_row(key[0], shown, str(count), *_numbers(seen, members))
     if len(rows) > MOST_ROWS:
-        chosen = np.isin(np.arange(len(keys)), [i for i, k in enumerate(keys) if k in dict(rows[MOST_ROWS:])])
-        view.add_row(f"{len(rows) - MOST_ROWS} more", "", str(chosen.sum()), *_numbers(seen, chosen))
+        others = {key for key, _ in rows[MOST_ROWS:]}
+        members = np.array([key in others for key in keys])
+        view.add_row(f"{len(rows) - MOST_ROWS} more", "", str(members.sum()), *_numbers(seen, members))
     if len(rows) > 1:
         view.add_section()
         view.add_row("all", "", str(len(seen)), *_numbers(seen, np.ones(len(seen), bool)))

@@ -84,7 +84,7 @@ def relax_together(
     Args:
         structures: periodic along all axes or none, without constraints.
         calculator: of one of NFFLr's own models.
-        settings: with ``optimizer="fire"``, without ``symmetry`` and limits of an ensemble's spread.
+        settings: with ``optimizer="fire"``, without ``symmetry`` and limits of a committee's spread.
         max_atoms: that are in a batch; a larger structure is one by itself.
 
     Yields:

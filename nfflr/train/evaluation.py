@@ -31,7 +31,7 @@ class Comparison:
             divided by the number of atoms. Of classes the scores (S, C), not normalised.
         reference: the labels, likewise, NaN where one is missing; of classes their indices (S,), −100 where
             missing.
-        spread: of an ensemble, the standard deviation (S,) or (ΣN,) among its members; else None.
+        spread: of a committee, the standard deviation (S,) or (ΣN,) among its members; else None.
     """
 
     quantity: Quantity
@@ -85,7 +85,7 @@ class Predictions:
 
     @classmethod
     def join(cls, parts: Sequence[Predictions]) -> Predictions:
-        """The predictions of several sets of structures as one, without the spread of an ensemble."""
+        """The predictions of several sets of structures as one, without the spread of a committee."""
         first = np.cumsum([0, *(len(part.groups) for part in parts)])
         owner = [part.owner + start for part, start in zip(parts, first[:-1], strict=True)]
         joined = {}
@@ -172,7 +172,7 @@ def predict(model: Potential | Committee, dataset: AtomsDataset, indices: Sequen
 
 
 def _beside(q: Quantity, output: Mapping[str, torch.Tensor], labels: dict) -> tuple[torch.Tensor, ...]:
-    """Prediction, label and, of an ensemble, spread of one quantity in one batch."""
+    """Prediction, label and, of a committee, spread of one quantity in one batch."""
     label = labels[q.name]
     if q.name not in output:
         if q.classes is not None:
@@ -189,7 +189,7 @@ def _beside(q: Quantity, output: Mapping[str, torch.Tensor], labels: dict) -> tu
 
 
 def calibration(predictions: Predictions) -> dict[str, float]:
-    """How an ensemble's errors compare with its spread; empty without one.
+    """How a committee's errors compare with its spread; empty without one.
 
     ``energy_ratio`` and ``forces_ratio``: root mean square error over root mean square spread, one where the
     spread tells the size of errors, and above where it is too confident. ``…_correlation``: of the ranks
@@ -219,11 +219,11 @@ def error_table(predictions: Predictions) -> dict[str, dict[str, float]]:
     """
     table = {}
     for name in [None, *sorted(set(predictions.groups))]:
-        chosen = np.ones(len(predictions.groups), bool) if name is None else predictions.groups == name
+        members = np.ones(len(predictions.groups), bool) if name is None else predictions.groups == name
         row = "all" if name is None else TOTAL_TWIN if name == "all" else name
         table[row] = {
-            "structures": int(chosen.sum()),
-            "atoms": int(chosen[predictions.owner].sum()),
+            "structures": int(members.sum()),
+            "atoms": int(members[predictions.owner].sum()),
             **predictions.errors(name),
         }
     return table
