@@ -9,6 +9,7 @@ from ..lazy import lazy_names
 
 if TYPE_CHECKING:  # the names of the package
     from .base import Potential, PotentialConfig, architectures, register
+    from .classical.core_repulsion import CoreRepulsion, CoreRepulsionConfig
     from .classical.eam import EAM, EAMConfig
     from .classical.lennard_jones import LennardJones, LennardJonesConfig
     from .classical.stillinger_weber import StillingerWeber, StillingerWeberConfig

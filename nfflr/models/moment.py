@@ -23,8 +23,9 @@ from torch import nn
 from ..data.graph import Graph
 from ..nn.moments import density_moments, full_tensor_index, monomials, traceless_projection
 from ..nn.padding import bond_slots, pad_bonds, pad_weights
-from ..nn.radial import bessel, polynomial_cutoff, smoothstep, zbl_energy
+from ..nn.radial import bessel, smoothstep
 from .base import Inputs, Potential, PotentialConfig, register
+from .classical.core_repulsion import repulsion
 
 RANK = 3
 BODY_ORDER = (2, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 5, 5)  # of the invariants, centre included
@@ -125,16 +126,13 @@ class MomentNetwork(Potential):
         )
 
     def _repulsion(self, inputs: Inputs) -> torch.Tensor:
-        """Half of each pair's screened repulsion on either atom, (N,), in units of ``scale``.
+        """The core repulsion (N,) in units of ``scale``.
 
         It acts at every distance, falling to zero at the cutoff, and the network learns the rest: a
         structure that is compressed beyond the data is then met by a wall that was there all along.
         """
-        r, z = inputs.vectors.square().sum(1).sqrt(), inputs.numbers
-        pair = zbl_energy(r, z.index_select(0, inputs.dst), z.index_select(0, inputs.src))
-        pair = pair * polynomial_cutoff(r / self.cutoff, self.config.envelope)[0]
-        pair = pair / (2 * self.scale.to(r.dtype))
-        return r.new_zeros(inputs.n_atoms).index_add(0, inputs.dst, pair)
+        energies = repulsion(inputs, self.cutoff, self.config.envelope)
+        return energies / self.scale.to(energies.dtype)
 
     @property
     def shortest_distances(self) -> torch.Tensor | None:  # type: ignore[override]

@@ -12,7 +12,6 @@ if TYPE_CHECKING:  # the names of the package
         polynomial_cutoff,
         smoothstep,
         spherical_bessel,
-        zbl_energy,
     )
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -21,7 +21,8 @@ from nfflr.compiled.aot_graph import arguments, example_graphs, results, trace
 from nfflr.data.graph import periodic_radius_graph
 from nfflr.errors import StructureError
 from nfflr.models.base import architectures
-from nfflr.nn.radial import polynomial_cutoff, zbl_energy
+from nfflr.models.classical.core_repulsion import zbl_energy
+from nfflr.nn.radial import polynomial_cutoff
 
 # Settings beyond the defaults that reach other code of an architecture; absent means defaults only.
 SETTINGS = {"moment": [{"layers": 2}], "alignn": [{"alignn_layers": 1, "gcn_layers": 0, "cutoff_onset": 3.5}]}

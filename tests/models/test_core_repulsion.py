@@ -4,9 +4,11 @@ import ase.units
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from scipy import constants
 
-from nfflr.nn.radial import COULOMB, SHARES, zbl_energy
+from nfflr.models import CoreRepulsion, MomentConfig, MomentNetwork
+from nfflr.models.classical.core_repulsion import COULOMB, SHARES, zbl_energy
 
 
 def textbook(r, z1, z2):
@@ -61,3 +63,27 @@ def test_repulsion_is_positive_and_falls_everywhere():
 
 def test_dtype_is_that_of_the_distance():
     assert zbl_energy(torch.tensor(1.0), *numbers(14, 14)).dtype == torch.float32
+
+
+def test_a_term_adds_the_repulsion_that_a_network_may_hold(structures):
+    """A network with its own repulsion equals the network without it plus the term."""
+    atoms = structures.cluster(("C", "Si"), rattle=0.1, seed=3)
+    atoms.positions[1] = atoms.positions[0] + [0.7, 0, 0]
+    torch.manual_seed(0)
+    network = MomentNetwork(MomentConfig(elements=("C", "Si"), cutoff=5.0)).double().eval()
+    term = CoreRepulsion(CoreRepulsion.Config(elements=("C", "Si"), cutoff=5.0))
+    alone = MomentNetwork(network.config.model_copy(update={"zbl": False})).double().eval()
+    alone.load_state_dict(network.state_dict())
+    for edge in (network.zbl_inner, network.zbl_outer):
+        edge.mul_(1e-3)  # the network does not fade out at these distances
+    total, expected = (alone + term)(atoms), network(atoms)
+    for name in ("total_energy", "forces"):
+        assert torch.allclose(total[name], expected[name], rtol=1e-10, atol=1e-10)
+    assert term(atoms)["total_energy"] > 10  # eV: the near pair counts
+
+
+def test_a_term_reaches_as_far_as_it_is_asked_to():
+    term = CoreRepulsion(CoreRepulsion.Config(elements=("Si",), cutoff=2.0))
+    for r, nothing in ((1.999, False), (2.001, True)):
+        energy = term(Atoms("Si2", [[0, 0, 0], [r, 0, 0]]))["total_energy"].item()
+        assert (energy == 0) == nothing
