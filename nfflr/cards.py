@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
+from typing import ClassVar
 
 import ase
 import numpy as np
@@ -14,6 +15,7 @@ from ase.formula import Formula
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import CheckpointError, ConfigError, StructureError, did_you_mean
+from .storage.sealed import Record
 
 FILE = "card.yaml"
 KEY = "trained_on"  # of the domain in the metadata of a checkpoint
@@ -51,9 +53,10 @@ class Measured(Part):
     results: dict[str, float | str]
 
 
-class Card(Part):
-    """The contents of ``card.yaml``."""
+class Card(Part, Record):
+    """The contents of ``card.yaml``; a card without a version is of the first."""
 
+    kind: ClassVar[str] = "the card of a calculator"
     name: str
     description: str
     elements: list[str] = Field(min_length=1)
@@ -80,13 +83,11 @@ def read_card(folder: Path) -> Card:
     """
     path = folder / FILE
     try:
-        return Card.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return Card.from_content(yaml.safe_load(path.read_text(encoding="utf-8")), path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"{path}: {where}: {first['msg']}; see nfflr.cards.Card") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{error} (see nfflr.cards.Card)") from error
 
 
 def bundled_calculators() -> dict[str, Path]:

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import pytest
 
+from nfflr.cards import Card
 from nfflr.errors import ConfigError
 from nfflr.learn.loop import Plan
 from nfflr.learn.teacher import LeftOut
@@ -12,7 +13,7 @@ from nfflr.reports.run_record import CheckRecord, RunRecord, ValidationRecord
 from nfflr.storage.sealed import STEPS, Record
 from nfflr.train.state import StateRecord
 
-KINDS = [CheckRecord, LeftOut, Plan, RunRecord, StateRecord, ValidationRecord]
+KINDS = [Card, CheckRecord, LeftOut, Plan, RunRecord, StateRecord, ValidationRecord]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
