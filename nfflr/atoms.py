@@ -80,8 +80,8 @@ class Atoms:
         return cell_volumes(self.cell.reshape(-1, 3, 3))
 
     def to(self, device: torch.device | str) -> Atoms:
-        given: dict[str, Any] = {k: value for k, value in vars(self).items() if value is not None}
-        return replace(self, **{k: value.to(device) for k, value in given.items()})
+        tensors: dict[str, Any] = {k: value for k, value in vars(self).items() if value is not None}
+        return replace(self, **{k: value.to(device) for k, value in tensors.items()})
 
 
 def cell_volumes(cells: torch.Tensor) -> torch.Tensor:

@@ -201,14 +201,14 @@ class NFFLrCalculator(Calculator):
 
     def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
         """What has changed of what the model sees, to the last bit (ASE's costs more than a small cell)."""
-        known = self.atoms
-        if known is None or len(known) != len(atoms):
+        previous = self.atoms
+        if previous is None or len(previous) != len(atoms):
             return list(all_changes)
         pairs = {
-            "positions": (known.positions, atoms.positions),
-            "numbers": (known.numbers, atoms.numbers),
-            "cell": (known.cell.array, atoms.cell.array),
-            "pbc": (known.pbc, atoms.pbc),
+            "positions": (previous.positions, atoms.positions),
+            "numbers": (previous.numbers, atoms.numbers),
+            "cell": (previous.cell.array, atoms.cell.array),
+            "pbc": (previous.pbc, atoms.pbc),
         }
         return [name for name, (old, new) in pairs.items() if not np.array_equal(old, new)]
 
@@ -284,11 +284,11 @@ class NFFLrCalculator(Calculator):
         chunk: list[tuple[ase.Atoms, Graph]] = []
         edges = 0
         for k, atoms in enumerate(structures):
-            known = neighbours.reusable(atoms)  # then so are its elements
-            if not known:
+            reusable = neighbours.reusable(atoms)  # then so are its elements
+            if not reusable:
                 check_structure(atoms, f"structure {k}")
             with _naming(f"structure {k}"):
-                if not known:
+                if not reusable:
                     self.set_atoms(atoms)
                 graph = self._graph(neighbours, atoms)
             if chunk and edges + len(graph.dst) > max_edges:
@@ -360,9 +360,9 @@ class NFFLrCalculator(Calculator):
         }
 
 
-def _check_options(options: dict, known: Sequence[str]) -> None:
+def _check_options(options: dict, names: Sequence[str]) -> None:
     for name in options:
-        if name not in known:
+        if name not in names:
             raise TypeError(f"NFFLrCalculator: no option {name!r} here{did_you_mean(name, OPTIONS)}")
 
 

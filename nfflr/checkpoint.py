@@ -178,12 +178,12 @@ def check_declared(described: list[dict], model: Potential) -> None:
     """
     if not isinstance(described, list) or not all(isinstance(item, dict) for item in described):
         raise ConfigError("outputs: expected a list of quantities, each with a name and a shape")
-    kept = {q.name: q.array_shape(1) for q in map(from_description, described)}
-    given = {q.name: q.array_shape(1) for q in further(model.outputs)} if model.is_potential else {}
-    if kept != given and described:
+    described_shapes = {q.name: q.array_shape(1) for q in map(from_description, described)}
+    own_shapes = {q.name: q.array_shape(1) for q in further(model.outputs)} if model.is_potential else {}
+    if described_shapes != own_shapes and described:
         raise ConfigError(
-            f"outputs: got {kept}; the architecture returns {given} (shapes for one atom); use its version "
-            "with which the file was made"
+            f"outputs: got {described_shapes}; the architecture returns {own_shapes} (shapes for one atom); "
+            "use the version of it that wrote the file"
         )
 
 
@@ -243,8 +243,8 @@ def load_model(source: str | Path | Sequence[str | Path]) -> tuple[Potential | C
             return load_checkpoint(source)
         names = members
     loaded = [load_checkpoint(name) for name in names]
-    metadata = [found for _, found in loaded]
-    digests = [found["sha256"] for found in metadata]
+    metadata = [description for _, description in loaded]
+    digests = [description["sha256"] for description in metadata]
     return Committee([model for model, _ in loaded]), {"members": metadata, "sha256": digests}
 
 

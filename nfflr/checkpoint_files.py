@@ -66,11 +66,11 @@ def reasons(name: str) -> Iterator[None]:
     try:
         yield
     except Foreign as error:
-        given = kind_of(name)
-        what = f" but {given}" if given in NOT_CHECKPOINTS else ""
+        kind = kind_of(name)
+        what = f" but {kind}" if kind in NOT_CHECKPOINTS else ""
         order = (
             "; the potential follows --model, structures and data stand alone"
-            if given in (DATA, STRUCTURE)
+            if kind in (DATA, STRUCTURE)
             else ""
         )
         raise CheckpointError(
@@ -177,7 +177,7 @@ def find_members(source: str | Path) -> list[Path]:
     with suppress(OSError, ValueError):
         if not folder.is_dir():
             folder = bundled_calculators().get(str(source), folder)
-        found = {p: MEMBER.fullmatch(p.name) for p in folder.glob("member-*.safetensors")}
-        numbers = {p: int(match[1]) for p, match in found.items() if match}
+        matches = {p: MEMBER.fullmatch(p.name) for p in folder.glob("member-*.safetensors")}
+        numbers = {p: int(match[1]) for p, match in matches.items() if match}
         return sorted(numbers, key=numbers.__getitem__)
     return []

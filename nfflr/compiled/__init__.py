@@ -66,11 +66,11 @@ def build(model: Evaluator) -> Compiled:
 
 
 def compile_potential(model: Evaluator, tell: Callable[[str], None] = logger.warning) -> Compiled | None:
-    """As ``build``; None, and one line told, where the model has to be evaluated as it is.
+    """As ``build``; None if the model cannot be compiled, and the reason is logged.
 
     Args:
         model: its weights are taken as they are now; later changes do not count.
-        tell: is given the line.
+        tell: logs the reason, one line.
     """
     try:
         return build(model)
@@ -112,7 +112,7 @@ def compile_training(model: Potential, tell: Callable[[str], None] = logger.warn
     """The fastest form of a training step that there is for the model, a kernel or a compiled graph.
 
     Returns:
-        None where the model has to be trained as it is. What is not to be had is told in a line.
+        None if the model cannot be compiled; the reason is logged by ``tell``.
     """
     from .moment_kernel import takes
     from .moment_training import MomentTraining

@@ -100,33 +100,33 @@ def load_graph(model: Potential) -> CompiledGraph:
     with Artefacts(model) as artefacts:
         path = artefacts.find()
         if path is not None:
-            found = _checked(model, path, others[:1])
-            if found is not None:
-                found.origin = "from the cache"
-                return found
+            compiled = _checked(model, path, others[:1])
+            if compiled is not None:
+                compiled.origin = "from the cache"
+                return compiled
             artefacts.discard()  # whole, but not what this model gives: its code must have changed
         if compiler() is None:
             raise NotCompiled("no C++ compiler here; install g++, or set CXX")
         with artefacts.new() as path:
             _compile(model, example, path)
-            found = _checked(model, path, others)
-            if found is None:
+            compiled = _checked(model, path, others)
+            if compiled is None:
                 raise NotCompiled("the compiled graph disagrees with the model itself")
             where = artefacts.keep()
-        found.origin = f"built in {time.perf_counter() - started:.3g} s"
+        compiled.origin = f"built in {time.perf_counter() - started:.3g} s"
         if where != str(artefacts.folder):
-            found.origin += f", {where}"
-    return found
+            compiled.origin += f", {where}"
+    return compiled
 
 
 def _checked(model: Potential, path: Path, graphs: list[Graph]) -> CompiledGraph | None:
     """The compiled graph if it gives what the model gives, else None."""
     try:
-        found = CompiledGraph(model, path)
-        worst = max(max(deviations(found(graph), model(graph)).values()) for graph in graphs)
+        compiled = CompiledGraph(model, path)
+        worst = max(max(deviations(compiled(graph), model(graph)).values()) for graph in graphs)
     except (RuntimeError, ValueError):  # a package that does not load or run, whatever torch has to say
         return None
-    return found if worst <= tolerance(model.dtype) else None
+    return compiled if worst <= tolerance(model.dtype) else None
 
 
 def arguments(model: Potential, graph: Graph) -> list[torch.Tensor]:
@@ -159,8 +159,8 @@ def function(model: Potential) -> Callable[..., tuple[torch.Tensor, ...]]:
     def evaluate(species, structure, cells, src, dst, vectors, *tables):
         numbers = model.numbers.index_select(0, species)
         inputs = Inputs(species, numbers, src, dst, vectors.detach().requires_grad_(), tables)
-        found = assemble(model, inputs, cells, structure, virials=True)
-        return tuple(found[name] for name in names(model))
+        outputs = assemble(model, inputs, cells, structure, virials=True)
+        return tuple(outputs[name] for name in names(model))
 
     return evaluate
 
@@ -271,12 +271,12 @@ def _structure(model: Potential, repeat: tuple[int, int, int], seed: int) -> ase
     return atoms
 
 
-def deviations(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> dict[str, float]:
+def deviations(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> dict[str, float]:
     """Largest difference of each quantity, relative to its largest value."""
     worst = {}
     for name, values in expected.items():
         scale = max(FLOOR, float(values.abs().max())) if values.numel() else 1.0
-        gap = (found[name] - values).abs().max() if values.numel() else torch.zeros(())
+        gap = (actual[name] - values).abs().max() if values.numel() else torch.zeros(())
         worst[name] = float(gap) / scale if torch.isfinite(gap) else np.inf
     return worst
 

@@ -150,9 +150,9 @@ class MomentKernel(Compiled):
             graph.shift,
             atoms.cell,
         )
-        kept = [None if t is None else t.contiguous() for t in inputs]  # kept until the kernel is done
+        arrays = [None if t is None else t.contiguous() for t in inputs]  # kept until the kernel is done
         culprits = (ctypes.c_int64 * 2)()
-        structures = _Structures(n, local, len(graph.src), atoms.n_structures, *map(_address, kept))
+        structures = _Structures(n, local, len(graph.src), atoms.n_structures, *map(_address, arrays))
         outputs = [_address(result.get(name)) for name in ("total_energy", "energies", "forces", "stress")]
         results = _Results(*outputs, ctypes.addressof(culprits))
         status = self._evaluate(
@@ -185,7 +185,8 @@ def constants(model: MomentNetwork) -> dict[str, torch.Tensor]:
     return {
         "element_index": model.element_index,
         "numbers": numbers,  # (n,)
-        "screening": numbers**0.23 / 0.46850,  # (n,) 1/Å; two make a screening length (nn/radial.py)
+        "screening": numbers**0.23
+        / 0.46850,  # (n,) 1/Å; two make a screening length, as in zbl_energy
         "inner": model.zbl_inner.double(),  # (n, n) Å
         "outer": model.zbl_outer.double(),  # (n, n) Å
         "reference": model.reference_energies.double(),  # (n,) eV

@@ -71,15 +71,15 @@ class MomentTraining(TrainingGraph):
         energies = absolute_energies(model, raw, bonds.elements)
         forces, virial = _FromBonds.apply(slopes, bonds)
         scale = model.scale.to(model.dtype)
-        found = {
+        outputs = {
             "total_energy": sum_structures(energies, atoms),
             "energies": energies,
             "forces": forces.to(model.dtype) * scale,
         }
         if stress:
             virial = virial if atoms.is_batch else virial[0]
-            found["stress"] = stress_from_virial(virial.to(model.dtype) * scale, atoms.cell)
-        return found
+            outputs["stress"] = stress_from_virial(virial.to(model.dtype) * scale, atoms.cell)
+        return outputs
 
 
 def per_atom(model: MomentNetwork) -> Callable[..., Any]:

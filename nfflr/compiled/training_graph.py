@@ -91,11 +91,11 @@ class TrainingGraph(Compiled):
         for forward in (self, self.model):
             output = forward(graph)
             loss = sum((value.square().mean() for value in output.values()), torch.zeros(()))
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 loss, list(weights.values()), allow_unused=True, materialize_grads=True
             )
             outputs.append({name: value.detach() for name, value in output.items()})
-            slopes.append({"gradient": torch.cat([slope.flatten() for slope in found])})
+            slopes.append({"gradient": torch.cat([slope.flatten() for slope in gradients])})
         worst = max((*deviations(*outputs).values(), *deviations(*slopes).values()))
         # Gradients of weights are sums over all atoms, in which rounding adds up.
         if not worst <= 10 * tolerance(self.model.dtype):

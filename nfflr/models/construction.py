@@ -103,12 +103,12 @@ def _compare(expected: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.T
 
 def _asked(function: Callable, args: tuple, kwargs: dict) -> int:
     """Of how many numbers the result is at most, as far as the arguments say."""
-    given = args[:1] if function is torch.full else args
+    positional = args[:1] if function is torch.full else args
     if function in COUNTING:
-        return max(abs(math.ceil(x)) for x in [*given, *kwargs.values()] if type(x) in (int, float))
+        return max(abs(math.ceil(x)) for x in [*positional, *kwargs.values()] if type(x) in (int, float))
     shapes = [x.shape for x in args if isinstance(x, torch.Tensor)]
     if function in SIZED:
-        sizes = [abs(size) for size in _integers([*given, kwargs.get("size", ())])]
+        sizes = [abs(size) for size in _integers([*positional, kwargs.get("size", ())])]
         sizes *= 1 + (function is torch.eye and len(sizes) == 1)
         return math.prod([*sizes, *(math.prod(shape) for shape in shapes)])
     try:

@@ -102,21 +102,21 @@ class PropertyHead(ExactBuffers):
         """As ``PropertyModel.standardise``."""
         if self.mean.any() or (self.std != 1).any():
             return
-        found = {name: self._moments(name, values, n_atoms) for name, values in labels.items()}
+        moments = {name: self._moments(name, values, n_atoms) for name, values in labels.items()}
         columns = self._columns()
-        if not isinstance(self.outputs, dict) and len(found) > 1:
-            raise ConfigError(f"labels: got {sorted(found)}; this model predicts a single property")
-        for name, (mean, std) in found.items():
+        if not isinstance(self.outputs, dict) and len(moments) > 1:
+            raise ConfigError(f"labels: got {sorted(moments)}; this model predicts a single property")
+        for name, (mean, std) in moments.items():
             part = columns[name if isinstance(self.outputs, dict) else None]
             self.mean[part], self.std[part] = mean.to(self.mean), std.to(self.std)
 
     def _columns(self) -> dict[str | None, slice]:
         """Where each output is among the ΣP."""
-        found, first = {}, 0
+        slices, first = {}, 0
         for name, size in sizes_by_name(self.outputs).items():
-            found[name] = slice(first, first + size)
+            slices[name] = slice(first, first + size)
             first += size
-        return found
+        return slices
 
     def _moments(self, name, labels, n_atoms) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation (P,) of labels (S,) or (S, P) that may lack some as NaN."""

@@ -41,8 +41,8 @@ class ExactBuffers(nn.Module):
     exact: tuple[str, ...] = ()
 
     def _apply(self, fn, recurse=True):
-        kept = {name: getattr(self, name) for name in self.exact}
+        buffers = {name: getattr(self, name) for name in self.exact}
         super()._apply(fn, recurse)
-        for name, value in kept.items():
+        for name, value in buffers.items():
             setattr(self, name, value.to(getattr(self, name).device))
         return self

@@ -95,8 +95,8 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        vectors, *rest = ctx.saved_tensors
-        weights = rest[0] if rest else None
+        vectors, *others = ctx.saved_tensors
+        weights = others[0] if others else None
         radial, rank, constant_bonds = ctx.settings
         # Rebuilding the basis on the graph makes second derivatives with respect to bonds right
         # (Hessians); a loss needs none, and leaving them out is most of a training step's saving.
