@@ -33,7 +33,11 @@ from nfflr.checkpoint import FILE, load_checkpoint
 from nfflr.models import base
 from nfflr.train.state import newest_state, read_state, states
 
-NFF = "import sys; from nfflr.cli.main import run; sys.exit(run(sys.argv[1:]))"
+# A shell lets its background jobs ignore Ctrl-C, and processes inherit that; these are to heed it.
+NFF = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from nfflr.cli.main import run; sys.exit(run(sys.argv[1:]))"
+)
 DOUBLE = "model = tiny()"  # float64
 
 
