@@ -17,7 +17,7 @@ from sphinx.util.nodes import nested_parse_with_titles
 from sphinx.util.typing import stringify_annotation
 
 from nfflr.cli.main import TOPICS, Description, command_files, nff
-from nfflr.models.base import architectures
+from nfflr.models.registry import architectures
 from nfflr.units import unit_of
 from nfflr.workflows import FILES
 

@@ -28,9 +28,10 @@ from .checkpoint_files import (
     terms_of,
 )
 from .errors import CheckpointError, ConfigError, NumericsError, plain_reason
-from .models.base import Potential, architecture
+from .models.base import Potential
 from .models.committee import Committee
 from .models.construction import build_model
+from .models.registry import architecture
 from .quantities import Quantity, from_description, further
 from .storage.files import write_atomically
 from .storage.sealed import read_metadata, seal, unseal

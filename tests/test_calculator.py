@@ -20,7 +20,7 @@ from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import save_checkpoint
 from nfflr.data import verlet
 from nfflr.errors import ConfigError, NumericsError, StructureError
-from nfflr.models import base
+from nfflr.models import registry
 from nfflr.structures.checks import check_structure
 
 NAMES = ["crystal", "triclinic", "slab", "cluster"]
@@ -365,8 +365,8 @@ def test_a_model_that_returns_nan_is_a_numerics_error(structures, weight):
 
 
 def test_the_description_is_json_and_says_which_numbers_these_are(tmp_path, monkeypatch):
-    base.architectures()
-    monkeypatch.setitem(base.REGISTRY, TinyNetwork.key, TinyNetwork)
+    registry.architectures()
+    monkeypatch.setitem(registry.REGISTRY, TinyNetwork.key, TinyNetwork)
     path = tmp_path / "model.safetensors"
     digest = save_checkpoint(path, tiny(ELEMENTS, torch.float32))
     found = NFFLrCalculator.load(path, dtype="float64").todict()
@@ -463,8 +463,8 @@ def test_the_callers_default_dtype_neither_changes_nor_matters(structures, defau
 
 
 def test_no_global_state_is_touched(structures, tmp_path, monkeypatch):
-    base.architectures()
-    monkeypatch.setitem(base.REGISTRY, TinyNetwork.key, TinyNetwork)
+    registry.architectures()
+    monkeypatch.setitem(registry.REGISTRY, TinyNetwork.key, TinyNetwork)
     path = tmp_path / "model.safetensors"
     save_checkpoint(path, tiny(ELEMENTS))
 

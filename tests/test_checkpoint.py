@@ -18,7 +18,7 @@ from forgery import Hostile, edited, split, with_tensors
 from nfflr import checkpoint, checkpoint_files
 from nfflr.checkpoint import FILE, find_checkpoint, load_checkpoint, save_checkpoint
 from nfflr.errors import CheckpointError, ConfigError, NFFLrError, NumericsError, ResourceError
-from nfflr.models import base
+from nfflr.models import registry
 from nfflr.models.committee import Committee
 from nfflr.models.gnn.schnet import SchNet, SchNetConfig
 
@@ -26,8 +26,8 @@ from nfflr.models.gnn.schnet import SchNet, SchNetConfig
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
     """The tiny network is an architecture during these tests only."""
-    base.architectures()
-    monkeypatch.setitem(base.REGISTRY, TinyNetwork.key, TinyNetwork)
+    registry.architectures()
+    monkeypatch.setitem(registry.REGISTRY, TinyNetwork.key, TinyNetwork)
 
 
 @pytest.fixture
@@ -76,9 +76,9 @@ def test_round_trip_is_exact_to_the_bit(path, dtype, structures):
         assert torch.equal(value, loaded(atoms)[key])
 
 
-@pytest.mark.parametrize("key", sorted(base.architectures()))
+@pytest.mark.parametrize("key", sorted(registry.architectures()))
 def test_every_registered_architecture_makes_the_round_trip(path, key, structures):
-    cls = base.architectures()[key]
+    cls = registry.architectures()[key]
     model = cls(cls.Config(elements=("Si", "C"))).eval()
     save_checkpoint(path, model)
     loaded, _ = load_checkpoint(path)

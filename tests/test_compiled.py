@@ -28,8 +28,8 @@ from nfflr.compiled import KERNELS, NotCompiled, build, compile_potential
 from nfflr.compiled.aot_graph import deviations, example_graphs, tolerance
 from nfflr.compiled.artefacts import Artefacts, compiler, identity
 from nfflr.data.graph import batch_graphs
-from nfflr.models.base import architectures
 from nfflr.models.committee import Committee
+from nfflr.models.registry import architectures
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler here")
 CHEAPEST = "lennard-jones"  # to compile, which takes half a minute

@@ -11,7 +11,7 @@ import pytest
 
 import nfflr
 from nfflr.cli.main import command_files
-from nfflr.models.base import architectures
+from nfflr.models.registry import architectures
 from nfflr.workflows import FILES
 
 ROOT = Path(__file__).parents[1]

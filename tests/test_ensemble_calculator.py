@@ -17,7 +17,7 @@ from builders import TinyNetwork, tiny
 from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import FILE, save_checkpoint
 from nfflr.errors import CheckpointError, ConfigError
-from nfflr.models import base
+from nfflr.models import registry
 from nfflr.models.committee import Committee
 
 ELEMENTS = ("C", "Si")
@@ -26,8 +26,8 @@ SPREAD = {"energy_std", "forces_std"}
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    base.architectures()
-    monkeypatch.setitem(base.REGISTRY, TinyNetwork.key, TinyNetwork)
+    registry.architectures()
+    monkeypatch.setitem(registry.REGISTRY, TinyNetwork.key, TinyNetwork)
 
 
 @pytest.fixture

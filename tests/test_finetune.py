@@ -6,7 +6,7 @@ from builders import TinyNetwork, tiny
 
 from nfflr.checkpoint import save_checkpoint
 from nfflr.errors import CheckpointError, ConfigError
-from nfflr.models import base
+from nfflr.models import registry
 from nfflr.train.initialise import freeze, load_weights
 
 SIZES = {
@@ -19,12 +19,12 @@ SIZES = {
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    base.architectures()
-    monkeypatch.setitem(base.REGISTRY, TinyNetwork.key, TinyNetwork)
+    registry.architectures()
+    monkeypatch.setitem(registry.REGISTRY, TinyNetwork.key, TinyNetwork)
 
 
 def build(key, elements, seed=0, dtype=torch.float64, **settings):
-    cls = base.architecture(key)
+    cls = registry.architecture(key)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = cls(cls.Config(elements=elements, **SIZES[key], **settings)).to(dtype).eval()

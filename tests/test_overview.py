@@ -22,8 +22,9 @@ from nfflr.data.dgl_view import to_dgl
 from nfflr.data.graph import periodic_radius_graph
 from nfflr.data.inputs import as_graph, with_ghosts
 from nfflr.data.pyg_view import to_pyg
-from nfflr.models.base import Potential, architectures
+from nfflr.models.base import Potential
 from nfflr.models.gnn.alignn_ff import ALIGNN, ALIGNNConfig
+from nfflr.models.registry import architectures
 
 ROOT = Path(__file__).parent.parent
 FRAMES = ROOT / "tests/data/jarvis/ff/id_prop.json"  # real ones: energies per cell, forces

@@ -185,8 +185,7 @@ def constants(model: MomentNetwork) -> dict[str, torch.Tensor]:
     return {
         "element_index": model.element_index,
         "numbers": numbers,  # (n,)
-        "screening": numbers**0.23
-        / 0.46850,  # (n,) 1/Å; two make a screening length, as in zbl_energy
+        "screening": numbers**0.23 / 0.46850,  # (n,) 1/Å; two make a screening length, as in zbl_energy
         "inner": model.zbl_inner.double(),  # (n, n) Å
         "outer": model.zbl_outer.double(),  # (n, n) Å
         "reference": model.reference_energies.double(),  # (n,) eV

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_names
 
 if TYPE_CHECKING:  # the names of the package
-    from .base import Potential, PotentialConfig, architectures, register
+    from .base import Potential, PotentialConfig
     from .classical.core_repulsion import CoreRepulsion, CoreRepulsionConfig
     from .classical.eam import EAM, EAMConfig
     from .classical.lennard_jones import LennardJones, LennardJonesConfig
@@ -20,5 +20,6 @@ if TYPE_CHECKING:  # the names of the package
     from .gnn.schnet import SchNet, SchNetConfig
     from .moment import MomentConfig, MomentNetwork
     from .property import PropertyConfig, PropertyHead, PropertyModel
+    from .registry import architectures, register
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

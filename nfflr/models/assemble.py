@@ -13,14 +13,12 @@ eagerly, inside a traced graph, for one structure, for a batch, and for a part o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
 from ..atoms import Atoms, cell_volumes
-
-if TYPE_CHECKING:
-    from .base import Potential
+from ..quantities import Quantity
 
 Tensors = dict[str, torch.Tensor]
 
@@ -50,8 +48,24 @@ class Inputs:
         return self.species.shape[0]
 
 
+class Atomistic(Protocol):
+    """What is asked of a model here: every ``Potential`` answers it."""
+
+    training: bool
+    compute_forces: bool
+    scale: torch.Tensor
+    reference_energies: torch.Tensor
+
+    @property
+    def outputs(self) -> tuple[Quantity, ...]:
+        """What it predicts."""
+
+    def atomic(self, inputs: Inputs) -> Tensors:
+        """Energies (N,) in units of ``scale``, and perhaps more."""
+
+
 def assemble(
-    model: Potential,
+    model: Atomistic,
     inputs: Inputs,
     cells: torch.Tensor,
     structure: torch.Tensor | None = None,
@@ -103,7 +117,7 @@ def assemble(
 
 
 def differentiate(
-    model: Potential, inputs: Inputs, n_local: int | None = None
+    model: Atomistic, inputs: Inputs, n_local: int | None = None
 ) -> tuple[Tensors, torch.Tensor | None]:
     """Per-atom outputs, with ``energies`` in eV and float64, and g_e in eV/Å, (E, 3); see ``assemble``.
 
@@ -116,7 +130,7 @@ def differentiate(
     return {**outputs, "energies": absolute_energies(model, raw, inputs.species[:n_local])}, slopes
 
 
-def absolute_energies(model: Potential, raw: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
+def absolute_energies(model: Atomistic, raw: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
     """Atomic energies (N,) in eV, float64, from those in units of the model's ``scale``."""
     return raw.double() * model.scale + model.reference_energies.index_select(0, species)
 

@@ -18,19 +18,6 @@ from ..nn.dense import ExactBuffers
 from ..quantities import FORCE_FIELD, Quantity
 from .assemble import Inputs, assemble
 from .evaluator import Evaluator, Input, refuse_missing
-from .registry import REGISTRY, architecture, architectures, register
-
-__all__ = [
-    "REGISTRY",
-    "Input",
-    "Inputs",
-    "Potential",
-    "PotentialConfig",
-    "Quantity",
-    "architecture",
-    "architectures",
-    "register",
-]
 
 CALIBRATION = 64  # structures; enough for means and variances
 
@@ -227,8 +214,9 @@ class Potential(ExactBuffers, Evaluator):
             inputs = self.inputs(graph)
             inputs.vectors.requires_grad_()
             cells, structure = graph.atoms.cell, graph.atoms.structure
-            options = {"n_local": graph.n_local, "stress": stress, "virials": virials}
-            return assemble(self, inputs, cells, structure, **options)  # type: ignore[arg-type]
+            return assemble(
+                self, inputs, cells, structure, n_local=graph.n_local, stress=stress, virials=virials
+            )
 
     @classmethod
     def from_file(cls, path: Path) -> Potential:

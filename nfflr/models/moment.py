@@ -24,8 +24,10 @@ from ..data.graph import Graph
 from ..nn.moments import density_moments, full_tensor_index, monomials, traceless_projection
 from ..nn.padding import bond_slots, pad_bonds, pad_weights
 from ..nn.radial import bessel, smoothstep
-from .base import Inputs, Potential, PotentialConfig, register
+from .assemble import Inputs
+from .base import Potential, PotentialConfig
 from .classical.core_repulsion import repulsion
+from .registry import register
 
 RANK = 3
 BODY_ORDER = (2, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 5, 5)  # of the invariants, centre included

@@ -17,7 +17,8 @@ from ..errors import ConfigError, StructureError, did_you_mean
 from ..nn.dense import ExactBuffers
 from ..quantities import Quantity
 from .assemble import Inputs, sum_structures
-from .base import Input, Potential, PotentialConfig
+from .base import Potential, PotentialConfig
+from .evaluator import Input
 
 Size = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]

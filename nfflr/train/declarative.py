@@ -22,7 +22,8 @@ from torch import nn
 from ..data import sources
 from ..data.dataset import AtomsDataset, DatasetConfig
 from ..errors import ConfigError, NFFLrError, did_you_mean, plain_reason
-from ..models.base import Potential, architecture, architectures
+from ..models.base import Potential
+from ..models.registry import architecture, architectures
 from ..structures.readers import read_structures
 
 SEED = "random_seed"

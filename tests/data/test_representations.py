@@ -12,7 +12,7 @@ import nfflr
 from nfflr.data.graph import periodic_radius_graph
 from nfflr.data.inputs import as_graph, with_ghosts
 from nfflr.errors import StructureError
-from nfflr.models.base import architectures
+from nfflr.models.registry import architectures
 
 dgl_view = pytest.importorskip("nfflr.data.dgl_view")
 pyg_view = pytest.importorskip("nfflr.data.pyg_view")

@@ -6,7 +6,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from nfflr.models.base import Potential, PotentialConfig, register
+from nfflr.models.base import Potential, PotentialConfig
+from nfflr.models.registry import register
 from nfflr.quantities import QUANTITIES, Quantity
 
 

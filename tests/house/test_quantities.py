@@ -16,7 +16,7 @@ from nfflr import AtomsDataset, NFFLrCalculator, TrainingConfig, load_model, pre
 from nfflr.cli.main import run
 from nfflr.data.dataset import collate
 from nfflr.errors import CheckpointError, ConfigError, StructureError
-from nfflr.models.base import REGISTRY
+from nfflr.models.registry import REGISTRY
 from nfflr.quantities import QUANTITIES, Quantity
 from nfflr.train.trainer import train
 

@@ -7,8 +7,8 @@ from builders import tiny
 
 from nfflr.data.graph import periodic_radius_graph
 from nfflr.errors import ConfigError, StructureError
-from nfflr.models.base import architecture
 from nfflr.models.committee import Committee
+from nfflr.models.registry import architecture
 
 ELEMENTS = ("C", "Si")
 

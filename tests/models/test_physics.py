@@ -20,8 +20,8 @@ from nfflr.atoms import Atoms, batch
 from nfflr.compiled.aot_graph import arguments, example_graphs, results, trace
 from nfflr.data.graph import periodic_radius_graph
 from nfflr.errors import StructureError
-from nfflr.models.base import architectures
 from nfflr.models.classical.core_repulsion import zbl_energy
+from nfflr.models.registry import architectures
 from nfflr.nn.radial import polynomial_cutoff
 
 # Settings beyond the defaults that reach other code of an architecture; absent means defaults only.

@@ -5,30 +5,30 @@ from ase.build import bulk
 
 from nfflr.data.graph import periodic_radius_graph
 from nfflr.errors import CheckpointError, StructureError
-from nfflr.models import base, registry
+from nfflr.models import registry
 from nfflr.models.moment import MomentConfig, MomentNetwork
 
 
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch):
-    base.architectures()
+    registry.architectures()
     monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
 
 
 def test_a_name_that_is_taken_is_refused():
     with pytest.raises(CheckpointError, match="'moment' is already registered by MomentNetwork"):
 
-        @base.register("moment")
+        @registry.register("moment")
         class Another(MomentNetwork):
             pass
 
-    assert base.architecture("moment") is MomentNetwork
+    assert registry.architecture("moment") is MomentNetwork
 
 
 def test_the_same_class_may_come_again():
     """As when a file is loaded anew: then the later one counts."""
     again = type("MomentNetwork", (MomentNetwork,), {"__module__": MomentNetwork.__module__})
-    assert base.register("moment")(again) is again and base.architecture("moment") is again
+    assert registry.register("moment")(again) is again and registry.architecture("moment") is again
 
 
 def test_a_graph_of_shorter_bonds_than_the_model_sees_is_refused():

@@ -13,8 +13,8 @@ from nfflr.data import dgl_view, pyg_view
 from nfflr.data.graph import periodic_radius_graph
 from nfflr.data.inputs import with_ghosts
 from nfflr.errors import ConfigError, StructureError
-from nfflr.models.base import architecture
 from nfflr.models.property import PropertyConfig
+from nfflr.models.registry import architecture
 
 ELEMENTS = ("C", "Si")
 SIZES = {

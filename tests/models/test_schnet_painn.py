@@ -10,8 +10,8 @@ from ase.build import bulk
 
 from nfflr.checkpoint import load_checkpoint, save_checkpoint
 from nfflr.data.graph import periodic_radius_graph
-from nfflr.models.base import architecture
 from nfflr.models.gnn.painn import soft_norm
+from nfflr.models.registry import architecture
 from nfflr.nn.dense import dense, shifted_softplus
 from nfflr.nn.radial import bessel, cosine_cutoff, gaussian, spherical_bessel
 

@@ -11,7 +11,8 @@ from brute_force import reference
 
 from nfflr.calculator import NFFLrCalculator
 from nfflr.data.graph import periodic_radius_graph
-from nfflr.models.base import Potential, architectures
+from nfflr.models.base import Potential
+from nfflr.models.registry import architectures
 
 ELEMENTS = ("C", "Si")
 NARROW = {  # widths do not matter here, and every structure is tried on every architecture

@@ -20,7 +20,7 @@ import torch._dynamo
 
 import nfflr.workflows
 from nfflr.cli.main import run
-from nfflr.models import base
+from nfflr.models import registry
 
 KINDS = ("open", "mkdir", "write", "fsync", "rename", "stdio")
 
@@ -28,7 +28,7 @@ KINDS = ("open", "mkdir", "write", "fsync", "rename", "stdio")
 def prepare() -> None:
     for path in Path(nfflr.workflows.__file__).parent.glob("*.py"):
         importlib.import_module(f"nfflr.workflows.{path.stem}")
-    base.architectures()
+    registry.architectures()
     figure = matplotlib.figure.Figure(layout="constrained")
     figure.subplots().set(yscale="log", xlabel="epoch", ylabel="meV/Å")
     figure.savefig(io.BytesIO(), format="png")  # fonts are read once

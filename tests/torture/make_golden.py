@@ -23,7 +23,8 @@ from conftest import cluster, triclinic
 from nfflr.atoms import Atoms
 from nfflr.checkpoint import VERSION, save_checkpoint
 from nfflr.data.graph import Graph
-from nfflr.models.base import Potential, architecture
+from nfflr.models.base import Potential
+from nfflr.models.registry import architecture
 
 FOLDER = Path(__file__).parent / "golden"
 SMALL = {

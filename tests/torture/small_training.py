@@ -12,11 +12,11 @@ from pathlib import Path
 
 from builders import TinyNetwork, radius_graph, tiny
 from nfflr.data.dataset import AtomsDataset
-from nfflr.models import base
+from nfflr.models import registry
 import torch
 
-base.architectures()
-base.REGISTRY[TinyNetwork.key] = TinyNetwork
+registry.architectures()
+registry.REGISTRY[TinyNetwork.key] = TinyNetwork
 here = Path(__file__).parent
 dataset = AtomsDataset(here / "copper.xyz", n_train=12, n_val=4, transform=radius_graph)
 model = tiny(dtype=torch.float32)

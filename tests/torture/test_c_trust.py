@@ -26,7 +26,7 @@ from nfflr.data.diskcache import DiskCache
 from nfflr.data.graph import periodic_radius_graph
 from nfflr.data.sources.lmdb_store import INDEX, INDEX_KIND, KIND, write_lmdb
 from nfflr.errors import CheckpointError, StructureError
-from nfflr.models.base import architecture, architectures
+from nfflr.models.registry import architecture, architectures
 from nfflr.storage.sealed import seal, unseal
 
 GIGABYTES = 10 * 2**30

@@ -30,7 +30,7 @@ from processes import (
 from small_training import write_config
 
 from nfflr.checkpoint import FILE, load_checkpoint
-from nfflr.models import base
+from nfflr.models import registry
 from nfflr.train.state import newest_state, read_state, states
 
 # A shell lets its background jobs ignore Ctrl-C, and processes inherit that; these are to heed it.
@@ -44,8 +44,8 @@ DOUBLE = "model = tiny()"  # float64
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
     """The tiny network is an architecture during these tests only."""
-    base.architectures()
-    monkeypatch.setitem(base.REGISTRY, TinyNetwork.key, TinyNetwork)
+    registry.architectures()
+    monkeypatch.setitem(registry.REGISTRY, TinyNetwork.key, TinyNetwork)
 
 
 @pytest.fixture(scope="module")

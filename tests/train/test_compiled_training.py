@@ -9,7 +9,7 @@ from nfflr.compiled.aot_graph import NotCompiled
 from nfflr.compiled.artefacts import compiler
 from nfflr.compiled.training_graph import TrainingGraph
 from nfflr.errors import ConfigError
-from nfflr.models import base
+from nfflr.models import registry
 from nfflr.models.gnn.schnet import SchNet, SchNetConfig
 from nfflr.models.moment import MomentConfig, MomentNetwork
 from nfflr.train import trainer
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler here
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch, tmp_path):
-    base.architectures()
-    monkeypatch.setitem(base.REGISTRY, TinyNetwork.key, TinyNetwork)
+    registry.architectures()
+    monkeypatch.setitem(registry.REGISTRY, TinyNetwork.key, TinyNetwork)
     monkeypatch.setattr(trainer, "write_figure", lambda path, figure: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 

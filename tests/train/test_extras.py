@@ -12,7 +12,7 @@ from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import load_checkpoint
 from nfflr.data.inputs import with_ghosts
 from nfflr.errors import CheckpointError, ConfigError
-from nfflr.models import base
+from nfflr.models import registry
 from nfflr.reports import run_record
 from nfflr.train.config import TrainingConfig
 from nfflr.train.evaluation import predict
@@ -25,8 +25,8 @@ from nfflr.train.trainer import train
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
     """The tiny network is an architecture during these tests only."""
-    base.architectures()
-    monkeypatch.setitem(base.REGISTRY, TinyNetwork.key, TinyNetwork)
+    registry.architectures()
+    monkeypatch.setitem(registry.REGISTRY, TinyNetwork.key, TinyNetwork)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import FILE, load_checkpoint
 from nfflr.data.dataset import AtomsDataset
 from nfflr.errors import ConfigError, NumericsError, ResourceError, StructureError
-from nfflr.models import base
+from nfflr.models import registry
 from nfflr.train import trainer
 from nfflr.train.config import TrainingConfig
 from nfflr.train.evaluation import predict
@@ -32,8 +32,8 @@ SHORT = {"epochs": 6, "validate_every": 2}
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
     """The tiny network is an architecture during these tests only."""
-    base.architectures()
-    monkeypatch.setitem(base.REGISTRY, TinyNetwork.key, TinyNetwork)
+    registry.architectures()
+    monkeypatch.setitem(registry.REGISTRY, TinyNetwork.key, TinyNetwork)
 
 
 @pytest.fixture(autouse=True)
@@ -223,7 +223,7 @@ def whole(tmp_path_factory, dataset):
     settings = {**SHORT, "energy_weight": (0.2, 1.0), "ema_decay": 0.9}
     out = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(base.REGISTRY, TinyNetwork.key, TinyNetwork)
+        patch.setitem(registry.REGISTRY, TinyNetwork.key, TinyNetwork)
         train(configure(out, dataset, **settings))
     # Other initial weights: everything must come from the state.
     return out, lambda place: configure(

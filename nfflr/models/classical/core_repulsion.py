@@ -6,7 +6,9 @@ import torch
 from pydantic import Field
 
 from ...nn.radial import polynomial_cutoff
-from ..base import Inputs, Potential, PotentialConfig, register
+from ..assemble import Inputs
+from ..base import Potential, PotentialConfig
+from ..registry import register
 
 COULOMB = 14.399645478425668  # e²/(4πε0), eV·Å
 SHARES = (0.18175, 0.50986, 0.28022, 0.02817)  # c_k

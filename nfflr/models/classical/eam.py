@@ -13,7 +13,9 @@ from scipy.interpolate import CubicSpline
 
 from ...errors import ConfigError, ResourceError, StructureError
 from ...nn.radial import smoothstep
-from ..base import Inputs, Potential, PotentialConfig, register
+from ..assemble import Inputs
+from ..base import Potential, PotentialConfig
+from ..registry import register
 from .parameter_tables import unordered_pairs, weight
 
 MOST_POINTS = 100_000  # of a table; published ones have at most some ten thousand

@@ -9,7 +9,9 @@ from ase.data import atomic_numbers, covalent_radii
 from ase.units import kB
 from pydantic import Field, model_validator
 
-from ..base import Inputs, Potential, PotentialConfig, register
+from ..assemble import Inputs
+from ..base import Potential, PotentialConfig
+from ..registry import register
 from .parameter_tables import check_complete, check_symbols, find, keys, unordered_pairs, weight
 
 Table = dict[str, Annotated[float, Field(gt=0)]]

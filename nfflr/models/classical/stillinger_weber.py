@@ -6,7 +6,9 @@ import torch
 from pydantic import Field, model_validator
 
 from ...nn.padding import bond_pairs
-from ..base import Inputs, Potential, PotentialConfig, register
+from ..assemble import Inputs
+from ..base import Potential, PotentialConfig
+from ..registry import register
 from .parameter_tables import (
     Parameters,
     check_complete,

@@ -9,7 +9,9 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from ...nn.padding import bond_pairs
-from ..base import Inputs, Potential, PotentialConfig, register
+from ..assemble import Inputs
+from ..base import Potential, PotentialConfig
+from ..registry import register
 from .parameter_tables import Parameters, check_complete, check_symbols, constant, settle_cutoff, weight
 
 TINY = 5e-9  # of β·ζ, which is 1e-2 in a crystal: see ``softened_power``

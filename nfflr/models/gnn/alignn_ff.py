@@ -29,8 +29,9 @@ from torch.nn.functional import silu
 
 from ...nn.padding import bond_pairs
 from ...nn.radial import smoothstep
-from ..base import Inputs, register
+from ..assemble import Inputs
 from ..property import PropertyConfig, PropertyModel
+from ..registry import register
 
 
 class ALIGNNConfig(PropertyConfig):

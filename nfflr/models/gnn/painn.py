@@ -19,8 +19,9 @@ from torch import nn
 from ...nn.dense import dense
 from ...nn.padding import bond_slots, pad_bonds
 from ...nn.radial import cosine_cutoff, spherical_bessel
-from ..base import Inputs, register
+from ..assemble import Inputs
 from ..property import PropertyConfig, PropertyModel
+from ..registry import register
 
 
 class PaiNNConfig(PropertyConfig):

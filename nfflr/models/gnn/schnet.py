@@ -11,8 +11,9 @@ from torch import nn
 
 from ...nn.dense import ShiftedSoftplus, dense
 from ...nn.radial import cosine_cutoff, gaussian
-from ..base import Inputs, register
+from ..assemble import Inputs
 from ..property import PropertyConfig, PropertyModel
+from ..registry import register
 
 
 class SchNetConfig(PropertyConfig):

@@ -23,9 +23,9 @@ from nfflr.engines.lammps.mliap import UnifiedPotential
 from nfflr.engines.lammps.region import hops
 from nfflr.engines.lammps.script import LammpsSettings, data_file, input_script, types_of
 from nfflr.errors import ConfigError, StructureError
-from nfflr.models.base import architectures
 from nfflr.models.gnn.alignn_ff import ALIGNN, ALIGNNConfig
 from nfflr.models.moment import MomentConfig, MomentNetwork
+from nfflr.models.registry import architectures
 from nfflr.workflows.dynamics.preparation import random_velocities
 
 HERE = Path(__file__).parent
