@@ -7,7 +7,7 @@ import pytest
 from nfflr.checkpoint import unpack
 from nfflr.errors import CheckpointError, StructureError
 from nfflr.storage.sealed import Foreign, read_metadata
-from nfflr.structures.file_text import documents
+from nfflr.structures.formats import documents
 
 LIMIT = 200
 

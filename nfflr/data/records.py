@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import ase
@@ -17,7 +16,7 @@ from ..notes import note
 from ..quantities import LABELLED, QUANTITIES, Quantity, names_of
 from ..units import GPA, factor
 from . import sources
-from .sources import Entry
+from .sources import Entry, Source
 
 FORCE_FIELD_LABELS = names_of(LABELLED)
 PER_ATOM = "/atom"
@@ -168,7 +167,7 @@ class Reading:
 
     source: Any
     name: str
-    module: ModuleType
+    module: Source
     entries: Sequence[Entry]
     conversion: Conversion
     unread: str
@@ -297,7 +296,7 @@ def _unread(
 
 
 def _stored_names(
-    declared: Mapping[str, Quantity | None], module: ModuleType, name: str, keys: Mapping[str, str]
+    declared: Mapping[str, Quantity | None], module: Source, name: str, keys: Mapping[str, str]
 ) -> dict[str, Sequence[str]]:
     """Of each label, the names that the source may store it by; its own name of a force field's is not one.
 
@@ -317,7 +316,7 @@ def _stored_names(
     return names
 
 
-def _fixed_energy_units(module: ModuleType, name: str) -> str:
+def _fixed_energy_units(module: Source, name: str) -> str:
     if module.ENERGY_UNITS is None:
         raise ConfigError(
             f"energy_units: is total_energy in {name} per cell or per atom? The format does not say; give "
@@ -327,7 +326,7 @@ def _fixed_energy_units(module: ModuleType, name: str) -> str:
 
 
 def _stress_options(
-    module: ModuleType, names: Sequence[str], units: str | None, sign: int | None, order: str | None
+    module: Source, names: Sequence[str], units: str | None, sign: int | None, order: str | None
 ) -> tuple[str, int, str | None] | None:
     virial = next((n for n in names if "virial" in n.lower() and "stress" not in n.lower()), None)
     if units is None and virial is not None:

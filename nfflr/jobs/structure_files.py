@@ -10,13 +10,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..storage.files import COMPRESSIONS, stem
-
-# What counts as a structure in a folder that is given whole: one structure per file, no results of ours.
-STRUCTURES = {".cif", ".vasp", ".poscar", ".xyz", ".extxyz", ".exyz", ".pdb", ".res", ".xsf", ".gen"}
-STRUCTURE_NAMES = ("POSCAR*", "CONTCAR*")
-# What counts as labelled data in a folder that is given whole.
-DATA = {".xyz", ".extxyz", ".exyz", ".db", ".traj", ".lmdb", ".aselmdb", ".npz"}
-DATA_NAMES = ("*OUTCAR*", "*vasprun*.xml*")
+from ..structures.kinds import LABELLED, LABELLED_NAMES, STRUCTURE_NAMES, STRUCTURES
 
 
 def find_structures(arguments: Iterable[str | Path]) -> list[Path]:
@@ -69,13 +63,13 @@ def _structures_in(folder: Path) -> list[Path]:
 
 
 def _data_in(folder: Path) -> list[Path]:
-    files = [path for path in sorted(folder.iterdir()) if _has_kind(path, DATA, DATA_NAMES)]
+    files = [path for path in sorted(folder.iterdir()) if _has_kind(path, LABELLED, LABELLED_NAMES)]
     if files:
         return files
-    below = [path for path in sorted(folder.glob("*/*")) if _has_kind(path, DATA, DATA_NAMES)]
+    below = [path for path in sorted(folder.glob("*/*")) if _has_kind(path, LABELLED, LABELLED_NAMES)]
     hint = f"; give '{folder}/*/{below[0].name}' for those in its folders" if below else ""
     raise ConfigError(
-        f"{folder}: no labelled data in this folder; expected files {', '.join(sorted(DATA))}, OUTCAR, "
+        f"{folder}: no labelled data in this folder; expected files {', '.join(sorted(LABELLED))}, OUTCAR, "
         f"vasprun.xml or id_prop.csv{hint}"
     )
 

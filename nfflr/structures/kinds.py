@@ -1,13 +1,12 @@
-"""What a file is, by its name and first bytes, so that an error can say what was given in the wrong place."""
+"""What a file is, by its name and first bytes, so that an error can say what was given in the wrong place.
+
+The table of endings is here, since this module loads neither ASE nor numpy.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-
-import ase.io.formats
-
-from . import formats
 
 START = 4096  # bytes that are looked at
 CHECKPOINT, CONFIG, DATA, STRUCTURE = "a checkpoint", "a Python file", "a file of structures", "a structure"
@@ -15,7 +14,14 @@ RESULT, SETTINGS, PICTURE = "a result of nff", "a YAML file", "a picture"
 STATE, FOREIGN = "the state of a training", "a model file of another program"
 PICTURES = {".png", ".pdf", ".svg", ".jpg", ".jpeg"}
 MODELS = {".pt", ".pth", ".pt2", ".model", ".ckpt", ".pkl", ".pickle"}
-SINGLE = {".cif", ".vasp", ".poscar", ".pdb", ".gen", ".mol", ".xsf", ".cml"}  # hold no labels
+XYZ, POSCAR = (".xyz", ".extxyz", ".exyz"), (".vasp", ".poscar")
+# What counts as a structure in a folder that is given whole: one structure per file, no results of ours.
+STRUCTURES = {*XYZ, *POSCAR, ".cif", ".gen", ".pdb", ".res", ".xsf"}
+STRUCTURE_NAMES = ("POSCAR*", "CONTCAR*")
+SINGLE = {*POSCAR, ".cif", ".gen", ".pdb", ".xsf", ".mol", ".cml"}  # hold no labels
+# What counts as labelled data in a folder that is given whole.
+LABELLED = {*XYZ, ".db", ".traj", ".lmdb", ".aselmdb", ".npz"}
+LABELLED_NAMES = ("*OUTCAR*", "*vasprun*.xml*")
 OTHERS = {  # kinds that hold no structure, and what they are for
     CHECKPOINT: "give it to --model, and a structure here",
     CONFIG: "a config is for nff train, give a structure here",
@@ -82,6 +88,10 @@ def _is_result(path: Path) -> bool:
 def _of_structures(path: Path) -> str | None:
     if path.suffix.lower() in SINGLE or path.name.startswith(("POSCAR", "CONTCAR")):
         return STRUCTURE
+    import ase.io.formats  # where nothing is read, nobody waits for these two
+
+    from . import formats
+
     if formats.find(path) is not None:
         return DATA
     try:

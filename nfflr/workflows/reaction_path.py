@@ -15,8 +15,8 @@ from ase.utils.forcecurve import fit_images
 from pydantic import Field
 
 from ..errors import NumericsError, StructureError
+from ..structures.cells import displacements, exchanged, nearest_order
 from ..structures.constraints import kind_of, labels_by_atom, listed, moved_while_held
-from ..structures.order import displacements, exchanged, nearest_order
 from ..units import Unit
 from .framework.calling import workflow
 from .framework.evaluations import evaluate

@@ -17,8 +17,7 @@ from ase.db import connect
 from builders import copper
 
 from nfflr.errors import ConfigError, StructureError
-from nfflr.structures.ase_formats import REFUSED
-from nfflr.structures.readers import file_and_frame, read_structure, read_structures
+from nfflr.structures.readers import REFUSED, file_and_frame, read_structure, read_structures
 
 CIF = """data_test
 _cell_length_a 4.0

@@ -8,18 +8,18 @@ A source is a module with
   returned may read lazily;
 - ``KEYS``: by which names it stores ``total_energy``, ``forces`` and ``stress``;
 - ``ENERGY_UNITS``: the unit that the format fixes, or None if the user has to say it;
-- ``STRESS``: likewise unit, sign and order (see ``nfflr.data.records``), or None.
+- ``STRESS``: likewise unit, sign and order (see ``nfflr.data.records``), or None;
+- ``KINDS``, if it has more than one: a ``Kind`` with these five for each further one.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import ase
 
@@ -40,6 +40,33 @@ class Entry:
     atoms: ase.Atoms
     values: Mapping[str, Any]
     per_atom: Collection[str] = ()
+
+
+Names = Mapping[str, Sequence[str]]
+Stress = tuple[str, int, str | None] | None
+
+
+class Source(Protocol):
+    """What a source module has, see above."""
+
+    KEYS: Names
+    ENERGY_UNITS: str | None
+    STRESS: Stress
+
+    def opens(self, source: object, /) -> bool: ...
+
+    def read(self, source: Any, /, wanted: Wanted = None) -> Sequence[Entry]: ...
+
+
+@dataclass
+class Kind:
+    """A further source of a module, whose units or frames differ."""
+
+    opens: Callable[[object], bool]
+    read: Callable[..., Sequence[Entry]]
+    KEYS: Names
+    ENERGY_UNITS: str | None
+    STRESS: Stress
 
 
 class LazyEntries(Sequence):
@@ -64,15 +91,16 @@ def kept(values: Mapping[str, Any], wanted: Wanted) -> dict[str, Any]:
     return {name: value for name, value in values.items() if wanted is None or name in wanted}
 
 
-def modules() -> list[ModuleType]:
-    """Every source, the one for any file (``FALLBACK``) last."""
+def modules() -> list[Source]:
+    """Every source, those of any file (``FALLBACK``) last."""
     names = sorted(info.name for info in pkgutil.iter_modules(__path__))
-    found = [importlib.import_module(f"{__name__}.{name}") for name in names]
-    return sorted(found, key=lambda module: getattr(module, "FALLBACK", False))
+    files: list[Any] = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    kinds = [kind for module in files for kind in getattr(module, "KINDS", ())]
+    return kinds + sorted(files, key=lambda module: getattr(module, "FALLBACK", False))
 
 
-def find(source: object) -> ModuleType:
-    """The module that reads ``source``.
+def find(source: object) -> Source:
+    """The one that reads ``source``.
 
     Raises:
         ConfigError: none does.

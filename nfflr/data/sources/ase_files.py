@@ -1,7 +1,18 @@
-"""What ASE reads or holds: any file of structures, a list of ``ase.Atoms``, ASE databases in LMDB.
+"""What ``nfflr.structures`` and ASE read or hold: files of structures, lists of ``ase.Atoms``, databases.
 
 ``.aselmdb`` files, alone or in a folder, are the form of the data sets of Open Catalyst, OMat24 and OMol25.
 They may be larger than memory and need the extra ``nfflr[lmdb]``.
+
+Of some files the units or the frames are not those of any file:
+
+- Output of electronic structure codes gives the steps that converged (``structures.formats.code_output``).
+  The energy is that of ASE (σ → 0 extrapolation); ``keys={"total_energy": "free_energy"}`` takes the free
+  energy, whose derivative VASP's forces are.
+- Trajectories of one molecule in NumPy's ``.npz``: MD17 (http://www.sgdml.org) and rMD17 (Christensen and von
+  Lilienfeld, arXiv:2007.09593) have kcal/mol and kcal/mol/Å. Other files of this form have eV or Hartree, so
+  the unit is asked for.
+- JSON records with a structure of pymatgen's each: energies are eV per structure and forces eV/Å, as pymatgen
+  has them. Unit, sign and order of ``stress`` are asked for, except of MPtrj and MatPES, which fix theirs.
 """
 
 from __future__ import annotations
@@ -17,9 +28,10 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from ...errors import StructureError
 from ...structures.checks import check_structure
+from ...structures.formats import code_output, molecule_npz, pymatgen_json
 from ...structures.formats.aselmdb import SUFFIX, Rows
 from ...structures.readers import read_structures
-from . import Entry, LazyEntries, Wanted, display_name, file_of
+from . import Entry, Kind, LazyEntries, Wanted, display_name, file_of
 
 FALLBACK = True
 KEYS = {"total_energy": ("energy",), "forces": ("forces",), "stress": ("stress", "stress6")}
@@ -95,3 +107,65 @@ class DatabaseEntries(LazyEntries):
         rows = self.files[place]
         row = k - (self.ends[place] - len(rows))
         return entry(rows[row], row, Path(rows.name).name, self.wanted)
+
+
+class MoleculeEntries(LazyEntries):
+    """The frames of a file; holds its arrays and makes a structure when it is asked for."""
+
+    def __init__(self, path: Path, wanted: Wanted = None):
+        self.molecule, self.wanted = molecule_npz.Molecule(path), wanted
+        self.name = display_name(path)
+
+    def __len__(self) -> int:
+        return len(self.molecule)
+
+    def entry(self, k: int) -> Entry:
+        molecule = self.molecule
+        atoms = molecule.atoms(k)
+        check_structure(atoms, f"{molecule.path}: frame {k}")
+        values: dict = {}
+        for label, array in (("energies", molecule.energies), ("forces", molecule.forces)):
+            if array is not None and (self.wanted is None or label in self.wanted):
+                values[label] = float(array[k]) if array.ndim == 1 else array[k]
+        return Entry(f"{self.name}[{k}]", "other", atoms, values)
+
+
+def _is_code_output(source: object) -> bool:
+    return (path := file_of(source)) is not None and code_output.is_output(path)
+
+
+def _code_output(source: str | Path, wanted: Wanted = None) -> list[Entry]:
+    steps = code_output.converged_steps(Path(source), read_structures)
+    return [entry(atoms, k, display_name(source), wanted) for k, atoms in steps]
+
+
+def _is_molecule(source: object) -> bool:
+    return (path := file_of(source)) is not None and molecule_npz.opens(path)
+
+
+def _molecule(source: str | Path, wanted: Wanted = None) -> MoleculeEntries:
+    return MoleculeEntries(Path(source), wanted)
+
+
+def _is_pymatgen(source: object) -> bool:
+    path = file_of(source)
+    return path is not None and pymatgen_json.opens(path) and not pymatgen_json.has_stress_convention(path)
+
+
+KINDS = (
+    Kind(_is_code_output, _code_output, KEYS, ENERGY_UNITS, STRESS),
+    Kind(
+        _is_molecule,
+        _molecule,
+        {"total_energy": ("energies",), "forces": ("forces",), "stress": ("stress",)},
+        None,  # kcal/mol in MD17, but other sets of this form have eV
+        ("eV/Å^3", 1, "voigt"),  # of a molecule there is none
+    ),
+    Kind(
+        _is_pymatgen,
+        read,
+        KEYS | {"stress": (pymatgen_json.STORED_STRESS,)},
+        "eV",
+        None,  # usually VASP's kbar, pressure positive, but nothing says so
+    ),
+)

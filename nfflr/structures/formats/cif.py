@@ -25,8 +25,8 @@ from ...errors import StructureError
 from ...notes import note
 from ..cif_sites import CARTESIAN, FRACTIONAL, BadValue, Block, Site, Sites, formula_of, number, sites_of
 from ..cif_symmetry import atoms_of, crystal_with, elements_of, same_atoms, symmetry_of
-from ..file_text import content_of, encoding_of, suffix_of
 from ..species import set_masses
+from . import content_of, encoding_of, suffix_of
 
 SUFFIXES = (".cif", ".mcif")
 CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")

@@ -33,11 +33,11 @@ from ase.io.extxyz import per_config_properties, set_calc_and_arrays
 
 from ...errors import StructureError
 from ...notes import note
-from ..file_text import encoding_of
+from ..kinds import XYZ
 from ..xyz_columns import PLAIN, Layout, Table, Velocities, read_layout
 from ..xyz_header import Header, LineError, agree, number, read_header
+from . import encoding_of
 
-SUFFIXES = (".xyz", ".extxyz", ".exyz")
 BLANK = " \t\r\n\f\v\ufeff"  # a mark of byte order stands inside where files were joined
 PLAIN_COLUMNS = ("species", "x", "y", "z")
 UNFINISHED = re.compile(r"[+-]?\.?|[+-]?(\d+\.?\d*|\.\d+)[eEdD][+-]?")  # only the beginning of a number
@@ -46,7 +46,7 @@ UNFINISHED = re.compile(r"[+-]?\.?|[+-]?(\d+\.?\d*|\.\d+)[eEdD][+-]?")  # only t
 def opens(path: Path) -> bool:
     """Whether a file is XYZ: by its name, or, where the name has no ending, by its first line."""
     name = ase.io.formats.get_compression(path.name.lower())[0]
-    if name.endswith(SUFFIXES):
+    if name.endswith(XYZ):
         return True
     if Path(name).suffix or not path.is_file():
         return False

@@ -18,8 +18,8 @@ from ase.calculators.lammps import Prism, convert
 from ase.data import atomic_masses, atomic_numbers
 
 from ...errors import StructureError
-from ..file_text import content_of, plain_name, start_of, suffix_of
 from ..species import EQUAL, element_of_type, set_masses
+from . import content_of, plain_name, start_of, suffix_of
 
 SUFFIXES = (".data", ".lmp", ".lammps", ".lammps-data", ".lammps_data", ".lammpsdata")
 STYLES = {

@@ -19,8 +19,8 @@ from ase.io.formats import open_with_compression
 
 from ...errors import StructureError
 from ...notes import note
-from ..file_text import UNPACKING, cannot_unpack, start_of, suffix_of
 from ..species import element_of_type, set_masses
+from . import UNPACKING, cannot_unpack, start_of, suffix_of
 
 START = re.compile(rb"\s*ITEM: (TIMESTEP|UNITS|TIME|NUMBER OF ATOMS)\b")
 UNITS = ("metal", "real", "electron", "si", "cgs")

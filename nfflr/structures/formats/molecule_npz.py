@@ -1,8 +1,7 @@
 """Trajectories of one molecule in NumPy's ``.npz``: MD17, rMD17 and what sGDML writes.
 
 ``z`` or ``nuclear_charges`` (N,) are atomic numbers; ``R`` or ``coords`` (F, N, 3) positions in Å. Labels are
-not given here, since the file does not fix their unit: ``nfflr.data.sources.molecule_npz_labels`` asks for
-it.
+not given here, since the file does not fix their unit: ``nfflr.data.sources.ase_files`` asks for it.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from ...errors import StructureError
 from ...notes import note
-from ..file_text import content_of, plain_name, start_of, suffix_of
 from ..species import is_symbol
+from . import content_of, plain_name, start_of, suffix_of
 
 AXES = ("x", "y", "z")
 COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")  # ASE's order

@@ -19,18 +19,18 @@ from ase.units import fs
 from ...errors import StructureError
 from ...notes import note
 from ..constraints import constraints_of
-from ..file_text import content_of, plain_name, start_of
+from ..kinds import POSCAR
 from ..species import Element, element_of, is_symbol, set_masses
+from . import content_of, plain_name, start_of
 
 NAMES = ("POSCAR", "CONTCAR", "CENTCAR")
-SUFFIXES = (".vasp", ".poscar")
 BESIDE = [name + packed for name in ("POTCAR", "OUTCAR") for packed in ("", ".gz", ".bz2")]
 FLAG = re.compile(r"\.?([TF])", re.IGNORECASE)  # all that Fortran looks at
 
 
 def opens(path: Path) -> bool:
     name = plain_name(path)
-    if name.suffix.lower() in SUFFIXES:
+    if name.suffix.lower() in POSCAR:
         return True
     if not any(word in name.name.upper() for word in NAMES):
         return False

@@ -31,8 +31,8 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from ...errors import StructureError
 from ...units import factor
 from ..constraints import constraints_of
-from ..file_text import documents, is_json, start_of
 from ..species import Element, element_of, set_masses
+from . import documents, is_json, start_of
 
 CLASSES = rb"I?Structure|I?Molecule|Computed(?:Structure)?Entry"
 MARK = re.compile(

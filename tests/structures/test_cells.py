@@ -7,7 +7,7 @@ from ase.build import bulk, fcc100, molecule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfflr.structures.order import exchanged, nearest_order
+from nfflr.structures.cells import exchanged, nearest_order
 
 
 def copper() -> ase.Atoms:
