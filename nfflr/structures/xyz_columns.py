@@ -41,21 +41,20 @@ NAMES = {
     "forces": ("force",),
     "charges": ("charge",),
 }
-ROLES = {name: role for role in per_atom_properties for name in (role,)}
+ROLES = {name: name for name in per_atom_properties}
 ROLES |= {name: role for role, names in NAMES.items() for name in (role, *names)}
 FALLBACK = ("type", "types", "atom_type", "atom_types", "label", "name")  # where no column says the element
 AS_ASE = {"species": "symbols", "pos": "positions", "Z": "numbers", "charge": "charges"}
-WIDTHS = {"symbols": 1, "numbers": 1, "positions": 3, "masses": 1, "momenta": 3, "vel": 3, "velocities": 3}
-WIDTHS |= {"forces": 3}
-REAL = {"positions", "masses", "momenta", "vel", "velocities", "forces"}
-TRUE = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
+REAL = {"positions": 3, "masses": 1, "momenta": 3, "vel": 3, "velocities": 3, "forces": 3}
+WIDTHS = REAL | {"symbols": 1, "numbers": 1}
 TRIPLET = re.compile(r"(\w*[a-z_])([RISL])(\d+)")
 PLAIN = "species:S:1:pos:R:3"
 
-QUIP_MASS = 1 / (units.fs**2)  # u in eV fs²/Å², the unit of masses in files of QUIP
 PLAUSIBLE = (45.0, 4500.0)  # K; a range in which no two of the units of velocities give a temperature
 HOTTEST = 1e6  # K; the unit is another one
 UNUSUAL = 10_000.0  # K
+TRUTH = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
+QUIP_MASS = 1 / (units.fs**2)  # u in eV fs²/Å², the unit of masses in files of QUIP
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def read_layout(properties: str | None) -> Layout:
         LineError: it is no list of name, type and number of columns, or species or positions are missing.
     """
     text = PLAIN if properties is None else properties
-    fields = text.strip(":").split(":") if not text.endswith("::") else text.split(":")
+    fields = text.removeprefix(":").removesuffix(":").split(":")
     if len(fields) % 3 or "" in fields:
         raise LineError(_malformed(text))
     columns: list[Column] = []
@@ -102,8 +101,7 @@ def read_layout(properties: str | None) -> Layout:
             raise LineError(_malformed(text))
         if any(column.name == name for column in columns):
             raise LineError(f"Properties names the column {name} twice; rename one")
-        role = ROLES.get(name.lower(), name)
-        columns.append(Column(name, kind, start, int(count), role))
+        columns.append(Column(name, kind, start, int(count), ROLES.get(name.lower(), name)))
         start += int(count)
     return Layout(tuple(_checked(columns, text)), start, properties is None)
 
@@ -114,8 +112,7 @@ def _malformed(text: str) -> str:
         "the types S, R, I and L"
     )
     for part in text.split(":"):
-        match = TRIPLET.fullmatch(part)
-        if match:
+        if match := TRIPLET.fullmatch(part):
             return f"{message}; write {match[1]}:{match[2].upper()}:{match[3]} for {part}"
         if re.fullmatch(r"[RISL]\d+", part, re.IGNORECASE):
             return f"{message}; write {part[0].upper()}:{part[1:]} for {part}"
@@ -128,23 +125,21 @@ def _checked(columns: Sequence[Column], text: str) -> list[Column]:
     A column whose shape does not suit its name has another meaning: ``velocity:R:1`` is a speed.
     """
     columns = [column if _suits(column) else replace(column, role=column.name) for column in columns]
-    roles = {column.role for column in columns}
-    if not roles & {"symbols", "numbers"}:
+    if not any(column.role in ("symbols", "numbers") for column in columns):
         columns = [
             replace(c, role="symbols") if c.name.lower() in FALLBACK and c.count == 1 else c for c in columns
         ]
-        if not any(column.role == "symbols" for column in columns):
-            raise LineError(f"Properties={text} has no column of elements; add species:S:1")
+    roles = {column.role for column in columns}
+    if not roles & {"symbols", "numbers"}:
+        raise LineError(f"Properties={text} has no column of elements; add species:S:1")
     if "positions" not in roles:
         raise LineError(f"Properties={text} has no column of positions; add pos:R:3")
     for column in columns:
-        if WIDTHS.get(column.role, column.count) != column.count or (
-            column.role in REAL and column.kind not in "RI"
-        ):
-            kind = "R" if column.role in REAL else "S"
+        real = column.role in REAL
+        if WIDTHS.get(column.role, column.count) != column.count or (real and column.kind not in "RI"):
             raise LineError(
                 f"column {column.name}:{column.kind}:{column.count} is wrong; expected "
-                f"{column.name}:{kind}:{WIDTHS[column.role]}"
+                f"{column.name}:{'R' if real else 'S'}:{WIDTHS[column.role]}"
             )
     return columns
 
@@ -170,18 +165,20 @@ class Table:
         numbers: atomic numbers (N,).
         positions: (N, 3) in Å.
         arrays: every other column, as ASE's reader names and types it.
+        names: the column of each array.
         spellings: columns that hold a result under another name than ASE's, by their own names.
         notes: what the user should know.
     """
 
     def __init__(self, layout: Layout, words: Sequence[str], careful: bool = False):
-        self.count, self.careful = len(words) // layout.width, careful
+        self.count = len(words) // layout.width
+        self.real = number if careful else float
         self.columns = [words[k :: layout.width] for k in range(layout.width)]
         self.notes: list[str] = []
         self.spellings: dict[str, np.ndarray] = {}
-        self.names: dict[str, str] = {}  # of each array, that of its column
+        self.names: dict[str, str] = {}
         self.arrays: dict[str, Any] = {}
-        self.isotopes: dict[int, float] = {}
+        self.isotopes: list[float | None] = []
         for column in sorted(layout.columns, key=lambda column: not column.canonical):
             self._add(column)
         symbols, numbers = (self.arrays.pop(name, None) for name in ("symbols", "numbers"))
@@ -190,12 +187,22 @@ class Table:
             raise LineError("the columns of symbols and atomic numbers name different elements", 2 + atom)
         self.numbers = numbers if numbers is not None else symbols
         self.positions = self.arrays.pop("positions")
-        self._check_finite()
+        finite = np.isfinite(self.positions).all(axis=1)
+        if not finite.all():
+            atom = int(np.argmin(finite))
+            raise LineError(f"atom {atom} has a coordinate that is not finite; correct it", 2 + atom)
         self._set_masses()
 
     def _add(self, column: Column) -> None:
-        values = self._values(column)
-        role = column.role
+        texts, role = self.columns[column.start : column.start + column.count], column.role
+        if role == "symbols":
+            values = self._elements(texts[0])
+        elif column.kind == "S" and role != "numbers":
+            values = np.array(texts, dtype=object).T
+        else:
+            values = self._converted(texts, column)
+        if values.ndim > 1 and column.count == 1:
+            values = values[:, 0]
         if role not in self.arrays:
             self.arrays[role], self.names[role] = values, column.name
         elif not agree(self.arrays[role], values):
@@ -203,49 +210,24 @@ class Table:
         if not column.canonical and role in per_atom_properties:
             self.spellings[column.name] = values
 
-    def _values(self, column: Column) -> np.ndarray:
-        texts = self.columns[column.start : column.start + column.count]
-        if column.role == "symbols":
-            return self._elements(texts[0])
-        if column.role == "numbers":
-            return self._convert(texts, column, _atomic_number, np.int64)[:, 0]
-        if column.kind == "S":
-            values = np.array(texts, dtype=object).T
-        elif column.kind == "R" or column.role in REAL:
-            values = self._reals(texts, column)
-        elif column.kind == "I":
-            values = self._convert(texts, column, _integer, np.int64)
-            if np.abs(values).max(initial=0) < 2**31:
-                values = values.astype(np.int32)  # as ASE has it
-        else:
-            values = self._convert(texts, column, _truth, bool)
-        return values[:, 0] if column.count == 1 else values
-
-    def _reals(self, texts: Sequence[Sequence[str]], column: Column) -> np.ndarray:
-        """Real numbers (N, count)."""
-        if self.careful:
-            return self._convert(texts, column, number, float)
-        values = np.empty((self.count, column.count))
+    def _converted(self, texts: Sequence[Sequence[str]], column: Column) -> np.ndarray:
+        """Numbers or truth values (N, count)."""
+        kind = "numbers" if column.role == "numbers" else "R" if column.role in REAL else column.kind
+        convert, dtype, meaning = CONVERSIONS[kind]
+        fast = self.real if kind == "R" else convert
+        values = np.empty((self.count, column.count), dtype)
         for k, text in enumerate(texts):
             try:
-                values[:, k] = np.fromiter(map(float, text), float, self.count)
-            except ValueError:
-                return self._convert(texts, column, number, float)
-        return values
-
-    def _convert(self, texts: Sequence[Sequence[str]], column: Column, convert: Callable, dtype: type) -> Any:
-        values: np.ndarray = np.empty((self.count, column.count), dtype)
-        for k, text in enumerate(texts):
-            for atom, word in enumerate(text):
-                try:
-                    values[atom, k] = convert(word)
-                except (ValueError, OverflowError) as error:
-                    kinds = {"I": "a whole number", "L": "T or F"}
-                    kind = kinds.get(column.kind if column.role not in REAL else "R", "a number")
-                    kind = "an atomic number" if column.role == "numbers" else kind
-                    message = f"{word!r} in column {column.name} is not {kind}; correct it"
-                    raise LineError(message, 2 + atom) from error
-        return values
+                values[:, k] = np.fromiter(map(fast, text), dtype, self.count)
+            except (ValueError, OverflowError):
+                for atom, word in enumerate(text):
+                    try:
+                        values[atom, k] = convert(word)
+                    except (ValueError, OverflowError) as error:
+                        message = f"{word!r} in column {column.name} is not {meaning}; correct it"
+                        raise LineError(message, 2 + atom) from error
+        small = kind == "I" and np.abs(values).max(initial=0) < 2**31
+        return values.astype(np.int32) if small else values  # as ASE has it
 
     def _elements(self, labels: Sequence[str]) -> np.ndarray:
         """Atomic numbers (N,); isotopes are kept for the masses."""
@@ -266,114 +248,74 @@ class Table:
                     2 + labels.index(numerals[0]),
                 )
             self.notes.append("species are numbers, which are taken for atomic numbers")
-        isotopes = {label: mass for label, (_, mass) in meanings.items() if mass}
-        if isotopes:
-            self.isotopes = {k: isotopes[label] for k, label in enumerate(labels) if label in isotopes}
+        if any(mass for _, mass in meanings.values()):
+            self.isotopes = [meanings[label][1] for label in labels]
         return np.array([meanings[label][0] for label in labels], dtype=int)
-
-    def _check_finite(self) -> None:
-        """Refuse coordinates that are NaN or infinite."""
-        finite = np.isfinite(self.positions).all(axis=1)
-        if not finite.all():
-            atom = int(np.argmin(finite))
-            raise LineError(f"atom {atom} has a coordinate that is not finite; correct it", 2 + atom)
 
     def _set_masses(self) -> None:
         """Masses in u: of the column, or of the isotopes among the species."""
-        masses = self.arrays.get("masses")
+        masses, standard = self.arrays.get("masses"), atomic_masses[self.numbers]
         if masses is None:
             if self.isotopes:
-                masses = atomic_masses[self.numbers]
-                masses[list(self.isotopes)] = list(self.isotopes.values())
-                self.arrays["masses"] = masses
+                own = np.array(self.isotopes, dtype=float)  # NaN where there is none
+                self.arrays["masses"] = np.where(np.isnan(own), standard, own)
             return
         wrong = ~(np.isfinite(masses) & (masses > 0))
         if wrong.any():
             atom = int(np.argmax(wrong))
             raise LineError(f"atom {atom} has the mass {masses[atom]:g}; expected one above zero", 2 + atom)
-        ratio = masses / atomic_masses[self.numbers]
-        if len(masses) and np.allclose(ratio, QUIP_MASS, rtol=5e-3):
+        if len(masses) and np.allclose(masses / standard, QUIP_MASS, rtol=5e-3):
             self.arrays["masses"] = masses / QUIP_MASS
             self.notes.append("masses are in eV fs²/Å², the unit of QUIP, and are converted to u")
 
 
-def _atomic_number(word: str) -> int:
-    value = _integer(word)
-    if not 0 < value < len(atomic_masses):
-        raise ValueError
-    return value
-
-
-def _integer(word: str) -> int:
-    if "_" in word:
-        raise ValueError
+def _whole(word: str) -> int:
     value = number(word)
     if value != int(value):
         raise ValueError
     return int(word) if word.lstrip("+-").isdigit() else int(value)
 
 
-def _truth(word: str) -> bool:
-    value = TRUE.get(word.lower())
-    if value is None:
+def _atomic_number(word: str) -> int:
+    value = _whole(word)
+    if not 0 < value < len(atomic_masses):
         raise ValueError
     return value
 
 
-class Velocities:
-    """Turns columns of velocities into momenta; one unit counts for all frames of a file."""
-
-    def __init__(self) -> None:
-        self.unit: float | None = None
-
-    def momenta(self, table: Table) -> None:
-        """Replace the velocities of a table by momenta where their unit is clear, or add a note."""
-        arrays = table.arrays
-        for role in [name for name in ("vel", "velocities") if name in arrays]:
-            masses = arrays.get("masses", atomic_masses[table.numbers])[:, None]  # (N, 1)
-            velocities, name = arrays.pop(role), table.names[role]
-            if "momenta" in arrays:
-                table.notes.append(f"the column {name} is left out, since the column momenta counts")
-                continue
-            unit = self._unit(name, role, velocities, masses, table.notes)
-            if unit is None:
-                arrays[name] = velocities
-            else:
-                arrays["momenta"] = masses * velocities * unit
-
-    def _unit(
-        self, name: str, role: str, velocities: np.ndarray, masses: np.ndarray, notes: list[str]
-    ) -> float | None:
-        """The factor to ASE's unit; None where it is not clear."""
-        if not np.isfinite(velocities).all():
-            notes.append(f"velocities in the column {name} are not finite and are left out")
-            return None
-        if not velocities.any():
-            return 1.0
-        if self.unit is None:
-            kelvin = (masses * velocities**2).sum() / (3 * units.kB * len(velocities))  # in ASE's unit
-            self.unit, message = _defined(name, kelvin) if role == "vel" else _judged(name, kelvin)
-            notes += [message] * bool(message)
-        return self.unit
+def _truth(word: str) -> bool:
+    if word.lower() not in TRUTH:
+        raise ValueError
+    return TRUTH[word.lower()]
 
 
-def _defined(name: str, kelvin: float) -> tuple[float | None, str]:
-    """The factor from Å/fs, and what to say of it, for velocities that give a temperature in ASE's unit."""
-    kelvin /= units.fs**2
-    if kelvin > HOTTEST:
-        return None, (
-            f"velocities in the column {name} are left out, since they give {kelvin:.2g} K in Å/fs; write "
-            f"{name} in Å/fs, or momenta in ASE's unit"
-        )
-    if kelvin > UNUSUAL:
-        return 1 / units.fs, f"velocities in the column {name} give {kelvin:.2g} K in Å/fs, its unit"
-    return 1 / units.fs, ""
+CONVERSIONS: dict[str, tuple[Callable, type, str]] = {
+    "numbers": (_atomic_number, np.int64, "an atomic number"),
+    "R": (number, float, "a number"),
+    "I": (_whole, np.int64, "a whole number"),
+    "L": (_truth, bool, "T or F"),
+}
 
 
-def _judged(name: str, kelvin: float) -> tuple[float | None, str]:
-    """As ``_defined``, for a column without a unit."""
+def velocity_unit(name: str, role: str, kelvin: float) -> tuple[float | None, str]:
+    """The factor of velocities to ASE's unit, None where it is not clear, and a note.
+
+    Args:
+        name, role: of the column.
+        kelvin: temperature of the velocities, if they were in ASE's unit.
+    """
     advice = "write the column vel in Å/fs, or momenta in ASE's unit"
-    for unit, factor in (("Å/fs", 1 / units.fs), ("ASE's unit", 1.0)):
+    per_fs = 1 / units.fs
+    if role == "vel":
+        kelvin *= per_fs**2
+        if kelvin > HOTTEST:
+            return None, (
+                f"velocities in the column {name} are left out, since they give {kelvin:.2g} K in Å/fs; "
+                f"write {name} in Å/fs, or momenta in ASE's unit"
+            )
+        message = f"velocities in the column {name} give {kelvin:.2g} K in Å/fs, its unit"
+        return per_fs, message if kelvin > UNUSUAL else ""
+    for unit, factor in (("Å/fs", per_fs), ("ASE's unit", 1.0)):
         if PLAUSIBLE[0] < kelvin * factor**2 < PLAUSIBLE[1]:
             return factor, (
                 f"velocities in the column {name} have no fixed unit and are taken for {unit}, which gives "

@@ -8,6 +8,7 @@ any case, and some by the names that other programs give them: ``lattice`` (GPUM
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +19,9 @@ from ase.io.extxyz import key_val_str_to_dict, per_config_properties
 
 CELL = {"lattice", "cell", "box", "unit_cell", "unitcell", "lattice_vectors", "cell_vectors"}
 PERIODIC = {"pbc", "periodic", "periodicity", "boundary"}
-COLUMNS = {"properties"}
 TENSORS = {"stress": "stress", "virial": "virial", "virials": "virial"}
-SPECIAL = CELL | PERIODIC | COLUMNS | TENSORS.keys()
+SPECIAL = CELL | PERIODIC | {"properties"} | TENSORS.keys()
+LABELS = {"properties": "Properties", "cell": "Lattice"}
 NOTHING = {"none", "null", ""}
 SWALLOWED = re.compile(r"\b(lattice|properties)\s*=", re.IGNORECASE)
 
@@ -31,7 +32,6 @@ NO |= {"open", "nonperiodic", "non-periodic"}  # f, s and m stand for LAMMPS's f
 ATOM = r"""\\.|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\{(?:\\.|[^}\\])*\}|\[(?:\\.|[^]\\])*\]"""
 NESTED = r"\[\s*\[[^][]*\](?:[\s,]*\[[^][]*\])*\s*\]|\([^()]*\)"
 FIELD = re.compile(rf"((?:{ATOM}|[^\s=])++)(?:\s*=\s*((?:{NESTED})?+(?:{ATOM}|\S)*+))?+")
-SEPARATORS = re.compile(r"[\s,;]+")
 BRACKETS = str.maketrans("[](){}\"'\\", " " * 9)
 OPENING = {'"': '"', "'": "'", "{": "}", "[": "]", "(": ")"}
 FORTRAN = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:[dDeE]|\*\^|(?=[+-]\d))([+-]?\d+)", re.ASCII)
@@ -55,7 +55,7 @@ class Header:
         properties: value of ``Properties``, if given.
         stress, virial: (3, 3) as ASE orders them, or the six numbers (6,) as they stand.
         info: every other key, as ASE reads it.
-        spellings: of ``stress`` and ``virial``, the names by which the line gives them.
+        spellings: the names by which the line gives ``stress`` and ``virial``.
         notes: what the user should know.
     """
 
@@ -78,31 +78,28 @@ def read_header(comment: str) -> Header:
     """
     header, ordinary = Header(), list[str]()
     labels: dict[str, str] = {}
-    fields = [(match[1], match[2], match.span()) for match in FIELD.finditer(comment)]
-    special: dict[str, list[tuple[str, str]]] = {}
-    position = 0
-    while position < len(fields):
-        key, value, (start, end) = fields[position]
-        position += 1
+    fields = deque((match[1], match[2], match[0]) for match in FIELD.finditer(comment))
+    while fields:
+        key, value, text = fields.popleft()
         name = key.strip("\"'").lower()
-        if value is not None:
-            _check_closed(key, value)
-        if name not in SPECIAL:
-            ordinary.append(comment[start:end])
-            if name in per_config_properties and labels.setdefault(key, value) != value:
-                raise LineError(f"{key} is given twice, with other values; remove one")
-        elif value is None:  # a word of a sentence
+        closing = OPENING.get((value or "")[:1])
+        if closing and closing not in value[1:]:
+            raise LineError(f"{key}={_shown(value)} opens with {value[0]} and has no {closing}; close it")
+        if name in SPECIAL and value is None:  # a word of a sentence
             header.info[key] = True  # as ASE has it
-        else:
-            value, position = _with_unquoted(name, value, fields, position)
-            if _is_ordinary(name, value):
-                ordinary.append(comment[start:end])
-            else:
-                special.setdefault(name, []).append((key, value))
-    for name, spellings in special.items():
-        for key, value in spellings:
-            _take(header, name, key, value)
-    _check_swallowed(header, ordinary)
+            continue
+        if name in SPECIAL:
+            value = _with_unquoted(name, value, fields)
+            if not _is_ordinary(name, value):
+                _take(header, name, key, value)
+                continue
+        ordinary.append(text)
+        if name in per_config_properties and labels.setdefault(key, value) != value:
+            raise LineError(f"{key} is given twice, with other values; remove one")
+    for piece in ordinary:
+        for name in SWALLOWED.findall(piece):  # a missing quote makes it a part of another key's value
+            if (header.cell if name.lower() == "lattice" else header.properties) is None:
+                raise LineError(f"{_shown(piece)} holds {name}= in its quotes; close the quotes before it")
     header.info |= _ordinary(ordinary)
     return header
 
@@ -113,76 +110,42 @@ def number(text: str) -> float:
     Raises:
         ValueError: it is none.
     """
-    try:
-        if "_" not in text:
-            return float(text)
-    except ValueError:
-        pass
-    match = FORTRAN.fullmatch(text.replace("\u2212", "-"))
-    if match:
-        return float(f"{match[1]}e{match[2]}")
-    return float(text.replace("\u2212", "-").replace("_", "?"))
+    plain = text.replace("\u2212", "-").replace("_", "?")  # Python alone takes 1_000 for a number
+    match = FORTRAN.fullmatch(plain)
+    return float(f"{match[1]}e{match[2]}" if match else plain)
 
 
-def numbers(text: str) -> np.ndarray:
-    """The real numbers of a value, whatever quotes, brackets and commas stand around them.
-
-    Raises:
-        ValueError: there is something else.
-    """
-    words = SEPARATORS.split(text.translate(BRACKETS).strip(" \t,;"))
-    return np.array([number(word) for word in words if word])
+def _words(text: str) -> list[str]:
+    """The words of a value, whatever quotes, brackets and commas stand around them."""
+    return re.sub("[,;]", " ", text.translate(BRACKETS)).split()
 
 
-def read_pbc(text: str) -> np.ndarray:
-    """Which axes are periodic (3,): three words, three letters, or a word for all.
-
-    Raises:
-        ValueError: a word is not known, or there are two.
-    """
-    words = [w for w in SEPARATORS.split(text.translate(BRACKETS).strip(" \t,;").lower()) if w]
+def _pbc(text: str) -> np.ndarray | None:
+    """Which axes are periodic (3,): three words, three letters, or a word for all; None for anything else."""
+    words = _words(text.lower())
     if len(words) == 1 and words[0] not in YES | NO:
         word = words[0]
         if len(word) == 3 and set(word) <= set("tfpsm10"):
             words = list(word)
         elif set(word) <= set("xyz") and len(set(word)) == len(word):  # CP2K: XYZ, XY
             words = ["t" if axis in word else "f" for axis in "xyz"]
-    unknown = [word for word in words if word not in YES | NO]
-    if unknown or len(words) not in (1, 3):
-        raise ValueError
+    if len(words) not in (1, 3) or not set(words) <= YES | NO:
+        return None
     return np.array([word in YES for word in words] * (3 // len(words)))
-
-
-def _check_closed(key: str, value: str) -> None:
-    closing = OPENING.get(value[:1])
-    if closing and closing not in value[1:]:
-        raise LineError(f"{key}={_shown(value)} opens with {value[0]} and has no {closing}; close it")
-
-
-def _check_swallowed(header: Header, ordinary: Sequence[str]) -> None:
-    """Refuse a missing quote that makes cell or columns a part of another key's value."""
-    missing = {"lattice": header.cell is None, "properties": header.properties is None}
-    for piece in ordinary:
-        for name in SWALLOWED.findall(piece):
-            if missing[name.lower()]:
-                raise LineError(f"{_shown(piece)} holds {name}= in its quotes; close the quotes before it")
 
 
 def _shown(value: str) -> str:
     return value if len(value) <= 60 else value[:57] + "..."
 
 
-def _with_unquoted(name: str, value: str, fields: list, position: int) -> tuple[str, int]:
+def _with_unquoted(name: str, value: str, fields: deque) -> str:
     """A value and the words behind it that belong to it though the quotes are missing: ``pbc=T T F``."""
-    if name in COLUMNS or value[:1] in OPENING:
-        return value, position
     fits = _is_pbc_word if name in PERIODIC else _is_number
-    if not fits(value.strip(",;")):
-        return value, position
-    while position < len(fields) and fields[position][1] is None and fits(fields[position][0].strip(",;")):
-        value += " " + fields[position][0]
-        position += 1
-    return value, position
+    if name == "properties" or value[:1] in OPENING or not fits(value.strip(",;")):
+        return value
+    while fields and fields[0][1] is None and fits(fields[0][0].strip(",;")):
+        value += " " + fields.popleft()[0]
+    return value
 
 
 def _is_pbc_word(word: str) -> bool:
@@ -201,70 +164,58 @@ def _is_ordinary(name: str, value: str) -> bool:
     """Whether a value shows that a key means something else here: ``cell=primitive``."""
     if name in CELL - {"lattice"}:
         return not any(letter.isdigit() for letter in value)
-    if name == "boundary":
-        try:
-            read_pbc(value)
-        except ValueError:
-            return True
-    return False
+    return name == "boundary" and _pbc(value) is None
 
 
 def _take(header: Header, name: str, key: str, value: str) -> None:
-    """Add the value of a special key to the header."""
+    """Add the value of a special key to the header, where another spelling may have given it before."""
+    parsed: Any
     if name in CELL:
-        _set(header, "cell", key, _cell(header, key, value))
+        attribute, parsed = "cell", _cell(header, key, value)
     elif name in PERIODIC:
-        try:
-            pbc = read_pbc(value)
-        except ValueError:
+        attribute, parsed = "pbc", _pbc(value)
+        if parsed is None:
             raise LineError(
                 f"{key}={_shown(value)} does not say which axes are periodic; expected three of T and F, "
                 'such as pbc="T T F"'
-            ) from None
-        _set(header, "pbc", key, pbc)
-    elif name in COLUMNS:
-        _set(header, "properties", key, value.translate(BRACKETS).strip(" \t,;"))
+            )
+    elif name == "properties":
+        attribute, parsed = name, value.translate(BRACKETS).strip(" \t,;")
     else:
-        tensor = _tensor(key, value)
-        _set(header, TENSORS[name], key, tensor)
-        header.spellings.setdefault(TENSORS[name], []).append(key)
-        if name == "stress" and tensor is not None and tensor.shape == (6,):
+        attribute, parsed = TENSORS[name], _tensor(key, value)
+        header.spellings.setdefault(attribute, []).append(key)
+        if name == "stress" and np.shape(parsed) == (6,):
             header.notes.append(
                 f"{key} has six numbers, whose order the format does not fix, and is read as stress6; write "
                 "nine numbers, or give --stress-order voigt or vasp"
             )
-
-
-def _set(header: Header, attribute: str, key: str, value: Any) -> None:
-    """Set an attribute that may have been given before, by another spelling, if the two agree."""
-    before = getattr(header, attribute)
-    if value is None:
+    if parsed is None:
         return
-    if before is not None and not agree(before, value):
-        names = {"properties": "Properties", "cell": "Lattice"}
-        label = names.get(attribute, attribute)
+    before = getattr(header, attribute)
+    if before is not None and not agree(before, parsed):
+        label = LABELS.get(attribute, attribute)
         raise LineError(f"{label} is given twice, the second time as {key}, with other values; remove one")
-    setattr(header, attribute, value)
+    setattr(header, attribute, parsed)
 
 
-def agree(one: Any, other: Any) -> bool:
+def agree(first: Any, second: Any) -> bool:
     """Whether two values are the same, apart from the digits that were written."""
-    if isinstance(one, str) or isinstance(other, str):
-        return one == other
-    one, other = np.asarray(one), np.asarray(other)
-    if one.shape != other.shape:
+    if isinstance(first, str) or isinstance(second, str):
+        return bool(first == second)
+    first, second = np.asarray(first), np.asarray(second)
+    if first.shape != second.shape:
         return False
-    if one.dtype.kind not in "fiub" or other.dtype.kind not in "fiub":
-        return bool((one == other).all())
-    return bool(np.allclose(one, other, rtol=1e-6, atol=1e-4, equal_nan=True))
+    if first.dtype.kind not in "fiub" or second.dtype.kind not in "fiub":
+        return bool((first == second).all())
+    return bool(np.allclose(first, second, rtol=1e-6, atol=1e-4, equal_nan=True))
 
 
 def _cell(header: Header, key: str, value: str) -> np.ndarray | None:
-    """Lattice vectors as rows (3, 3): of nine numbers, of three edges, or of lengths and angles."""
+    """Lattice vectors as rows (3, 3) from nine numbers, three edges, or lengths and angles."""
     if value.strip("\"'").lower() in NOTHING:
         return None
     try:
-        values = numbers(value)
+        values = np.array([number(word) for word in _words(value)])
     except ValueError:
         raise LineError(f"{key}={_shown(value)} is no cell; expected nine numbers in quotes") from None
     if not np.isfinite(values).all():
@@ -300,12 +251,10 @@ def _tensor(key: str, value: str) -> np.ndarray | None:
     """Nine numbers as ASE orders them (3, 3), or six as they stand (6,)."""
     if value.strip("\"'").lower() in NOTHING | {"nan"}:
         return None
-    try:
-        values = numbers(value)
-    except ValueError:
-        values = np.zeros(0)
-    if len(values) not in (6, 9):
+    words = _words(value)
+    if len(words) not in (6, 9) or not all(map(_is_number, words)):
         raise LineError(f"{key}={_shown(value)} is no tensor; expected nine numbers in quotes")
+    values = np.array([number(word) for word in words])
     return values.reshape((3, 3), order="F") if len(values) == 9 else values
 
 
@@ -315,11 +264,11 @@ def _ordinary(pieces: Sequence[str]) -> dict[str, Any]:
         return {}
     text = " ".join(pieces)
     # An apostrophe would hide every key behind it.
-    single = [text] if all(text.count(quote) % 2 == 0 for quote in "\"'") else pieces
+    parts = [text] if all(text.count(quote) % 2 == 0 for quote in "\"'") else pieces
     info: dict[str, Any] = {}
     try:
-        for piece in single:
-            info |= key_val_str_to_dict(piece)
+        for part in parts:
+            info |= key_val_str_to_dict(part)
     except (ValueError, IndexError) as error:  # of JSON, or of ASE's where an equals sign is alone
         raise LineError(f"a value cannot be read ({error}); correct it or remove the key") from None
     return info

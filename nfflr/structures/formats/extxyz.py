@@ -20,6 +20,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -27,14 +28,16 @@ from typing import IO, Any
 import ase
 import ase.io.formats
 import numpy as np
+from ase import units
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixCartesian
+from ase.data import atomic_masses
 from ase.io.extxyz import per_config_properties, set_calc_and_arrays
 
 from ...errors import StructureError
 from ...notes import note
 from ..kinds import XYZ
-from ..xyz_columns import PLAIN, Layout, Table, Velocities, read_layout
+from ..xyz_columns import PLAIN, Layout, Table, read_layout, velocity_unit
 from ..xyz_header import Header, LineError, agree, number, read_header
 from . import encoding_of
 
@@ -64,8 +67,11 @@ def read(path: Path) -> Iterator[ase.Atoms]:
     """
     frame = 0
     try:
-        with ase.io.formats.open_with_compression(str(path), "rb") as file, _text(file) as text:
-            for atoms in Reader(path, text):
+        with ase.io.formats.open_with_compression(str(path), "rb") as file:
+            encoding = encoding_of(file.peek(4)[:4])
+            errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
+            text = io.TextIOWrapper(file, encoding=encoding, errors=errors)
+            for atoms in Frames(path, text):
                 yield atoms
                 frame += 1
     except EOFError as error:
@@ -79,13 +85,6 @@ def read(path: Path) -> Iterator[ase.Atoms]:
             f"{path}: frame {frame} cannot be read as {error.encoding} text ({error.reason}); save the file "
             "as UTF-8"
         ) from error
-
-
-def _text(file: Any) -> IO[str]:
-    """The text of an open file; its encoding is UTF-8 unless its first bytes say otherwise."""
-    encoding = encoding_of(file.peek(4)[:4])
-    errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
-    return io.TextIOWrapper(file, encoding=encoding, errors=errors)
 
 
 class Lines:
@@ -120,7 +119,7 @@ class Lines:
             self.take(1)
 
 
-class Reader:
+class Frames:
     """Iterates over the frames of a text, in one pass."""
 
     def __init__(self, path: Path, text: IO[str]):
@@ -128,7 +127,7 @@ class Reader:
         self.frame = 0
         self.width = len(PLAIN_COLUMNS)  # of the table in the frame that is being read
         self.count_before: int | None = None  # of atoms, in the frame before
-        self.velocities = Velocities()
+        self.unit: float | None = None  # of velocities, the same in all frames
         self.notes: set[str] = set()
 
     def __iter__(self) -> Iterator[ase.Atoms]:
@@ -150,10 +149,12 @@ class Reader:
         comment, *table = self.lines.take(1 + count) or [""]
         if len(table) < count:
             self._refuse_end([comment, *table], count)
-        vectors = self._vectors()
+        vectors: list[str] = []
+        while self.lines.peek().lstrip().startswith("VEC"):  # which some programs write for the cell
+            vectors += self.lines.take(1)
         header = _header(comment, vectors)
         arrays = self._table(header, table)
-        self.velocities.momenta(arrays)
+        self._set_momenta(arrays)
         self.count_before = count
         for message in header.notes + arrays.notes:
             self._note(message)
@@ -164,6 +165,27 @@ class Reader:
         layout = read_layout(header.properties)
         self.width = layout.width
         return Table(layout, self._words(lines, layout), careful="_" in "".join(lines))
+
+    def _set_momenta(self, table: Table) -> None:
+        """Replace the velocities of a table by momenta where their unit is clear, or add a note."""
+        arrays = table.arrays
+        for role in [name for name in ("vel", "velocities") if name in arrays]:
+            velocities, name = arrays.pop(role), table.names[role]
+            masses = arrays.get("masses", atomic_masses[table.numbers])[:, None]  # (N, 1)
+            if "momenta" in arrays:
+                table.notes.append(f"the column {name} is left out, since the column momenta counts")
+                continue
+            finite = np.isfinite(velocities).all()
+            if not finite:
+                table.notes.append(f"velocities in the column {name} are not finite and are left out")
+            elif self.unit is None and velocities.any():
+                kelvin = (masses * velocities**2).sum() / (3 * units.kB * len(velocities))
+                self.unit, message = velocity_unit(name, role, kelvin)
+                table.notes += [message] * bool(message)
+            if finite and (self.unit is not None or not velocities.any()):
+                arrays["momenta"] = masses * velocities * (self.unit or 1.0)
+            else:
+                arrays[name] = velocities
 
     def _count(self, text: str) -> int:
         if text.isascii() and text.isdigit() and len(text) < 10:
@@ -192,21 +214,13 @@ class Reader:
 
     def _refuse_other_frame(self, table: Sequence[str], count: int) -> None:
         for k, line in enumerate(table):
-            words = line.split()
-            if len(words) == 1 and words[0].isdigit():
+            if line.strip().isdigit():
                 present = sum(bool(above.strip()) for above in table[:k])
                 raise LineError(
                     f"another frame begins; frame {self.frame} has {count - present} line(s) less than its "
                     f"count of {count}; correct the count or add the atoms",
                     2 + k,
                 )
-
-    def _vectors(self) -> list[str]:
-        """Lines VEC1 to VEC3, which some programs write for the cell."""
-        vectors: list[str] = []
-        while self.lines.peek().lstrip().startswith("VEC"):
-            vectors += self.lines.take(1)
-        return vectors
 
     def _words(self, table: Sequence[str], layout: Layout) -> list[str]:
         """The words of all lines of the table, one after the other: of each as many as the layout is wide."""
@@ -223,45 +237,41 @@ class Reader:
         """The words of plain XYZ whose lines have more columns than count; other tables are refused."""
         rows = [line.split() for line in table]
         if layout.plain and min(map(len, rows)) >= layout.width:
-            return self._plain(rows)
+            k = next(k for k, words in enumerate(rows) if len(words) > layout.width)
+            if rows[k][0].isdigit():
+                raise LineError(
+                    f"the line has {len(rows[k])} columns, of which the first is a number; expected the four "
+                    f"of plain XYZ, or their names, such as Properties={PLAIN}:forces:R:3",
+                    2 + k,
+                )
+            self._note(
+                "columns behind the fourth are not read, since no Properties names them; write for example "
+                f"Properties={PLAIN}:forces:R:3"
+            )
+            return [word for words in rows for word in words[: layout.width]]
         self._refuse_other_frame(table, len(table))
-        k, words = next((k, words) for k, words in enumerate(rows) if self._is_wrong(len(words), layout))
-        if not words:
+        k = next(
+            k
+            for k, words in enumerate(rows)
+            if len(words) < layout.width or (len(words) > layout.width and not layout.plain)
+        )
+        if not rows[k]:
             raise LineError(f"the line is blank; expected atom {k} of {len(table)}; remove the line", 2 + k)
         names = "plain XYZ" if layout.plain else "Properties"
         raise LineError(
-            f"the line has {len(words)} columns, {names} has {layout.width}; correct the line or Properties",
+            f"the line has {len(rows[k])} columns, {names} has {layout.width}; correct the line or "
+            "Properties",
             2 + k,
         )
 
-    def _is_wrong(self, length: int, layout: Layout) -> bool:
-        return length < layout.width or (length > layout.width and not layout.plain)
-
-    def _plain(self, rows: list[list[str]]) -> list[str]:
-        """The words of the four columns of plain XYZ, where lines have more."""
-        k = next(k for k, words in enumerate(rows) if len(words) > len(PLAIN_COLUMNS))
-        if rows[k][0].isdigit():
-            raise LineError(
-                f"the line has {len(rows[k])} columns, of which the first is a number; expected the four of "
-                f"plain XYZ, or their names, such as Properties={PLAIN}:forces:R:3",
-                2 + k,
-            )
-        self._note(
-            "columns behind the fourth are not read, since no Properties names them; write for example "
-            f"Properties={PLAIN}:forces:R:3"
-        )
-        return [word for words in rows for word in words[: len(PLAIN_COLUMNS)]]
-
     def _error(self, error: LineError, line: int) -> StructureError:
         """What is wrong with a line, with its place; a last line without its newline may have been cut."""
-        words = self.lines.last.split()
-        is_last = (
-            error.line > 1
-            and line == self.lines.count
-            and not self.lines.peek()
-            and not self.lines.last.endswith("\n")
+        last = self.lines.last
+        words = last.split()
+        cut = (
+            error.line > 1 and line == self.lines.count and not self.lines.peek() and not last.endswith("\n")
         )
-        if is_last and words and (len(words) < self.width or UNFINISHED.fullmatch(words[-1])):
+        if cut and words and (len(words) < self.width or UNFINISHED.fullmatch(words[-1])):
             return StructureError(
                 f"{self.path}: frame {self.frame} ends in line {line} within an atom; the file is truncated"
             )
@@ -273,29 +283,15 @@ class Reader:
             note(f"{self.path}: {message}")
 
 
-def _repaired(comment: str) -> str:
-    """A comment whose bytes are not UTF-8, read as Latin-1."""
-    if comment.isascii():
-        return comment
-    try:
-        return comment.encode("utf-8", "strict").decode()
-    except UnicodeEncodeError:
-        return comment.encode("utf-8", "surrogateescape").decode("latin-1")
-
-
 def _header(comment: str, vectors: Sequence[str]) -> Header:
     """What the comment says, or, as in ASE, the cell of the lines VEC and the comment as it stands."""
-    comment = _repaired(comment.strip())
+    comment = comment.strip()
+    if any("\udc80" <= letter <= "\udcff" for letter in comment):  # bytes that are not UTF-8
+        comment = comment.encode("utf-8", "surrogateescape").decode("latin-1")
     if not vectors:
         return read_header(comment)
-    cell, pbc = _cell_of(vectors)
-    return Header(cell, pbc, info={"comment": comment})
-
-
-def _cell_of(vectors: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Cell (3, 3) in Å and periodic axes (3,) of lines such as ``VEC1 5.4 0 0``."""
     cell, pbc = np.zeros((3, 3)), np.zeros(3, dtype=bool)
-    for k, line in enumerate(vectors):
+    for k, line in enumerate(vectors):  # such as VEC1 5.4 0 0
         name, *values = line.split()
         try:
             if k > 2 or name != f"VEC{k + 1}":
@@ -305,7 +301,7 @@ def _cell_of(vectors: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
             message = f"{line.strip()!r} is no cell vector; expected VEC1, VEC2, VEC3 with three numbers each"
             raise LineError(message) from None
         pbc[k] = True
-    return cell, pbc
+    return Header(cell, pbc, info={"comment": comment})
 
 
 def _atoms(header: Header, table: Table) -> ase.Atoms:
@@ -367,7 +363,9 @@ def _other_spellings(info: dict[str, Any]) -> dict[str, Any]:
         name = key.lower()
         if name not in per_config_properties:
             continue
-        value = info[key] = _fortran(info[key])
+        with suppress(ValueError):  # a text such as 1.0D+00
+            info[key] = number(info[key]) if isinstance(info[key], str) else info[key]
+        value = info[key]
         if name == key or isinstance(value, bool | str | list):
             continue
         if name in info and not agree(info[name], value):
@@ -375,13 +373,3 @@ def _other_spellings(info: dict[str, Any]) -> dict[str, Any]:
         info.setdefault(name, value)
         others[key] = info.pop(key)
     return others
-
-
-def _fortran(value: Any) -> Any:
-    """The number of a text such as ``1.0D+00``; any other value as it is."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return number(value)
-    except ValueError:
-        return value
