@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import cast
+from string import ascii_letters
 
 import numpy as np
 from gemmi import cif
@@ -19,7 +19,6 @@ MULTIPLICITY = ("_atom_site_symmetry_multiplicity", "_atom_site_site_symmetry_mu
 DECISIVE = ("_cell_", "_symmetry_", "_space_group_", "_atom_site_")
 NUMBER = re.compile(r"([+-]?)(\d+\.?\d*|\.\d+)(?:[eEdD]([+-]?\d+))?(?:\((\d+)\)?)?$")
 FRACTION = re.compile(r"([+-]?\d+)/(\d+)$")
-LETTERS = re.compile(r"[A-Za-z]*")
 USUAL = re.compile(r"[A-Z][a-z]?(?![A-Za-z])")  # what ASE's reader finds elements in
 
 
@@ -27,7 +26,6 @@ class BadValue(ValueError):
     """A value that cannot be used; the message says what was expected."""
 
 
-@dataclass
 class Block:
     """A data block by tags: small letters, with ``_`` for the point of newer dictionaries.
 
@@ -35,35 +33,30 @@ class Block:
         name: what follows ``data_``.
         columns: values of each tag as text, one for each row of its loop, or one alone; quotes are gone and
             ``?`` and ``.`` are empty.
+
+    Raises:
+        BadValue: a tag that says what the structure is stands there twice, with two values.
     """
 
-    name: str
-    columns: dict[str, list[str]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, content: cif.Block) -> Block:
-        """All tags of a block of gemmi's.
-
-        Raises:
-            BadValue: a tag that says what the structure is stands there twice, with two values.
-        """
-        block = cls(content.name.strip())
+    def __init__(self, content: cif.Block):
+        self.name = content.name.strip()
+        self.columns: dict[str, list[str]] = {}
         for item in content:
-            if item.pair is not None:
-                tag, value = cast(Sequence[str], item.pair)
-                block._add(tag, [value], item.line_number)
-            elif item.loop is not None:
-                for k, tag in enumerate(item.loop.tags):
-                    block._add(tag, item.loop.values[k :: item.loop.width()], item.line_number)
-        return block
-
-    def _add(self, tag: str, raw: list[str], line: int) -> None:
-        name = tag.lower().replace(".", "_")
-        values = ["" if cif.is_null(value) else cif.as_string(value).strip() for value in raw]
-        if self.columns.setdefault(name, values) != values and name.startswith(DECISIVE):
-            raise BadValue(
-                f"line {line}: {tag} is given a second time, with another value; leave one of them out"
-            )
+            if item.loop is not None:
+                tags, cells = item.loop.tags, item.loop.values
+            elif item.pair is not None:
+                tags, cells = [item.pair[0]], [item.pair[1]]
+            else:
+                continue
+            for k, tag in enumerate(tags):
+                name = tag.lower().replace(".", "_")
+                column = cells[k :: len(tags)]
+                values = ["" if cif.is_null(text) else cif.as_string(text).strip() for text in column]
+                if self.columns.setdefault(name, values) != values and name.startswith(DECISIVE):
+                    raise BadValue(
+                        f"line {item.line_number}: {tag} is given a second time, with another value; leave "
+                        "one of them out"
+                    )
 
     def first(self, *tags: str) -> str:
         """The first value that is given for one of these tags, or an empty text."""
@@ -123,21 +116,16 @@ def _symbol(kind: str, label: str, formula: frozenset[str]) -> str:
     Raises:
         BadValue: neither names an element.
     """
-    symbol, possible = _letters(kind).capitalize(), _possible(label, formula)
-    if kind and not element_of(symbol):
-        raise BadValue(
-            f"its type symbol {kind!r} is no element; write one, as Si or O, in _atom_site_type_symbol"
-        )
-    if not kind and not possible:
-        raise BadValue(
-            f"its label {label!r} names no element; write the element, as Si or O, in _atom_site_type_symbol"
-        )
-    return symbol if kind else possible[0]
+    symbol = _letters(kind).capitalize() if kind else next(iter(_possible(label, formula)), "")
+    if not element_of(symbol):
+        wrong = f"type symbol {kind!r} is no" if kind else f"label {label!r} names no"
+        which = "one" if kind else "the element"
+        raise BadValue(f"its {wrong} element; write {which}, as Si or O, in _atom_site_type_symbol")
+    return symbol
 
 
 def _letters(text: str) -> str:
-    match = LETTERS.match(text)
-    return match[0] if match else ""
+    return text[: len(text) - len(text.lstrip(ascii_letters))]
 
 
 def _possible(label: str, formula: frozenset[str]) -> list[str]:
@@ -198,21 +186,23 @@ def sites_of(block: Block) -> Sites:
     if any(len(column) != count for column in (*columns, labels, kinds)):
         raise BadValue("the columns of its atom sites differ in length; give them in one loop")
     result = Sites([], fractional)
-    kept = _occupied(block, labels, result.notes)
-    _check_disorder(block, labels, kept)
+    occupied = _occupied(block, labels, result.notes)
+    _check_disorder(block, labels, occupied)
     formula = frozenset(formula_of(block))
     multiplicities = block.column(*MULTIPLICITY) or [""] * count
-    for k in kept:
+    for k in occupied:
         label = labels[k] or kinds[k]
         try:
             symbol = _symbol(kinds[k], label, formula)
-            values = [_coordinate(column[k]) for column in columns]
+            position, errors = np.array([_coordinate(column[k]) for column in columns]).T
         except BadValue as error:
             raise BadValue(f"atom {label or k}: {error}") from error
-        position, errors = np.array(values).T
-        result.sites.append(Site(label, symbol, position, errors, _multiplicity(multiplicities[k])))
-    result.usual = all(USUAL.match(kinds[k] or labels[k]) for k in kept)
-    result.notes += _doubts(result.sites, [kinds[k] for k in kept], formula)
+        multiplicity = None
+        with suppress(BadValue):
+            multiplicity = number(multiplicities[k])[0]
+        result.sites.append(Site(label, symbol, position, errors, multiplicity))
+    result.usual = all(USUAL.match(kinds[k] or labels[k]) for k in occupied)
+    result.notes += _doubts(result.sites, [kinds[k] for k in occupied], formula)
     return result
 
 
@@ -222,20 +212,11 @@ def _coordinate(text: str) -> tuple[float, float]:
     return number(text)
 
 
-def _multiplicity(text: str) -> float | None:
-    try:
-        return number(text)[0] if text else None
-    except BadValue:
-        return None
-
-
 def _occupied(block: Block, labels: list[str], notes: list[str]) -> list[int]:
     """Places of the sites that hold an atom."""
-    count = len(labels)
-    shares = block.column("_atom_site_occupancy") or [""] * count
-    flags = block.column("_atom_site_calc_flag") or [""] * count
-    hydrogens = block.column("_atom_site_attached_hydrogens") or [""] * count
-    kept, empty, partial = [], [], []
+    tags = ("_atom_site_occupancy", "_atom_site_calc_flag", "_atom_site_attached_hydrogens")
+    shares, flags, hydrogens = (block.column(tag) or [""] * len(labels) for tag in tags)
+    occupied, empty, partial = [], [], []
     for k, text in enumerate(shares):
         try:
             share = number(text)[0] if text else 1.0
@@ -251,30 +232,30 @@ def _occupied(block: Block, labels: list[str], notes: list[str]) -> list[int]:
                 f"atom {labels[k]} has {hydrogens[k]} hydrogen atoms without coordinates "
                 "(_atom_site_attached_hydrogens); give them as sites"
             )
-        kept.append(k)
+        occupied.append(k)
     if partial:
         raise BadValue(f"sites are partially occupied ({_some(partial)}); give an ordered structure")
     if empty:
         notes.append(f"sites without an atom are left out ({_some(empty)})")
-    if not kept:
+    if not occupied:
         raise BadValue("no site holds an atom; expected at least one")
-    return kept
+    return occupied
 
 
-def _check_disorder(block: Block, labels: list[str], kept: list[int]) -> None:
+def _check_disorder(block: Block, labels: list[str], occupied: list[int]) -> None:
     """Refuse sites of which a crystal holds one or the other."""
     groups = block.column("_atom_site_disorder_group")
     assemblies = block.column("_atom_site_disorder_assembly") or [""] * len(labels)
     members: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for k in kept if groups else []:
+    for k in occupied if groups else []:
         if groups[k] not in ("", "0"):
             members[assemblies[k]][groups[k]].append(labels[k])
     for alternatives in members.values():
         if len(alternatives) > 1 or any(group.startswith("-") for group in alternatives):
-            sites = "; ".join(
-                f"group {group}: {_some(names)}" for group, names in sorted(alternatives.items())
+            listed = [f"group {group}: {_some(names)}" for group, names in sorted(alternatives.items())]
+            raise BadValue(
+                f"sites are disordered and exclude each other ({'; '.join(listed)}); keep one group"
             )
-            raise BadValue(f"sites are disordered and exclude each other ({sites}); keep one group")
 
 
 def _doubts(sites: list[Site], kinds: list[str], formula: frozenset[str]) -> list[str]:

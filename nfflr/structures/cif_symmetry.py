@@ -90,19 +90,20 @@ def symmetry_of(block: Block, cell: np.ndarray) -> Symmetry:
 
 def _operations_listed(block: Block) -> list[str]:
     magnetic = block.column("_space_group_symop_magn_operation_xyz")
-    if not magnetic:
-        return [text for text in block.column(*OPERATIONS) if text]
-    return [",".join(text.split(",")[:3]) for text in magnetic if text]  # the fourth reverses time
+    return _without_time(magnetic) if magnetic else [text for text in block.column(*OPERATIONS) if text]
+
+
+def _without_time(texts: list[str]) -> list[str]:
+    """Magnetic operations without the fourth part, which reverses time."""
+    return [",".join(text.split(",")[:3]) for text in texts if text]
 
 
 def _listed(block: Block, texts: list[str], cell: np.ndarray) -> Symmetry:
     """Operations from a list, which count; what names say beside it has to agree."""
     operations = _parsed(texts)
-    centrings = block.column("_space_group_symop_magn_centering_xyz")
+    centrings = _without_time(block.column("_space_group_symop_magn_centering_xyz"))
     if centrings:
-        operations = _centred(
-            operations, _parsed([",".join(text.split(",")[:3]) for text in centrings if text])
-        )
+        operations = _centred(operations, _parsed(centrings))
     pair = operations.product_outside()
     if pair is not None:
         first, second = (texts[k] if len(texts) == len(operations) else f"number {k + 1}" for k in pair)
@@ -113,43 +114,39 @@ def _listed(block: Block, texts: list[str], cell: np.ndarray) -> Symmetry:
     symmetry = Symmetry(operations, True)
     _check_cell(symmetry, cell)
     if not centrings:
-        _compare_names(symmetry, block, cell)
+        _compare_names(symmetry, block)
     return symmetry
 
 
-def _compare_names(symmetry: Symmetry, block: Block, cell: np.ndarray) -> None:
+def _compare_names(symmetry: Symmetry, block: Block) -> None:
     """Find out whether the name, the Hall symbol and the number mean the group that is listed."""
-    claims: dict[str, list[Operations]] = {}
+    claims: dict[str, tuple[int, list[Operations]]] = {}  # number and operations of each setting, by title
     claimed, name, hall = _number(block), block.first(*NAMES), block.first(*HALL)
-    numbers: dict[str, int | None] = {}
-    if name:
-        settings = settings_named(name)
-        claims[name] = [setting.operations for setting in settings]
-        numbers[name] = settings[0].number if settings else None
-    if hall and (operations := operations_of_hall(hall)) is not None:
-        claims[hall] = [operations]
-        numbers[hall] = number_of(operations, np.eye(3))
+    if name and (settings := settings_named(name)):
+        claims[name] = settings[0].number, [setting.operations for setting in settings]
+    if hall and (operations := operations_of_hall(hall)) and (number := number_of(operations)):
+        claims[hall] = number, [operations]
     if claimed:
-        claims[f"number {claimed}"] = [setting.operations for setting in settings_numbered(claimed)]
-        numbers[f"number {claimed}"] = claimed
-    own = number_of(symmetry.operations, cell)
-    wrong = [title for title, number in numbers.items() if number not in (None, own)]
+        operations_by_setting = [setting.operations for setting in settings_numbered(claimed)]
+        claims[f"number {claimed}"] = claimed, operations_by_setting
+    own = number_of(symmetry.operations)
+    wrong = [title for title, (number, _) in claims.items() if number != own]
     if not wrong or own is None:
         return
-    symmetry.title = wrong[0]
-    if len(wrong) < sum(number is not None for number in numbers.values()):
+    if len(wrong) < len(claims):
         symmetry.notes.append(
             f"the listed operations are those of space group {own}, but it also says {', '.join(wrong)}; "
             "the operations are used"
         )
         return
-    symmetry.claims = [operations for title in wrong for operations in claims[title]]
+    symmetry.title = wrong[0]
+    symmetry.claims = [operations for title in wrong for operations in claims[title][1]]
 
 
 def _by_hall(hall: str, name: str, claimed: int | None, operations: Operations, cell: np.ndarray) -> Symmetry:
     symmetry = Symmetry(operations, False, hall)
     _check_cell(symmetry, cell)
-    own = number_of(operations, np.eye(3))
+    own = number_of(operations)
     named = {setting.number for setting in settings_named(name)} if name else set()
     for title, numbers in ((name, named), (f"number {claimed}", {claimed} if claimed else set())):
         if own and numbers and own not in numbers:
@@ -159,15 +156,16 @@ def _by_hall(hall: str, name: str, claimed: int | None, operations: Operations, 
 
 def _by_name(block: Block, name: str, claimed: int | None, cell: np.ndarray) -> Symmetry:
     """Operations of the setting that the name, the number and the cell allow."""
-    if name and (operations := operations_of_hall(name)) is not None and not settings_named(name):
-        return _by_hall(name, "", claimed, operations, cell)
     settings = settings_named(name) if name else settings_numbered(claimed or 1)
+    if not settings and (operations := operations_of_hall(name)) is not None:
+        return _by_hall(name, "", claimed, operations, cell)
     title = name or f"number {claimed}"
     if not settings:
         raise BadValue(f"the space group {name!r} is not known; {WRITE}")
     if claimed and all(setting.number != claimed for setting in settings):
         raise BadValue(f"the space group {name!r} is not number {claimed}; correct one of them, or {WRITE}")
     settings = [setting for setting in settings if claimed in (None, setting.number)]
+    several = not name and len({setting.hall for setting in settings}) > 1
     if not name:
         settings = [setting for setting in settings if setting.is_standard or setting.choice]
     settings = _with_choice(block, settings)
@@ -175,7 +173,7 @@ def _by_name(block: Block, name: str, claimed: int | None, cell: np.ndarray) -> 
     if not fitting:
         return _other_axes(settings, title, cell)
     symmetry = Symmetry(fitting[0].in_order_of_ase(), False, fitting[0].name, fitting[1:])
-    if not name and len({setting.hall for setting in settings_numbered(claimed or 1)}) > 1:
+    if several:
         symmetry.notes.append(
             f"only the number {claimed} of the space group is given; the setting {fitting[0].name!r} is taken"
         )
@@ -199,10 +197,10 @@ def _other_axes(settings: list[Setting], title: str, cell: np.ndarray) -> Symmet
     if settings[0].choice in ("H", "R"):
         for setting in settings_numbered(settings[0].number):
             if setting.operations.distortion(cell) <= MISFIT:
-                message = (
-                    f"{title!r} does not fit the cell, which has the axes of {setting.name!r}; these are used"
+                message = f"does not fit the cell, which has the axes of {setting.name!r}; these are used"
+                return Symmetry(
+                    setting.in_order_of_ase(), False, setting.name, notes=[f"{title!r} {message}"]
                 )
-                return Symmetry(setting.in_order_of_ase(), False, setting.name, notes=[message])
     raise BadValue(
         f"the cell does not have the symmetry of the space group {title!r}; correct the cell or the name"
     )
@@ -229,14 +227,14 @@ def _parsed(texts: list[str]) -> Operations:
 
 def _centred(operations: Operations, centrings: Operations) -> Operations:
     """Every operation after every centring translation."""
-    rotations = np.repeat(operations.rotations[None], len(centrings), axis=0).reshape(-1, 3, 3)
+    rotations = np.tile(operations.rotations, (len(centrings), 1, 1))
     translations = (operations.translations[None] + centrings.translations[:, None]).reshape(-1, 3) % 1
     return Operations(rotations, translations).distinct()
 
 
 def _number(block: Block) -> int | None:
     text = block.first(*NUMBERS)
-    if not text or not text.isdecimal():
+    if not text.isdecimal():
         return None
     if not 1 <= int(text) <= 230:
         raise BadValue(f"space group number {text} does not exist; expected 1 to 230")
@@ -261,26 +259,22 @@ class Crystal:
     moved: float = 0.0
     repeated: list[str] = field(default_factory=list)
 
-    @property
-    def numbers(self) -> np.ndarray:
-        """Atomic numbers (N,)."""
-        return elements_of(self.sites)[0][self.places]
-
     def multiplicities_agree(self) -> bool:
         """Whether every site has as many images as the file says of it."""
         counts = np.bincount(self.places, minlength=len(self.sites))
-        return all(
-            site.multiplicity in (None, count)
-            for site, count in zip(self.sites, counts, strict=True)
-            if count
-        )
+        pairs = zip(self.sites, counts, strict=True)
+        return all(site.multiplicity in (None, count) for site, count in pairs if count)
+
+    def atoms(self, cell: np.ndarray | Cell) -> ase.Atoms:
+        """The crystal as periodic atoms, with the masses of isotopes."""
+        numbers, masses = elements_of(self.sites)
+        atoms = ase.Atoms(numbers[self.places], scaled_positions=self.positions, cell=cell, pbc=True)
+        set_masses(atoms, [masses[k] for k in self.places])
+        return atoms
 
     def same_as(self, other: Crystal, cell: np.ndarray) -> bool:
         """Whether both hold the same atoms at the same places."""
-        return len(self.positions) == len(other.positions) and same_atoms(
-            ase.Atoms(self.numbers, scaled_positions=self.positions, cell=cell, pbc=True),
-            ase.Atoms(other.numbers, scaled_positions=other.positions, cell=cell, pbc=True),
-        )
+        return same_atoms(self.atoms(cell), other.atoms(cell))
 
 
 def crystal_with(sites: list[Site], symmetry: Symmetry, cell: np.ndarray) -> Crystal:
@@ -300,11 +294,9 @@ def crystal_with(sites: list[Site], symmetry: Symmetry, cell: np.ndarray) -> Cry
     return crystal
 
 
-def _agrees(crystal: Crystal, sites: list[Site], claim, cell: np.ndarray) -> bool:
-    if claim.distortion(cell) > 0.1:
-        return False
+def _agrees(crystal: Crystal, sites: list[Site], claim: Operations, cell: np.ndarray) -> bool:
     try:
-        return crystal.same_as(crystal_of(sites, claim, cell), cell)
+        return claim.distortion(cell) <= 0.1 and crystal.same_as(crystal_of(sites, claim, cell), cell)
     except BadValue:
         return False
 
@@ -315,23 +307,25 @@ def _best_reading(sites: list[Site], symmetry: Symmetry, cell: np.ndarray) -> Cr
     Raises:
         BadValue: no setting makes a crystal.
     """
-    readings: list[tuple[str, Crystal]] = []
-    problem: BadValue | None = None
-    for title, operations in [
-        (symmetry.title, symmetry.operations),
-        *((setting.name, setting.operations) for setting in symmetry.rivals),
-    ]:
+    readings: dict[str, Crystal] = {}
+    problems: list[BadValue] = []
+    rivals = {setting.name: setting.operations for setting in symmetry.rivals}
+    for title, operations in {symmetry.title: symmetry.operations, **rivals}.items():
         try:
-            readings.append((title, crystal_of(sites, operations, cell)))
+            readings[title] = crystal_of(sites, operations, cell)
         except BadValue as error:
-            problem = problem or error
+            problems.append(error)
     if not readings:
-        raise problem or BadValue("no setting of its space group fits the cell")
-    ranks = [(crystal.multiplicities_agree(), closeness(crystal, cell) > SHORT) for _, crystal in readings]
-    title, crystal = readings[ranks.index(max(ranks))]
-    if title != symmetry.title and readings[0][0] != symmetry.title:
+        raise problems[0]
+    ranks = {
+        name: (crystal.multiplicities_agree(), closeness(crystal, cell) > SHORT)
+        for name, crystal in readings.items()
+    }
+    title = max(ranks, key=lambda name: ranks[name])
+    crystal = readings[title]
+    if symmetry.title not in (title, next(iter(readings))):
         symmetry.notes.append(f"{title!r} is taken, as {symmetry.title!r} would bring atoms together")
-    others = [name for name, other in readings if not crystal.same_as(other, cell)]
+    others = [name for name, other in readings.items() if not crystal.same_as(other, cell)]
     if others:
         symmetry.notes.append(
             f"the space group can mean {title!r} or {', '.join(map(repr, others))}, which make different "
@@ -346,16 +340,11 @@ def crystal_of(sites: list[Site], operations: Operations, cell: np.ndarray) -> C
     Raises:
         BadValue: two atoms are closer than ``CLOSEST`` and are not one atom that is given twice.
     """
-    positions, places, points = [], [], []
-    for k, site in enumerate(sites):
-        point, images = operations.orbit(site.position, site.error, cell)
-        positions.append(images)
-        places += [k] * len(images)
-        points.append(point)
+    points, images = zip(*(operations.orbit(s.position, s.error, cell) for s in sites), strict=True)
+    places = np.repeat(np.arange(len(sites)), [len(positions) for positions in images])
     shifts = np.array(points) - [site.position for site in sites]
     moved = float(np.abs(shifts - np.rint(shifts)).max()) if len(operations) > 1 else 0.0
-    crystal = Crystal(np.concatenate(positions), np.array(places), sites, moved)
-    return _without_repeats(crystal, cell)
+    return _without_repeats(Crystal(np.concatenate(images), places, sites, moved), cell)
 
 
 def _without_repeats(crystal: Crystal, cell: np.ndarray) -> Crystal:
@@ -386,18 +375,10 @@ def _without_repeats(crystal: Crystal, cell: np.ndarray) -> Crystal:
 
 def closeness(crystal: Crystal, cell: np.ndarray) -> float:
     """Shortest distance, as a share of the sum of covalent radii; 1 for any that is not short."""
-    radii = covalent_radii[crystal.numbers]
+    radii = covalent_radii[elements_of(crystal.sites)[0][crystal.places]]
     pairs = close_pairs(crystal.positions @ cell, cell, np.ones(3, bool), 2 * radii.max())
     shares = pairs.distances / (radii[pairs.first] + radii[pairs.second])
     return float(min(1.0, shares.min(initial=1.0)))
-
-
-def atoms_of(crystal: Crystal, cell: Cell) -> ase.Atoms:
-    """The crystal as periodic atoms, with the masses of isotopes."""
-    atoms = ase.Atoms(crystal.numbers, scaled_positions=crystal.positions, cell=cell, pbc=True)
-    masses = elements_of(crystal.sites)[1]
-    set_masses(atoms, [masses[k] for k in crystal.places])
-    return atoms
 
 
 def elements_of(sites: list[Site]) -> tuple[np.ndarray, list[float | None]]:

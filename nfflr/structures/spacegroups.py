@@ -21,7 +21,9 @@ from ase.spacegroup import Spacegroup
 
 UNIT = 5040  # translations are compared in this fraction of a lattice vector: 2 to 10, 12 and 16 divide it
 CLOSEST = 0.3  # Å; images of a site that are closer and equal within its digits are one atom
-TERM = re.compile(r"([+-]?)(?:(\d+\.?\d*|\.\d+)(?:/(\d+))?)?\*?([xyz]?)")
+DIGITS = r"(?:\d+\.?\d*|\.\d+)"
+ROW = re.compile(rf"(?:(?:^|[+-])(?:{DIGITS}(?:/\d+)?\*?[xyz]?|[xyz]))+")
+TERM = re.compile(rf"([+-]?)(?:({DIGITS})(?:/(\d+))?\*?)?([xyz]?)(?<=.)")
 DENOMINATORS = (1, 2, 3, 4, 6, 8, 12)  # of translations that are usually written as decimals
 
 # What follows a name: origin choice 1 or 2, or hexagonal or rhombohedral axes, as programs write it.
@@ -52,11 +54,11 @@ class Operations:
 
     @cached_property
     def codes(self) -> np.ndarray:
-        """A number (n,) for each operation, equal for equal operations."""
+        """A number (n,) for each operation, equal for equal ones."""
         return _codes(self.rotations, self.translations)
 
     def distinct(self) -> Operations:
-        """Each operation once, in the order of its first place."""
+        """Each operation once, in the order of first places."""
         places = np.sort(np.unique(self.codes, return_index=True)[1])
         return Operations(self.rotations[places], self.translations[places])
 
@@ -132,45 +134,34 @@ def parse_operations(texts: Sequence[str]) -> Operations:
     Raises:
         ValueError: a text is no operation of a crystal; the message quotes it.
     """
-    rotations, translations = zip(*(_parse(text) for text in texts), strict=True)
-    return Operations(np.array(rotations, int), np.array(translations, float)).distinct()
+    rotations, translations = [], []
+    for text in texts:
+        rows = re.sub(r"[\s'\"]", "", text.lower()).split(",")
+        wrong = f"{text!r} is no symmetry operation;"
+        if len(rows) != 3:
+            raise ValueError(f"{wrong} expected three expressions, as 'x,y,z+1/2'")
+        matrix = [_row(row, wrong) for row in rows]  # x, y, z and 1
+        rotation = np.array([row[:3] for row in matrix], int)
+        if abs(round(np.linalg.det(rotation))) != 1 or np.abs(rotation).max() > 2:
+            raise ValueError(f"{wrong} it does not keep the volume of the cell")
+        rotations.append(rotation)
+        translations.append([float(row[3] % 1) for row in matrix])
+    return Operations(np.array(rotations), np.array(translations)).distinct()
 
 
-def _parse(text: str) -> tuple[list[list[int]], list[float]]:
-    rows = re.sub(r"[\s'\"]", "", text.lower()).split(",")
-    if len(rows) != 3:
-        raise ValueError(f"{text!r} is no symmetry operation; expected three expressions, as 'x,y,z+1/2'")
-    rotation: list[list[int]] = []
-    translation: list[float] = []
-    for row in rows:
-        coefficients, shift = _row(row, text)
-        rotation.append(coefficients)
-        translation.append(float(shift % 1))
-    if abs(round(np.linalg.det(rotation))) != 1 or np.abs(rotation).max() > 2:
-        raise ValueError(f"{text!r} is no symmetry operation; it does not keep the volume of the cell")
-    return rotation, translation
-
-
-def _row(row: str, text: str) -> tuple[list[int], Fraction]:
-    """Coefficients of x, y, z and the shift of one expression."""
-    coefficients, shift, place = [Fraction(0)] * 3, Fraction(0), 0
-    while place < len(row):
-        match = TERM.match(row, place)
-        if match is None or match.end() == place or (place and not match[1]) or not (match[2] or match[4]):
-            raise ValueError(f"{text!r} is no symmetry operation; expected the form 'x,y,z+1/2'")
-        sign, number, denominator, axis = match.groups()
-        if denominator is not None and not int(denominator):
-            raise ValueError(f"{text!r} is no symmetry operation; it divides by zero")
-        value = Fraction(1) if number is None else _fraction(number) / int(denominator or 1)
-        value = -value if sign == "-" else value
-        if axis:
-            coefficients["xyz".index(axis)] += value
-        else:
-            shift += value
-        place = match.end()
-    if not row or any(value.denominator != 1 for value in coefficients):
-        raise ValueError(f"{text!r} is no symmetry operation; expected whole numbers times x, y and z")
-    return [int(value) for value in coefficients], shift
+def _row(row: str, wrong: str) -> list[Fraction]:
+    """Coefficients of x, y and z, and the shift of one expression."""
+    if not ROW.fullmatch(row):
+        raise ValueError(f"{wrong} expected the form 'x,y,z+1/2'")
+    values = [Fraction(0)] * 4
+    for sign, digits, denominator, axis in TERM.findall(row):
+        if denominator and not int(denominator):
+            raise ValueError(f"{wrong} it divides by zero")
+        value = _fraction(digits or "1") / int(denominator or 1)
+        values["xyz".index(axis) if axis else 3] += -value if sign == "-" else value
+    if any(value.denominator != 1 for value in values[:3]):
+        raise ValueError(f"{wrong} expected whole numbers times x, y and z")
+    return values
 
 
 def _fraction(text: str) -> Fraction:
@@ -185,14 +176,11 @@ def _fraction(text: str) -> Fraction:
 
 
 def _codes(rotations: np.ndarray, translations: np.ndarray) -> np.ndarray:
-    """Integers (...) for rotations (..., 3, 3) with entries up to 2 and translations (..., 3)."""
-    flat = rotations.reshape(*rotations.shape[:-2], 9) + 2
-    code = (np.clip(flat, 0, 4) * 5 ** np.arange(9)).sum(axis=-1)
-    cut = (flat < 0) | (flat > 4)  # beyond what a group in a reduced cell holds
-    code = np.where(cut.any(axis=-1), -1, code)
-    units = np.rint(translations * UNIT).astype(np.int64) % UNIT
-    shift = (units * np.array([1, UNIT, UNIT**2], np.int64)).sum(axis=-1)
-    return np.where(code < 0, -1, code.astype(np.int64) * UNIT**3 + shift)
+    """Integers (...) for rotations (..., 3, 3) and translations (..., 3); -1 for entries beyond -2 to 2."""
+    digits = rotations.reshape(*rotations.shape[:-2], 9) + 2
+    steps = np.rint(translations * UNIT).astype(np.int64) % UNIT
+    codes = (digits * 5 ** np.arange(9)).sum(axis=-1) * UNIT**3 + steps @ np.array([1, UNIT, UNIT**2])
+    return np.where(((digits < 0) | (digits > 4)).any(axis=-1), -1, codes)
 
 
 def _first_of_each(images: np.ndarray) -> np.ndarray:
@@ -272,31 +260,17 @@ def operations_of_hall(symbol: str) -> Operations | None:
         return None
 
 
-def number_of(operations: Operations, cell: np.ndarray) -> int | None:
+def number_of(operations: Operations) -> int | None:
     """Number of the space group of operations (a group) in any setting; None if it is not found."""
-    if (group := _in_table(operations)) is not None:
-        return int(group.number)
+    turns = operations.rotations
+    lattice = np.linalg.cholesky((turns.swapaxes(1, 2) @ turns).mean(axis=0))  # which all of them keep
     with suppress(Exception), warnings.catch_warnings():  # whatever spglib raises in this version
         warnings.simplefilter("ignore")  # it warns of changes to come
         kind = spglib.get_spacegroup_type_from_symmetry(
-            operations.rotations.astype("intc"), operations.translations, lattice=cell
+            turns.astype("intc"), operations.translations, lattice=lattice
         )
-        if kind is not None:
-            return int(kind.number)
+        return None if kind is None else int(kind.number)
     return None
-
-
-def _in_table(operations: Operations) -> gemmi.SpaceGroup | None:
-    """gemmi's entry with these operations, if it has one."""
-    shifts = operations.translations * gemmi.Op.DEN
-    if np.abs(shifts - np.rint(shifts)).max() > 1e-6:
-        return None
-    entries = []
-    for rotation, shift in zip(operations.rotations, np.rint(shifts).astype(int), strict=True):
-        entry = gemmi.Op()
-        entry.rot, entry.tran = (rotation * gemmi.Op.DEN).tolist(), shift.tolist()
-        entries.append(entry)
-    return gemmi.find_spacegroup_by_ops(gemmi.GroupOps(entries))
 
 
 def _operations(group: gemmi.GroupOps) -> Operations:

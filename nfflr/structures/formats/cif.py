@@ -24,7 +24,7 @@ from ase.cell import Cell
 from ...errors import StructureError
 from ...notes import note
 from ..cif_sites import CARTESIAN, FRACTIONAL, BadValue, Block, Site, Sites, formula_of, number, sites_of
-from ..cif_symmetry import atoms_of, crystal_with, elements_of, same_atoms, symmetry_of
+from ..cif_symmetry import crystal_with, elements_of, same_atoms, symmetry_of
 from ..species import set_masses
 from . import content_of, encoding_of, suffix_of
 
@@ -71,7 +71,8 @@ def read(path: Path) -> Iterator[ase.Atoms]:
         raise StructureError(f"{path}: frame 0 cannot be read as CIF: {error}") from error
     count = 0
     for block in blocks:
-        if not (block.has_coordinates(FRACTIONAL) or block.has_coordinates(CARTESIAN) or _blank(block)):
+        blank = any(block.column(tag) for tag in FRACTIONAL)  # coordinates that are unknown
+        if not (blank or block.has_coordinates(FRACTIONAL) or block.has_coordinates(CARTESIAN)):
             continue
         try:
             structure = _structure(block)
@@ -104,10 +105,7 @@ def _decoded(content: bytes) -> str:
 def _quoted(text: str) -> str:
     """The text with quotes around operations and names that need them."""
     lines = [NAME.sub(r"\1'\2'\3", line) if " " in line else line for line in text.splitlines()]
-    lines = [
-        TRIPLET.sub(r"\1'\2'\3", line) if "," in line and re.search(r"[\s]", line.strip()) else line
-        for line in lines
-    ]
+    lines = [TRIPLET.sub(r"\1'\2'\3", x) if "," in x and re.search(r"\s", x.strip()) else x for x in lines]
     return "\n".join(lines) + "\n"
 
 
@@ -121,7 +119,7 @@ def _blocks(text: str, cut: bool) -> list[Block]:
         document = gemmi.cif.read_string(text, check_level=0)
     except (ValueError, RuntimeError) as error:
         raise BadValue(_reason(str(error), text, cut)) from error
-    return [Block.of(block) for block in document]
+    return [Block(block) for block in document]
 
 
 def _reason(message: str, text: str, cut: bool) -> str:
@@ -140,20 +138,14 @@ def _reason(message: str, text: str, cut: bool) -> str:
     return f"line {line}: {reason}" + ("; the file may be truncated" if cut else "")
 
 
-def _blank(block: Block) -> bool:
-    """Whether all coordinates of a block with atoms are unknown."""
-    return any(block.column(tag) for tag in FRACTIONAL)
-
-
 def _structure(block: Block) -> Structure:
     for tag, reason in REFUSED.items():
         if tag in block.columns:
             raise BadValue(reason)
     sites = sites_of(block)
-    parameters = _cell_parameters(block)
-    if parameters is None:
+    cell = _cell(block)
+    if cell is None:
         return _cluster(sites)
-    cell = _cell(parameters)
     if not sites.fractional:
         sites = _fractional(sites, cell)
     symmetry = symmetry_of(block, cell.array)
@@ -167,11 +159,11 @@ def _structure(block: Block) -> Structure:
     if not crystal.multiplicities_agree():
         notes.append("the number of images of a site is not the multiplicity that the file gives")
     comparable = symmetry.listed and sites.usual and crystal.moved < 1e-4 and not crystal.repeated
-    return Structure(atoms_of(crystal, cell), sites.sites, notes, comparable)
+    return Structure(crystal.atoms(cell), sites.sites, notes, comparable)
 
 
-def _cell_parameters(block: Block) -> list[float] | None:
-    """Lengths in Å and angles in degrees; None without any. Angles that are not given are 90."""
+def _cell(block: Block) -> Cell | None:
+    """The cell, if a length or an angle is given. Angles that are not given are 90°."""
     if not any(block.column(f"_cell_{name}") for name in CELL):
         return None
     parameters = []
@@ -183,10 +175,6 @@ def _cell_parameters(block: Block) -> list[float] | None:
             parameters.append(number(text)[0] if text else 90.0)
         except BadValue as error:
             raise BadValue(f"_cell_{name}: {error}") from error
-    return parameters
-
-
-def _cell(parameters: list[float]) -> Cell:
     lengths, angles = np.array(parameters[:3]), np.radians(parameters[3:])
     cosines = np.cos(angles)
     share = 1 - (cosines**2).sum() + 2 * cosines.prod()  # (volume / a b c)²
@@ -217,15 +205,12 @@ def _fractional(sites: Sites, cell: Cell) -> Sites:
 
 def _formula_note(structure: Structure, block: Block) -> Iterator[str]:
     """A note if the elements of the cell are not in the proportions of the formula in the file."""
-    expected = formula_of(block)
-    for isotope in ("D", "T"):
-        if isotope in expected:
-            expected["H"] = expected.get("H", 0) + expected.pop(isotope)
-    counts = Counter(structure.atoms.symbols)
-    total = sum(expected.values())
-    scale = len(structure.atoms) / total if total else 1
+    expected, counts = Counter[str](), Counter(structure.atoms.symbols)
+    for name, count in formula_of(block).items():
+        expected["H" if name in ("D", "T") else name] += count  # type: ignore[assignment]  # 0.5 of an atom
+    scale = len(structure.atoms) / (sum(expected.values()) or 1)
     if expected and any(
-        abs(counts[name] - scale * expected.get(name, 0)) > 0.01 * max(1, counts[name])
+        abs(counts[name] - scale * expected[name]) > 0.01 * max(1, counts[name])
         for name in counts.keys() | expected.keys()
     ):
         yield (
