@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import ase
 import numpy as np
@@ -121,6 +122,13 @@ def _is_isotope(number: int, mass: float) -> bool:
         return False
     standard = atomic_masses[number]
     return bool(abs(mass - standard) < max(2.01, 0.08 * standard))
+
+
+def atoms_of(elements: Sequence[Element], positions: np.ndarray | list, **keywords: Any) -> ase.Atoms:
+    """Atoms of these elements (N,), isotopes with their masses; ``keywords`` as of ``ase.Atoms``."""
+    atoms = ase.Atoms([number for number, _ in elements], positions, **keywords)
+    set_masses(atoms, [mass for _, mass in elements])
+    return atoms
 
 
 def set_masses(atoms: ase.Atoms, masses: Sequence[float | None]) -> None:

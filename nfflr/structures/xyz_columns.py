@@ -215,7 +215,7 @@ class Table:
         kind = "numbers" if column.role == "numbers" else "R" if column.role in REAL else column.kind
         convert, dtype, meaning = CONVERSIONS[kind]
         fast = self.real if kind == "R" else convert
-        values = np.empty((self.count, column.count), dtype)
+        values: np.ndarray = np.empty((self.count, column.count), dtype)
         for k, text in enumerate(texts):
             try:
                 values[:, k] = np.fromiter(map(fast, text), dtype, self.count)

@@ -39,7 +39,7 @@ from ...notes import note
 from ..kinds import XYZ
 from ..xyz_columns import PLAIN, Layout, Table, read_layout, velocity_unit
 from ..xyz_header import Header, LineError, agree, number, read_header
-from . import encoding_of
+from . import encoding_of, start_of
 
 BLANK = " \t\r\n\f\v\ufeff"  # a mark of byte order stands inside where files were joined
 PLAIN_COLUMNS = ("species", "x", "y", "z")
@@ -68,7 +68,7 @@ def read(path: Path) -> Iterator[ase.Atoms]:
     frame = 0
     try:
         with ase.io.formats.open_with_compression(str(path), "rb") as file:
-            encoding = encoding_of(file.peek(4)[:4])
+            encoding = encoding_of(start_of(path, 4))
             errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
             text = io.TextIOWrapper(file, encoding=encoding, errors=errors)
             for atoms in Frames(path, text):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ase
 import numpy as np
@@ -18,7 +18,7 @@ from ase.calculators.lammps import Prism, convert
 from ase.data import atomic_masses, atomic_numbers
 
 from ...errors import StructureError
-from ..species import EQUAL, element_of_type, set_masses
+from ..species import EQUAL, Element, atoms_of, element_of_type
 from . import content_of, plain_name, start_of, suffix_of
 
 SUFFIXES = (".data", ".lmp", ".lammps", ".lammps-data", ".lammps_data", ".lammpsdata")
@@ -33,6 +33,7 @@ STYLES = {
     "dipole": "id type q x y z mux muy muz",
     "spin": "id type x y z spx spy spz sp",
 }
+IMAGES = ("ix", "iy", "iz")  # flags that may stand behind the columns of a style
 GUESSED = ("atomic", "charge", "molecular", "full")
 UNITS = ("metal", "real", "electron", "si", "cgs")
 SECTION = re.compile(r"[A-Z]\w+(?: [A-Z]\w+)*")  # Atoms, Pair Coeffs, BondBond13 Coeffs …
@@ -41,7 +42,7 @@ HEADER = re.compile(
     r"abc\s+origin)$"
 )
 ADVICE = "write Masses with comments, as '1 28.085 # Si', or a section Atom Type Labels"
-Line = tuple[int, str, str]  # number, content, comment
+Line = tuple[int, list[str], str]  # number, words, comment
 
 
 def opens(path: Path) -> bool:
@@ -62,20 +63,16 @@ class _Data:
     def __init__(self, path: Path, text: str):
         self.path = path
         title, *lines = text.replace("\r\n", "\n").split("\n")
-        self.units = self._units(title)
+        match = re.search(r"\bunits\s*=?\s*(lj|real|metal|si|cgs|electron|micro|nano)\b", title)
+        self.units = match[1] if match else "metal"
+        if self.units not in UNITS:
+            raise self.wrong(1, f"units {self.units} are not read; expected metal or real")
         words = re.search(r"boundary\s*=?\s*((?:[pfsm]{1,2}\s+){2}[pfsm]{1,2})", title)
         self.pbc = ["p" in word for word in words[1].split()] if words else [True] * 3
         self.header: dict[str, list[float]] = {}
         self.sections: dict[str, list[Line]] = {}
-        self.comments: dict[str, str] = {}
+        self.style = ""  # in the comment behind the word Atoms
         self._split(lines)
-
-    def _units(self, title: str) -> str:
-        match = re.search(r"\bunits\s*=?\s*(lj|real|metal|si|cgs|electron|micro|nano)\b", title)
-        units = match[1] if match else "metal"
-        if units not in UNITS:
-            raise StructureError(f"{self.path}: line 1: units {units} are not read; expected metal or real")
-        return units
 
     def _split(self, lines: list[str]) -> None:
         body: list[Line] | None = None
@@ -84,12 +81,11 @@ class _Data:
             name = " ".join(content.split())
             if SECTION.fullmatch(name):
                 body = self.sections.setdefault(name, [])
-                self.comments[name] = comment
-            elif not content:
-                continue
-            elif body is not None:
-                body.append((number, content, comment))
-            elif match := HEADER.match(content):
+                if name == "Atoms":
+                    self.style = comment.partition(" ")[0].partition("/")[0]
+            elif content and body is not None:
+                body.append((number, content.split(), comment))
+            elif content and (match := HEADER.match(content)):
                 key = " ".join(match["name"].split())
                 self.header[key] = self._floats(number, match["numbers"].split())
 
@@ -102,6 +98,9 @@ class _Data:
         except ValueError as error:
             raise self.wrong(number, f"got {' '.join(words)!r}; expected numbers") from error
 
+    def _convert(self, values: Any, quantity: str) -> Any:
+        return convert(values, quantity, self.units, "ASE")
+
     def atoms(self) -> ase.Atoms:
         n_atoms, cell = int(self.header.get("atoms", [0])[0]), self._cell()
         if not n_atoms or "Atoms" not in self.sections:
@@ -109,40 +108,39 @@ class _Data:
                 f"{self.path}: has no line 'N atoms' or no section Atoms; expected a data file of LAMMPS, "
                 "or the file is truncated"
             )
-        columns, images = self._columns(n_atoms)
+        columns = self._columns(n_atoms)
         order = np.argsort(columns["id"].astype(int))
         columns = {name: words[order] for name, words in columns.items()}
         meanings = self._elements(columns["type"].tolist())
+        positions = np.column_stack([columns[axis].astype(float) for axis in "xyz"])
+        images = np.column_stack([columns[name].astype(int) for name in IMAGES])
+        positions = self._convert(positions, "distance") + images @ cell
         elements = [meanings[kind] for kind in columns["type"]]
-        x = np.column_stack([columns[axis].astype(float) for axis in "xyz"])
-        x = convert(x, "distance", self.units, "ASE") + images[order] @ cell
-        atoms = ase.Atoms([number for number, _ in elements], x, cell=cell, pbc=self.pbc)
-        set_masses(atoms, [mass for _, mass in elements])
+        atoms = atoms_of(elements, positions, cell=cell, pbc=self.pbc)
         charges = columns["q"].astype(float) if "q" in columns else np.zeros(0)
         if charges.any():
-            atoms.set_initial_charges(convert(charges, "charge", self.units, "ASE"))
+            atoms.set_initial_charges(self._convert(charges, "charge"))
         self._set_velocities(atoms, {int(word): place for place, word in enumerate(columns["id"])})
         return atoms
 
     def _cell(self) -> np.ndarray:
         """Lattice vectors (3, 3) in Å."""
-        general = [self.header.get(f"{axis}vec") for axis in "abc"]
-        if all(vector is not None and len(vector) == 3 for vector in general):
-            cell = np.array(general)
-        else:
-            bounds = [self.header.get(f"{axis}lo {axis}hi", []) for axis in "xyz"]
-            tilt = self.header.get("xy xz yz", [0.0] * 3)
-            if any(len(bound) != 2 for bound in bounds) or len(tilt) != 3:
-                raise StructureError(
-                    f"{self.path}: has no box; expected lines 'lo hi xlo xhi' of three axes, or avec, bvec "
-                    "and cvec"
-                )
-            cell = np.diag([high - low for low, high in bounds])
-            cell[1, 0], cell[2, 0], cell[2, 1] = tilt
-        return np.asarray(convert(cell, "distance", self.units, "ASE"))
+        vectors = [self.header.get(f"{axis}vec", []) for axis in "abc"]
+        if all(len(vector) == 3 for vector in vectors):
+            return np.asarray(self._convert(np.array(vectors), "distance"))
+        bounds = [self.header.get(f"{axis}lo {axis}hi", []) for axis in "xyz"]
+        tilt = self.header.get("xy xz yz", [0.0] * 3)
+        if any(len(bound) != 2 for bound in bounds) or len(tilt) != 3:
+            raise StructureError(
+                f"{self.path}: has no box; expected lines 'lo hi xlo xhi' of three axes, or avec, bvec "
+                "and cvec"
+            )
+        cell = np.diag([high - low for low, high in bounds])
+        cell[1, 0], cell[2, 0], cell[2, 1] = tilt
+        return np.asarray(self._convert(cell, "distance"))
 
-    def _columns(self, n_atoms: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Words of the section Atoms by column, and image flags (N, 3)."""
+    def _columns(self, n_atoms: int) -> dict[str, np.ndarray]:
+        """Words of the section Atoms by column; image flags are zero where the file has none."""
         lines = self.sections["Atoms"]
         if len(lines) < n_atoms:
             raise StructureError(
@@ -151,31 +149,27 @@ class _Data:
             )
         if len(lines) > n_atoms:
             raise self.wrong(lines[n_atoms][0], f"is one more than the {n_atoms} atoms of the header")
-        rows = [content.split() for _, content, _ in lines]
-        names = STYLES[self._style(rows)].split()
-        width = len(rows[0])
-        for (number, content, _), row in zip(lines, rows, strict=True):
+        names = STYLES[self._style([row for _, row, _ in lines])].split()
+        width = len(lines[0][1])
+        for number, row, _ in lines:
             if len(row) != width or width not in (len(names), len(names) + 3):
-                raise self.wrong(number, f"got {content!r}; expected columns {' '.join(names)}")
-            floats = [word for name, word in zip(names, row, strict=False) if name not in ("id", "type")]
-            self._floats(number, floats)
+                raise self.wrong(number, f"got {' '.join(row)!r}; expected columns {' '.join(names)}")
+            numbers = [word for name, word in zip(names, row, strict=False) if name not in ("id", "type")]
+            self._floats(number, numbers)
             if not row[0].isdecimal():
                 raise self.wrong(number, f"got {row[0]!r}; expected the id of an atom")
-        words = np.array(rows)  # (N, columns)
+            if any(not re.fullmatch(r"[+-]?\d+", word) for word in row[len(names) :]):
+                raise self.wrong(number, "the last three columns are no image flags")
+        words = np.array([row for _, row, _ in lines])  # (N, columns)
         if len(np.unique(words[:, 0])) < n_atoms:
             raise StructureError(f"{self.path}: two atoms have one id; give each its own")
-        flags = words[:, len(names) :] if width > len(names) else np.zeros((n_atoms, 3))
-        try:
-            return dict(zip(names, words.T, strict=False)), flags.astype(int)
-        except ValueError as error:
-            raise self.wrong(lines[0][0], "the last three columns are no image flags") from error
+        columns = dict.fromkeys(IMAGES, np.zeros(n_atoms))
+        return columns | dict(zip((*names, *IMAGES), words.T, strict=False))
 
     def _style(self, rows: list[list[str]]) -> str:
         """The style that the comment behind Atoms names, or the only one that columns fit."""
-        named = self.comments["Atoms"].split()
-        style = named[0].split("/")[0] if named else ""
-        if style in STYLES:
-            return style
+        if self.style in STYLES:
+            return self.style
         fitting = [style for style in GUESSED if self._fits(STYLES[style].split(), rows)]
         if len(fitting) != 1:
             raise StructureError(
@@ -189,7 +183,7 @@ class _Data:
             return False
         columns = dict(zip(names, zip(*rows, strict=False), strict=False))
         n_types = self.header.get("atom types", [np.inf])[0]
-        labels = {content.split()[-1] for _, content, _ in self.sections.get("Atom Type Labels", [])}
+        labels = {words[-1] for _, words, _ in self.sections.get("Atom Type Labels", [])}
         types = all(
             word in labels or (word.isdecimal() and 1 <= int(word) <= n_types) for word in columns["type"]
         )
@@ -197,46 +191,43 @@ class _Data:
         charges = "q" not in columns or not all(word.isdecimal() and int(word) for word in columns["q"])
         return types and charges and all(word.isdecimal() for word in columns.get("molecule", ()))
 
-    def _elements(self, types: list[str]) -> dict[str, tuple[int, float | None]]:
-        """Atomic number and mass (or None, the standard one) of each type, by number and by label."""
+    def _elements(self, types: list[str]) -> dict[str, Element]:
+        """The element of each type, by number and by label."""
         labels: dict[str, str] = {}
-        for number, content, _ in self.sections.get("Atom Type Labels", []):
-            words = content.split()
+        for number, words, _ in self.sections.get("Atom Type Labels", []):
             if len(words) != 2:
-                raise self.wrong(number, f"got {content!r}; expected a type and its label")
+                raise self.wrong(number, f"got {' '.join(words)!r}; expected a type and its label")
             labels[words[0]] = words[1]
         numbers = {label: kind for kind, label in labels.items()}
         masses: dict[str, tuple[int, float | None, str]] = {}
-        for number, content, comment in self.sections.get("Masses", []):
-            words = content.split()
+        for number, words, comment in self.sections.get("Masses", []):
+            (mass,) = self._floats(number, words[1:2] or [""])
             kind = numbers.get(words[0], words[0])
-            (given,) = self._floats(number, words[1:2] or [""])
-            masses[kind] = number, convert(given, "mass", self.units, "ASE"), (comment.split() or [""])[0]
+            masses[kind] = number, self._convert(mass, "mass"), comment.partition(" ")[0]
         elements = {}
         for word in dict.fromkeys(types):
             kind = numbers.get(word, word)
-            number, mass, comment = masses.get(kind, (0, None, ""))
+            number, weight, comment = masses.get(kind, (0, None, ""))
             where = f"{self.path}: line {number}" if number else f"{self.path}: type {word}"
-            elements[word] = element_of_type(labels.get(kind) or comment, mass, where, ADVICE)
+            elements[word] = element_of_type(labels.get(kind) or comment, weight, where, ADVICE)
         return elements
 
     def _set_velocities(self, atoms: ase.Atoms, places: dict[int, int]) -> None:
         lines = self.sections.get("Velocities", [])
-        if not lines:
-            return
-        if len(lines) < len(atoms):
+        if lines and len(lines) < len(atoms):
             raise StructureError(
                 f"{self.path}: has velocities of {len(lines)} of {len(atoms)} atoms; the file is truncated"
             )
         velocities = np.zeros((len(atoms), 3))
-        for number, content, _ in lines:
-            words = content.split()
+        for number, words, _ in lines:
             values = self._floats(number, words)
             if len(values) < 4 or int(values[0]) not in places:
-                raise self.wrong(number, f"got {content!r}; expected the id of an atom and its velocity")
+                raise self.wrong(
+                    number, f"got {' '.join(words)!r}; expected the id of an atom and its velocity"
+                )
             velocities[places[int(values[0])]] = values[1:4]
         if velocities.any():
-            atoms.set_velocities(convert(velocities, "velocity", self.units, "ASE"))
+            atoms.set_velocities(self._convert(velocities, "velocity"))
 
 
 class AtomType(NamedTuple):
