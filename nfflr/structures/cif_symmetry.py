@@ -1,4 +1,4 @@
-"""The symmetry that a CIF gives its crystal, by operations and names, and the atoms that follow."""
+"""A block of a CIF, the symmetry that it gives its crystal, and the atoms that follow from its sites."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import ase
 import numpy as np
 from ase.cell import Cell
 from ase.data import covalent_radii
+from gemmi import cif
 
-from .cif_sites import BadValue, Block, Site
-from .neighbours import close_pairs
+from .neighbours import close_pairs, same_atoms
 from .spacegroups import (
     CLOSEST,
     Operations,
@@ -21,8 +21,9 @@ from .spacegroups import (
     settings_named,
     settings_numbered,
 )
-from .species import element_of, set_masses
+from .species import Element, atoms_of, element_of
 
+DECISIVE = ("_cell_", "_symmetry_", "_space_group_", "_atom_site_")
 OPERATIONS = (
     "_space_group_symop_operation_xyz",
     "_symmetry_equiv_pos_as_xyz",
@@ -44,24 +45,76 @@ REPEATED = 0.02  # Å; a site this close to an atom of the same element is that 
 MISFIT = 0.02  # change of the lattice by the operations, above which the cell is of another setting
 
 
-@dataclass
-class Symmetry:
-    """The symmetry of a crystal as a CIF gives it.
+class BadValue(ValueError):
+    """A value that cannot be used; the message says what was expected."""
 
-    Attributes:
-        operations: that generate the crystal from its sites.
-        listed: whether the file lists them.
-        title: the name or number in the file, for messages.
-        rivals: other readings of the name, each with operations that fit the cell.
-        claims: operations that the name promises, a setting each, where they are not those of the list.
-        notes: what a user should know.
+
+class Block:
+    """The values of a data block as text, by tags in small letters, with ``_`` for the point of newer ones.
+
+    A tag has a value for each row of its loop, or one alone. Quotes are gone; ``?`` and ``.`` are empty.
+
+    Raises:
+        BadValue: a tag that says what the structure is stands there twice, with two values.
     """
 
+    def __init__(self, content: cif.Block):
+        self.name = content.name.strip()
+        self.columns: dict[str, list[str]] = {}
+        for item in content:
+            if item.loop is not None:
+                tags, cells = item.loop.tags, item.loop.values
+            elif item.pair is not None:
+                tags, cells = [item.pair[0]], [item.pair[1]]
+            else:
+                continue
+            for k, tag in enumerate(tags):
+                name = tag.lower().replace(".", "_")
+                column = cells[k :: len(tags)]
+                values = ["" if cif.is_null(text) else cif.as_string(text).strip() for text in column]
+                if self.columns.setdefault(name, values) != values and name.startswith(DECISIVE):
+                    raise BadValue(
+                        f"line {item.line_number}: {tag} is given a second time, with another value; leave "
+                        "one of them out"
+                    )
+
+    def first(self, *tags: str) -> str:
+        """The first value that is given for one of these tags, or an empty text."""
+        return next((value for tag in tags for value in self.columns.get(tag, ()) if value), "")
+
+    def column(self, *tags: str) -> list[str]:
+        """The values of the first of these tags that is there; empty if none is."""
+        return next((self.columns[tag] for tag in tags if tag in self.columns), [])
+
+    def has_coordinates(self, tags: tuple[str, ...]) -> bool:
+        """Whether these coordinates of at least one atom are there."""
+        return all(self.column(tag) for tag in tags) and any(self.first(tag) for tag in tags)
+
+
+@dataclass(frozen=True)
+class Site:
+    """An atom site; its symbol may be ``D`` or ``T``."""
+
+    label: str
+    symbol: str
+    position: np.ndarray  # (3,) fractional, or Å in a file with Cartesian coordinates
+    error: np.ndarray  # (3,) by which rounding may have changed the position
+    multiplicity: float | None  # number of images in a cell, if the file says it
+
+    @property
+    def element(self) -> Element:
+        return element_of(self.symbol) or (0, None)
+
+
+@dataclass
+class Symmetry:
+    """The symmetry of a crystal as a CIF gives it, with notes for the user."""
+
     operations: Operations
-    listed: bool = False
-    title: str = ""
-    rivals: list[Setting] = field(default_factory=list)
-    claims: list[Operations] = field(default_factory=list)
+    listed: bool = False  # by the file
+    title: str = ""  # the name or number in the file, for messages
+    rivals: list[Setting] = field(default_factory=list)  # other readings of the name that fit the cell
+    claims: list[Operations] = field(default_factory=list)  # of the name, where the list has others
     notes: list[str] = field(default_factory=list)
 
 
@@ -100,10 +153,13 @@ def _without_time(texts: list[str]) -> list[str]:
 
 def _listed(block: Block, texts: list[str], cell: np.ndarray) -> Symmetry:
     """Operations from a list, which count; what names say beside it has to agree."""
-    operations = _parsed(texts)
     centrings = _without_time(block.column("_space_group_symop_magn_centering_xyz"))
-    if centrings:
-        operations = _centred(operations, _parsed(centrings))
+    try:
+        operations = parse_operations(texts)
+        if centrings:
+            operations = operations.after(parse_operations(centrings))
+    except ValueError as error:
+        raise BadValue(str(error)) from error
     pair = operations.product_outside()
     if pair is not None:
         first, second = (texts[k] if len(texts) == len(operations) else f"number {k + 1}" for k in pair)
@@ -218,20 +274,6 @@ def _check_cell(symmetry: Symmetry, cell: np.ndarray) -> None:
         symmetry.notes.append(f"the cell departs from the symmetry of the operations by {distortion:.1%}")
 
 
-def _parsed(texts: list[str]) -> Operations:
-    try:
-        return parse_operations(texts)
-    except ValueError as error:
-        raise BadValue(str(error)) from error
-
-
-def _centred(operations: Operations, centrings: Operations) -> Operations:
-    """Every operation after every centring translation."""
-    rotations = np.tile(operations.rotations, (len(centrings), 1, 1))
-    translations = (operations.translations[None] + centrings.translations[:, None]).reshape(-1, 3) % 1
-    return Operations(rotations, translations).distinct()
-
-
 def _number(block: Block) -> int | None:
     text = block.first(*NUMBERS)
     if not text.isdecimal():
@@ -243,21 +285,13 @@ def _number(block: Block) -> int | None:
 
 @dataclass
 class Crystal:
-    """Atoms in one cell.
+    """Atoms in one cell."""
 
-    Attributes:
-        positions: (N, 3) fractional, from 0 to below 1.
-        places: (N,) the site of each atom, as its place in the list.
-        sites: the sites.
-        moved: fractional, the furthest that a site was moved to a special position.
-        repeated: labels of sites that are images of others.
-    """
-
-    positions: np.ndarray
-    places: np.ndarray
+    positions: np.ndarray  # (N, 3) fractional, from 0 to below 1
+    places: np.ndarray  # (N,) the site of each atom, as its place in the list
     sites: list[Site]
-    moved: float = 0.0
-    repeated: list[str] = field(default_factory=list)
+    moved: float = 0.0  # fractional, the furthest that a site was moved to a special position
+    repeated: list[str] = field(default_factory=list)  # labels of sites that are images of others
 
     def multiplicities_agree(self) -> bool:
         """Whether every site has as many images as the file says of it."""
@@ -267,10 +301,8 @@ class Crystal:
 
     def atoms(self, cell: np.ndarray | Cell) -> ase.Atoms:
         """The crystal as periodic atoms, with the masses of isotopes."""
-        numbers, masses = elements_of(self.sites)
-        atoms = ase.Atoms(numbers[self.places], scaled_positions=self.positions, cell=cell, pbc=True)
-        set_masses(atoms, [masses[k] for k in self.places])
-        return atoms
+        elements = [self.sites[k].element for k in self.places]
+        return atoms_of(elements, scaled_positions=self.positions, cell=cell, pbc=True)
 
     def same_as(self, other: Crystal, cell: np.ndarray) -> bool:
         """Whether both hold the same atoms at the same places."""
@@ -375,25 +407,7 @@ def _without_repeats(crystal: Crystal, cell: np.ndarray) -> Crystal:
 
 def closeness(crystal: Crystal, cell: np.ndarray) -> float:
     """Shortest distance, as a share of the sum of covalent radii; 1 for any that is not short."""
-    radii = covalent_radii[elements_of(crystal.sites)[0][crystal.places]]
+    radii = covalent_radii[crystal.atoms(cell).numbers]
     pairs = close_pairs(crystal.positions @ cell, cell, np.ones(3, bool), 2 * radii.max())
     shares = pairs.distances / (radii[pairs.first] + radii[pairs.second])
     return float(min(1.0, shares.min(initial=1.0)))
-
-
-def elements_of(sites: list[Site]) -> tuple[np.ndarray, list[float | None]]:
-    """Atomic numbers (S,) of sites, and masses (S,) in u where they are isotopes."""
-    elements = [element_of(site.symbol) or (0, None) for site in sites]
-    return np.array([number for number, _ in elements], int), [mass for _, mass in elements]
-
-
-def same_atoms(atoms: ase.Atoms, others: ase.Atoms, tolerance: float = 0.02) -> bool:
-    """Whether two periodic structures in one cell hold the same elements at the same places within Å."""
-    if sorted(atoms.numbers) != sorted(others.numbers):
-        return False
-    joint = np.concatenate([atoms.positions, others.positions])  # (2 N, 3)
-    pairs = close_pairs(joint, atoms.cell.array, atoms.pbc, tolerance)
-    numbers, count = np.concatenate([atoms.numbers, others.numbers]), len(atoms)
-    matching = (pairs.first < count) & (pairs.second >= count)
-    matching &= numbers[pairs.first] == numbers[pairs.second]
-    return len(set(pairs.first[matching])) == count == len(set(pairs.second[matching]))

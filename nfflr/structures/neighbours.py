@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import ase
 import numpy as np
 from matscipy.neighbours import neighbour_list as matscipy_neighbours
 
@@ -61,18 +62,12 @@ def neighbor_list(
 
 @dataclass(frozen=True)
 class ClosePairs:
-    """Pairs, each once, sorted by distance.
+    """Pairs of atoms, each once, sorted by distance."""
 
-    Attributes:
-        first, second: (n,) atoms.
-        shifts: (n, 3) whole lattice vectors to add to the second atom.
-        distances: (n,) Å.
-    """
-
-    first: np.ndarray
-    second: np.ndarray
-    shifts: np.ndarray
-    distances: np.ndarray
+    first: np.ndarray  # (n,)
+    second: np.ndarray  # (n,)
+    shifts: np.ndarray  # (n, 3) whole lattice vectors to add to the second atom
+    distances: np.ndarray  # (n,) Å
 
 
 def close_pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> ClosePairs:
@@ -88,6 +83,18 @@ def close_pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff
     order = np.argsort(distances, kind="stable")
     order = order[distances[order] <= cutoff]
     return ClosePairs(i[order], j[order], shifts[order], distances[order])
+
+
+def same_atoms(atoms: ase.Atoms, others: ase.Atoms, tolerance: float = 0.02) -> bool:
+    """Whether two periodic structures in one cell hold the same elements at the same places within Å."""
+    if sorted(atoms.numbers) != sorted(others.numbers):
+        return False
+    joint = np.concatenate([atoms.positions, others.positions])  # (2 N, 3)
+    pairs = close_pairs(joint, atoms.cell.array, atoms.pbc, tolerance)
+    numbers, count = np.concatenate([atoms.numbers, others.numbers]), len(atoms)
+    matching = (pairs.first < count) & (pairs.second >= count)
+    matching &= numbers[pairs.first] == numbers[pairs.second]
+    return len(set(pairs.first[matching])) == count == len(set(pairs.second[matching]))
 
 
 def counted_once(i: np.ndarray, j: np.ndarray, shifts: np.ndarray) -> np.ndarray:

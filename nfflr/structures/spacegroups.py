@@ -39,28 +39,28 @@ SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆−–¯", "0123456---")
 
 @dataclass(frozen=True)
 class Operations:
-    """Symmetry operations x' = R x + t of fractional coordinates, centring translations among them.
+    """Symmetry operations x' = R x + t of fractional coordinates, centring translations among them."""
 
-    Args:
-        rotations: R (n, 3, 3), whole numbers.
-        translations: t (n, 3), each from 0 to below 1.
-    """
-
-    rotations: np.ndarray
-    translations: np.ndarray
+    rotations: np.ndarray  # R (n, 3, 3), whole numbers
+    translations: np.ndarray  # t (n, 3), each from 0 to below 1
 
     def __len__(self) -> int:
         return len(self.rotations)
 
     @cached_property
     def codes(self) -> np.ndarray:
-        """A number (n,) for each operation, equal for equal ones."""
         return _codes(self.rotations, self.translations)
 
     def distinct(self) -> Operations:
         """Each operation once, in the order of first places."""
         places = np.sort(np.unique(self.codes, return_index=True)[1])
         return Operations(self.rotations[places], self.translations[places])
+
+    def after(self, centrings: Operations) -> Operations:
+        """Every operation after every centring translation."""
+        rotations = np.tile(self.rotations, (len(centrings), 1, 1))
+        translations = (self.translations[None] + centrings.translations[:, None]).reshape(-1, 3) % 1
+        return Operations(rotations, translations).distinct()
 
     def same_as(self, others: Operations) -> bool:
         """Whether both are the same set."""
@@ -176,7 +176,7 @@ def _fraction(text: str) -> Fraction:
 
 
 def _codes(rotations: np.ndarray, translations: np.ndarray) -> np.ndarray:
-    """Integers (...) for rotations (..., 3, 3) and translations (..., 3); -1 for entries beyond -2 to 2."""
+    """A number (...) for each operation, equal for equal ones; -1 for entries beyond -2 to 2."""
     digits = rotations.reshape(*rotations.shape[:-2], 9) + 2
     steps = np.rint(translations * UNIT).astype(np.int64) % UNIT
     codes = (digits * 5 ** np.arange(9)).sum(axis=-1) * UNIT**3 + steps @ np.array([1, UNIT, UNIT**2])
@@ -192,20 +192,13 @@ def _first_of_each(images: np.ndarray) -> np.ndarray:
 
 
 class Setting:
-    """A space group with its axes and origin.
-
-    Attributes:
-        number: in International Tables, 1 to 230.
-        name: Hermann–Mauguin symbol with the origin or axes, as ``F d -3 m:2``.
-        choice: ``1`` or ``2`` (origin), ``H`` or ``R`` (axes), or empty.
-        hall: Hall symbol.
-        is_standard: whether it is the one that a number alone means.
-    """
+    """A space group with its axes and origin; ``is_standard`` if a number alone means it."""
 
     def __init__(self, group: gemmi.SpaceGroup):
         self._group = group
-        self.number, self.name, self.hall = group.number, group.xhm(), group.hall
-        self.choice = group.ext.strip("\0")
+        self.number, self.hall = group.number, group.hall
+        self.name = group.xhm()  # Hermann–Mauguin symbol with the origin or axes, as F d -3 m:2
+        self.choice = group.ext.strip("\0")  # 1 or 2 (origin), H or R (axes), or empty
         self.is_standard = group.is_reference_setting() or self.choice in ("1", "H")
 
     def __repr__(self) -> str:

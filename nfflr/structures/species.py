@@ -124,9 +124,9 @@ def _is_isotope(number: int, mass: float) -> bool:
     return bool(abs(mass - standard) < max(2.01, 0.08 * standard))
 
 
-def atoms_of(elements: Sequence[Element], positions: np.ndarray | list, **keywords: Any) -> ase.Atoms:
+def atoms_of(elements: Sequence[Element], **keywords: Any) -> ase.Atoms:
     """Atoms of these elements (N,), isotopes with their masses; ``keywords`` as of ``ase.Atoms``."""
-    atoms = ase.Atoms([number for number, _ in elements], positions, **keywords)
+    atoms = ase.Atoms([number for number, _ in elements], **keywords)
     set_masses(atoms, [mass for _, mass in elements])
     return atoms
 

@@ -39,19 +39,12 @@ ARRAYS = {
 
 @dataclass(frozen=True)
 class Format:
-    """A format that results are written in.
-
-    Attributes:
-        title: what people call it.
-        suffix: of its files.
-        kind: ASE's name of the format.
-        holds: what it holds beyond elements, positions and a periodic cell.
-    """
+    """A format that results are written in."""
 
     title: str
     suffix: str
-    kind: str
-    holds: frozenset[str]
+    kind: str  # ASE's name of the format
+    holds: frozenset[str]  # beyond elements, positions and a periodic cell
 
 
 EVERYTHING = frozenset({OPEN, CONSTRAINTS, MASSES, VELOCITIES, CHARGES, MOMENTS})

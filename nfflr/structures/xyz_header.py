@@ -47,25 +47,15 @@ class LineError(ValueError):
 
 @dataclass
 class Header:
-    """What a comment line says.
+    """What a comment line says; ``info`` holds every other key, as ASE reads it."""
 
-    Attributes:
-        cell: lattice vectors as rows (3, 3) in Å, if given.
-        pbc: which axes are periodic (3,), if given.
-        properties: value of ``Properties``, if given.
-        stress, virial: (3, 3) as ASE orders them, or the six numbers (6,) as they stand.
-        info: every other key, as ASE reads it.
-        spellings: the names by which the line gives ``stress`` and ``virial``.
-        notes: what the user should know.
-    """
-
-    cell: np.ndarray | None = None
-    pbc: np.ndarray | None = None
+    cell: np.ndarray | None = None  # (3, 3) in Å, lattice vectors as rows
+    pbc: np.ndarray | None = None  # (3,)
     properties: str | None = None
-    stress: np.ndarray | None = None
+    stress: np.ndarray | None = None  # (3, 3) as ASE orders them, or the six numbers (6,) as they stand
     virial: np.ndarray | None = None
     info: dict[str, Any] = field(default_factory=dict)
-    spellings: dict[str, list[str]] = field(default_factory=dict)
+    spellings: dict[str, list[str]] = field(default_factory=dict)  # the keys that give stress and virial
     notes: list[str] = field(default_factory=list)
 
 

@@ -35,19 +35,13 @@ NAMES = re.compile(r"|\.(out|log|txt|abo|pwo|stdout|o\d+|out\d+)", re.IGNORECASE
 
 @dataclass(frozen=True)
 class Program:
-    """How the output of a program is told, which parser of ASE's reads it, and how it ends.
-
-    Attributes:
-        mark: what its beginning holds.
-        end: what a run that came to its end writes.
-        failure: what stands where self-consistency was not reached.
-    """
+    """How the output of a program is recognised, which parser of ASE's reads it, and how it ends."""
 
     name: str
     kind: str
-    mark: re.Pattern[bytes]
-    end: re.Pattern[bytes]
-    failure: re.Pattern[bytes]
+    mark: re.Pattern[bytes]  # in its beginning
+    end: re.Pattern[bytes]  # of a run that came to its end
+    failure: re.Pattern[bytes]  # where self-consistency was not reached
 
     @classmethod
     def of(cls, name: str, kind: str, mark: bytes, end: bytes, failure: bytes) -> Program:

@@ -116,7 +116,7 @@ class _Data:
         images = np.column_stack([columns[name].astype(int) for name in IMAGES])
         positions = self._convert(positions, "distance") + images @ cell
         elements = [meanings[kind] for kind in columns["type"]]
-        atoms = atoms_of(elements, positions, cell=cell, pbc=self.pbc)
+        atoms = atoms_of(elements, positions=positions, cell=cell, pbc=self.pbc)
         charges = columns["q"].astype(float) if "q" in columns else np.zeros(0)
         if charges.any():
             atoms.set_initial_charges(self._convert(charges, "charge"))
