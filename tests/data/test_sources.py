@@ -523,10 +523,10 @@ SPOILT = {
     ),
     "lost atom": (
         lambda r: r["atoms"]["elements"].pop(),
-        "(Cu-5): lattice_mat has shape (3, 3) and coords (8, 3)",
+        "(Cu-5): coords has shape (8, 3), expected (7, 3)",
     ),
-    "text": (lambda r: r["atoms"].update(coords="lost"), "(Cu-5): coords is not an array of numbers"),
-    "ragged": (lambda r: r["atoms"]["coords"][1].pop(), "(Cu-5): coords is not an array of numbers"),
+    "text": (lambda r: r["atoms"].update(coords="lost"), "(Cu-5): coords is not made of numbers"),
+    "ragged": (lambda r: r["atoms"]["coords"][1].pop(), "(Cu-5): coords is not made of numbers"),
     "flat cell": (lambda r: r["atoms"].update(lattice_mat=[[0] * 3] * 3), "(Cu-5): axis a is periodic"),
     "energy": (
         lambda r: r.update(total_energy="failed"),

@@ -27,16 +27,24 @@ from pathlib import Path
 from typing import Any
 
 import ase
-import numpy as np
-from ase.data import atomic_numbers
 
 from ...errors import StructureError
 from ...storage.cache import user_cache
 from ...storage.files import claim_folder
 from ...structures import formats
 from ...structures.checks import check_structure
-from ...structures.formats import LINES, cannot_unpack, content_of, decoded, parsed, start_of, suffix_of
+from ...structures.formats import (
+    LINES,
+    cannot_unpack,
+    content_of,
+    decoded,
+    numbers_of,
+    parsed,
+    start_of,
+    suffix_of,
+)
 from ...structures.readers import ASE_JSON, read_structures
+from ...structures.species import is_symbol
 from . import Entry, Wanted, display_name, file_of, kept
 
 KEYS = {"total_energy": ("total_energy",), "forces": ("forces",), "stress": ("stresses", "stress")}
@@ -161,29 +169,18 @@ def structure(item: dict, where: str) -> ase.Atoms:
     for key in keys:
         if key not in content:
             raise StructureError(f"{where}: atoms without {key!r}; expected lattice_mat, coords and elements")
-    cell, coordinates = (_array(content[key], key, where) for key in keys[:2])
     symbols = content["elements"]
     if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
         raise StructureError(f"{where}: elements is {str(symbols)[:40]!r}; expected a list of symbols")
     for symbol in symbols:
-        if symbol.strip() not in atomic_numbers:
+        if not is_symbol(symbol.strip()):
             raise StructureError(f"{where}: unknown element {symbol!r}; expected a chemical symbol")
-    if cell.shape != (3, 3) or coordinates.shape != (len(symbols), 3):
-        raise StructureError(
-            f"{where}: lattice_mat has shape {cell.shape} and coords {coordinates.shape}; "
-            f"expected (3, 3) and ({len(symbols)}, 3)"
-        )
+    cell = numbers_of(content["lattice_mat"], (3, 3), "lattice_mat", where)
+    coordinates = numbers_of(content["coords"], (len(symbols), 3), "coords", where)
     positions = coordinates if content.get("cartesian", False) else coordinates @ cell
     atoms = ase.Atoms([symbol.strip() for symbol in symbols], positions, cell=cell, pbc=True)
     check_structure(atoms, where)
     return atoms
-
-
-def _array(value: object, key: str, where: str) -> np.ndarray:
-    try:
-        return np.array(value, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise StructureError(f"{where}: {key} is not an array of numbers; correct the record") from error
 
 
 def _downloaded(name: str) -> Path:
@@ -192,19 +189,20 @@ def _downloaded(name: str) -> Path:
     assert address is not None  # opens() was asked
     url, inside = address
     folder = user_cache() / "jarvis" / name
-    places = [folder / inside, folder / f"{inside}.zip"]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        _fetch(name, url, inside, places[1])
-    return path or places[1]
+    plain, archive = folder / inside, folder / f"{inside}.zip"
+    if plain.is_file():
+        return plain
+    if not archive.is_file():
+        _fetch(name, url, inside, archive)
+    return archive
 
 
 def _address(name: str) -> tuple[str, str] | None:
     """The address of a data set, and the name of the JSON file inside the archive."""
-    if name in COMMON and _figshare() is None:
-        number, inside = COMMON[name]
-        return f"https://ndownloader.figshare.com/files/{number}", inside
-    if not name.replace("_", "").replace(".", "").isalnum() or _figshare() is None:
+    if _figshare() is None:
+        number, inside = COMMON.get(name, (None, ""))
+        return None if number is None else (f"https://ndownloader.figshare.com/files/{number}", inside)
+    if not name.replace("_", "").replace(".", "").isalnum():
         return None
     row = _figshare().get_db_info().get(name)
     return None if row is None else (row[0], row[1])

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from ase.io.formats import get_compression, open_with_compression
 from pydantic_core import from_json
 
@@ -139,3 +140,16 @@ def parsed(path: Path, text: str, first: int = 1) -> Any:
         raise StructureError(
             f"{path}: line {line} is not JSON ({reason}); the file may be truncated, or correct it"
         ) from error
+
+
+def numbers_of(value: Any, shape: tuple[int, ...], name: str, where: str) -> np.ndarray:
+    """An array of finite numbers of a shape; a StructureError where it is something else."""
+    try:
+        array = np.array(value, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise StructureError(f"{where}: {name} is not made of numbers; correct the file") from error
+    if array.shape != shape:
+        raise StructureError(f"{where}: {name} has shape {array.shape}, expected {shape}; correct the file")
+    if not np.isfinite(array).all():
+        raise StructureError(f"{where}: {name} is not finite; correct the file")
+    return array

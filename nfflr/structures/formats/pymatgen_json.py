@@ -31,8 +31,8 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from ...errors import StructureError
 from ...units import factor
 from ..constraints import constraints_of
-from ..species import Element, element_of, set_masses
-from . import documents, is_json, start_of
+from ..species import Element, atoms_of, element_of
+from . import documents, is_json, numbers_of, start_of
 
 CLASSES = rb"I?Structure|I?Molecule|Computed(?:Structure)?Entry"
 MARK = re.compile(
@@ -45,6 +45,7 @@ MATPES = re.compile(rb'"matpes_id"')
 ENERGIES = ("corrected_total_energy", "energy", "energy_per_atom", "uncorrected_total_energy")
 FORCES = ("forces", "force")
 IDENTIFIERS = ("matpes_id", "entry_id", "material_id", "mp_id", "task_id")
+PARAMETERS = ("a", "b", "c", "alpha", "beta", "gamma")
 DISAGREEMENT = 1e-3  # Å between the fractional and the Cartesian coordinates of a site
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 STORED_STRESS = "stress_as_stored"
@@ -66,13 +67,13 @@ def read(path: Path) -> Iterator[ase.Atoms]:
     Raises:
         StructureError: a structure is disordered, or something of it is missing; names file and record.
     """
-    known = has_stress_convention(path)
+    stress_is_known = has_stress_convention(path)
     count = 0
     for where, document in documents(path):
         for name, record in _records(document, ""):
             place = f"{where}: frame {count}" + (f" ({name})" if name else "")
             try:
-                yield _labelled(record, name, place, known)
+                yield _labelled(record, name, place, stress_is_known)
             except MALFORMED as error:
                 raise StructureError(f"{place}: is malformed ({error}); correct the file") from error
             count += 1
@@ -101,7 +102,7 @@ def _records(node: Any, name: str) -> Iterator[tuple[str, dict]]:
             yield from _records(value, "")
 
 
-def _labelled(record: dict, name: str, where: str, known: bool) -> ase.Atoms:
+def _labelled(record: dict, name: str, where: str, stress_is_known: bool) -> ase.Atoms:
     atoms = structure(record["structure"], where)
     skip = {"structure", "stress", *FORCES}
     atoms.info |= {key: value for key, value in record.items() if key not in skip and _is_value(value)}
@@ -110,34 +111,33 @@ def _labelled(record: dict, name: str, where: str, known: bool) -> ase.Atoms:
     results: dict[str, Any] = {}
     key = next((key for key in ENERGIES if record.get(key) is not None), None)
     if key is not None:
-        energy = record[key]
-        if key == "energy_per_atom" and isinstance(energy, int | float):
-            energy *= len(atoms)
-        results["energy"] = _array(energy, (), "energy", where)
+        per_atom = key == "energy_per_atom" and isinstance(record[key], int | float)
+        energy = record[key] * len(atoms) if per_atom else record[key]
+        results["energy"] = float(numbers_of(energy, (), "energy", where))
         atoms.info.pop("energy", None)
     own = atoms.info.pop("forces", None)  # of the sites
     forces = next((record[key] for key in FORCES if record.get(key) is not None), own)
     if forces is not None:
-        results["forces"] = _array(forces, (len(atoms), 3), "forces", where)
+        results["forces"] = numbers_of(forces, (len(atoms), 3), "forces", where)
     stress = record.get("stress")
-    if stress is not None and known:
-        results["stress"] = -KBAR * _six(stress, where)
+    if stress is not None and stress_is_known:
+        shape = (6,) if np.size(stress) == 6 else (3, 3)
+        array = numbers_of(np.reshape(stress, -1) if shape == (6,) else stress, shape, "stress", where)
+        results["stress"] = -KBAR * (array if shape == (6,) else full_3x3_to_voigt_6_stress(array))
     elif stress is not None:
         atoms.info[STORED_STRESS] = np.asarray(stress, dtype=float)
     if record.get("magmom") is not None:
-        results["magmoms"] = _array(record["magmom"], (len(atoms),), "magmom", where)
+        results["magmoms"] = numbers_of(record["magmom"], (len(atoms),), "magmom", where)
         atoms.info.pop("magmom", None)
     if results:
-        results = {key: value if np.ndim(value) else float(value) for key, value in results.items()}
         atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms
 
 
 def _is_value(value: Any) -> bool:
     """Whether something of a record can be a property: a number, text, or a list of numbers."""
-    if isinstance(value, str | bool | int | float):
-        return True
-    return isinstance(value, list) and bool(value) and all(isinstance(v, int | float) for v in value)
+    numbers = isinstance(value, list) and value and all(isinstance(v, int | float) for v in value)
+    return isinstance(value, str | bool | int | float) or bool(numbers)
 
 
 def structure(content: dict, where: str) -> ase.Atoms:
@@ -148,15 +148,11 @@ def structure(content: dict, where: str) -> ase.Atoms:
     """
     sites = content["sites"]
     cell, pbc = _lattice(content.get("lattice"), where)
-    elements = [_element(site, k, where) for k, site in enumerate(sites)]
+    elements = [_element(site, f"{where}: site {k}") for k, site in enumerate(sites)]
     positions = [_position(site, cell, pbc, k, where) for k, site in enumerate(sites)]
-    numbers = [number for number, _ in elements]
-    atoms = ase.Atoms(numbers, np.reshape(positions, (-1, 3)), cell=cell, pbc=pbc)
-    set_masses(atoms, [mass for _, mass in elements])
+    atoms = atoms_of(elements, positions=np.reshape(positions, (-1, 3)), cell=cell, pbc=pbc)
     _set_properties(atoms, sites, where)
-    for key in ("charge", "spin_multiplicity"):
-        if content.get(key):
-            atoms.info[key] = content[key]
+    atoms.info |= {key: content[key] for key in ("charge", "spin_multiplicity") if content.get(key)}
     return atoms
 
 
@@ -165,43 +161,44 @@ def _lattice(lattice: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros((3, 3)), np.zeros(3, bool)
     if not isinstance(lattice, dict):
         raise StructureError(f"{where}: lattice is no JSON object; expected 'matrix' or lengths and angles")
+    pbc = np.array(lattice.get("pbc", [True] * 3), dtype=bool)
     if "matrix" in lattice:
-        cell = _array(lattice["matrix"], (3, 3), "lattice matrix", where)
-    else:
-        names = ("a", "b", "c", "alpha", "beta", "gamma")
-        missing = [name for name in names if name not in lattice]
-        if missing:
-            raise StructureError(f"{where}: the lattice has no {missing[0]!r}; give its matrix")
-        values = _array([lattice[name] for name in names], (6,), "lattice parameters", where)
-        cell = Cell.fromcellpar(values).array
-    return cell, np.array(lattice.get("pbc", [True] * 3), dtype=bool)
+        return numbers_of(lattice["matrix"], (3, 3), "lattice matrix", where), pbc
+    missing = [name for name in PARAMETERS if name not in lattice]
+    if missing:
+        raise StructureError(f"{where}: the lattice has no {missing[0]!r}; give its matrix")
+    values = numbers_of([lattice[name] for name in PARAMETERS], (6,), "lattice parameters", where)
+    return Cell.fromcellpar(values).array, pbc
 
 
-def _element(site: Any, k: int, where: str) -> Element:
+def _element(site: Any, where: str) -> Element:
     """The element of a site, without its oxidation state."""
     species = site.get("species") if isinstance(site, dict) else None
     if not isinstance(species, list) or not species or not all(isinstance(kind, dict) for kind in species):
-        raise StructureError(f"{where}: site {k} has no list of species; expected one element")
+        raise StructureError(f"{where} has no list of species; expected one element")
     if len(species) > 1 or abs(float(species[0].get("occu", 1)) - 1) > 1e-6:
         shares = ", ".join(f"{kind.get('element')} {kind.get('occu', 1)}" for kind in species)
-        raise StructureError(f"{where}: site {k} is partially occupied ({shares}); give an ordered structure")
+        raise StructureError(f"{where} is partially occupied ({shares}); give an ordered structure")
     symbol = str(species[0].get("element"))
     element = element_of(symbol, any_case=False)
     if element is None:
-        raise StructureError(f"{where}: site {k} has the unknown element {symbol!r}; expected a symbol")
+        raise StructureError(f"{where} has the unknown element {symbol!r}; expected a symbol")
     return element
 
 
 def _position(site: dict, cell: np.ndarray, pbc: np.ndarray, k: int, where: str) -> np.ndarray:
     """Cartesian coordinates (3,) in Å."""
-    if "xyz" not in site and "abc" not in site:
+    cartesian, fractional = (
+        numbers_of(site[key], (3,), f"{key} of site {k}", where) if key in site else None
+        for key in ("xyz", "abc")
+    )
+    if cartesian is None and fractional is None:
         raise StructureError(f"{where}: site {k} has no coordinates; expected 'abc' or 'xyz'")
-    cartesian = _array(site["xyz"], (3,), f"xyz of site {k}", where) if "xyz" in site else None
-    if "abc" not in site or not cell.any():
+    if fractional is None or not cell.any():
         if cartesian is None:
             raise StructureError(f"{where}: site {k} has fractional coordinates but there is no lattice")
         return cartesian
-    position = _array(site["abc"], (3,), f"abc of site {k}", where) @ cell
+    position = fractional @ cell
     if cartesian is None:
         return position
     steps = (position - cartesian) @ np.linalg.pinv(cell)  # the two may lie in different images
@@ -220,48 +217,28 @@ def _set_properties(atoms: ase.Atoms, sites: list, where: str) -> None:
     names = [name for name in tables[0] if all(t.get(name) is not None for t in tables)] if tables else []
     columns = {name: [_plain(table[name]) for table in tables] for name in names}
     n = len(atoms)
-    if "magmom" in columns:
-        shape = (n, 3) if np.ndim(columns["magmom"][0]) else (n,)
-        atoms.set_initial_magnetic_moments(_array(columns.pop("magmom"), shape, "magmom", where))
-    if "charge" in columns:
-        atoms.set_initial_charges(_array(columns.pop("charge"), (n,), "charge", where))
-    if "velocities" in columns:
-        velocities = _array(columns.pop("velocities"), (n, 3), "velocities", where)
-        atoms.set_velocities(velocities / ase.units.fs)
-    if "selective_dynamics" in columns:
-        free = _array(columns.pop("selective_dynamics"), (n, 3), "selective_dynamics", where).astype(bool)
-        fixed = ~free if atoms.cell.rank == 3 else ~free.any(axis=1, keepdims=True).repeat(3, axis=1)
-        atoms.set_constraint(constraints_of(fixed, FixScaled))
-    if "forces" in columns:
-        atoms.info["forces"] = _array(columns.pop("forces"), (n, 3), "forces", where)
+    for name, columns_each, setter in (
+        ("magmom", np.ndim(columns.get("magmom", [0])[0]) and 3, atoms.set_initial_magnetic_moments),
+        ("charge", 0, atoms.set_initial_charges),
+        ("velocities", 3, lambda values: atoms.set_velocities(values / ase.units.fs)),
+        ("selective_dynamics", 3, lambda values: _hold(atoms, ~values.astype(bool))),
+        ("forces", 3, lambda values: atoms.info.update(forces=values)),
+    ):
+        if name in columns:
+            shape = (n, columns_each) if columns_each else (n,)
+            setter(numbers_of(columns.pop(name), shape, name, where))
     for name, values in columns.items():
         if name not in atoms.arrays and all(isinstance(v, int | float) for v in values):
             atoms.set_array(name, np.array(values))
 
 
+def _hold(atoms: ase.Atoms, fixed: np.ndarray) -> None:
+    """Fix atoms along lattice vectors (N, 3), or wholly where there is no lattice."""
+    if atoms.cell.rank < 3:
+        fixed = np.repeat(fixed.all(axis=1, keepdims=True), 3, axis=1)
+    atoms.set_constraint(constraints_of(fixed, FixScaled))
+
+
 def _plain(value: Any) -> Any:
     """The number of a moment that pymatgen stores with its axis."""
-    if isinstance(value, dict) and "moment" in value:
-        return value["moment"]
-    return value
-
-
-def _six(stress: Any, where: str) -> np.ndarray:
-    """A stress of 3×3 or six numbers (xx, yy, zz, yz, xz, xy) as the latter."""
-    array = np.asarray(stress, dtype=float) if np.size(stress) in (6, 9) else np.zeros(0)
-    if array.size == 6:
-        return array.reshape(6)
-    six: np.ndarray = full_3x3_to_voigt_6_stress(_array(stress, (3, 3), "stress", where))
-    return six
-
-
-def _array(value: Any, shape: tuple[int, ...], name: str, where: str) -> np.ndarray:
-    try:
-        array = np.array(value, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise StructureError(f"{where}: {name} is not made of numbers; correct the file") from error
-    if array.shape != shape:
-        raise StructureError(f"{where}: {name} has shape {array.shape}, expected {shape}; correct the file")
-    if not np.isfinite(array).all():
-        raise StructureError(f"{where}: {name} is not finite; correct the file")
-    return array
+    return value["moment"] if isinstance(value, dict) and "moment" in value else value
