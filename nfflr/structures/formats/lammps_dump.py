@@ -14,12 +14,11 @@ import ase
 import numpy as np
 from ase.calculators.lammps import convert
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.data import chemical_symbols
 from ase.io.formats import open_with_compression
 
 from ...errors import StructureError
 from ...notes import note
-from ..species import element_of_type, set_masses
+from ..species import Element, atoms_of, element_of_type
 from . import UNPACKING, cannot_unpack, start_of, suffix_of
 
 START = re.compile(rb"\s*ITEM: (TIMESTEP|UNITS|TIME|NUMBER OF ATOMS)\b")
@@ -27,7 +26,7 @@ UNITS = ("metal", "real", "electron", "si", "cgs")
 ADVICE = (
     "types alone name no elements: dump a column element (dump_modify ... element Si O), typelabel or mass"
 )
-POSITIONS = {"x": False, "xu": False, "xs": True, "xsu": True}  # whether they are fractions of the box
+POSITIONS = {"": False, "u": False, "s": True, "su": True}  # whether they are fractions of the box
 
 
 def opens(path: Path) -> bool:
@@ -55,11 +54,7 @@ class _Dump:
         return StructureError(f"{self.path}: frame {self.count}: line {self.at}: {message}")
 
     def next(self) -> str:
-        """The next line.
-
-        Raises:
-            StructureError: the file ends inside a frame.
-        """
+        """The next line; a StructureError where the file ends inside a frame."""
         for line in self.lines:
             self.at += 1
             return line
@@ -74,16 +69,17 @@ class _Dump:
                 self.units = self.next()
                 if self.units not in UNITS:
                     raise self.wrong(f"units {self.units} are not read; expected metal or real")
-            elif item == "TIMESTEP":
-                items["timestep"] = self._integer()
-            elif item == "NUMBER OF ATOMS":
-                items["number"] = self._integer()
+            elif item in ("TIMESTEP", "NUMBER OF ATOMS"):
+                line = self.next()
+                if not line.isdecimal():
+                    raise self.wrong(f"got {line!r}; expected a number")
+                items[item] = int(line)
             elif item.startswith("BOX BOUNDS"):
                 items["box"] = self._box(item.split()[2:])
             elif item.startswith("ATOMS"):
-                if "number" not in items or "box" not in items:
+                if "NUMBER OF ATOMS" not in items or "box" not in items:
                     raise self.wrong("expected NUMBER OF ATOMS and BOX BOUNDS before ATOMS")
-                yield self._atoms(item.split()[1:], items)
+                yield self._atoms(self._columns(item.split()[1:], items["NUMBER OF ATOMS"]), items)
                 self.count += 1
                 items = {}
             else:
@@ -98,24 +94,7 @@ class _Dump:
             if line:
                 self.count -= not inside  # the line belongs to the frame before
                 raise self.wrong(f"got {line[:40]!r}; expected a line ITEM, or NUMBER OF ATOMS is wrong")
-        if inside:
-            self.next()
-        return ""
-
-    def _integer(self) -> int:
-        line = self.next()
-        if not line.isdecimal():
-            raise self.wrong(f"got {line!r}; expected a number")
-        return int(line)
-
-    def _floats(self, line: str, count: int) -> list[float]:
-        try:
-            values = [float(word) for word in line.split()]
-        except ValueError:
-            values = []
-        if len(values) < count:
-            raise self.wrong(f"got {line!r}; expected {count} numbers")
-        return values
+        return self.next() if inside else ""
 
     def _box(self, words: list[str]) -> tuple[np.ndarray, np.ndarray, list[bool]]:
         """Cell (3, 3) in Å, its origin (3,), and which axes are periodic."""
@@ -125,7 +104,7 @@ class _Dump:
                 "expected boundaries behind BOX BOUNDS, as pp pp pp, which say the periodic axes"
             )
         general, skewed = words[:2] == ["abc", "origin"], words[:3] == ["xy", "xz", "yz"]
-        rows = np.array([self._floats(self.next(), 4 if general else 2 + skewed) for _ in range(3)])
+        rows = np.array([self._bounds(4 if general else 2 + skewed) for _ in range(3)])
         if general:
             cell, origin = rows[:, :3], rows[:, 3]
         else:
@@ -139,83 +118,86 @@ class _Dump:
         cell, origin = (convert(x, "distance", self.units, "ASE") for x in (cell, origin))
         return cell, origin, ["p" in word for word in boundaries]
 
-    def _atoms(self, names: list[str], items: dict) -> ase.Atoms:
-        columns = self._columns(names, items["number"])
-        cell, origin, pbc = items["box"]
-        elements, masses = self._elements(columns)
-        atoms = ase.Atoms(elements, self._positions(columns, cell, origin), cell=cell, pbc=pbc)
-        set_masses(atoms, masses)
-        if "timestep" in items:
-            atoms.info["timestep"] = items["timestep"]
-        if velocities := self._vectors(columns, "vx", "vy", "vz", quantity="velocity"):
-            atoms.set_velocities(velocities[0])
-        if "q" in columns:
-            atoms.set_initial_charges(convert(self._numbers(columns["q"]), "charge", self.units, "ASE"))
-        if forces := self._vectors(columns, "fx", "fy", "fz", quantity="force"):
-            atoms.calc = SinglePointCalculator(atoms, forces=forces[0])
-        return atoms
+    def _bounds(self, count: int) -> list[float]:
+        line = self.next()
+        try:
+            values = [float(word) for word in line.split()]
+        except ValueError:
+            values = []
+        if len(values) < count:
+            raise self.wrong(f"got {line!r}; expected {count} numbers")
+        return values
 
     def _columns(self, names: list[str], number: int) -> dict[str, np.ndarray]:
         """Words (N,) of each column, sorted by id."""
         rows: list[list[str]] = []
         for _ in range(number):
             row = self.next().split()
+            if row[:1] == ["ITEM:"] or not row:
+                raise self.wrong(f"has {len(rows)} of {number} atoms; the file is truncated")
             if len(row) != len(names):
-                if row[:1] == ["ITEM:"] or not row:
-                    raise self.wrong(f"has {len(rows)} of {number} atoms; the file is truncated")
                 raise self.wrong(f"got {len(row)} columns; expected {len(names)}: {' '.join(names)}")
             rows.append(row)
-        words = np.array(rows, dtype=str).reshape(-1, len(names))
-        if "id" in names:
-            ids = self._numbers(words[:, names.index("id")])
-            if len(np.unique(ids)) < number:
-                raise self.wrong("two atoms of this frame have one id")
-            words = words[np.argsort(ids)]
-        return dict(zip(names, words.T, strict=True))
+        columns = dict(zip(names, np.array(rows, dtype=str).reshape(-1, len(names)).T, strict=True))
+        if "id" not in names:
+            return columns
+        ids = self._values(columns, ["id"])[:, 0]
+        if len(np.unique(ids)) < number:
+            raise self.wrong("two atoms of this frame have one id")
+        return {name: words[np.argsort(ids)] for name, words in columns.items()}
 
-    def _numbers(self, words: np.ndarray) -> np.ndarray:
+    def _values(self, columns: dict, names: list[str], quantity: str = "") -> np.ndarray:
+        """Numbers (N, columns) in ASE's units; no columns if one is absent."""
+        if not all(name in columns for name in names):
+            return np.zeros((0, 0))
         try:
-            return words.astype(float)
+            values = np.column_stack([columns[name].astype(float) for name in names])
         except ValueError as error:
             raise self.wrong(f"this frame has a column with a word that is no number ({error})") from error
+        return np.asarray(convert(values, quantity, self.units, "ASE")) if quantity else values
 
-    def _vectors(self, columns: dict, *names: str, quantity: str) -> tuple[np.ndarray, ...]:
-        """The vectors (N, 3) of three columns in ASE's units, in a tuple that is empty if they are absent."""
-        if not all(name in columns for name in names):
-            return ()
-        values = np.column_stack([self._numbers(columns[name]) for name in names])
-        return (convert(values, quantity, self.units, "ASE"),)
+    def _atoms(self, columns: dict[str, np.ndarray], items: dict) -> ase.Atoms:
+        cell, origin, pbc = items["box"]
+        positions = self._positions(columns, cell, origin)
+        atoms = atoms_of(self._elements(columns), positions=positions, cell=cell, pbc=pbc)
+        if "TIMESTEP" in items:
+            atoms.info["timestep"] = items["TIMESTEP"]
+        if (velocities := self._values(columns, ["vx", "vy", "vz"], "velocity")).size:
+            atoms.set_velocities(velocities)
+        if (charges := self._values(columns, ["q"], "charge")).size:
+            atoms.set_initial_charges(charges[:, 0])
+        if (forces := self._values(columns, ["fx", "fy", "fz"], "force")).size:
+            atoms.calc = SinglePointCalculator(atoms, forces=forces)
+        return atoms
 
     def _positions(self, columns: dict, cell: np.ndarray, origin: np.ndarray) -> np.ndarray:
         for suffix, scaled in POSITIONS.items():
-            names = [axis + suffix[1:] for axis in "xyz"]
+            names = [axis + suffix for axis in "xyz"]
             if all(name in columns for name in names):
-                values = np.column_stack([self._numbers(columns[name]) for name in names])
-                return origin + values @ cell if scaled else convert(values, "distance", self.units, "ASE")
+                values = self._values(columns, names, "" if scaled else "distance")
+                return origin + values @ cell if scaled else values
         raise self.wrong("expected columns x y z, xu yu zu, xs ys zs or xsu ysu zsu")
 
-    def _elements(self, columns: dict) -> tuple[np.ndarray, list[float | None]]:
-        """Atomic numbers (N,) and masses (N,), None where they are standard."""
-        labels = columns.get("element", columns.get("typelabel"))
+    def _elements(self, columns: dict) -> list[Element]:
         n = len(next(iter(columns.values())))
-        masses = None
-        if "mass" in columns:
-            masses = convert(self._numbers(columns["mass"]), "mass", self.units, "ASE").tolist()
+        labels = columns.get("element", columns.get("typelabel"))
         names = [None] * n if labels is None else labels.tolist()
-        kinds = list(zip(names, masses or [None] * n, strict=True))
+        masses = [None] * n
+        if "mass" in columns:
+            masses = self._values(columns, ["mass"], "mass")[:, 0].tolist()
+        else:
+            self._check_default(columns)
+        kinds = list(zip(names, masses, strict=True))
         where = f"{self.path}: frame {self.count}"
         elements = {kind: element_of_type(*kind, where, ADVICE) for kind in dict.fromkeys(kinds)}
-        if masses is None:
-            self._check_default(columns)
-        numbers = np.array([elements[kind][0] for kind in kinds], dtype=int)
-        return numbers, [elements[kind][1] for kind in kinds]
+        return [elements[kind] for kind in kinds]
 
     def _check_default(self, columns: dict) -> None:
         """Note that all types are carbon, which LAMMPS writes where no element was named."""
         if self.default_named or not {"element", "type"} <= columns.keys():
             return
         self.default_named = True
-        if set(columns["element"]) == {chemical_symbols[6]} and len(set(columns["type"])) > 1:
+        if set(columns["element"]) == {"C"} and len(set(columns["type"])) > 1:
             note(
                 f"{self.path}: all types are C, which LAMMPS writes unless dump_modify names elements; "
                 "check them"
