@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ase.io.ulm import InvalidULMFileError
 from pydantic import BaseModel
 
 from ..errors import ConfigError, ResourceError
-from .files import claim_folder, temporary_name, write_atomically
+from .files import claim_folder, replacing, write_atomically
 
 
 class FrameWriter:
@@ -34,32 +34,29 @@ class FrameWriter:
 
     def __init__(self, path: Path, mode: str = "a"):
         self.path = path
-        try:
+        with self._naming_the_file():
             self._trajectory = Trajectory(path, mode)
-        except OSError as error:
-            raise _unwritable(path, error) from error
 
     def write(self, frame: ase.Atoms) -> None:
-        try:
+        with self._naming_the_file():
             self._trajectory.write(frame)
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
 
     def flush(self) -> None:
         """Wait until the disk has the frames."""
-        try:
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
+        with self._naming_the_file():
+            os.fsync(self._trajectory.backend.fd.fileno())
 
     def close(self) -> None:
         """Close the file. ASE would complete a frame that an error or an interrupt broke off."""
         with suppress(OSError):  # whole frames have left the buffer
-            self._file.close()
+            self._trajectory.backend.fd.close()
 
-    @property
-    def _file(self):
-        return self._trajectory.backend.fd
+    @contextmanager
+    def _naming_the_file(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
 
 def write_trajectory(path: Path, frames: Iterable[ase.Atoms]) -> None:
@@ -68,21 +65,17 @@ def write_trajectory(path: Path, frames: Iterable[ase.Atoms]) -> None:
     Raises:
         ResourceError: the file cannot be written; nothing is left behind.
     """
-    temporary = temporary_name(path)
     try:
-        writer = FrameWriter(temporary, "w")
-        try:
-            for frame in frames:
-                writer.write(frame)
-            writer.flush()
-        finally:
-            writer.close()
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            writer = FrameWriter(temporary, "w")
+            try:
+                for frame in frames:
+                    writer.write(frame)
+                writer.flush()
+            finally:
+                writer.close()
     except OSError as error:
         raise _unwritable(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 class StoredFrames(Sequence):
@@ -92,11 +85,9 @@ class StoredFrames(Sequence):
         self._path = path
         self._count = 0
         if path.exists():
-            try:
-                with Trajectory(path) as reader:
-                    self._count = len(reader)
-            except (InvalidULMFileError, ValueError, IndexError):  # killed before the first frame was whole
-                self._count = 0
+            # A process may have been killed before the first frame was whole.
+            with suppress(InvalidULMFileError, ValueError, IndexError), Trajectory(path) as reader:
+                self._count = len(reader)
 
     def __len__(self) -> int:
         return self._count
@@ -110,11 +101,9 @@ class StoredFrames(Sequence):
             return reader[index % len(self)]
 
     def __iter__(self) -> Iterator[ase.Atoms]:
-        if not len(self):
-            return
-        with Trajectory(self._path) as reader:
-            for k in range(len(self)):
-                yield reader[k]
+        if len(self):
+            with Trajectory(self._path) as reader:  # once for all frames
+                yield from (reader[k] for k in range(len(self)))
 
 
 def _unwritable(path: Path, error: OSError) -> ResourceError:
@@ -283,19 +272,17 @@ class Remembered(Calculator):
         assert atoms is not None  # ASE asks for those of a structure
         if system_changes:
             self._count += 1
-            stored = self._frames[self._count - 1] if self._count <= len(self._frames) else None
-            if stored is not None and _same_geometry(stored, atoms):
-                self.results = dict(stored.calc.results)
-                return
+            for frame in self._frames[self._count - 1 : self._count]:
+                if np.array_equal(frame.positions, atoms.positions) and np.array_equal(
+                    frame.cell, atoms.cell
+                ):
+                    self.results = dict(frame.calc.results)
+                    return
             if (self._count - 1) % self._interval == 0:
                 self._calculator.reset()
         for name in properties:
             self._calculator.get_property(name, atoms)
         self.results = dict(self._calculator.results)
-
-
-def _same_geometry(frame: ase.Atoms, other: ase.Atoms) -> bool:
-    return np.array_equal(frame.positions, other.positions) and np.array_equal(frame.cell, other.cell)
 
 
 def same_run(
@@ -313,7 +300,19 @@ def same_run(
     Raises:
         ConfigError: the structure, the calculator or a setting is not what it was.
     """
-    now = _identity(atoms, calculator, settings)
+    model = {"class": type(calculator).__name__, **description_of(calculator)}
+    model.pop("source", None)  # where it was read from may change; what it is may not
+    now = {
+        "numbers": atoms.numbers,
+        "positions": atoms.positions,
+        "cell": atoms.cell.array,
+        "pbc": atoms.pbc,
+        "masses": atoms.get_masses(),
+        "momenta": atoms.get_momenta(),
+        "constraints": np.array(json.dumps([c.todict() for c in atoms.constraints], default=_plain)),
+        "calculator": np.array(json.dumps(model, sort_keys=True)),
+        "settings": np.array(settings.model_dump_json()),
+    }
     before = archive.load("run")
     if before is not None:
         _compare(before, now, may_grow)
@@ -325,22 +324,6 @@ def description_of(calculator: Calculator) -> dict[str, Any]:
     model = calculator.todict() if hasattr(calculator, "todict") else {}
     description: dict[str, Any] = json.loads(json.dumps(model, default=_plain))
     return description
-
-
-def _identity(atoms: ase.Atoms, calculator: Calculator, settings: BaseModel) -> Record:
-    model = {"class": type(calculator).__name__, **description_of(calculator)}
-    model.pop("source", None)  # where it was read from may change; what it is may not
-    return {
-        "numbers": atoms.numbers,
-        "positions": atoms.positions,
-        "cell": atoms.cell.array,
-        "pbc": atoms.pbc,
-        "masses": atoms.get_masses(),
-        "momenta": atoms.get_momenta(),
-        "constraints": np.array(json.dumps([c.todict() for c in atoms.constraints], default=_plain)),
-        "calculator": np.array(json.dumps(model, sort_keys=True)),
-        "settings": np.array(settings.model_dump_json()),
-    }
 
 
 def _compare(before: Record, now: Record, may_grow: tuple[str, ...]) -> None:

@@ -120,7 +120,10 @@ class BuiltEntry:
         """Where to write the file: a folder of this process's own, in the cache if that can be written."""
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _remove_stale(self.root)
+            for path in self.root.glob(".build-*"):
+                with suppress(OSError):
+                    if time.time() - path.stat().st_mtime > STALE:
+                        shutil.rmtree(path, ignore_errors=True)
             self._new = Path(tempfile.mkdtemp(prefix=".build-", dir=self.root))
         except OSError:
             self._new = Path(tempfile.mkdtemp(prefix="nfflr-"))
@@ -154,10 +157,3 @@ class BuiltEntry:
                     self._leftovers.callback(shutil.rmtree, aside, ignore_errors=True)
                     self.folder.rename(Path(aside) / "damaged")
         return "for this process alone"
-
-
-def _remove_stale(root: Path) -> None:
-    for path in root.glob(".build-*"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > STALE:
-                shutil.rmtree(path, ignore_errors=True)

@@ -43,16 +43,23 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
     Raises:
         ResourceError: the file cannot be written; nothing is left behind.
     """
-    temporary = temporary_name(path)
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
             file.write(content)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         raise ResourceError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path``, which is renamed into place at the end and removed after an error."""
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)  # there only if something, an interrupt too, came between

@@ -6,9 +6,8 @@ extra ``nfflr[lmdb]``.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 
 from ...errors import ConfigError, ResourceError, StructureError
-from ...storage.files import temporary_name
+from ...storage.files import replacing
 from ...storage.sealed import Damaged, Foreign, seal, unseal
 from ...structures.checks import check_structure
 from ...structures.formats.aselmdb import LmdbFile, import_lmdb
@@ -104,33 +103,22 @@ def write_lmdb(path: str | Path, records: Iterable) -> int:
     if path.suffix != ".lmdb":
         raise ConfigError(f"{path}: expected a file name that ends in .lmdb")
     lmdb = import_lmdb(path)
-    temporary = temporary_name(path)
     try:
-        environment = lmdb.open(str(temporary), subdir=False, lock=False, map_size=2**28, meminit=False)
-        try:
-            count = _write(environment, (_sealed_record(r, k) for k, r in enumerate(records)))
-            if not count:
-                raise StructureError(f"{path}: no records to write; expected at least one")
-            _put(environment, [(INDEX, seal({}, {"count": count}, INDEX_KIND))])
-            environment.sync(True)
-        finally:
-            environment.close()
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            environment = lmdb.open(str(temporary), subdir=False, lock=False, map_size=2**28, meminit=False)
+            with closing(environment):
+                count, items = 0, (_sealed_record(record, k) for k, record in enumerate(records))
+                while chunk := list(islice(items, CHUNK)):
+                    _put(environment, chunk)
+                    count += len(chunk)
+                if not count:
+                    raise StructureError(f"{path}: no records to write; expected at least one")
+                _put(environment, [(INDEX, seal({}, {"count": count}, INDEX_KIND))])
+                environment.sync(True)
+    except ResourceError:
+        raise
     except (lmdb.Error, OSError) as error:
-        if isinstance(error, ResourceError):
-            raise
         raise ResourceError(f"{path}: cannot be written ({error}); check the folder and the disk") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return count
-
-
-def _write(environment, items: Iterator[tuple[bytes, bytes]]) -> int:
-    count = 0
-    while chunk := list(islice(items, CHUNK)):
-        _put(environment, chunk)
-        count += len(chunk)
     return count
 
 
