@@ -273,9 +273,8 @@ class Remembered(Calculator):
         if system_changes:
             self._count += 1
             for frame in self._frames[self._count - 1 : self._count]:
-                if np.array_equal(frame.positions, atoms.positions) and np.array_equal(
-                    frame.cell, atoms.cell
-                ):
+                same_cell = np.array_equal(frame.cell, atoms.cell)
+                if same_cell and np.array_equal(frame.positions, atoms.positions):
                     self.results = dict(frame.calc.results)
                     return
             if (self._count - 1) % self._interval == 0:

@@ -90,42 +90,32 @@ class Rows:
 
 def _atoms(row: dict) -> ase.Atoms:
     values = {key: _decoded(value) for key, value in row.items()}
-    positions = np.asarray(values["positions"], dtype=float)
     atoms = ase.Atoms(
         numbers=np.asarray(values["numbers"], dtype=int),
-        positions=positions,
+        positions=np.asarray(values["positions"], dtype=float),
         cell=np.asarray(values.get("cell", np.zeros((3, 3))), dtype=float),
         pbc=np.asarray(values.get("pbc", False), dtype=bool),
     )
     for name in ARRAYS:
         if values.get(name) is not None:
             atoms.set_array(name, np.asarray(values[name]))
-    fixed = _fixed(values.get("constraints") or [])
-    if fixed:
+    # Other constraints do not matter to labels.
+    held = [c["kwargs"]["indices"] for c in values.get("constraints") or [] if c.get("name") == "FixAtoms"]
+    if fixed := [index for part in held for index in np.atleast_1d(part).tolist()]:
         atoms.set_constraint(FixAtoms(fixed))
     for part in ("data", "key_value_pairs"):
         if isinstance(values.get(part), dict):
             atoms.info |= values[part]
-    results = {name: values[name] for name in all_properties if values.get(name) is not None}
+    results = {
+        name: np.asarray(values[name], float) for name in all_properties if values.get(name) is not None
+    }
+    results = {name: value if value.ndim else float(value) for name, value in results.items()}
+    shape = np.shape(results.get("forces", atoms.positions))
+    if shape != (len(atoms), 3):  # SinglePointCalculator asserts it without a word
+        raise ValueError(f"forces have shape {shape}, expected {(len(atoms), 3)}")
     if results:
-        atoms.calc = SinglePointCalculator(atoms, **_checked(results, len(atoms)))
+        atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms
-
-
-def _checked(results: dict, size: int) -> dict:
-    """Results as ASE has them; SinglePointCalculator asserts some shapes without a word."""
-    for name, value in results.items():
-        results[name] = float(value) if isinstance(value, int | float) else np.asarray(value, dtype=float)
-    forces = results.get("forces")
-    if forces is not None and np.shape(forces) != (size, 3):
-        raise ValueError(f"forces have shape {np.shape(forces)}, expected {(size, 3)}")
-    return results
-
-
-def _fixed(constraints: list) -> list[int]:
-    """Atoms that a row holds fixed; other constraints do not matter to labels."""
-    parts = [c["kwargs"]["indices"] for c in constraints if c.get("name") == "FixAtoms"]
-    return [index for part in parts for index in np.atleast_1d(part).tolist()]
 
 
 def _decoded(value: Any) -> Any:

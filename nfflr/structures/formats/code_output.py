@@ -17,10 +17,9 @@ import warnings
 import xml.etree.ElementTree as ET
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import ase
 import ase.io
@@ -33,46 +32,41 @@ from . import UNPACKING, cannot_unpack, plain_name, start_of, suffix_of
 NAMES = re.compile(r"|\.(out|log|txt|abo|pwo|stdout|o\d+|out\d+)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(NamedTuple):
     """How the output of a program is recognised, which parser of ASE's reads it, and how it ends."""
 
     name: str
     kind: str
-    mark: re.Pattern[bytes]  # in its beginning
-    end: re.Pattern[bytes]  # of a run that came to its end
-    failure: re.Pattern[bytes]  # where self-consistency was not reached
-
-    @classmethod
-    def of(cls, name: str, kind: str, mark: bytes, end: bytes, failure: bytes) -> Program:
-        return cls(name, kind, re.compile(mark), re.compile(end), re.compile(failure, re.IGNORECASE))
+    mark: bytes  # in its beginning
+    end: bytes  # of a run that came to its end
+    failure: bytes  # where self-consistency was not reached
 
 
 PROGRAMS = (
-    Program.of(
+    Program(
         "FHI-aims",
         "aims-output",
         rb"Invoking FHI-aims|description geometry\.in|Begin self-consistency loop: |Total energy uncorrected",
         rb"Have a nice day",
-        rb"self-consistency cycle not converged",
+        rb"(?i)self-consistency cycle not converged",
     ),
-    Program.of(
-        "Quantum ESPRESSO", "espresso-out", rb"Program PWSCF", rb"JOB DONE", rb"convergence NOT achieved"
+    Program(
+        "Quantum ESPRESSO", "espresso-out", rb"Program PWSCF", rb"JOB DONE", rb"(?i)convergence NOT achieved"
     ),
-    Program.of(
+    Program(
         "ABINIT",
         "abinit-out",
         rb"\.Version .* of ABINIT",
         rb"Calculation completed|END DATASET",
-        rb"was not enough scf cycles to converge",
+        rb"(?i)was not enough scf cycles to converge",
     ),
-    Program.of("GPAW", "gpaw-out", rb"  ___ ___ ___ _ _ _", rb"^Total: .* 100\.0%", rb"did not converge"),
-    Program.of(
+    Program("GPAW", "gpaw-out", rb"  ___ ___ ___ _ _ _", rb"^Total: .* 100\.0%", rb"(?i)did not converge"),
+    Program(
         "ORCA",
         "orca-output",
         rb"\* O   R   C   A \*",
         rb"ORCA TERMINATED NORMALLY",
-        rb"wavefunction not fully converged|SCF NOT CONVERGED",
+        rb"(?i)wavefunction not fully converged|SCF NOT CONVERGED",
     ),
 )
 CP2K = re.compile(rb"\bCP2K\|")
@@ -90,7 +84,7 @@ def opens(path: Path) -> bool:
 def program_of(path: Path) -> Program | None:
     """The program that wrote a file."""
     start = start_of(path)
-    return next((program for program in PROGRAMS if program.mark.search(start)), None)
+    return next((program for program in PROGRAMS if re.search(program.mark, start)), None)
 
 
 def read(path: Path) -> Iterator[ase.Atoms]:
@@ -167,10 +161,8 @@ def _converged(path: Path, number: int, flags_of: Callable[[IO[bytes]], Iterator
     """
     with open_with_compression(str(path), "rb") as file:
         flags = list(flags_of(file))
-    if len(flags) != number:  # steps without electrons, as of a force field that VASP learns
-        return list(range(number))
     lost = [str(k) for k, flag in enumerate(flags) if not flag]
-    if not lost:
+    if not lost or len(flags) != number:  # steps without electrons, as of a force field that VASP learns
         return list(range(number))
     listed = ", ".join(lost[:8]) + (", …" if lost[8:] else "")
     text = f"{path}: {len(lost)} of {number} ionic steps stopped at NELM without reaching EDIFF ({listed})"
@@ -225,10 +217,11 @@ def _has_ended(path: Path, program: Program) -> bool:
         StructureError: a step did not converge, or the file is cut inside a line.
     """
     ended, line = False, b""
+    end, failure = re.compile(program.end), re.compile(program.failure)
     with open_with_compression(str(path), "rb") as file:
         for number, line in enumerate(file, start=1):
-            ended |= program.end.search(line) is not None
-            if program.failure.search(line):
+            ended |= end.search(line) is not None
+            if failure.search(line):
                 raise StructureError(
                     f"{path}: line {number}: self-consistency was not reached ({program.name}); converge "
                     "the calculation, or leave it out"

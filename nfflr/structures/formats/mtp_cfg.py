@@ -22,7 +22,6 @@ from ...notes import note
 from ..species import is_symbol
 from . import content_of, plain_name, start_of, suffix_of
 
-AXES = ("x", "y", "z")
 COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")  # ASE's order
 
 
@@ -141,32 +140,16 @@ class Block:
         if not self.size:
             raise StructureError(f"{self.where}: has no Size or no atoms; expected at least one")
         if "species" in self.features:
-            species = _symbols(self.features["species"], f"{self.where}: Feature species")
+            species = _symbols(self.features.pop("species"), f"{self.where}: Feature species")
         symbols = self._elements(species)
-        direct = all(f"direct_{axis}" in self.columns for axis in AXES)
-        coordinates = self._columns("direct" if direct else "cartes", "_")
-        if coordinates is None:
-            raise StructureError(
-                f"{self.where}: AtomData has no cartes_x, cartes_y, cartes_z; correct the file"
-            )
-        if direct and len(self.cell) != 3:
-            raise StructureError(f"{self.where}: direct coordinates need three vectors in Supercell")
-        if not np.isfinite(self.cell).all() or not np.isfinite(coordinates).all():
-            raise StructureError(f"{self.where}: Supercell or a coordinate is not finite; correct the file")
+        pbc = np.arange(3) < len(self.cell)
         cell = np.zeros((3, 3))
-        cell[: len(self.cell)] = self.cell
-        atoms = ase.Atoms(
-            symbols,
-            coordinates @ cell if direct else coordinates,
-            cell=cell,
-            pbc=np.arange(3) < len(self.cell),
-        )
-        atoms.info |= {name: value for name, value in self.features.items() if name != "species"}
+        cell[pbc] = self.cell
+        atoms = ase.Atoms(symbols, self._positions(cell), cell=cell, pbc=pbc, info=self.features)
         results: dict = {} if self.energy is None else {"energy": self.energy}
-        forces = self._columns("f", "")
-        if forces is not None:
+        if (forces := self._vectors("f")) is not None:
             results["forces"] = forces
-        if self.stress and atoms.cell.rank == 3 and atoms.cell.volume > 0:
+        if self.stress and atoms.cell.rank == 3:
             missing = [name for name in COMPONENTS if name not in self.stress]
             if missing:
                 raise StructureError(f"{self.where}: PlusStress lacks {', '.join(missing)}; correct the file")
@@ -175,6 +158,21 @@ class Block:
             atoms.calc = SinglePointCalculator(atoms, **results)
         return atoms
 
+    def _positions(self, cell: np.ndarray) -> np.ndarray:
+        """Cartesian coordinates (N, 3) in Å."""
+        fractions, positions = self._vectors("direct_"), self._vectors("cartes_")
+        if fractions is not None:
+            if len(self.cell) != 3:
+                raise StructureError(f"{self.where}: direct coordinates need three vectors in Supercell")
+            positions = fractions @ cell
+        if positions is None:
+            raise StructureError(
+                f"{self.where}: AtomData has no cartes_x, cartes_y, cartes_z; correct the file"
+            )
+        if not np.isfinite(cell).all() or not np.isfinite(positions).all():
+            raise StructureError(f"{self.where}: Supercell or a coordinate is not finite; correct the file")
+        return positions
+
     def _elements(self, species: list[str] | None) -> list[str]:
         if species is None:
             raise StructureError(
@@ -182,17 +180,17 @@ class Block:
                 f"into {self.path.name}.species, as: Cu Zr"
             )
         kinds = self.table[:, self.columns.index("type")] if "type" in self.columns else np.zeros(self.size)
-        types = np.nan_to_num(kinds, nan=-1, posinf=-1).astype(int)
-        if types.min() < 0 or types.max() >= len(species) or not (types == kinds).all():
+        wrong = ~np.isin(kinds, np.arange(len(species)))
+        if wrong.any():
             raise StructureError(
-                f"{self.where}: has the type {kinds[np.argmax(np.abs(kinds))]:g}, but {len(species)} symbols "
-                f"are given ({' '.join(species)}); types count from 0"
+                f"{self.where}: has the type {kinds[np.argmax(wrong)]:g}, but {len(species)} symbols are "
+                f"given ({' '.join(species)}); types count from 0"
             )
-        return [species[k] for k in types]
+        return [species[int(k)] for k in kinds]
 
-    def _columns(self, prefix: str, separator: str) -> np.ndarray | None:
-        """Three columns (N, 3), or None if there are none."""
-        names = [f"{prefix}{separator}{axis}" for axis in AXES]
+    def _vectors(self, prefix: str) -> np.ndarray | None:
+        """Three columns (N, 3), or None if one is absent."""
+        names = [f"{prefix}{axis}" for axis in "xyz"]
         if any(name not in self.columns for name in names):
             return None
         return self.table[:, [self.columns.index(name) for name in names]]

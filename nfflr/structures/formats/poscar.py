@@ -20,7 +20,7 @@ from ...errors import StructureError
 from ...notes import note
 from ..constraints import constraints_of
 from ..kinds import POSCAR
-from ..species import Element, element_of, is_symbol, set_masses
+from ..species import Element, atoms_of, element_of, is_symbol
 from . import content_of, plain_name, start_of
 
 NAMES = ("POSCAR", "CONTCAR", "CENTCAR")
@@ -79,8 +79,7 @@ class _Poscar:
             raise self.wrong(f"got {mode!r}; expected Direct or Cartesian, then the coordinates")
         positions, flags = self._positions(len(elements), selective)
         positions = positions * scale if mode[0] in "cCkK" else positions @ cell
-        atoms = ase.Atoms([number for number, _ in elements], positions, cell=cell, pbc=True)
-        set_masses(atoms, [mass for _, mass in elements])
+        atoms = atoms_of(elements, positions=positions, cell=cell, pbc=True)
         if selective:
             atoms.set_constraint(constraints_of(~flags, FixScaled))
         velocities = self._velocities(len(atoms))
@@ -135,8 +134,8 @@ class _Poscar:
         labels = self._labels_elsewhere(title, len(words)) if labels is None else labels
         if len(labels) != len(words):
             raise self.wrong(f"got {len(words)} counts for {len(labels)} symbols; expected one for each")
-        elements = [self._element(label) for label in labels]
-        return [element for element, n in zip(elements, words, strict=True) for _ in range(int(n))]
+        counts = zip(labels, map(int, words), strict=True)
+        return [element for label, n in counts for element in [self._element(label)] * n]
 
     def _element(self, label: str) -> Element:
         element = element_of(label)
