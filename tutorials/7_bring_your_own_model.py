@@ -71,7 +71,7 @@ def new_model(dtype=torch.float32):
 #
 # Before any training: do forces and stress match differences of the energy, is it invariant where it should
 # be, continuous as atoms cross the cutoff, extensive? `nff check` does the same for a checkpoint, and
-# `nfflr.validation.checks` here for a calculator. Whether a wall keeps atoms apart is a matter of training.
+# `nfflr.validation.check` here for a calculator. Whether a wall keeps atoms apart is a matter of training.
 
 # %%
 untrained = check(NFFLrCalculator(new_model(torch.float64)))

@@ -140,7 +140,7 @@ def _training(config: Path, device: str) -> dict[str, float]:
 def _structures(calculator, element: str | None, structure: Path | None, sizes) -> list:
     """One for each size, of the numbers of atoms that repeats of the cell come nearest to."""
     from ..structures.readers import read_structure
-    from ..validation.checks import make_samples
+    from ..validation.samples import make_samples
 
     covered = list(calculator.elements)
     if element is not None and covered and element not in covered:

@@ -68,8 +68,8 @@ def command(structures, model, elements, cutoff, dtype, trust, device, out, over
     """
     from ..reports.run_record import CheckRecord
     from ..structures.readers import read_structure
-    from ..validation.checks import check, make_samples
-    from ..validation.checks.check_suite import plot
+    from ..validation.check_suite import check, plot
+    from ..validation.samples import make_samples
     from ..workflows.framework.progress_bar import training_bar
 
     name = source_name(model)

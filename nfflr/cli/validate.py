@@ -39,7 +39,7 @@ def command(suite, model, tasks, device, dtype, trust, out, overwrite, threads) 
     """
     from ..reports.run_record import ValidationRecord
     from ..validation.reading import read_suite
-    from ..validation.score_figure import draw
+    from ..validation.suite import draw
     from ..workflows.framework.progress_bar import step_bar
 
     folder = _own_suite(model) if suite is None else suite

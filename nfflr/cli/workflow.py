@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from ..jobs.plan import Listener, Outcome, Plan
-from ..workflows.framework.contract import Workflow, file_fields, find_workflow
+from ..workflows.framework.contract import Workflow, find_workflow
 from ..workflows.framework.interface import Progress
 from ..workflows.framework.progress_bar import step_bar, training_bar
-from ..workflows.framework.results import describe
+from ..workflows.framework.results import describe, file_fields
 from .judgement import command_line
 from .options import FILE, Choice, SettingsCommand, Whole, read_settings, settings_options, shared_option
 from .printing import fail, say_written

@@ -20,9 +20,10 @@ from ..errors import ConfigError, NFFLrError, StoppedError
 from ..notes import notes_about
 from ..storage.archives import FolderArchive, StoredFrames
 from ..storage.files import claim_folder, locked, write_atomically
-from ..workflows.framework.contract import find_workflow, read_result
+from ..workflows.framework.contract import find_workflow
 from ..workflows.framework.result_files import Outputs, refuse_existing, versions
 from ..workflows.framework.results import Result, result_record, scalar_fields
+from ..workflows.framework.saved_results import read_fields as read_result
 from ..workflows.framework.saved_results import read_result as read_whole_result
 from .opening import Models, description_of
 from .plan import Job, Listener, Outcome, Plan

@@ -25,8 +25,9 @@ from ..structures.readers import read_structure
 from ..validation.reading import FILE as SUITE
 from ..validation.reading import read_suite
 from ..validation.suite import BudgetSpentError, Suite
-from ..workflows.framework.contract import find_workflow, result_record
+from ..workflows.framework.contract import find_workflow
 from ..workflows.framework.interface import Settings, has_stress
+from ..workflows.framework.results import result_record
 from ..workflows.lattice.harmonic import displaced, supercells
 from ..workflows.lattice.supercells import supercell_matrix
 from ..workflows.phonon_dispersion import PhononsSettings

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_names
 
 if TYPE_CHECKING:  # the names of the package
-    from .checks import CheckReport, check, make_samples
+    from .check_suite import CheckReport, check
     from .reading import read_suite
+    from .samples import make_samples
     from .speed import Contestant, measure_speed
     from .suite import Outcome, Report, Suite, Task
 

@@ -13,9 +13,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ..errors import ConfigError, NFFLrError, StructureError, did_you_mean, plain_reason
 from ..structures.readers import read_structure
 from ..workflows import workflow_names
-from ..workflows.framework import contract
-from ..workflows.framework.contract import Workflow
+from ..workflows.framework.contract import Workflow, find_workflow
 from ..workflows.framework.interface import Settings
+from ..workflows.framework.saved_results import read_fields
 from .suite import Suite, Task
 
 Place = Callable[[tuple], tuple[str, Iterable[str]]]
@@ -102,7 +102,7 @@ def _task(folder: Path, entry: TaskEntry) -> Task:
         )
     reference, source = None, ""
     if entry.reference is not None:
-        reference, record = contract.read_result(folder / entry.reference, workflow, partial=True)
+        reference, record = read_fields(folder / entry.reference, workflow, partial=True)
         source = record.get("source") or record.get("command") or str(entry.reference)
     return Task(
         name=entry.name,
@@ -121,7 +121,7 @@ def _workflow(entry: TaskEntry) -> Workflow:
     if entry.workflow not in names:
         hint = did_you_mean(entry.workflow, names) or f"; expected one of {', '.join(names)}"
         raise ConfigError(f"no workflow {entry.workflow!r}{hint}")
-    return contract.find_workflow(entry.workflow)
+    return find_workflow(entry.workflow)
 
 
 def _settings(folder: Path, entry: TaskEntry, settings: type[Settings]) -> Settings:

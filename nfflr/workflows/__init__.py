@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # the names of the package
     from .elasticity import ElasticResult, ElasticSettings, elastic
     from .equation_of_state import EosResult, EosSettings, eos
     from .framework.attributes import Rule, Treatment
-    from .framework.calling import workflow
+    from .framework.contract import workflow
     from .framework.evaluations import evaluate
     from .framework.interface import (
         Array,
@@ -43,9 +43,8 @@ if TYPE_CHECKING:  # the names of the package
         has_stress,
     )
     from .framework.progress_bar import progress_bar
-    from .framework.results import Result, overlay
+    from .framework.results import Result, Score, field_score, overlay, relative_score
     from .framework.saved_results import read_result
-    from .framework.scores import Score, field_score, relative_score
     from .gruneisen_parameters import GruneisenResult, GruneisenSettings, gruneisen
     from .molecular_dynamics import MdResult, MdSettings, md
     from .phonon_dispersion import PhononsResult, PhononsSettings, phonons

@@ -18,11 +18,10 @@ from pydantic import Field
 from ..errors import NumericsError
 from ..structures.cells import strained, vacuum_axes
 from ..units import GPA, Unit
-from .framework.calling import workflow
+from .framework.contract import workflow
 from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress, Settings, check_crystal, symmetry_of
-from .framework.results import Result, overlay
-from .framework.scores import Score, field_score
+from .framework.results import Result, Score, field_score, overlay
 from .relaxation import RelaxResult, RelaxSettings, relax, relax_each
 
 TOPIC = "Stiffness"

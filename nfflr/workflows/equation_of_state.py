@@ -14,11 +14,10 @@ from pydantic import Field
 
 from ..errors import NumericsError
 from ..units import GPA, Unit
-from .framework.calling import workflow
+from .framework.contract import workflow
 from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress, Settings, check_crystal
-from .framework.results import Result, overlay
-from .framework.scores import Score, field_score, relative_score
+from .framework.results import Result, Score, field_score, overlay, relative_score
 from .relaxation import RelaxResult, RelaxSettings, relax_each
 
 TOPIC = "Stiffness"

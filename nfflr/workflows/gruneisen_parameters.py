@@ -16,7 +16,7 @@ from pydantic import Field
 
 from ..storage.archives import Archive
 from ..units import Unit
-from .framework.calling import workflow
+from .framework.contract import workflow
 from .framework.interface import Array, Progress
 from .framework.results import Result
 from .lattice.harmonic import at_volumes, displaced, lowest_mode, rest, set_force_constants

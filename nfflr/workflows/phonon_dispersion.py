@@ -17,10 +17,9 @@ from spglib import SpglibDataset
 from ..errors import NumericsError
 from ..storage.archives import Archive
 from ..units import Unit
-from .framework.calling import workflow
+from .framework.contract import workflow
 from .framework.interface import Array, Progress, Text
-from .framework.results import Result
-from .framework.scores import Score, field_score
+from .framework.results import Result, Score, field_score
 from .lattice.harmonic import (
     Mode,
     displaced,

@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from ..errors import NumericsError
 from ..storage.archives import Archive
 from ..units import GPA, Unit
-from .framework.calling import workflow
+from .framework.contract import workflow
 from .framework.interface import Array, Progress
 from .framework.results import Result
 from .lattice.harmonic import (

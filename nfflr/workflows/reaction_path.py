@@ -18,7 +18,7 @@ from ..errors import NumericsError, StructureError
 from ..structures.cells import displacements, exchanged, nearest_order
 from ..structures.constraints import kind_of, labels_by_atom, listed, moved_while_held
 from ..units import Unit
-from .framework.calling import workflow
+from .framework.contract import workflow
 from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress, Settings
 from .framework.results import Result, overlay

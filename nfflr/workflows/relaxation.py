@@ -22,7 +22,8 @@ from ..errors import NumericsError, StructureError
 from ..storage.archives import Archive, Remembered, same_run
 from ..structures.constraints import repeated
 from ..units import GPA, Unit
-from .framework.calling import workflow
+from .framework.contract import workflow
+from .framework.evaluations import Excess, check_spread, describe_spread, find_excess, labelled
 from .framework.interface import (
     Array,
     Labelled,
@@ -33,9 +34,7 @@ from .framework.interface import (
     has_stress,
     snapshot,
 )
-from .framework.results import Result, overlay
-from .framework.scores import Score, field_score, relative_score
-from .framework.uncertainty import Excess, check_spread, describe_spread, find_excess, labelled
+from .framework.results import Result, Score, field_score, overlay, relative_score
 
 TOPIC = "Relax and move"
 PLACE = 2

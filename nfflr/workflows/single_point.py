@@ -12,7 +12,7 @@ from pydantic import Field
 from ..errors import NumericsError
 from ..quantities import QUANTITIES, STANDARD
 from ..units import GPA, Unit
-from .framework.calling import workflow
+from .framework.contract import workflow
 from .framework.interface import Array, Progress, Settings, check_atoms, has_stress
 from .framework.results import Result
 

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from ..errors import StructureError
 from ..units import Unit
-from .framework.calling import workflow
+from .framework.contract import workflow
 from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress, Settings, check_crystal, stress_note, symmetry_of
 from .framework.results import Result, overlay

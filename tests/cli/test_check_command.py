@@ -105,7 +105,7 @@ def test_a_potential_of_one_molecule_is_checked_on_it(tmp_path, capsys):
 
 def test_the_table_fits_into_80_columns(capsys, monkeypatch):
     from nfflr.cli import check
-    from nfflr.validation.checks import CheckResult
+    from nfflr.validation.samples import CheckResult
 
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(check.sys.stdout, "isatty", lambda: True, raising=False)

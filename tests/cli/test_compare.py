@@ -21,7 +21,9 @@ from nfflr.workflows import equation_of_state as eos
 from nfflr.workflows import gruneisen_parameters as gruneisen
 from nfflr.workflows import relaxation as relax
 from nfflr.workflows import workflow_names
-from nfflr.workflows.framework.contract import file_fields, find_workflow, read_result, result_record
+from nfflr.workflows.framework.contract import find_workflow
+from nfflr.workflows.framework.results import file_fields, result_record
+from nfflr.workflows.framework.saved_results import read_fields
 
 NAMES = workflow_names()
 
@@ -145,7 +147,7 @@ def test_a_result_is_read_back_with_its_types(tmp_path, silicon, models):
     bulk("Si", cubic=True, a=5.0).write(tmp_path / "crystal.xyz")
     nff("relax", silicon, "-m", models[0], "-o", tmp_path, "--steps", "2", "--cell", "--pressure", "1.5")
     workflow = find_workflow("relax")
-    result, record = read_result(tmp_path / "si-relax.json", workflow)
+    result, record = read_fields(tmp_path / "si-relax.json", workflow)
     assert isinstance(result, relax.RelaxResult)
     assert isinstance(result.energy_trace, np.ndarray) and result.energy_trace.shape == (3,)
     assert isinstance(result.energy, float) and isinstance(result.steps, int)
@@ -165,9 +167,9 @@ def test_a_wrong_type_in_a_result_is_refused(tmp_path):
         path = tmp_path / "x-eos.json"
         path.write_text(json.dumps({"workflow": "eos", "result": {**values, name: wrong}}))
         with pytest.raises(ConfigError, match=name):
-            read_result(path, find_workflow("eos"))
+            read_fields(path, find_workflow("eos"))
     path.write_text(json.dumps({"workflow": "eos", "result": {**values, "volume": None}}))
-    assert read_result(path, find_workflow("eos"))[0].volume is None
+    assert read_fields(path, find_workflow("eos"))[0].volume is None
 
 
 def test_what_is_not_a_number_comes_back_from_json(tmp_path):
@@ -178,7 +180,7 @@ def test_what_is_not_a_number_comes_back_from_json(tmp_path):
     found = gruneisen.gruneisen(bulk("Cu"), EMT(), settings)
     path = tmp_path / "x-gruneisen.json"
     path.write_text(json.dumps({"workflow": "gruneisen", **result_record(found)}))
-    back, _ = read_result(path, find_workflow("gruneisen"))
+    back, _ = read_fields(path, find_workflow("gruneisen"))
     for name in ("mean_gruneisen", "band_gruneisen", "mesh_gruneisen"):
         assert np.isnan(getattr(found, name)).any()
         assert np.array_equal(getattr(back, name), getattr(found, name), equal_nan=True)

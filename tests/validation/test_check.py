@@ -1,4 +1,4 @@
-"""``nfflr.validation.checks``: sound calculators pass, each planted defect is found by its own check."""
+"""``nfflr.validation.check``: sound calculators pass, each planted defect is found by its own check."""
 
 import json
 import zlib
@@ -12,32 +12,28 @@ from ase.calculators.emt import EMT
 
 from nfflr.calculator import NFFLrCalculator
 from nfflr.errors import ConfigError
-from nfflr.validation.checks import LIMITS, check, make_samples
-from nfflr.validation.checks.check_suite import plot
-from nfflr.validation.checks.exactness import (
-    check_batch,
-    check_conservative,
-    check_forces,
-    check_permutation,
-    check_rotation,
-    check_rounding,
-    check_stress,
-)
-from nfflr.validation.checks.locality import (
-    check_resolution,
-    check_small_cell,
-    check_smoothness,
-    check_supercells,
-)
-from nfflr.validation.checks.result import CheckResult, measured
-from nfflr.validation.checks.samples import open_box
-from nfflr.validation.checks.walls import (
+from nfflr.validation.check_suite import check, plot
+from nfflr.validation.distances import (
     check_minima,
+    check_smoothness,
     check_wall_in_crystal,
     check_wall_of_dimers,
     dimer_curves,
     wall_height,
 )
+from nfflr.validation.exactness import (
+    check_batch,
+    check_conservative,
+    check_forces,
+    check_permutation,
+    check_resolution,
+    check_rotation,
+    check_rounding,
+    check_small_cell,
+    check_stress,
+    check_supercells,
+)
+from nfflr.validation.samples import LIMITS, CheckResult, make_samples, measured, open_box
 
 STRICT = LIMITS["float64"]
 

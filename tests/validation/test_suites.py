@@ -13,7 +13,8 @@ from nfflr.calculator import NFFLrCalculator
 from nfflr.cards import read_card
 from nfflr.errors import ConfigError, NFFLrError, StructureError
 from nfflr.validation.reading import read_suite
-from nfflr.workflows.framework.contract import find_workflow, result_record
+from nfflr.workflows.framework.contract import find_workflow
+from nfflr.workflows.framework.results import result_record
 
 SHIPPED = Path(__file__).parents[2] / "calculators" / "mlearn-si" / "suite"
 REFERENCE = {"workflow": "relax", "result": {"energy": 0.0, "volume": 11.8}, "units": {"volume": "Å^3"}}

@@ -16,8 +16,7 @@ from nfflr.cli.main import run
 from nfflr.errors import StructureError
 from nfflr.workflows import workflow_names
 from nfflr.workflows.framework.attributes import RULES, Rule, Treatment, apply_rule, rule_of
-from nfflr.workflows.framework.calling import workflow
-from nfflr.workflows.framework.contract import find_workflow
+from nfflr.workflows.framework.contract import find_workflow, workflow
 from nfflr.workflows.lattice.harmonic import masses_keep_symmetry
 from nfflr.workflows.molecular_dynamics import MdSettings, md
 from nfflr.workflows.phonon_dispersion import PhononsSettings, phonons

@@ -23,8 +23,8 @@ from nfflr.cli.main import run
 from nfflr.errors import ConfigError
 from nfflr.workflows import RelaxSettings, elastic, energy, eos, md, neb, phonons, relax, workflow_names
 from nfflr.workflows.framework import progress_bar
-from nfflr.workflows.framework.contract import find_workflow, result_record
-from nfflr.workflows.framework.results import LINES, WIDTH, describe
+from nfflr.workflows.framework.contract import find_workflow
+from nfflr.workflows.framework.results import LINES, WIDTH, describe, result_record
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from ase.units import fs, kB
 from lennard_jones import Dimer, Free, argon
 from scipy.signal import lfilter
 
-from nfflr.workflows.dynamics import averages as motion_module
-from nfflr.workflows.dynamics.averages import (
+from nfflr.workflows.dynamics import analysis as motion_module
+from nfflr.workflows.dynamics.analysis import (
     autocorrelation,
     mean_and_error,
     motion,

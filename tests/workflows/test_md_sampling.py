@@ -10,7 +10,7 @@ from ase.units import GPa, fs, kB
 from lennard_jones import Free, LennardJones, argon
 
 from nfflr.errors import StructureError
-from nfflr.workflows.dynamics.averages import mean_and_error
+from nfflr.workflows.dynamics.analysis import mean_and_error
 from nfflr.workflows.dynamics.ensembles import ENSEMBLES, CellBarostat, IsotropicBarostat
 from nfflr.workflows.dynamics.preparation import degrees_of_freedom, random_velocities
 from nfflr.workflows.molecular_dynamics import MdSettings, md

@@ -16,8 +16,9 @@ from nfflr.errors import NumericsError
 from nfflr.validation.suite import Task
 from nfflr.workflows.elasticity import own_constants
 from nfflr.workflows.equation_of_state import EosSettings, eos
-from nfflr.workflows.framework.contract import find_workflow, read_result, result_record
-from nfflr.workflows.framework.scores import field_error, known, relative_score
+from nfflr.workflows.framework.contract import find_workflow
+from nfflr.workflows.framework.results import field_error, known, relative_score, result_record
+from nfflr.workflows.framework.saved_results import read_fields
 from nfflr.workflows.lattice.supercells import rows_of
 from nfflr.workflows.molecular_dynamics import SCORES as MD
 from nfflr.workflows.molecular_dynamics import MdSettings, md
@@ -337,5 +338,5 @@ def test_a_reference_read_back_scores_zero(copper, tmp_path):
     workflow = find_workflow("phonons")
     path = tmp_path / "ref.json"
     path.write_text(json.dumps({"workflow": "phonons", **result_record(copper)}))
-    reference, _ = read_result(path, workflow, partial=True)
+    reference, _ = read_fields(path, workflow, partial=True)
     assert {name: s.of(copper, reference, QUICK) for name, s in PHONONS.items()} == dict.fromkeys(PHONONS, 0)

@@ -1,27 +1,175 @@
-"""What a workflow's file says about it, read off its function: the command line and validation start here."""
+"""What makes a function a workflow: how it is called, and what its file says about it."""
 
 from __future__ import annotations
 
+import functools
 import inspect
-import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from itertools import takewhile
+from typing import Any, Concatenate, TypeVar
 
 import ase
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from ase.calculators.calculator import Calculator
+from ase.calculators.singlepoint import SinglePointCalculator
+from pydantic import BaseModel, ValidationError
 
-from ...errors import ConfigError, did_you_mean
-from ...units import unit_of
+from ...errors import ConfigError, did_you_mean, plain_reason
+from ...storage.archives import description_of
 from .. import load_workflow
-from .attributes import prepared
-from .calling import workflow
-from .interface import Settings
-from .results import Result, file_fields, result_record
-from .scores import Score, default_scores
+from .attributes import apply_rule, prepared, rule_of
+from .interface import Progress, Settings, silent
+from .result_files import Made, versions
+from .results import Result, Score, default_scores
 
-__all__ = ["Workflow", "file_fields", "find_workflow", "read_result", "result_record"]
+R = TypeVar("R")
+ROOM = "nfflr.workflows"
+
+
+def workflow(function: Callable[..., R]) -> Callable[Concatenate[ase.Atoms, ...], R]:
+    """Decorate a workflow's function, so that it is called as all of them are.
+
+    The function takes one or more structures, then ``calculator``, ``settings``, ``progress`` and, if it can
+    be resumed, ``archive``. Its caller may leave all but the structures out:
+
+    - ``calculator=None`` takes that of the first structure which has one;
+    - settings are given as an object, by name (``relax(atoms, fmax=0.01)``), or both, where names win;
+    - ``progress`` is a ``Progress``, or True for a bar.
+
+    The workflow's rule for what structures carry is applied to them first (see ``attributes``). The result
+    knows how it was made, and so can be saved and drawn. Undecorated functions get this decorator where the
+    command line and validation find them.
+
+    Raises:
+        ConfigError: there is no calculator, no such setting, or a value is wrong.
+    """
+    if hasattr(function, "is_workflow"):
+        return function
+    signature = inspect.signature(function, eval_str=True)
+    structures = list(takewhile(lambda name: name != "calculator", signature.parameters))
+    kind = _settings_type(signature)
+    public = _public_signature(signature, kind)
+    own = signature.parameters.keys()
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> R:
+        fields = {name: kwargs.pop(name) for name in list(kwargs) if name not in own}
+        if kind is None or fields.keys() - kind.model_fields.keys():
+            _refuse_unknown(fields, [*own, *(kind.model_fields if kind else ())])
+        values = public.bind(*args, **kwargs).arguments
+        values["calculator"] = _calculator(values.get("calculator"), [values[name] for name in structures])
+        if kind is not None:
+            values["settings"] = _settings(kind, values.get("settings"), fields)
+        rule, settings = rule_of(function), values.get("settings")
+        for name in structures:
+            title = "structure" if len(structures) == 1 else f"structure {name}"
+            values[name] = apply_rule(rule, values[name], settings, title)
+        progress, started = values.get("progress", False), time.perf_counter()
+        with _shown(progress, function.__name__) as values["progress"]:
+            result = function(**{name: value for name, value in values.items() if name in own})
+        if isinstance(result, Result) and settings is not None:
+            seconds = time.perf_counter() - started
+            result.made_by(_made(function, type(result), values, structures[0], seconds))
+        return result
+
+    called.is_workflow = True  # type: ignore[attr-defined]
+    called.__signature__ = public  # type: ignore[attr-defined]
+    called.__annotations__ = {n: p.annotation for n, p in public.parameters.items()}
+    called.__annotations__["return"] = signature.return_annotation
+    return called
+
+
+def _settings_type(signature: inspect.Signature) -> type[BaseModel] | None:
+    annotation = signature.parameters["settings"].annotation if "settings" in signature.parameters else None
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _public_signature(signature: inspect.Signature, kind: type[BaseModel] | None) -> inspect.Signature:
+    """What callers see: all but the structures is optional, and every setting is a keyword."""
+    changes: dict[str, dict[str, Any]] = {
+        "calculator": {"annotation": Calculator | None, "default": None},
+        "progress": {"annotation": Progress | bool, "default": False},
+    }
+    if kind is not None:
+        changes["settings"] = {"annotation": kind | None, "default": None}
+    parameters = [p.replace(**changes.get(n, {})) for n, p in signature.parameters.items()]
+    for name, field in kind.model_fields.items() if kind else ():
+        keyword = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=field.annotation)
+        parameters.append(keyword if field.is_required() else keyword.replace(default=field.default))
+    return signature.replace(parameters=parameters)
+
+
+def _refuse_unknown(fields: Mapping[str, Any], names: list[str]) -> None:
+    for field in fields:
+        if field not in names:
+            hint = did_you_mean(field, names) or f"; expected one of {', '.join(names)}"
+            raise ConfigError(f"{field}: there is no such setting{hint}")
+
+
+def _calculator(calculator: Any, structures: list[ase.Atoms]) -> Any:
+    """The calculator that was given, or that of the first structure which has one."""
+    calculators = [calculator] if calculator is not None else [a.calc for a in structures]
+    attached = next((c for c in calculators if c is not None), None)
+    if attached is None:
+        raise ConfigError("calculator: there is none; set atoms.calc, or give calculator=")
+    if not hasattr(attached, "get_property"):
+        raise ConfigError(
+            f"calculator: got {type(attached).__name__}; expected a calculator of ASE, such as "
+            "NFFLrCalculator.load('mlearn-si'); settings are given as settings= or by name"
+        )
+    if calculator is None and isinstance(attached, SinglePointCalculator):
+        raise ConfigError(
+            "calculator: that of the structure only holds the results which were read with it; "
+            "set atoms.calc, or give calculator="
+        )
+    return attached
+
+
+def _settings(kind: type[BaseModel], settings: Any, fields: Mapping[str, Any]) -> BaseModel:
+    if settings is not None and not isinstance(settings, kind):
+        raise ConfigError(f"settings: got {type(settings).__name__}; expected {kind.__name__}")
+    if settings is not None and not fields:
+        return settings
+    values = {name: getattr(settings, name) for name in settings.model_fields_set} if settings else {}
+    try:
+        return kind(**values | dict(fields))
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:  # settings that do not go together, which say it themselves
+            raise ConfigError(f"settings: {first['msg'].removeprefix('Value error, ')}") from error
+        raise ConfigError(f"{first['loc'][0]}: {plain_reason(first)}") from error
+
+
+def _shown(progress: Any, name: str) -> AbstractContextManager[Progress]:
+    """What reports progress, from the first step to the end of the workflow."""
+    if progress is True:
+        from .progress_bar import ProgressBar  # rich takes long to import
+
+        progress = ProgressBar(name)
+    if isinstance(progress, AbstractContextManager):
+        return progress
+    return nullcontext(progress or silent)
+
+
+def _made(
+    function: Callable, result: type[Result], values: Mapping[str, Any], first: str, seconds: float
+) -> Made:
+    calculator, structure, settings = values["calculator"], values[first].copy(), values["settings"]
+    name, module = function.__name__, function.__module__
+    kind = f"{type(calculator).__module__}:{type(calculator).__qualname__}"
+    arguments = "".join(f", {n}={getattr(settings, n)!r}" for n in sorted(settings.model_fields_set))
+    facts = {
+        "workflow": name,
+        "structure": structure.get_chemical_formula(),
+        "settings": settings.model_dump(mode="json"),
+        "calculator": {"source": kind, **description_of(calculator)},
+        "wall_time_s": seconds,
+        "versions": versions(),
+        "command": f"{ROOM if module.startswith(ROOM) else module}.{name}({first}{arguments})",
+    }
+    return Made(name, module, result, structure, facts["structure"], facts)
 
 
 @dataclass(frozen=True)
@@ -93,72 +241,3 @@ def find_workflow(name: str) -> Workflow:
         extends=getattr(module, "EXTENDS", ()),
         scores=getattr(module, "SCORES", None) or default_scores(result),
     )
-
-
-def read_result(path: str | Path, workflow: Workflow, *, partial: bool = False) -> tuple[Result, dict]:
-    """A result that the command line wrote, every field of its type, and the whole record.
-
-    What is a file of its own, its structures for one, stays there; the record names the files, and those
-    attributes are missing.
-
-    Args:
-        path: JSON with ``workflow`` and ``result``.
-        workflow: whose result it should be.
-        partial: take a record of some fields too, as one writes by hand: ``model_fields_set`` says which.
-
-    Raises:
-        ConfigError: the file is missing, is not JSON, or is not a result of this workflow.
-    """
-    path = Path(path)
-    record = _read_record(path, workflow)
-    values: dict[str, Any] = {}
-    elsewhere = file_fields(workflow.result)
-    if partial:
-        _check_names(path, record, workflow, elsewhere)
-    for name, field in workflow.result.model_fields.items():
-        if name in elsewhere or (partial and name not in record["result"]):
-            continue
-        if name not in record["result"] and not field.is_required():  # younger than the file
-            values[name] = field.default
-            continue
-        try:
-            kept = TypeAdapter(field.rebuild_annotation(), config={"arbitrary_types_allowed": True})
-            values[name] = kept.validate_python(record["result"][name])
-        except (KeyError, ValidationError) as error:
-            raise ConfigError(f"{path}: {name} is missing or of the wrong type; compute it anew") from error
-    return workflow.result.model_construct(**values), record
-
-
-def _read_record(path: Path, workflow: Workflow) -> dict:
-    try:
-        record: dict = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file; give the JSON of a {workflow.name} result") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error}); give a {workflow.name} result") from error
-    kind = record.get("workflow") if isinstance(record, dict) else None
-    if kind != workflow.name or not isinstance(record.get("result"), dict):
-        raise ConfigError(f"{path}: holds {kind or 'no'} result; expected one of nff {workflow.name}")
-    if not isinstance(record.get("calculator") or {}, dict):
-        raise ConfigError(f"{path}: calculator is of the wrong type; compute it anew")
-    return record
-
-
-def _check_names(path: Path, record: dict, workflow: Workflow, elsewhere: dict[str, str]) -> None:
-    """Refuse fields that the result does not have, and units that are not its own."""
-    fields = workflow.result.model_fields.keys() - elsewhere.keys()
-    for name in record["result"]:
-        if name not in fields:
-            raise ConfigError(
-                f"{path}: {name!r} is no field of a {workflow.name} result{did_you_mean(name, fields)}"
-            )
-    units = record.get("units") or {}
-    if not isinstance(units, dict):
-        raise ConfigError(f"{path}: units is of the wrong type; expected a unit for each field")
-    for name, unit in units.items():
-        field = workflow.result.model_fields.get(name)
-        expected = None if field is None else unit_of(field)
-        if unit != expected:
-            raise ConfigError(
-                f"{path}: {name} is in {unit}; expected {expected or 'no unit'}: convert the numbers"
-            )

@@ -1,4 +1,4 @@
-"""Derivatives against differences, and symmetries."""
+"""Numbers against others that they must equal: differences, symmetries, supercells, precisions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ase.calculators.calculator import Calculator
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from scipy.spatial.transform import Rotation
 
-from ...notes import quiet
-from ...structures.cells import strained
-from ...workflows.dynamics.averages import slope_and_error
-from ...workflows.framework.evaluations import evaluate
-from ...workflows.framework.interface import has_stress
-from ...workflows.molecular_dynamics import MdSettings, md
-from .result import ROUNDING_ENERGY, ROUNDING_FORCE, CheckResult, Limits, measured, skipped
+from ..notes import quiet
+from ..structures.cells import strained
+from ..workflows.dynamics.analysis import slope_and_error
+from ..workflows.framework.evaluations import evaluate
+from ..workflows.framework.interface import has_stress
+from ..workflows.molecular_dynamics import MdSettings, md
+from .samples import LIMITS, ROUNDING_ENERGY, ROUNDING_FORCE, CheckResult, Limits, measured, open_box, skipped
 
 STENCIL = np.array([-2, -1, 1, 2])  # steps
 WEIGHTS = np.array([1, -8, 8, -1]) / 12  # of E at them: f' = Σ w f / h + O(h⁴)
@@ -214,6 +214,115 @@ def _shifted(atoms: ase.Atoms, shift: np.ndarray) -> Guise:
     other = atoms.copy()
     other.positions += shift
     return other, lambda forces: forces, lambda stress: stress
+
+
+MOST = 2000  # atoms in a supercell
+OPERATIONS = 256  # roundings in an atomic energy that count: sums of some layers; they add up as the root
+HARMLESS = 1e-4  # eV, kT/250 at 300 K, is the noise of a total that no precision excuses
+
+
+def check_supercells(calculator: Calculator, structures: Sequence[ase.Atoms], limits: Limits) -> CheckResult:
+    """Energy per atom and forces of 2 x 2 x 2 and 3 x 1 x 1 supercells against those of the cell."""
+    pairs = [(atoms, repeat) for atoms in structures for repeat in ((2, 2, 2), (3, 1, 1))]
+    return _tiled("supercells 2x2x2, 3x1x1", calculator, pairs, limits)
+
+
+def check_small_cell(calculator: Calculator, small: ase.Atoms, reach: float, limits: Limits) -> CheckResult:
+    """The smallest cell against a supercell that is wider than twice the cutoff, where no image is missed."""
+    name = "neighbour images, small cell"
+    if not small.pbc.any():
+        return skipped(name, "no periodic structure")
+    heights = small.get_volume() / np.linalg.norm(
+        np.cross(np.roll(small.cell, -1, axis=0), np.roll(small.cell, -2, axis=0)), axis=1
+    )
+    repeat = np.ceil(2.1 * reach / heights).astype(int)
+    while len(small) * np.where(small.pbc, repeat, 1).prod() > MOST and repeat.max() > 1:
+        repeat = np.maximum(repeat - 1, 1)
+    return _tiled(name, calculator, [(small, tuple(repeat))], limits)
+
+
+def check_isolated_atoms(
+    calculator: Calculator, elements: Sequence[str], reach: float, limits: Limits
+) -> CheckResult:
+    """Each element alone: a finite energy, no force."""
+    alone = [open_box([symbol], np.zeros((1, 3)), 2 * reach) for symbol in elements]
+    results = evaluate(calculator, alone, ("energy", "forces"))
+    value = max(np.abs(result["forces"]).max() for result in results)
+    listing = ", ".join(f"{s} {r['energy']:.4f} eV" for s, r in zip(elements, results, strict=True))
+    return measured("isolated atoms", value, "eV/Å", limits.isolated_force, listing)
+
+
+def check_resolution(calculator: Calculator, large: ase.Atoms, limits: Limits, label: str) -> CheckResult:
+    """Noise of the total energy as all atoms of a large cell move by some 0.005 Å along a line.
+
+    What is left after a polynomial is rounding. Where that is too much, a polynomial of higher degree has a
+    try on half the line, since stiff bonds leave more than rounding. The rounding of atomic energies
+    themselves cannot be avoided and widens the limit: each is as uncertain as its own size times the
+    precision, and they add up at random. Totals added up in float32 show here, even where each atomic energy
+    is good enough.
+    """
+    total, value = _noise(calculator, large, 0.003, points=13, degree=6)
+    if value > limits.resolution:  # of a stiff bond the polynomial may leave more than rounding does
+        total, value = _noise(calculator, large, 0.0015, points=61, degree=12)
+    limit = max(limits.resolution, min(HARMLESS, _rounding(calculator, large, total[0], label)))
+    message = f"total {total[0]:.6g} eV of {len(large)} atoms"
+    name = f"energy resolution, {label}"
+    if value > limits.resolution and (total == total.astype(np.float32)).all():
+        step = float(np.spacing(np.float32(abs(total[0]))))
+        message += f"; totals are float32 numbers, in steps of {step:.2g} eV: add atomic energies in float64"
+        return CheckResult(name, False, value, "eV", limit, message)
+    if not value <= limit:
+        message += "; energies jump, or are rounded: reference energies added in float32?"
+    return measured(name, value, "eV", limit, message)
+
+
+def _noise(
+    calculator: Calculator, large: ase.Atoms, size: float, points: int, degree: int
+) -> tuple[np.ndarray, float]:
+    """Totals (points,) as atoms move by ``size`` Å along a line, and what a polynomial leaves of them; eV."""
+    path = np.linspace(-1, 1, points)
+    direction = size * np.random.default_rng(8).normal(size=(len(large), 3))  # Å
+    moved = []
+    for s in path:
+        atoms = large.copy()
+        atoms.positions += s * direction
+        moved.append(atoms)
+    total = energies(calculator, moved)
+    change = total - total[0]
+    remainder = change - np.polynomial.Chebyshev.fit(path, change, degree)(path)
+    return total, float(np.sqrt(np.mean(remainder**2)))
+
+
+def _rounding(calculator: Calculator, atoms: ase.Atoms, total: float, dtype: str) -> float:
+    """Rounding (eV) of a total that is the exact sum of atomic energies, each rounded at each operation."""
+    squares = total**2 / len(atoms)
+    if "energies" in calculator.implemented_properties:
+        squares = float(np.square(calculator.get_property("energies", atoms)).sum())
+    unit = float(np.finfo(dtype if dtype in LIMITS else "float64").eps) / 2
+    return float(unit * np.sqrt(OPERATIONS * squares))
+
+
+def _tiled(
+    name: str, calculator: Calculator, pairs: Sequence[tuple[ase.Atoms, tuple]], limits: Limits
+) -> CheckResult:
+    worst = {"energy": 0.0, "forces": 0.0}
+    pairs = [(atoms, tuple(np.where(atoms.pbc, r, 1).tolist())) for atoms, r in pairs if atoms.pbc.any()]
+    pairs = [(atoms, r) for atoms, r in pairs if len(atoms) * np.prod(r) <= MOST]
+    if not pairs:
+        return skipped(name, f"no periodic structure that stays below {MOST} atoms")
+    for atoms, repeat in pairs:
+        copies = int(np.prod(repeat))
+        single, many = (
+            evaluate(calculator, [a], ("energy", "forces"))[0] for a in (atoms, atoms.repeat(repeat))
+        )
+        energy = abs(many["energy"] / copies - single["energy"]) / len(atoms)
+        forces = np.abs(many["forces"] - np.tile(single["forces"], (copies, 1))).max()
+        worst = {"energy": max(worst["energy"], energy), "forces": max(worst["forces"], forces)}
+    largest = max(worst, key=worst.__getitem__)
+    atoms, repeat = max(pairs, key=lambda pair: len(pair[0]) * np.prod(pair[1]))
+    message = f"up to {len(atoms)} x {np.prod(repeat)} atoms"
+    unit = {"energy": "eV/atom", "forces": "eV/Å"}[largest]
+    return measured(name, worst[largest], unit, limits.extensivity, message)
 
 
 TEMPERATURE, STEPS = 300.0, 200

@@ -1,4 +1,13 @@
-"""All checks of a calculator, one after another, and their figure."""
+"""Checks of a calculator that need no reference: derivatives, symmetries, cutoff, dimers, drift, precision.
+
+Works with any ASE calculator::
+
+    from ase.calculators.emt import EMT
+    from nfflr.validation import check, make_samples
+
+    report = check({"float64": EMT()}, make_samples(["Cu"]))
+    print(report.passed, [result for result in report.results if result.status == "fail"])
+"""
 
 from __future__ import annotations
 
@@ -9,33 +18,36 @@ import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
 
-from ...errors import is_lack_of_resources
+from ..errors import is_lack_of_resources
+from .distances import (
+    Dimer,
+    check_minima,
+    check_smoothness,
+    check_wall_in_crystal,
+    check_wall_of_dimers,
+    dimer_curves,
+)
 from .exactness import (
     Drift,
     check_batch,
     check_conservative,
     check_drift,
     check_forces,
+    check_isolated_atoms,
     check_lattice_translation,
     check_permutation,
     check_reflection,
+    check_resolution,
     check_rotation,
     check_rounding,
+    check_small_cell,
     check_stress,
+    check_supercells,
     check_translation,
     measure_speed,
     nve_run,
 )
-from .locality import (
-    check_isolated_atoms,
-    check_resolution,
-    check_small_cell,
-    check_smoothness,
-    check_supercells,
-)
-from .result import LIMITS, CheckResult
-from .samples import Samples, make_samples
-from .walls import Dimer, check_minima, check_wall_in_crystal, check_wall_of_dimers, dimer_curves
+from .samples import LIMITS, CheckResult, Samples, make_samples
 
 INVARIANCES = (
     check_rotation,
@@ -83,7 +95,7 @@ def check(
 
     Example:
         >>> from ase.calculators.emt import EMT
-        >>> from nfflr.validation.checks import make_samples
+        >>> from nfflr.validation import make_samples
         >>> check(EMT(), make_samples(["Cu"])).passed
         True
     """
