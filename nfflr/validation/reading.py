@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import ase
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..errors import ConfigError, NFFLrError, StructureError, did_you_mean, plain_reason
+from ..storage.sealed import Record, raised
 from ..structures.readers import read_structure
 from ..workflows import workflow_names
-from ..workflows.framework.contract import Workflow, find_workflow
+from ..workflows.framework.contract import find_workflow
 from ..workflows.framework.interface import Settings
 from ..workflows.framework.saved_results import read_fields
 from .suite import Suite, Task
-
-Place = Callable[[tuple], tuple[str, Iterable[str]]]
 
 FILE = "suite.yaml"
 
@@ -41,10 +40,11 @@ class TaskEntry(BaseModel):
     )
 
 
-class SuiteEntry(BaseModel):
-    """All of ``suite.yaml``."""
+class SuiteRecord(Record):
+    """All of ``suite.yaml``; a file without a version is of the first."""
 
     model_config = ConfigDict(extra="forbid")
+    kind: ClassVar[str] = "a suite.yaml"
 
     description: str = ""
     tasks: list[TaskEntry] = Field(min_length=1)
@@ -54,7 +54,7 @@ def read_suite(folder: str | Path) -> Suite:
     """The suite of a folder; all files that ``suite.yaml`` names are read, relative to it.
 
     Raises:
-        ConfigError: ``suite.yaml`` or a reference is missing or wrong; names the task.
+        ConfigError: ``suite.yaml`` or a reference is missing, wrong or of a newer version; names the task.
         StructureError: a structure file cannot be read; names the task.
 
     Example:
@@ -74,27 +74,31 @@ def read_suite(folder: str | Path) -> Suite:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected 'tasks:' and a list of them")
     try:
-        entries = SuiteEntry.model_validate(content).tasks
+        record = SuiteRecord.model_validate(raised(SuiteRecord.kind, content, path))
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_reason(error, _place(content))}") from error
-    tasks = tuple(_named(path, entry) for entry in entries)
+        raise ConfigError(f"{path}: {_reason_in_suite(error, content)}") from error
+    tasks = tuple(_task(path, entry) for entry in record.tasks)
     try:
         return Suite(tasks, folder.resolve().name)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _named(path: Path, entry: TaskEntry) -> Task:
-    """The task of an entry; what is wrong with it is said with its name."""
+def _task(path: Path, entry: TaskEntry) -> Task:
+    """The task of an entry; errors name the file and the task."""
     try:
-        return _task(path.parent, entry)
+        return _read_task(path.parent, entry)
     except NFFLrError as error:
         place = f"task {entry.name}: "
         raise type(error)(f"{path}: {place}{str(error).removeprefix(place)}") from error
 
 
-def _task(folder: Path, entry: TaskEntry) -> Task:
-    workflow = _workflow(entry)
+def _read_task(folder: Path, entry: TaskEntry) -> Task:
+    names = workflow_names()
+    if entry.workflow not in names:
+        hint = did_you_mean(entry.workflow, names) or f"; expected one of {', '.join(names)}"
+        raise ConfigError(f"no workflow {entry.workflow!r}{hint}")
+    workflow = find_workflow(entry.workflow)
     if len(entry.structure) != len(workflow.structures):
         raise ConfigError(
             f"gives {len(entry.structure)} structure(s); nff {workflow.name} takes "
@@ -111,25 +115,17 @@ def _task(folder: Path, entry: TaskEntry) -> Task:
         settings=_settings(folder, entry, workflow.settings),
         reference=reference,
         limits=entry.limits,
-        chosen=entry.scores,
+        score_names=entry.scores,
         source=source,
     )
-
-
-def _workflow(entry: TaskEntry) -> Workflow:
-    names = workflow_names()
-    if entry.workflow not in names:
-        hint = did_you_mean(entry.workflow, names) or f"; expected one of {', '.join(names)}"
-        raise ConfigError(f"no workflow {entry.workflow!r}{hint}")
-    return find_workflow(entry.workflow)
 
 
 def _settings(folder: Path, entry: TaskEntry, settings: type[Settings]) -> Settings:
     try:
         validated = settings.model_validate(entry.settings)
     except ValidationError as error:
-        names = settings.model_fields
-        reason = _reason(error, lambda where: (".".join(map(str, where)), names))
+        first = _first(error)
+        reason = _reason(first, ".".join(map(str, first["loc"])), settings.model_fields)
         raise ConfigError(f"settings: {reason}") from error
     files = {name: folder / value for name, value in validated if isinstance(value, Path)}
     return validated.model_copy(update=files)
@@ -143,26 +139,26 @@ def _structure(path: Path) -> ase.Atoms:
     return atoms
 
 
-def _place(content: dict) -> Place:
-    """Where an error is, in words, and the names that are known there."""
-
-    def place(where: tuple) -> tuple[str, Iterable[str]]:
-        if len(where) > 1 and where[0] == "tasks":
-            tasks = content["tasks"]
-            name = tasks[where[1]].get("name") if isinstance(tasks[where[1]], dict) else None
-            field = ".".join(str(w) for w in where[2:])
-            return f"task {name or where[1] + 1}{': ' * bool(field)}{field}", TaskEntry.model_fields
-        return ".".join(map(str, where)), SuiteEntry.model_fields
-
-    return place
+def _reason_in_suite(error: ValidationError, content: dict) -> str:
+    """The first error as one line that names the task, or its number if it has no name."""
+    first = _first(error)
+    place, names = first["loc"], SuiteRecord.model_fields
+    if len(place) < 2 or place[0] != "tasks":
+        return _reason(first, ".".join(map(str, place)), names)
+    task = content["tasks"][place[1]]
+    name = (task.get("name") if isinstance(task, dict) else None) or place[1] + 1
+    field = ".".join(map(str, place[2:]))
+    return _reason(first, f"task {name}: {field}".removesuffix(": "), TaskEntry.model_fields)
 
 
-def _reason(error: ValidationError, place: Place) -> str:
-    """The first error as one line, with the nearest match for a name that is not known."""
-    # A misspelt name is often missing elsewhere; the nearest match says more.
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    where, names = place(first["loc"])
-    if first["type"] == "extra_forbidden":
-        hint = did_you_mean(str(first["loc"][-1]), names) or f"; expected one of {', '.join(names)}"
-        return f"{where}: unknown name{hint}"
-    return ": ".join([*([where] if where else []), plain_reason(first)])
+def _first(error: ValidationError) -> dict:
+    """The first error; a misspelt name before the name that is missing for it."""
+    return dict(min(error.errors(), key=lambda e: e["type"] != "extra_forbidden"))
+
+
+def _reason(error: dict, place: str, names: Iterable[str]) -> str:
+    """The error in words, with the nearest match for an unknown name."""
+    if error["type"] == "extra_forbidden":
+        hint = did_you_mean(str(error["loc"][-1]), names) or f"; expected one of {', '.join(names)}"
+        return f"{place}: unknown name{hint}"
+    return f"{place}: {plain_reason(error)}".removeprefix(": ")

@@ -21,7 +21,7 @@ from ..errors import ConfigError, NFFLrError, NumericsError, did_you_mean, is_la
 from ..notes import quiet
 from ..workflows.framework.contract import Workflow
 from ..workflows.framework.interface import Progress, Settings, silent
-from ..workflows.framework.results import Result, Score, known
+from ..workflows.framework.results import Result, Score, has_fields
 
 FAILED = math.inf  # of a score there is none of: no lowest score, and no weighted sum, can prefer it
 
@@ -41,11 +41,11 @@ class Task:
         settings: its options.
         reference: what should come out, all of it or some fields; None where the scores need none.
         limits: the largest value allowed, by score.
-        chosen: names of the scores to take; default: all that the reference holds what is needed for.
+        score_names: scores to take; default: all for which the reference holds what is needed.
         source: where the reference comes from, for people.
 
     Raises:
-        ConfigError: there is nothing to score, or a limit or choice names no score of the task.
+        ConfigError: there is nothing to score, or a limit or ``score_names`` names no score of the task.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Task:
     settings: Settings
     reference: Result | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
-    chosen: tuple[str, ...] = ()
+    score_names: tuple[str, ...] = ()
     source: str = ""
 
     def __post_init__(self) -> None:
         possible = self._possible()
-        for name in (*self.chosen, *self.limits):
+        for name in (*self.score_names, *self.limits):
             if name not in possible:
                 hint = did_you_mean(name, possible) or f"; possible: {', '.join(possible) or 'none'}"
                 raise ConfigError(f"task {self.name}: has no score {name!r} with this reference{hint}")
@@ -70,13 +70,17 @@ class Task:
                 raise ConfigError(f"task {self.name}: {name} has a limit but is not among the scores chosen")
 
     def _possible(self) -> dict[str, Score]:
-        held = {n: s for n, s in self.workflow.scores.items() if known(self.reference, s.needs)}
-        return {n: s for n, s in held.items() if not s.needs or s.applies(self.reference)}
+        return {
+            name: score
+            for name, score in self.workflow.scores.items()
+            if has_fields(self.reference, score.needs) and (not score.needs or score.applies(self.reference))
+        }
 
     @property
     def scores(self) -> dict[str, Score]:
         """The scores of every outcome of this task, by name: known before it runs."""
-        return {n: s for n, s in self._possible().items() if not self.chosen or n in self.chosen}
+        names = self.score_names
+        return {name: score for name, score in self._possible().items() if not names or name in names}
 
     def described(self) -> dict:
         """JSON of what the numbers depend on besides the calculator: equal for equal tasks."""
@@ -95,12 +99,8 @@ class Task:
     def run(self, calculator: Calculator, progress: Progress = silent) -> Outcome:
         """Measure a calculator. What fails, fails as a result: nothing but lack of resources is raised.
 
-        The calculator is reset first, and seeds are settings, so that equal calculators give equal numbers,
-        whatever they have done before.
-
-        Args:
-            calculator: any ASE calculator; it is used, not copied.
-            progress: handed to the workflow.
+        The calculator, any of ASE's, is reset first and seeds are settings, so that equal calculators give
+        equal numbers, whatever they have done before.
         """
         started = time.perf_counter()
         outcome = self._run(calculator, progress)
@@ -123,8 +123,8 @@ class Task:
             with quiet():  # what a suite computes is its author's choice
                 result = self.workflow.function(*structures, calculator, self.settings, progress)
             if not result.converged:
-                meant = {n: self._score(s, result) for n, s in self.scores.items() if s.of_failure}
-                return Outcome(self, "failed", self._none() | meant, result.message, result)
+                scores = {n: self._score(s, result) for n, s in self.scores.items() if s.of_failure}
+                return Outcome(self, "failed", self._none() | scores, result.message, result)
             scores = {name: self._score(score, result) for name, score in self.scores.items()}
         except BudgetSpentError:
             raise
@@ -237,10 +237,10 @@ class Suite:
         Raises:
             ConfigError: there is no task of such a name.
         """
-        known = [task.name for task in self.tasks]
+        own = [task.name for task in self.tasks]
         for name in names:
-            if name not in known:
-                hint = did_you_mean(name, known) or f"; expected one of {', '.join(known)}"
+            if name not in own:
+                hint = did_you_mean(name, own) or f"; expected one of {', '.join(own)}"
                 raise ConfigError(f"suite {self.name}: has no task {name!r}{hint}")
         return Suite(tuple(t for t in self.tasks if not names or t.name in names), self.name)
 

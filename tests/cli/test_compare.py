@@ -124,17 +124,17 @@ def test_an_earlier_result_is_drawn(tmp_path, silicon, models, drawn):
 def test_what_cannot_be_compared_is_refused_before_anything_is_computed(capsys, tmp_path, silicon, models):
     other = tmp_path / "other.json"
     start = ["relax", silicon, "-m", models[0], "-o", tmp_path / "out", "--compare"]
-    fails(capsys, [*start, tmp_path / "no.json"], 2, "no.json", "no such file")
+    fails(capsys, [*start, tmp_path / "no.json"], 2, "no.json", "No such file")
     other.write_text("{")
     fails(capsys, [*start, other], 2, "other.json", "not JSON")
     other.write_text("[]")
-    fails(capsys, [*start, other], 2, "nff relax")
+    fails(capsys, [*start, other], 2, "expected a JSON object", "the JSON of a result")
     other.write_text('{"workflow": "eos", "result": {}}')
     fails(capsys, [*start, other], 2, "holds eos", "nff relax")
     other.write_text('{"workflow": "relax", "result": {"converged": true}}')
     fails(capsys, [*start, other], 2, "missing or of the wrong type")
     other.write_text('{"workflow": "relax", "result": {}, "calculator": "x"}')
-    fails(capsys, [*start, other], 2, "calculator is of the wrong type")
+    fails(capsys, [*start, other], 2, "calculator: should be a valid dictionary")
     (tmp_path / "empty").mkdir()
     fails(capsys, [*start, tmp_path / "empty"], 2, "si-relax.json")
     assert not (tmp_path / "out" / "si-relax.json").exists()

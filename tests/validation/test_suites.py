@@ -73,7 +73,7 @@ def test_a_folder_is_read_relative_to_itself(folder, monkeypatch):
         ({"settings": {"pressure": 1, "cell": False}}, "settings: pressure needs the cell to move", 2),
         ({"settings": 3}, "settings: should be a valid dictionary, got 3", 2),
         ({"referense": "ref.json"}, "referense: unknown name; did you mean 'reference'?", 2),
-        ({"reference": "none.json"}, "none.json: no such file", 2),
+        ({"reference": "none.json"}, "none.json: cannot be read (No such file or directory)", 2),
         ({"reference": "cu.vasp"}, "cu.vasp: not JSON", 2),
         ({"limits": {"volume_eror": 1}}, "no score 'volume_eror' with this reference; did you mean", 2),
         ({"limits": {"volume_error": -1}}, "limits.volume_error: should be greater than or equal to 0", 2),
@@ -108,6 +108,7 @@ def test_a_wrong_entry_is_one_line_with_file_and_task(folder, change, expected, 
         ("tasks: [{name: a, structure: cu.vasp}]", "task a: workflow: is missing"),
         ("tasks: [{name: a, workflow: relax}]", "task a: structure: is missing"),
         ("task: []", "task: unknown name; did you mean 'tasks'?"),
+        ("version: 99\ntasks: []", "is of version 99; this nfflr reads up to 1; update nfflr"),
         (b"\xff\xfe\x00", "not valid YAML"),
     ],
     ids=str,
@@ -117,6 +118,11 @@ def test_a_wrong_file_is_one_line_too(folder, content, expected):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     text, code = message_of(folder)
     assert text.startswith(f"{path}: ") and expected in text and code == 2
+
+
+def test_a_suite_may_say_its_version(folder):
+    (folder / "suite.yaml").write_text("version: 1\n" + (folder / "suite.yaml").read_text())
+    assert [task.name for task in read_suite(folder).tasks] == ["copper"]
 
 
 def test_a_folder_without_a_suite_and_two_tasks_of_one_name(folder, tmp_path):
@@ -133,8 +139,8 @@ def test_a_folder_without_a_suite_and_two_tasks_of_one_name(folder, tmp_path):
     "change, expected",
     [
         ({"workflow": "eos"}, "holds eos result; expected one of nff relax"),
-        ({"workflow": None}, "holds no result; expected one of nff relax"),
-        ({"result": [1]}, "expected one of nff relax"),
+        ({"workflow": None}, "workflow: should be a text"),
+        ({"result": [1]}, "result: should be a valid dictionary"),
         ({"result": {"volum": 11.8}}, "'volum' is no field of a relax result; did you mean 'volume'?"),
         ({"result": {"volume": "big"}}, "volume is missing or of the wrong type"),
         ({"result": {"cell": ["a", "b"]}}, "cell is missing or of the wrong type"),
@@ -143,7 +149,7 @@ def test_a_folder_without_a_suite_and_two_tasks_of_one_name(folder, tmp_path):
         ({"units": {"volume": "nm^3"}}, "volume is in nm^3; expected Å^3: convert the numbers"),
         ({"units": {"energy": "eV/atom"}}, "energy is in eV/atom; expected eV: convert the numbers"),
         ({"units": {"steps": "fs"}}, "steps is in fs; expected no unit"),
-        ({"units": "SI"}, "units is of the wrong type"),
+        ({"units": "SI"}, "units: should be a valid dictionary"),
     ],
     ids=str,
 )

@@ -18,7 +18,7 @@ from nfflr.workflows.framework.contract import find_workflow
 
 def task(name="relaxed", workflow="relax", atoms=None, reference=None, **options):
     """A relaxation of copper unless something else is asked for; settings are what else is given."""
-    kept = {k: options.pop(k) for k in ("limits", "chosen") if k in options}
+    kept = {k: options.pop(k) for k in ("limits", "score_names") if k in options}
     found = find_workflow(workflow)
     structures = atoms if isinstance(atoms, tuple) else (bulk("Cu", a=3.7) if atoms is None else atoms,)
     if isinstance(reference, dict):
@@ -84,7 +84,7 @@ def test_scores_are_those_of_the_workflow_called_directly():
 
 
 def test_scores_can_be_chosen_and_limited():
-    one = task(reference=REFERENCE, cell=True, chosen=("volume_error",), limits={"volume_error": 0.5})
+    one = task(reference=REFERENCE, cell=True, score_names=("volume_error",), limits={"volume_error": 0.5})
     outcome = one.run(EMT())
     assert list(outcome.scores) == ["volume_error"]
     found = outcome.scores["volume_error"]
@@ -102,9 +102,9 @@ def test_scores_can_be_chosen_and_limited():
             {"reference": REFERENCE, "limits": {"volume_eror": 1}},
             "no score 'volume_eror'.*mean 'volume_error'",
         ),
-        ({"reference": REFERENCE, "chosen": ("position_rmsd",)}, "no score 'position_rmsd' with this"),
+        ({"reference": REFERENCE, "score_names": ("position_rmsd",)}, "no score 'position_rmsd' with this"),
         ({}, "nothing to score; give a reference"),
-        ({"reference": REFERENCE, "chosen": ("energy_error",), "limits": {"volume_error": 1}}, "not among"),
+        ({"reference": REFERENCE, "score_names": ("energy_error",), "limits": {"volume_error": 1}}, "not among"),
     ],
 )
 def test_tasks_that_could_measure_nothing_are_refused(options, reason):

@@ -134,6 +134,7 @@ def test_a_result_is_saved_and_read_back(name, results, tmp_path):
     assert all(path.is_file() for path in files.values())
     record = json.loads(files["json"].read_text(encoding="utf-8"))
     assert {"settings", "units", "versions", "calculator", "wall_time_s"} <= record.keys()
+    assert record["version"] == 1
     assert record["command"].startswith(f"nfflr.workflows.{name}(atoms")
     assert record["files"] == {field: path.name for field, path in files.items()}
     with pytest.raises(ConfigError, match="exists; use --overwrite"):
@@ -204,14 +205,19 @@ def test_a_result_travels_between_processes(results):
 
 def test_what_is_no_result_is_refused(tmp_path):
     path = tmp_path / "x.json"
-    with pytest.raises(ConfigError, match=r"x.json: no such file"):
+    with pytest.raises(ConfigError, match=r"x.json: cannot be read \(No such file"):
         nfflr.read_result(path)
     path.write_text("{")
-    with pytest.raises(ConfigError, match="cannot be read as JSON"):
+    with pytest.raises(ConfigError, match="x.json: not JSON"):
         nfflr.read_result(path)
-    for content in ("[]", '{"workflow": "relaks", "result": {}}', '{"workflow": ["relax"]}'):
+    for content, message in (
+        ("[]", "x.json: expected a JSON object; give the JSON of a result"),
+        ('{"workflow": "relaks", "result": {}}', "holds the result of no known workflow"),
+        ('{"workflow": ["relax"], "result": {}}', "workflow: should be a text"),
+        ('{"workflow": "relax", "result": {}, "version": 99}', "is of version 99"),
+    ):
         path.write_text(content)
-        with pytest.raises(ConfigError, match="holds the result of no known workflow"):
+        with pytest.raises(ConfigError, match=message):
             nfflr.read_result(path)
 
 

@@ -177,19 +177,11 @@ def apply_rule(rule: Rule, atoms: ase.Atoms, settings: object, name: str = "stru
     """A structure as the rule lets it into a workflow; itself where nothing changes.
 
     Fractional coordinates that are kept fixed become ``FixFractional``: ASE's constraint holds in upright
-    cells alone.
-
-    Applied again it changes nothing and says nothing, so that the command line can apply it with the name of
-    a file before the workflow's function does.
-
-    Args:
-        rule: of the workflow.
-        atoms: left as it is.
-        settings: of the workflow.
-        name: what notes and errors call the structure.
+    cells alone. Applied again it changes nothing and says nothing, so that the command line can apply it with
+    the name of a file before the workflow's function does.
 
     Raises:
-        StructureError: it carries what the rule refuses, or lacks what a setting wants kept.
+        StructureError: ``name`` carries what the rule refuses, or lacks what a setting wants kept.
     """
     result = atoms
     for field, attribute in _ATTRIBUTES.items():
@@ -240,10 +232,6 @@ def rule_of(function: Callable) -> Rule:
 def prepared(
     function: Callable, structures: Sequence[ase.Atoms], settings: object, names: Sequence[str]
 ) -> list[ase.Atoms]:
-    """The structures of a workflow with its rule applied, in notes called by ``names``.
-
-    Raises:
-        StructureError: as ``apply_rule``.
-    """
+    """The structures of a workflow with its rule applied; notes and errors call them by ``names``."""
     rule = rule_of(function)
     return [apply_rule(rule, a, settings, name) for a, name in zip(structures, names, strict=True)]

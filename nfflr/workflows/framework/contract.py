@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from ...errors import ConfigError, did_you_mean, plain_reason
 from ...storage.archives import description_of
 from .. import load_workflow
-from .attributes import apply_rule, prepared, rule_of
+from .attributes import prepared
 from .interface import Progress, Settings, silent
 from .result_files import Made, versions
 from .results import Result, Score, default_scores
@@ -39,8 +39,8 @@ def workflow(function: Callable[..., R]) -> Callable[Concatenate[ase.Atoms, ...]
     - ``progress`` is a ``Progress``, or True for a bar.
 
     The workflow's rule for what structures carry is applied to them first (see ``attributes``). The result
-    knows how it was made, and so can be saved and drawn. Undecorated functions get this decorator where the
-    command line and validation find them.
+    knows how it was made, and so can be saved and drawn. The command line and validation decorate functions
+    that are not.
 
     Raises:
         ConfigError: there is no calculator, no such setting, or a value is wrong.
@@ -62,12 +62,12 @@ def workflow(function: Callable[..., R]) -> Callable[Concatenate[ase.Atoms, ...]
         values["calculator"] = _calculator(values.get("calculator"), [values[name] for name in structures])
         if kind is not None:
             values["settings"] = _settings(kind, values.get("settings"), fields)
-        rule, settings = rule_of(function), values.get("settings")
-        for name in structures:
-            title = "structure" if len(structures) == 1 else f"structure {name}"
-            values[name] = apply_rule(rule, values[name], settings, title)
-        progress, started = values.get("progress", False), time.perf_counter()
-        with _shown(progress, function.__name__) as values["progress"]:
+        settings = values.get("settings")
+        titles = ["structure"] if len(structures) == 1 else [f"structure {name}" for name in structures]
+        atoms = prepared(function, [values[name] for name in structures], settings, titles)
+        values |= zip(structures, atoms, strict=True)
+        started = time.perf_counter()
+        with _reporting(values.get("progress"), function.__name__) as values["progress"]:
             result = function(**{name: value for name, value in values.items() if name in own})
         if isinstance(result, Result) and settings is not None:
             seconds = time.perf_counter() - started
@@ -109,9 +109,7 @@ def _refuse_unknown(fields: Mapping[str, Any], names: list[str]) -> None:
 
 
 def _calculator(calculator: Any, structures: list[ase.Atoms]) -> Any:
-    """The calculator that was given, or that of the first structure which has one."""
-    calculators = [calculator] if calculator is not None else [a.calc for a in structures]
-    attached = next((c for c in calculators if c is not None), None)
+    attached = next((c for c in (calculator, *(a.calc for a in structures)) if c is not None), None)
     if attached is None:
         raise ConfigError("calculator: there is none; set atoms.calc, or give calculator=")
     if not hasattr(attached, "get_property"):
@@ -132,7 +130,7 @@ def _settings(kind: type[BaseModel], settings: Any, fields: Mapping[str, Any]) -
         raise ConfigError(f"settings: got {type(settings).__name__}; expected {kind.__name__}")
     if settings is not None and not fields:
         return settings
-    values = {name: getattr(settings, name) for name in settings.model_fields_set} if settings else {}
+    values = {name: getattr(settings, name) for name in getattr(settings, "model_fields_set", ())}
     try:
         return kind(**values | dict(fields))
     except ValidationError as error:
@@ -142,8 +140,8 @@ def _settings(kind: type[BaseModel], settings: Any, fields: Mapping[str, Any]) -
         raise ConfigError(f"{first['loc'][0]}: {plain_reason(first)}") from error
 
 
-def _shown(progress: Any, name: str) -> AbstractContextManager[Progress]:
-    """What reports progress, from the first step to the end of the workflow."""
+def _reporting(progress: Any, name: str) -> AbstractContextManager[Progress]:
+    """The ``Progress`` from the first step to the end of the workflow."""
     if progress is True:
         from .progress_bar import ProgressBar  # rich takes long to import
 
@@ -200,14 +198,7 @@ class Workflow:
     def prepare(
         self, structures: Sequence[ase.Atoms], settings: BaseModel, names: Sequence[str]
     ) -> list[ase.Atoms]:
-        """Structures with the workflow's rule for what they carry applied (see ``attributes``).
-
-        Args:
-            names: by which notes and errors call them, such as their files.
-
-        Raises:
-            StructureError: one carries what the workflow refuses.
-        """
+        """As ``attributes.prepared``."""
         return prepared(self.function, structures, settings, names)
 
 

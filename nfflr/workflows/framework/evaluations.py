@@ -39,10 +39,9 @@ def evaluate(
     Args:
         calculator: any ASE calculator.
         structures: left as they are. Forces are raw: constraints do not act.
-        properties: ASE names, such as ``("energy", "forces")``; default: energy, forces, the stress
-            where there is one, and what else a batch gives.
-        archive: where finished blocks are kept; a record belongs to the structures and to
-            ``calculator.todict()``, and to nothing else.
+        properties: ASE names; default: energy, forces, the stress where there is one, and what else a batch
+            gives.
+        archive: keeps finished blocks, which belong to the structures and to ``calculator.todict()`` alone.
         finished: called after each block with the number of structures done, and of all.
 
     Returns:
@@ -144,13 +143,7 @@ class Limits(Protocol):
 
 @dataclass(frozen=True)
 class Excess:
-    """A spread above its limit.
-
-    Attributes:
-        value: eV/Å or eV/atom.
-        limit: of it.
-        atom: with the largest spread of forces; None where it is the energy's.
-    """
+    """A spread above its limit, in eV/Å of an atom's forces, or without an atom in eV/atom."""
 
     value: float
     limit: float
@@ -165,11 +158,7 @@ class Excess:
 
 
 def check_spread(calculator: Calculator, limits: Limits) -> None:
-    """Refuse limits on what a calculator does not give.
-
-    Raises:
-        ConfigError: naming the setting.
-    """
+    """Refuse with a ``ConfigError`` limits on what a calculator does not give."""
     for name, setting in LIMITS.items():
         if getattr(limits, setting) is not None and name not in calculator.implemented_properties:
             raise ConfigError(
@@ -209,9 +198,8 @@ def describe_spread(uncertain: ase.Atoms | None) -> dict[str, Any]:
     if uncertain is None:
         return {}
     fields: dict[str, Any] = {"uncertain": uncertain}
-    if "forces_std" in uncertain.arrays:
-        atom = int(uncertain.arrays["forces_std"].argmax())
-        fields |= {"uncertain_atom": atom, "forces_std": float(uncertain.arrays["forces_std"][atom])}
+    if (spread := uncertain.arrays.get("forces_std")) is not None:
+        fields |= {"uncertain_atom": int(spread.argmax()), "forces_std": float(spread.max())}
     if "energy_std" in uncertain.info:
         fields["energy_std"] = uncertain.info["energy_std"] / len(uncertain)
     return fields

@@ -75,11 +75,7 @@ def has_stress(atoms: ase.Atoms) -> bool:
 
 
 def require_stress(atoms: ase.Atoms) -> None:
-    """Refuse to give the stress of a structure that has none, as ASE's calculators do.
-
-    Raises:
-        PropertyNotImplementedError: no axis is periodic, or the cell has no volume.
-    """
+    """Raise ASE's ``PropertyNotImplementedError`` if no axis is periodic or the cell has no volume."""
     if not has_stress(atoms):
         raise PropertyNotImplementedError(
             "stress needs a periodic structure whose cell has a volume; this one has none"
@@ -87,27 +83,22 @@ def require_stress(atoms: ase.Atoms) -> None:
 
 
 def check_atoms(atoms: ase.Atoms) -> None:
-    """Refuse a structure without atoms.
-
-    Raises:
-        StructureError: there are none.
-    """
+    """Refuse a structure without atoms with a ``StructureError``."""
     if len(atoms) == 0:
         raise StructureError("structure: the structure has no atoms; expected at least one")
 
 
 def check_crystal(atoms: ase.Atoms, what: str, instead: str = "give a crystal") -> None:
-    """Refuse a structure that is not periodic along three axes.
+    """Refuse a structure that is not periodic along three axes with a ``StructureError``.
 
-    Raises:
-        StructureError: ``what`` needs a crystal; ``instead`` says what to do.
+    ``what`` needs a crystal, ``instead`` says what to do.
     """
     if not (atoms.pbc.all() and atoms.cell.rank == 3):
         raise StructureError(f"structure: {what} needs three periodic axes; {instead}")
 
 
 def symmetry_of(atoms: ase.Atoms, symprec: float) -> SpglibDataset:
-    """spglib's dataset of a crystal, as ASE hands it out for any version of spglib; ``symprec`` in Å.
+    """spglib's dataset of a crystal by ASE, for any version of spglib; ``symprec`` in Å.
 
     Raises:
         StructureError: spglib finds no symmetry, not even the identity.

@@ -13,7 +13,7 @@ import platform
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import ase
 
@@ -24,25 +24,14 @@ from ...storage.archives import write_trajectory
 from ...storage.files import all_or_none, claim_folder, sweep, write_atomically, write_figure, write_json
 from ...structures.writers import FORMATS, OPEN, TRAJECTORY, file_name, format_of, losses, structure_bytes
 from .interface import Table
-from .results import Result, file_fields, result_record
+from .results import VERSION, Result, file_fields, result_record
 
 if TYPE_CHECKING:  # nothing else here needs matplotlib
     from matplotlib.figure import Figure
 
+    from .contract import Workflow
+
 DEPENDENCIES = ("torch", "ase", "numpy", "vesin", "matscipy", "phonopy", "spglib")
-
-
-class Kind(Protocol):
-    """What the names of result files follow from: a ``Workflow``, or an ``Origin``."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def result(self) -> type[Result]: ...
-
-    @property
-    def plot(self) -> Callable | None: ...
 
 
 class Outputs:
@@ -55,32 +44,28 @@ class Outputs:
 
     Args:
         folder: where they go.
-        stem: the structure file's stem, ``si``.
+        stem: of the structure's file, ``si``.
         workflow: whose result it is.
         atoms: the structure, by which the format is foretold.
         source: its file; default: structures are written as extended XYZ.
-        form: format of structures that was asked for, a name in ``writers.FORMATS``; default: the input's.
+        form: format of structures, a name in ``writers.FORMATS``; default: the input's.
     """
 
     def __init__(
         self,
         folder: Path,
         stem: str,
-        workflow: Kind,
+        workflow: Workflow | Made,
         atoms: ase.Atoms,
         source: Path | None = None,
         form: str | None = None,
     ):
         self.kinds = file_fields(workflow.result)
         self.folder, self.asked = folder, form is not None
-        chain = [
-            FORMATS[form or ("xyz" if source is None else format_of(source))],
-            FORMATS["xyz"],
-            TRAJECTORY,
-        ]
-        self.formats = list(dict.fromkeys(chain))
-        first = self.formats[self._best(atoms)]
-        self.paths = {"json": folder / f"{stem}-{workflow.name}.json"}
+        first = FORMATS[form or ("xyz" if source is None else format_of(source))]
+        self.formats = list(dict.fromkeys([first, FORMATS["xyz"], TRAJECTORY]))
+        name = f"{stem}-{workflow.name}"
+        self.paths = {"json": folder / f"{name}.json"}
         self.candidates: dict[str, list[Path]] = {}  # of each structure, a path for each of the formats
         for field, kind in self.kinds.items():
             if kind == "structure":
@@ -89,15 +74,15 @@ class Outputs:
                     folder / file_name(stem, f"{workflow.name}-{field}" if f is TRAJECTORY else field, f)
                     for f in self.formats
                 ]
-                self.paths[field] = self.candidates[field][self.formats.index(first)]
+                self.paths[field] = self.candidates[field][self._best(atoms)]
             elif kind == "trajectory":
                 self.paths[field] = folder / file_name(stem, workflow.name, TRAJECTORY)
             elif kind == "labelled":
                 self.paths[field] = folder / file_name(stem, f"{workflow.name}-{field}", FORMATS["xyz"])
             else:
-                self.paths[field] = folder / f"{stem}-{workflow.name}{'.csv' if kind == 'table' else kind}"
+                self.paths[field] = folder / f"{name}{'.csv' if kind == 'table' else kind}"
         if workflow.plot:
-            self.paths["plot"] = folder / f"{stem}-{workflow.name}.png"
+            self.paths["plot"] = folder / f"{name}.png"
 
     def claim(self, overwrite: bool, inputs: Collection[Path] = ()) -> None:
         """Make the folder and see that the files can be written, before anything is computed.
@@ -137,7 +122,8 @@ class Outputs:
             if figure is not None:
                 write_figure(self.paths["plot"], figure())
             files = {name: path.name for name, path in self.paths.items()}
-            write_json(self.paths["json"], {**record, **result_record(result), "files": files})
+            content = {"version": VERSION, **record, **result_record(result), "files": files}
+            write_json(self.paths["json"], content)
 
     def _best(self, atoms: ase.Atoms) -> int:
         """Which of the formats is the first that can be written, and holds all unless it was asked for."""
@@ -161,11 +147,9 @@ class Outputs:
 
     def _write_field(self, name: str, value: Any) -> None:
         path, kind = self.paths[name], self.kinds[name]
-        if kind == "structure":
+        if kind in ("structure", "labelled"):
             form = next(form for form in self.formats if form.suffix == path.suffix)
             write_atomically(path, structure_bytes(value, form))
-        elif kind == "labelled":
-            write_atomically(path, structure_bytes(value, FORMATS["xyz"]))
         elif kind == "trajectory":
             write_trajectory(path, value)
         elif kind == "table":
@@ -208,13 +192,13 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Made:
-    """How a result was made; see ``results.Origin``.
+    """How a result was made, from which its files and its figure follow.
 
     Attributes:
         name: of the workflow.
         module: of its function, where its ``plot`` is.
         result: type of the result.
-        structure: the first structure; its format and what it carries decide on formats of files.
+        structure: the first structure, whose content decides on the formats of files.
         stem: with which names of files begin.
         facts: what the JSON says besides the result: settings, calculator, versions, …
     """
@@ -231,21 +215,14 @@ class Made:
         """The workflow's figure, if it has one."""
         return getattr(importlib.import_module(self.module), "plot", None)
 
-    def record(self) -> dict[str, Any]:
-        """What the JSON says besides the result."""
-        return self.facts
-
     def draw(self, result: Result, others: Mapping[str, Result], label: str) -> Figure:
         """As ``Result.plot``."""
-        if self.plot is None:
+        plot = self.plot
+        if plot is None:
             raise ConfigError(f"{self.name}: this workflow has no figure; its numbers are in the result")
-        figure: Figure
-        if not others:
-            figure = self.plot(result)
-            return figure
-        if "others" not in inspect.signature(self.plot).parameters:
+        if others and "others" not in inspect.signature(plot).parameters:
             raise ConfigError(f"{self.name}: its figure shows a single result; leave the others out")
-        figure = self.plot(result, others, label or "this")
+        figure: Figure = plot(result, others, label or "this") if others else plot(result)
         return figure
 
     def save(self, result: Result, where: Path, form: str | None, overwrite: bool) -> dict[str, Path]:
@@ -253,12 +230,12 @@ class Made:
         if form is not None and form not in FORMATS:
             hint = did_you_mean(form, FORMATS) or f"; expected one of {', '.join(FORMATS)}"
             raise ConfigError(f"format: there is no {form!r}{hint}")
-        folder, stem = where, self.stem
         if where.suffix == ".json":
-            folder, stem = where.parent, where.stem.removesuffix(f"-{self.name}")
-        outputs = Outputs(folder, stem, self, self.structure, form=form)
-        if where.suffix == ".json":
+            stem = where.stem.removesuffix(f"-{self.name}")
+            outputs = Outputs(where.parent, stem, self, self.structure, form=form)
             outputs.paths["json"] = where
+        else:
+            outputs = Outputs(where, self.stem, self, self.structure, form=form)
         outputs.claim(overwrite)
         outputs.write(result, self.facts, None if self.plot is None else lambda: self.draw(result, {}, ""))
         return outputs.paths

@@ -9,18 +9,21 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import ase
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from ...errors import ConfigError
 from ...storage.files import figure_bytes
+from ...storage.sealed import Record
 from ...units import plain_type, unit_of
 from .interface import Labelled, Table, Text
 
-if TYPE_CHECKING:  # the numbers need no figure
+if TYPE_CHECKING:  # the numbers need no figure, and no files
     from matplotlib.figure import Figure
+
+    from .result_files import Made
 
 
 from dataclasses import dataclass
@@ -34,19 +37,6 @@ WIDTH, LINES = 100, 25  # of a result's repr
 PRECISION = 5e-7  # of a value: half of the last of six digits
 
 
-class Origin(Protocol):
-    """How a result was made, from which its files and its figure follow; see ``result_files.Made``."""
-
-    @property
-    def plot(self) -> Callable | None: ...
-
-    def record(self) -> dict[str, Any]: ...
-
-    def draw(self, result: Result, others: Mapping[str, Result], label: str) -> Figure: ...
-
-    def save(self, result: Result, where: Path, form: str | None, overwrite: bool) -> dict[str, Path]: ...
-
-
 class Result(BaseModel):
     """What a workflow found. Fields of type ``ase.Atoms`` are written as structure files (none if the value
     is None), lists of them (or sequences, read frame by frame) as trajectories, a ``Table`` as CSV, a
@@ -56,9 +46,9 @@ class Result(BaseModel):
 
     converged: bool
     message: str = ""
-    _origin: Origin | None = PrivateAttr(None)
+    _origin: Made | None = PrivateAttr(None)
 
-    def made_by(self, origin: Origin) -> Self:
+    def made_by(self, origin: Made) -> Self:
         """The result itself, which now knows how it was made."""
         self._origin = origin
         return self
@@ -97,12 +87,11 @@ class Result(BaseModel):
 
     def to_json(self) -> str:
         """The JSON that ``save`` writes: settings, versions, and all fields but files, with units."""
-        made = {} if self._origin is None else self._origin.record()
-        return json.dumps(
-            {**made, **result_record(self)}, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False
-        )
+        facts = {} if self._origin is None else self._origin.facts
+        content = {"version": VERSION, **facts, **result_record(self)}
+        return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
-    def _known_origin(self) -> Origin:
+    def _known_origin(self) -> Made:
         if self._origin is None:
             raise ConfigError(
                 f"{type(self).__name__}: was not made by a workflow; call one, or read its JSON"
@@ -110,13 +99,11 @@ class Result(BaseModel):
         return self._origin
 
     def __repr__(self) -> str:
-        lines = [self._title() + ":", *describe(self, WIDTH).splitlines()]
-        shown = {"converged", "message", *_shown(self)}
-        others = [name for name, value in self if name not in shown and value is not None]
-        lines = lines[: LINES - 1]
+        lines = [self._title() + ":", *describe(self, WIDTH).splitlines()][: LINES - 1]
+        printed = {"converged", "message", *_numbers(self)}
+        others = [name for name, value in self if name not in printed and value is not None]
         if others:
-            names = textwrap.shorten(f"also: {', '.join(others)}", WIDTH - 2, placeholder=" …")
-            lines.append(f"  {names}")
+            lines.append("  " + textwrap.shorten(f"also: {', '.join(others)}", WIDTH - 2, placeholder=" …"))
         return "\n".join(lines)
 
     def _title(self) -> str:
@@ -126,7 +113,7 @@ class Result(BaseModel):
         return describe(self)
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:  # what rich and other printers ask for
-        for name in ("converged", "message", *_shown(self)):
+        for name in ("converged", "message", *_numbers(self)):
             yield name, getattr(self, name, None)
 
     def _repr_html_(self) -> str:
@@ -134,8 +121,9 @@ class Result(BaseModel):
             f"<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>"
             for name, text in _lines(self).items()
         )
-        picture = self._repr_png_()
-        image = f'<img width="500" src="data:image/png;base64,{_base64(picture)}"/>' if picture else ""
+        image = ""
+        if png := self._repr_png_():
+            image = f'<img width="500" src="data:image/png;base64,{base64.b64encode(png).decode()}"/>'
         return f"<p><b>{self._title()}</b> {html.escape(self.message)}</p><table>{rows}</table>{image}"
 
     def _repr_png_(self) -> bytes | None:
@@ -144,10 +132,6 @@ class Result(BaseModel):
         if self._origin is None or self._origin.plot is None or not complete:
             return None
         return figure_bytes(self._origin.draw(self, {}, ""), dpi=100)
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()
 
 
 def file_fields(result: type[Result]) -> dict[str, str]:
@@ -167,6 +151,22 @@ def file_fields(result: type[Result]) -> dict[str, str]:
         elif suffixes := [mark.suffix for mark in field.metadata if isinstance(mark, Text)]:
             kinds[name] = suffixes[0]
     return kinds
+
+
+class ResultRecord(Record):
+    """The JSON of a result; keys without a field here say how the result was made."""
+
+    model_config = ConfigDict(extra="allow")
+    kind: ClassVar[str] = "the JSON of a result"
+
+    workflow: str
+    result: dict[str, Any]
+    units: dict[str, str] = Field(default_factory=dict)
+    calculator: dict[str, Any] | None = None
+    files: dict[str, str] | None = None
+
+
+VERSION = ResultRecord.model_fields["version"].default
 
 
 def result_record(result: Result) -> dict:
@@ -200,15 +200,15 @@ def describe(result: Result, width: int | None = None) -> str:
     return "\n".join([*message, *(f"  {name:{longest}s}  {text}" for name, text in lines.items())])
 
 
-def _shown(result: Result) -> list[str]:
-    """Fields of floating-point numbers that have a line, those of their errors included."""
-    return [n for n in scalar_fields(type(result)) if isinstance(getattr(result, n, None), float)]
+def _numbers(result: Result) -> dict[str, float]:
+    """The floating-point numbers of a result by field, standard errors among them."""
+    values = {name: getattr(result, name, None) for name in scalar_fields(type(result))}
+    return {name: value for name, value in values.items() if isinstance(value, float)}
 
 
 def _lines(result: Result) -> dict[str, str]:
     """Each number with its error and unit, by its name in words."""
-    numbers = {name: getattr(result, name) for name in _shown(result)}
-    lines = {}
+    numbers, lines = _numbers(result), {}
     for name, value in numbers.items():
         if name.removesuffix("_error") == name or name.removesuffix("_error") not in numbers:
             unit = (unit_of(type(result).model_fields[name]) or "").replace("^3", "³")
@@ -236,28 +236,24 @@ def with_error(value: float, error: float | None, unit: str = "") -> str:
         power = math.floor(math.log10(largest))
         return f"({with_error(value / 10.0**power, error / 10.0**power)})e{power:+03d}"
     places = max(0, 1 - math.floor(math.log10(error)))
-    return f"{_rounded(value, places)} ± {error:.{places}f}"
+    return f"{value:z.{places}f} ± {error:.{places}f}"
 
 
 def plain(value: float, unit: str = "") -> str:
     """Six digits; of an energy in eV four decimals at least, so that 0.1 meV show."""
-    if unit == "eV" and 100 <= abs(value) < 1e7:
-        return _rounded(value, 4)
-    return f"{value + 0.0:.6g}"
-
-
-def _rounded(value: float, places: int) -> str:
-    """Without the sign of a zero."""
-    return f"{round(value, places) + 0.0:.{places}f}"
+    return f"{value:z.4f}" if unit == "eV" and 100 <= abs(value) < 1e7 else f"{value:z.6g}"
 
 
 R = TypeVar("R", bound=Result)
 
 
-def overlay(result: R, others: Mapping[str, R], label: str) -> list[tuple[str, R, str]]:
-    """Label, result and colour of each curve of a plot: the subject, then what it is compared with."""
-    curves = [(label, result), *others.items()]
-    return [(name, curve, f"C{k}") for k, (name, curve) in enumerate(curves)]
+def overlay(
+    result: R, others: Mapping[str, R], label: str, subject: str | None = None
+) -> list[tuple[str, R, str]]:
+    """Label, result and colour of each curve of a plot; ``subject`` is the colour of the first."""
+    colours = [subject] if subject else []
+    colours += [f"C{k}" for k in range(len(others) + 1)]
+    return [(n, r, c) for (n, r), c in zip([(label, result), *others.items()], colours, strict=False)]
 
 
 @dataclass(frozen=True)
@@ -311,7 +307,7 @@ def relative_score(field: str) -> Score:
     return Score("%", of, (field,))
 
 
-def known(reference: Result | None, fields: tuple[str, ...]) -> bool:
+def has_fields(reference: Result | None, fields: tuple[str, ...]) -> bool:
     """Whether a reference, which may be partial or missing, holds all of these fields."""
     if reference is None:
         return not fields
