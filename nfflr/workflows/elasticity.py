@@ -7,12 +7,12 @@ from itertools import combinations_with_replacement
 from typing import Annotated
 
 import ase
-import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from pydantic import Field
 
 from ..errors import NumericsError
@@ -22,14 +22,13 @@ from .framework.contract import workflow
 from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress, Settings, check_crystal, symmetry_of
 from .framework.results import Result, Score, field_score, overlay
-from .relaxation import RelaxResult, RelaxSettings, relax, relax_each
+from .relaxation import RelaxSettings, relax, relax_each
 
 TOPIC = "Stiffness"
 PLACE = 2
 EXAMPLES = ("nff elastic si.cif --relax",)
 
-MOST_TOLD = 9  # constants in a message, those of an orthorhombic crystal; all are in the result
-VOIGT = ("11", "22", "33", "23", "13", "12")
+MOST_LISTED = 9  # constants in a message, those of an orthorhombic crystal; all are in the result
 NEGLIGIBLE = 1e-3  # of the largest constant: zero by symmetry
 NOTABLE = 0.01  # of the bulk modulus: a residual stress that changes constants by a few per cent
 
@@ -126,13 +125,16 @@ def elastic(
     clamped = _stiffness(np.array([f["stress"] for f in results]).reshape(shape), deltas, patterns, basis)
     stiffness, stuck = clamped, ""
     if settings.internal:
-        stresses, stuck = _relaxed_stresses(frames, calculator, settings, progress)
+        options = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer="bfgs")
+        names = [f"strained cell {k}" for k in range(len(frames))]
+        relaxed, stuck = relax_each(frames, names, calculator, options, progress)
+        stresses = np.array([result.relaxed.get_stress() for result in relaxed])
         stiffness = _stiffness(stresses.reshape(shape), deltas, patterns, basis)
 
     values = moduli(stiffness[0])
     notes += _warnings(start, values, settings)
     facts = f"point group {group}, {len(basis)} constants from {len(frames)} strained cells"
-    if len(basis) <= MOST_TOLD:
+    if len(basis) <= MOST_LISTED:
         facts += f": {named_constants(stiffness[0], basis)} GPa"
     verdict = "mechanically stable" if values["stable"] else "mechanically unstable"
     if axes := vacuum_axes(atoms):
@@ -196,31 +198,17 @@ def invariant_stiffness(rotations: np.ndarray) -> np.ndarray:
 def necessary_strains(basis: np.ndarray) -> list[int]:
     """Voigt indices of the fewest unit strains, in order, whose stresses determine every coefficient."""
     indices: list[int] = []
+    rank = 0
     for j in range(6):
-        rank = [
-            np.linalg.matrix_rank(_design(basis, p), tol=1e-6) if p else 0 for p in (indices, [*indices, j])
-        ]
-        if rank[1] > rank[0]:
-            indices.append(j)
+        larger = np.linalg.matrix_rank(_design(basis, [*indices, j]), tol=1e-6)
+        if larger > rank:
+            indices, rank = [*indices, j], larger
     return indices
 
 
 def _design(basis: np.ndarray, patterns: list[int]) -> np.ndarray:
     """(6·J, P): stresses of each basis tensor under each unit strain."""
     return basis[:, :, patterns].transpose(2, 1, 0).reshape(-1, len(basis))
-
-
-def _relaxed_stresses(
-    frames: list[ase.Atoms], calculator: Calculator, settings: ElasticSettings, progress: Progress
-) -> tuple[np.ndarray, str]:
-    """Stresses (n, 6) once the atoms have relaxed in each cell, and why one did not."""
-    options = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer="bfgs")
-
-    def report(done: int, result: RelaxResult) -> None:
-        progress(done, len(frames), {"fmax (eV/Å)": result.fmax}, result.relaxed)
-
-    results, stuck = relax_each(frames, calculator, options, lambda k: f"strained cell {k}", report)
-    return np.array([result.relaxed.get_stress() for result in results]), stuck
 
 
 def _stiffness(
@@ -282,11 +270,7 @@ def _warnings(start: dict, values: dict, settings: ElasticSettings) -> list[str]
 
 
 def _matrix(reference: ElasticResult, field: str) -> np.ndarray:
-    """Constants (6, 6) of a reference.
-
-    Raises:
-        NumericsError: they have another shape.
-    """
+    """Constants (6, 6) of a reference."""
     matrix = np.asarray(getattr(reference, field), dtype=float)
     if matrix.shape != (6, 6):
         raise NumericsError(f"{field}: shape {matrix.shape} in the reference; expected (6, 6)")
@@ -298,8 +282,8 @@ def _constants(field: str) -> Score:
 
     def of(result: ElasticResult, reference: ElasticResult, settings: ElasticSettings) -> float:
         theirs = _matrix(reference, field)
-        there = np.triu(np.abs(theirs) > NEGLIGIBLE * np.abs(theirs).max())
-        return float(np.abs(getattr(result, field) - theirs)[there].mean())
+        entries = np.triu(np.abs(theirs) > NEGLIGIBLE * np.abs(theirs).max())
+        return float(np.abs(getattr(result, field) - theirs)[entries].mean())
 
     return Score("GPa", of, (field,))
 
@@ -310,10 +294,7 @@ def _constant(field: str, i: int, j: int) -> Score:
     def of(result: ElasticResult, reference: ElasticResult, settings: ElasticSettings) -> float:
         return float(abs(getattr(result, field)[i, j] - _matrix(reference, field)[i, j]))
 
-    def listed(reference: ElasticResult) -> bool:
-        return (i, j) in own_constants(_matrix(reference, field))
-
-    return Score("GPa", of, (field,), applies=listed)
+    return Score("GPa", of, (field,), applies=lambda r: (i, j) in own_constants(_matrix(r, field)))
 
 
 def own_constants(stiffness: np.ndarray) -> list[tuple[int, int]]:
@@ -323,10 +304,10 @@ def own_constants(stiffness: np.ndarray) -> list[tuple[int, int]]:
     that happens to equal C44 hides neither.
     """
     least = NEGLIGIBLE * np.abs(stiffness).max()
-    kept: dict[tuple[bool, ...], list[float]] = {}
+    sizes: dict[tuple[bool, ...], list[float]] = {}
     own = []
     for i, j in combinations_with_replacement(range(6), 2):
-        earlier = kept.setdefault((i == j, i > 2, j > 2), [])
+        earlier = sizes.setdefault((i == j, i > 2, j > 2), [])
         size = abs(stiffness[i, j])
         if size > least and all(abs(size - other) > least for other in earlier):
             earlier.append(size)
@@ -347,20 +328,18 @@ SCORES = {
 }
 
 
-def plot(
-    result: ElasticResult, others: Mapping[str, ElasticResult] = {}, label: str = ""
-) -> matplotlib.figure.Figure:
+def plot(result: ElasticResult, others: Mapping[str, ElasticResult] = {}, label: str = "") -> Figure:
     """The distinct constants with standard errors, and Young's modulus along directions in three planes."""
-    figure = matplotlib.figure.Figure(figsize=(9, 4.2), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     left = figure.add_subplot(1, 2, 1)
     right = figure.add_subplot(1, 2, 2, projection="polar")
-    shown = _distinct(result.stiffness)
+    entries = own_constants(result.stiffness)
+    rows = tuple(np.transpose(entries))
     curves = overlay(result, others, label)
     for k, (name, item, colour) in enumerate(curves):
-        x = np.arange(len(shown)) + 0.4 * ((k + 0.5) / len(curves) - 0.5)
-        pick = tuple(np.array(shown).T)
-        left.plot(x, item.clamped[pick], "_", color=colour, ms=12, mew=1.5)
-        left.errorbar(x, item.stiffness[pick], item.stiffness_error[pick], fmt="o", color=colour, capsize=3)
+        x = np.arange(len(entries)) + 0.4 * ((k + 0.5) / len(curves) - 0.5)
+        left.plot(x, item.clamped[rows], "_", color=colour, ms=12, mew=1.5)
+        left.errorbar(x, item.stiffness[rows], item.stiffness_error[rows], fmt="o", color=colour, capsize=3)
         if name:
             left.plot([], [], "o", color=colour, label=name)
         if item.stable:
@@ -368,7 +347,7 @@ def plot(
     left.plot([], [], "o", color="grey", label="relaxed atoms")
     left.plot([], [], "_", color="grey", ms=12, mew=1.5, label="clamped atoms")
     left.axhline(0, color="grey", lw=0.6)
-    left.set_xticks(range(len(shown)), [f"$C_{{{i + 1}{j + 1}}}$" for i, j in shown])
+    left.set_xticks(range(len(entries)), [f"$C_{{{i + 1}{j + 1}}}$" for i, j in entries])
     left.set_ylabel("stiffness (GPa)")
     left.legend()
     right.set_title("Young's modulus (GPa)", fontsize="medium")
@@ -377,19 +356,6 @@ def plot(
         right.plot([], [], style, color="grey", label=f"{plane} plane")
     right.legend(loc="lower left", bbox_to_anchor=(0.95, -0.1), fontsize="small")
     return figure
-
-
-def _distinct(stiffness: np.ndarray) -> list[tuple[int, int]]:
-    """Indices of the constants that are neither zero nor the same number as one before."""
-    shown: list[tuple[int, int]] = []
-    seen: list[float] = []
-    scale = np.abs(stiffness).max()
-    for i, j in sorted(zip(*np.triu_indices(6), strict=True), key=lambda ij: (ij[0] > 2, ij[1] > 2, ij)):
-        value = abs(stiffness[i, j])
-        if value > 1e-4 * scale and all(abs(value - other) > 1e-6 * scale for other in seen):
-            shown.append((int(i), int(j)))
-            seen.append(value)
-    return shown
 
 
 def _polar(axes: Axes, stiffness: np.ndarray, colour: str) -> None:

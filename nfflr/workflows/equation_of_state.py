@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import ase
-import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
+from matplotlib.figure import Figure
 from phonopy.qha.eos import EOSFit, get_eos
 from pydantic import Field
 
@@ -18,11 +18,13 @@ from .framework.contract import workflow
 from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress, Settings, check_crystal
 from .framework.results import Result, Score, field_score, overlay, relative_score
-from .relaxation import RelaxResult, RelaxSettings, relax_each
+from .relaxation import RelaxSettings, relax_each
 
 TOPIC = "Stiffness"
 PLACE = 1
 EXAMPLES = ("nff eos si.cif --range 0.06",)
+
+PARAMETERS = ("energy", "bulk_modulus", "bulk_modulus_derivative", "volume")  # of phonopy, in its order
 
 
 class EosSettings(Settings):
@@ -126,19 +128,17 @@ def _energies(
             raise NumericsError("structure: an energy is not finite; check the geometry or the range")
         progress(len(frames), len(frames), {"E (eV)": energies.min()}, frames[0])
         return energies, frames, ""
-    relaxation = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer="bfgs")
-
-    def report(done: int, result: RelaxResult) -> None:
-        progress(done, len(frames), {"E (eV)": result.energy}, result.relaxed)
-
+    options = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer="bfgs")
     names = [f"at {frame.get_volume():.2f} Å^3" for frame in frames]
-    results, stuck = relax_each(frames, calculator, relaxation, names.__getitem__, report)
+    results, stuck = relax_each(
+        frames, names, calculator, options, progress, lambda result: {"E (eV)": result.energy}
+    )
     return np.array([r.energy for r in results]), [r.relaxed for r in results], stuck
 
 
 def _fit(volumes: np.ndarray, energies: np.ndarray, name: str, atoms: int) -> dict[str, float | None]:
     """Parameters of one equation; None for all if there is no fit with a minimum."""
-    keys = ("energy", "bulk_modulus", "bulk_modulus_derivative", "volume", "rms")
+    keys = (*PARAMETERS, "rms")
     # Per atom and from the lowest energy: the fit works with numbers near one whatever the cell.
     v, e = volumes / atoms, (energies - energies.min()) / atoms
     curvature = 2 * np.polyfit(v - v.mean(), e, 2)[0]
@@ -172,11 +172,7 @@ def _failure(birch: dict, vinet: dict, volumes: np.ndarray, energies: np.ndarray
 
 
 def _curve_error(result: EosResult, reference: EosResult, settings: EosSettings) -> float:
-    """Mean absolute difference of E − E(fitted minimum) at equal volumes, eV per atom.
-
-    Raises:
-        NumericsError: the volumes are not the reference's.
-    """
+    """Mean absolute difference of E − E(fitted minimum) at equal volumes, eV per atom."""
     n, m = result.atoms_per_cell, reference.atoms_per_cell
     ours, theirs = result.volumes / n, reference.volumes / m
     if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=1e-4):
@@ -192,11 +188,9 @@ SCORES = {
 }
 
 
-def plot(
-    result: EosResult, others: Mapping[str, EosResult] = {}, label: str = ""
-) -> matplotlib.figure.Figure:
+def plot(result: EosResult, others: Mapping[str, EosResult] = {}, label: str = "") -> Figure:
     """Energy against volume per atom, both fits, and their residuals."""
-    figure = matplotlib.figure.Figure(figsize=(6, 5), layout="constrained")
+    figure = Figure(figsize=(6, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     for name, item, colour in overlay(result, others, label):
         n = item.atoms_per_cell
@@ -220,9 +214,6 @@ def plot(
 
 def _curve(result: EosResult, equation: str, prefix: str) -> Callable[[np.ndarray], np.ndarray]:
     """Fitted energy per atom (eV) as a function of volume per atom."""
-    energy, bulk, derivative, volume = (
-        getattr(result, f"{prefix}{name}")
-        for name in ("energy", "bulk_modulus", "bulk_modulus_derivative", "volume")
-    )
+    energy, bulk, derivative, volume = (getattr(result, f"{prefix}{name}") for name in PARAMETERS)
     n = result.atoms_per_cell
     return lambda v: get_eos(equation)(v, np.array([energy / n, bulk * GPA, derivative, volume / n]))

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import ase
-import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.units import kB
+from matplotlib.figure import Figure
 from phonopy import Phonopy
 from phonopy.physical_units import get_physical_units
 from pydantic import Field
@@ -18,9 +18,9 @@ from ..storage.archives import Archive
 from ..units import Unit
 from .framework.contract import workflow
 from .framework.interface import Array, Progress
-from .framework.results import Result
+from .framework.results import Result, overlay
 from .lattice.harmonic import at_volumes, displaced, lowest_mode, rest, set_force_constants
-from .lattice.spectra import WIDTH, BandPath, band_path, curves, draw_path, mode_gruneisen, ticks
+from .lattice.spectra import SUBJECT, WIDTH, BandPath, band_path, draw_path, mode_gruneisen, path_fields
 from .lattice.supercells import ThermalSettings, supercell_matrix
 
 TOPIC = "Vibrations and heat"
@@ -103,7 +103,6 @@ def _result(phonons: list[Phonopy], path: BandPath, settings: GruneisenSettings)
     distances = phonons[0].run_band_structure(path.qpoints).distances
     pieces = [mode_gruneisen(phonons, piece, piece[0] - piece[-1]) for piece in path.qpoints]
     frequencies_along, along_values = (np.concatenate([piece[k] for piece in pieces]) for k in (0, 1))
-    labels, places = ticks(path, distances)
     mode = lowest_mode(phonons[0], mesh.qpoints, settings.tolerance)
     stable = mode.frequency >= -settings.tolerance
     values = np.where(frequencies > settings.tolerance, values, np.nan)
@@ -117,11 +116,7 @@ def _result(phonons: list[Phonopy], path: BandPath, settings: GruneisenSettings)
         temperatures=temperatures,
         mean_gruneisen=mean,
         cell=phonons[0].primitive.cell,
-        band_labels=labels,
-        band_label_distances=np.array(places),
-        band_pieces=np.cumsum([0, *map(len, path.qpoints)])[:-1],
-        band_qpoints=np.concatenate(path.qpoints),
-        band_distances=np.concatenate(distances),
+        **path_fields(path, distances),
         band_frequencies=frequencies_along,
         band_gruneisen=np.where(frequencies_along > settings.tolerance, along_values, np.nan),
         mesh=[int(n) for n in mesh.mesh_numbers],
@@ -147,14 +142,12 @@ def _mean(
     return mean
 
 
-def plot(
-    result: GruneisenResult, others: Mapping[str, GruneisenResult] = {}, label: str = ""
-) -> matplotlib.figure.Figure:
+def plot(result: GruneisenResult, others: Mapping[str, GruneisenResult] = {}, label: str = "") -> Figure:
     """Parameters along the path, against frequency, and their mean against temperature; others in colour."""
-    figure = matplotlib.figure.Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
     along, modes, mean = figure.subplots(1, 3, width_ratios=[2, 1, 1])
     dots = {"ls": "", "marker": ".", "ms": 3}
-    for name, item, colour in reversed(curves(result, others, label)):
+    for name, item, colour in reversed(overlay(result, others, label, SUBJECT)):
         draw_path(along, item, item.band_gruneisen, result, label=name, color=colour, **dots)
         modes.plot(item.mesh_frequencies.ravel(), item.mesh_gruneisen.ravel(), color=colour, **dots)
         mean.plot(item.temperatures, item.mean_gruneisen, color=colour, lw=WIDTH)

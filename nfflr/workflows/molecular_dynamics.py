@@ -7,11 +7,11 @@ from itertools import islice
 from typing import Annotated, Any, Literal
 
 import ase
-import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.constraints import FixAtoms
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from pydantic import SkipValidation
 
 from ..errors import NumericsError
@@ -286,14 +286,14 @@ GREY: dict[str, Any] = {"color": "0.6", "linewidth": 0.8, "zorder": 0}
 SET: dict[str, Any] = {"color": "k", "linewidth": 1, "linestyle": ":"}
 
 
-def plot(result: MdResult, others: Mapping[str, MdResult] = {}, label: str = "") -> matplotlib.figure.Figure:
+def plot(result: MdResult, others: Mapping[str, MdResult] = {}, label: str = "") -> Figure:
     """Temperature, energies, radial distribution, displacements, autocorrelation and spectrum of a run.
 
     Pressure and volume come below if a barostat holds them. Others lie over the four panels after the traces
     as dashed lines, of all atoms; their traces stay in tables of their own.
     """
     rows = 3 if result.pressure_target is None else 4
-    figure = matplotlib.figure.Figure(figsize=(7.2, 2.4 * rows), layout="constrained")
+    figure = Figure(figsize=(7.2, 2.4 * rows), layout="constrained")
     axes = figure.subplots(rows, 2)
     _trace(axes[0, 0], result, "temperature", "K", "tab:red", result.temperature_target)
     _energy(axes[0, 1], result)

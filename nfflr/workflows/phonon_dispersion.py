@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import ase
-import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
+from ase.units import kB
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from phonopy import Phonopy
-from phonopy.phonon.mesh import Mesh
 from pydantic import Field
 from spglib import SpglibDataset
 
@@ -19,7 +20,7 @@ from ..storage.archives import Archive
 from ..units import Unit
 from .framework.contract import workflow
 from .framework.interface import Array, Progress, Text
-from .framework.results import Result, Score, field_score
+from .framework.results import Result, Score, field_score, overlay
 from .lattice.harmonic import (
     Mode,
     displaced,
@@ -30,7 +31,16 @@ from .lattice.harmonic import (
     supercells,
     thermal,
 )
-from .lattice.spectra import BandPath, band_path, density_of_states, name_of, phonon_figure, ticks
+from .lattice.spectra import (
+    SUBJECT,
+    WIDTH,
+    BandPath,
+    band_path,
+    density_of_states,
+    draw_path,
+    name_of,
+    path_fields,
+)
 from .lattice.supercells import ThermalSettings, diagonal_supercell, rows_of, shortest_image, supercell_matrix
 
 TOPIC = "Vibrations and heat"
@@ -160,7 +170,7 @@ def _result(
     qpoints = np.concatenate([mesh.qpoints, bands["band_qpoints"]])
     mode = lowest_mode(phonon, qpoints, settings.tolerance)
     stable = mode.frequency >= -settings.tolerance
-    follow = None if stable else modulated(phonon, mode, settings.modulation, settings.tolerance)
+    follower = None if stable else modulated(phonon, mode, settings.modulation, settings.tolerance)
     space_group = phonon.symmetry.dataset
     return PhononsResult(
         converged=True,
@@ -180,38 +190,23 @@ def _result(
         symbols=phonon.primitive.symbols,
         **bands,
         mesh=[int(n) for n in mesh.mesh_numbers],
-        **_densities(phonon, mesh),
+        **density_of_states(phonon, mesh),
         temperatures=settings.temperatures(),
         free_energy=heat.free_energy,
         entropy=heat.entropy,
         heat_capacity=heat.heat_capacity,
         phonopy=str(phonon.to_phonopy_yaml()),
-        modulated=follow,
+        modulated=follower,
     )
 
 
 def _bands(phonon: Phonopy, path: BandPath) -> dict:
     bands = phonon.run_band_structure(path.qpoints, with_group_velocities=True)
     assert bands.group_velocities is not None  # asked for
-    labels, places = ticks(path, bands.distances)
     return {
-        "band_labels": labels,
-        "band_label_distances": np.array(places),
-        "band_pieces": np.cumsum([0, *map(len, path.qpoints)])[:-1],
-        "band_qpoints": np.concatenate(path.qpoints),
-        "band_distances": np.concatenate(bands.distances),
+        **path_fields(path, bands.distances),
         "band_frequencies": np.concatenate(bands.frequencies),
         "band_velocities": np.concatenate(bands.group_velocities) * KM_PER_S,
-    }
-
-
-def _densities(phonon: Phonopy, mesh: Mesh) -> dict:
-    density = density_of_states(phonon, mesh)
-    return {
-        "dos_frequencies": density.frequencies,
-        "dos": density.total,
-        "dos_elements": density.elements,
-        "projected_dos": density.projected,
     }
 
 
@@ -243,12 +238,7 @@ def _message(phonon: Phonopy, mode: Mode, stable: bool, path: BandPath, reach: f
 
 
 def _frequencies(result: PhononsResult, reference: PhononsResult, settings: PhononsSettings) -> np.ndarray:
-    """Differences of frequencies (Q, B), THz, at the reference's q-points.
-
-    Raises:
-        NumericsError: a q-point is not on the path of the result, nor is one equivalent by symmetry, or
-            there are other bands.
-    """
+    """Differences of frequencies (Q, B), THz, at the reference's q-points or equivalent ones."""
     theirs = np.sort(reference.band_frequencies, axis=1)
     rows = rows_of(reference.band_qpoints, result)
     ours = np.sort(result.band_frequencies[rows], axis=1)
@@ -265,8 +255,54 @@ SCORES = {
 }
 
 
-def plot(
-    result: PhononsResult, others: Mapping[str, PhononsResult] = {}, label: str = ""
-) -> matplotlib.figure.Figure:
+def plot(result: PhononsResult, others: Mapping[str, PhononsResult] = {}, label: str = "") -> Figure:
     """Bands and density of states side by side, thermal properties beside them; others in colour."""
-    return phonon_figure(result, others, label)
+    drawn = overlay(result, others, label, SUBJECT)
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[2.3, 1])[0]
+    bands, dos = left.subplots(1, 2, sharey=True, width_ratios=[3, 1])
+    for name, item, colour in reversed(drawn):  # the subject on top
+        draw_path(bands, item, item.band_frequencies, result, color=colour, lw=WIDTH, label=name)
+    bands.axhline(0, color="0.6", lw=0.8, zorder=0)
+    bands.set_ylabel("frequency (THz)")
+    lowest = min(item.band_frequencies.min() for _, item, _ in drawn)
+    stable = all(item.stable for _, item, _ in drawn)
+    bands.set_ylim(0 if stable else 1.1 * lowest, 1.04 * max(item.highest_frequency for _, item, _ in drawn))
+    if others:
+        bands.legend(fontsize="small", loc="best")
+        for _, item, colour in drawn:
+            dos.plot(item.dos / len(item.symbols), item.dos_frequencies, lw=WIDTH, color=colour)
+    else:
+        _draw_elements(dos, result)
+    dos.axhline(0, color="0.6", lw=0.8, zorder=0)
+    dos.set_xlim(left=0)
+    dos.set_xlabel("states (1/THz/atom)")
+    free, heat = right.subplots(2, 1, sharex=True)
+    _draw_thermal(free, heat, drawn)
+    return figure
+
+
+def _draw_elements(axes: Axes, result: PhononsResult) -> None:
+    """The total as an area, the share of each element as a line."""
+    atoms = len(result.symbols)
+    axes.fill_betweenx(result.dos_frequencies, result.dos / atoms, color="0.85", label="total")
+    axes.plot(result.dos / atoms, result.dos_frequencies, lw=0.8, color="0.4")
+    if len(result.dos_elements) > 1:
+        for element, dos in zip(result.dos_elements, result.projected_dos, strict=True):
+            axes.plot(dos / atoms, result.dos_frequencies, lw=WIDTH, label=element)
+        axes.legend(frameon=False, fontsize="small", loc="best")
+
+
+def _draw_thermal(free: Axes, heat: Axes, drawn: list) -> None:
+    for _, item, colour in reversed(drawn):
+        atoms, t = len(item.symbols), item.temperatures
+        free.plot(t, 1000 * item.free_energy / atoms, color=colour, lw=WIDTH)
+        heat.plot(t, item.entropy / atoms / kB, color=colour, lw=WIDTH)
+        heat.plot(t, item.heat_capacity / atoms / kB, "--", color=colour, lw=WIDTH)
+    heat.plot([], [], color=SUBJECT, label="S")
+    heat.plot([], [], "--", color=SUBJECT, label=r"$C_V$")
+    heat.axhline(3, color="0.6", lw=0.8, ls=":", zorder=0)  # Dulong and Petit
+    free.set_ylabel("F (meV/atom)")
+    heat.set(xlabel="temperature (K)", ylabel=r"S, $C_V$ ($k_\mathrm{B}$/atom)")
+    heat.set_xlim(drawn[0][1].temperatures[[0, -1]])
+    heat.legend(frameon=False)

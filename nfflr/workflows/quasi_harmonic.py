@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 import ase
-import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.units import kB
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.polynomial import Polynomial
 from phonopy import Phonopy, QHAResult, run_qha
 from phonopy.qha.core import BulkModulus
@@ -23,18 +23,18 @@ from ..errors import NumericsError
 from ..storage.archives import Archive
 from ..units import GPA, Unit
 from .framework.contract import workflow
+from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress
-from .framework.results import Result
+from .framework.results import Result, overlay
 from .lattice.harmonic import (
     at_volumes,
     displaced,
-    energies_of,
     lowest_mode,
     rest,
     set_force_constants,
     thermal,
 )
-from .lattice.spectra import WIDTH, curves
+from .lattice.spectra import SUBJECT, WIDTH
 from .lattice.supercells import ThermalSettings, Three, supercell_matrix
 
 TOPIC = "Vibrations and heat"
@@ -135,7 +135,8 @@ def qha(
     def at(ratios: np.ndarray) -> tuple[list[Phonopy], np.ndarray]:
         """Phonons and energies (eV per primitive cell) at these volumes."""
         cells = at_volumes(start, ratios, calculator, settings, progress, archive)
-        energies = energies_of(cells, calculator, archive)
+        results = evaluate(calculator, cells, ("energy",), archive=archive)
+        energies = np.array([values["energy"] for values in results])
         phonons = [displaced(cell, matrix, settings) for cell in cells]
         set_force_constants(phonons, calculator, settings, progress, archive)
         return phonons, energies * len(phonons[0].primitive) / len(start)
@@ -160,16 +161,12 @@ def qha(
 
 
 def quasi_harmonic(phonons: Sequence[Phonopy], energies: np.ndarray, settings: QhaSettings) -> QhaResult:
-    """The thermodynamics of phonopy objects with force constants, one per volume.
+    """The thermodynamics of phonopy objects with force constants, in the order of their volumes.
 
     The thermal expansion is the derivative of the fitted volume by temperature, from the entropies −∂F/∂T by
     the implicit function theorem: no differences between temperatures enter, which at low ones would be off
     by the square of step over temperature. γ = α B_T V / C_V and C_P = C_V + T V B_T α² follow from it.
-
-    Args:
-        phonons: in the order of their volumes.
-        energies: (V,) eV per primitive cell, of the atoms at rest.
-        settings: temperatures, mesh, equation of state and pressure are used.
+    ``energies`` (V,) are those of the atoms at rest, eV per primitive cell.
 
     Raises:
         NumericsError: the equation of state cannot be fitted.
@@ -262,16 +259,11 @@ def _same_mesh(phonons: Sequence[Phonopy], length: float) -> list[int]:
 
 
 def _result(fit: _Fit, phonons: Sequence[Phonopy], energies: np.ndarray, settings: QhaSettings) -> QhaResult:
-    kept, fitted = slice(fit.count), fit.phonopy
-    temperatures, volume = fitted.temperatures[kept], fitted.equilibrium_volumes[kept]
-    bulk = fitted.bulk_moduli[kept]  # eV/Å^3
-    slopes = [
-        _slope(get_eos(settings.eos), fitted.volumes, *rows)
-        for rows in zip(
-            fitted.eos_parameters[kept], fitted.helmholtz_volume[kept], -fit.entropies, strict=True
-        )
-    ]
-    expansion = np.array(slopes) / volume
+    fitted, n = fit.phonopy, fit.count
+    temperatures, volume = fitted.temperatures[:n], fitted.equilibrium_volumes[:n]
+    bulk = fitted.bulk_moduli[:n]  # eV/Å^3
+    rows = zip(fitted.eos_parameters[:n], fitted.helmholtz_volume[:n], -fit.entropies, strict=True)
+    expansion = np.array([_slope(get_eos(settings.eos), fitted.volumes, *row) for row in rows]) / volume
     heat = np.array(  # at constant volume
         [Polynomial.fit(fitted.volumes, c, DEGREE)(v) for c, v in zip(fit.heats, volume, strict=True)]
     )
@@ -290,11 +282,11 @@ def _result(fit: _Fit, phonons: Sequence[Phonopy], energies: np.ndarray, setting
         energies=energies,
         lowest_frequencies=lowest,
         temperatures=temperatures,
-        helmholtz=fitted.helmholtz_volume[kept],
+        helmholtz=fitted.helmholtz_volume[:n],
         volume=volume,
         thermal_expansion=expansion,
-        gibbs=fitted.gibbs_free_energies[kept],
-        entropy=fitted.entropy_temperature[kept],
+        gibbs=fitted.gibbs_free_energies[:n],
+        entropy=fitted.entropy_temperature[:n],
         heat_capacity=heat + temperatures * volume * bulk * expansion**2,
         bulk_modulus=bulk / GPA,
         gruneisen=np.divide(expansion * bulk * volume, heat, out=np.zeros_like(heat), where=heat > 0),
@@ -362,14 +354,12 @@ def _message(fit: _Fit, lowest: np.ndarray, settings: QhaSettings) -> str:
     return "; ".join(problems) or sound
 
 
-def plot(
-    result: QhaResult, others: Mapping[str, QhaResult] = {}, label: str = ""
-) -> matplotlib.figure.Figure:
+def plot(result: QhaResult, others: Mapping[str, QhaResult] = {}, label: str = "") -> Figure:
     """Free energy against volume with its minima, and what follows from them; others in colour."""
-    figure = matplotlib.figure.Figure(figsize=(11, 6), layout="constrained")
+    figure = Figure(figsize=(11, 6), layout="constrained")
     panels = figure.subplots(2, 3)
     _draw_free_energy(panels[0, 0], result)
-    for name, item, colour in reversed(curves(result, others, label)):
+    for name, item, colour in reversed(overlay(result, others, label, SUBJECT)):
         for axes, (values, quantity) in zip(panels.ravel()[1:], _per_atom(item), strict=True):
             axes.plot(item.temperatures, values, color=colour, lw=WIDTH, label=name)
             axes.set(xlabel="temperature (K)", ylabel=quantity)

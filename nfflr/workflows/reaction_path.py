@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import ase
-import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.mep.neb import NEB, idpp_interpolate
 from ase.utils.forcecurve import fit_images
+from matplotlib.figure import Figure
 from pydantic import Field
 
 from ..errors import NumericsError, StructureError
@@ -20,7 +20,7 @@ from ..structures.constraints import kind_of, labels_by_atom, listed, moved_whil
 from ..units import Unit
 from .framework.contract import workflow
 from .framework.evaluations import evaluate
-from .framework.interface import Array, Progress, Settings
+from .framework.interface import Array, Progress, Settings, silent
 from .framework.results import Result, overlay
 from .relaxation import EXPLODED, OPTIMIZERS, RelaxSettings, relax_each
 
@@ -227,8 +227,7 @@ def _ends(
             frame.calc = SinglePointCalculator(frame, energy=values["energy"], forces=values["forces"])
         return frames, ""
     options = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer=settings.optimizer)
-    name = ("initial", "final").__getitem__
-    results, stuck = relax_each([initial, final], calculator, options, name, lambda done, result: None)
+    results, stuck = relax_each([initial, final], ["initial", "final"], calculator, options, silent)
     _check_distinct(*(result.relaxed for result in results))
     return [result.relaxed for result in results], stuck
 
@@ -297,11 +296,9 @@ def _result(
     )
 
 
-def plot(
-    result: NebResult, others: Mapping[str, NebResult] = {}, label: str = ""
-) -> matplotlib.figure.Figure:
+def plot(result: NebResult, others: Mapping[str, NebResult] = {}, label: str = "") -> Figure:
     """Energy along the path: images, and the curve through their energies and forces."""
-    figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name, item, colour in overlay(result, others, label):
         axes.plot(item.curve_distances, item.curve_energies, color=colour, lw=1.2)

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Annotated, Any, Literal, Self
 
 import ase
-import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.cell import Cell
@@ -16,6 +15,7 @@ from ase.constraints import FixSymmetry
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
 from ase.optimize.optimize import Optimizer
+from matplotlib.figure import Figure
 from pydantic import Field, field_validator, model_validator
 
 from ..errors import NumericsError, StructureError
@@ -137,8 +137,7 @@ def relax(
         calculator: any ASE calculator with forces (and stress for a cell relaxation).
         settings: see ``RelaxSettings``.
         progress: called with every step.
-        archive: keeps the steps; one that holds a run continues it, and the result is that of a run without a
-            break, bit for bit.
+        archive: keeps the steps. One that holds a run continues it, bit for bit like a run without a break.
 
     Raises:
         ConfigError: the archive holds another run, or the calculator gives no spread to limit.
@@ -186,31 +185,26 @@ def relax(
 
 def relax_each(
     structures: Sequence[ase.Atoms],
+    names: Sequence[str],
     calculator: Calculator,
     settings: RelaxSettings,
-    name: Callable[[int], str],
-    progress: Callable[[int, RelaxResult], None],
+    progress: Progress,
+    numbers: Callable[[RelaxResult], dict[str, float]] = lambda result: {"fmax (eV/Å)": result.fmax},
 ) -> tuple[list[RelaxResult], str]:
-    """Relax one structure after another; the results, and the first reason why one did not converge.
+    """Relax one structure after another; the results, and why the first did not converge that did not.
 
-    Args:
-        name: of a structure by its number, for that reason.
-        progress: called with the number of structures that are done and the last result.
+    That reason gives the structure's name. ``numbers`` are those of each result that ``progress`` gets.
     """
     results: list[RelaxResult] = []
     for structure in structures:
-        results.append(relax(structure, calculator, settings))
-        progress(len(results), results[-1])
-    failures = [f"{name(k)}: {r.message}" for k, r in enumerate(results) if not r.converged]
+        results.append(result := relax(structure, calculator, settings))
+        progress(len(results), len(structures), numbers(result), result.relaxed)
+    failures = [f"{n}: {r.message}" for n, r in zip(names, results, strict=True) if not r.converged]
     return results, failures[0] if failures else ""
 
 
 def check_axes(atoms: ase.Atoms, settings: RelaxSettings) -> None:
-    """Refuse a cell relaxation along axes that are not periodic.
-
-    Raises:
-        StructureError: naming an axis, or the axes along which the cell can relax.
-    """
+    """Refuse a cell relaxation along axes that are not periodic with a ``StructureError``."""
     periodic = "".join(axis for axis, on in zip("abc", atoms.pbc, strict=True) if on)
     if settings.cell_axes == "abc":
         advice = f"use --no-cell, or --cell-axes {periodic}" if periodic else "use --no-cell"
@@ -285,11 +279,10 @@ def _descend(
         NumericsError: not even the start has finite forces.
     """
     frames: list[ase.Atoms] = []
-    kept = len(archive.frames())
-    steps = optimizer.irun(fmax=settings.fmax, steps=settings.steps)
+    archived = len(archive.frames())
     converged = False
     try:
-        for finished in steps:
+        for finished in optimizer.irun(fmax=settings.fmax, steps=settings.steps):
             fmax = float(np.linalg.norm(moving.get_forces(), axis=1).max())
             if not np.isfinite(fmax):
                 raise NumericsError("structure: forces are not finite; check the geometry")
@@ -297,10 +290,12 @@ def _descend(
                 return frames, False, f"a force exceeds {EXPLODED:g} eV/Å"
             frames.append(frame_of(atoms, fmax))
             excess = find_excess(atoms.calc.results, len(atoms), settings)
-            if excess is not None:  # not kept: a run that is continued finds it again
+            if excess is not None:  # not archived: a run that is continued finds it again
                 return frames, False, excess
-            if len(frames) > kept:
-                _keep(archive, frames)
+            if len(frames) > archived:
+                archive.append(frames[-1])
+                if len(frames) % CHECKPOINT == 0:
+                    archive.save("state", {"frames": np.array(len(frames))})
             progress(len(frames) - 1, settings.steps, {"fmax (eV/Å)": fmax}, atoms)
             converged = bool(finished)
     except (NumericsError, StructureError) as error:
@@ -308,12 +303,6 @@ def _descend(
             raise
         return frames, False, str(error).removeprefix("structure: ")
     return frames, converged, ""
-
-
-def _keep(archive: Archive, frames: list[ase.Atoms]) -> None:
-    archive.append(frames[-1])
-    if len(frames) % CHECKPOINT == 0:
-        archive.save("state", {"frames": np.array(len(frames))})
 
 
 def frame_of(atoms: ase.Atoms, fmax: float) -> ase.Atoms:
@@ -398,11 +387,9 @@ SCORES = {
 }
 
 
-def plot(
-    result: RelaxResult, others: Mapping[str, RelaxResult] = {}, label: str = ""
-) -> matplotlib.figure.Figure:
+def plot(result: RelaxResult, others: Mapping[str, RelaxResult] = {}, label: str = "") -> Figure:
     """Energy and largest force against step."""
-    figure = matplotlib.figure.Figure(figsize=(6, 4.5), layout="constrained")
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     for name, item, colour in overlay(result, others, label):
         upper.plot(item.energy_trace - item.energy_trace[-1], color=colour, label=name)

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 import ase
 import ase.build
 import ase.units
-import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from pydantic import Field, field_validator
 
 from ..errors import StructureError
@@ -20,7 +20,7 @@ from .framework.contract import workflow
 from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress, Settings, check_crystal, stress_note, symmetry_of
 from .framework.results import Result, overlay
-from .relaxation import RelaxResult, RelaxSettings, relax_each
+from .relaxation import RelaxSettings, relax_each
 
 TOPIC = "Defects, surfaces, paths"
 PLACE = 2
@@ -114,9 +114,12 @@ def surface(
     ]
     bulk, *values = evaluate(calculator, [cell, *slabs])
     clamped = np.array([f["energy"] for f in values])
-    final, shown, stuck = clamped, slabs[-1], ""
+    final, thickest, stuck = clamped, slabs[-1], ""
     if settings.relax:
-        final, shown, stuck = _relaxed(slabs, calculator, settings, progress)
+        options = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer=settings.optimizer)
+        names = [f"slab of {len(slab)} atoms" for slab in slabs]
+        relaxed, stuck = relax_each(slabs, names, calculator, options, progress)
+        final, thickest = np.array([result.energy for result in relaxed]), relaxed[-1].relaxed
 
     counts = np.array([len(slab) for slab in slabs])
     area = float(np.linalg.norm(np.cross(*slabs[0].cell[:2])))
@@ -141,7 +144,7 @@ def surface(
         thicknesses=np.array([np.ptp(slab.positions[:, 2]) for slab in slabs]),
         unrelaxed=(clamped - counts * clamped_slope) / (2 * area) / J_PER_M2,
         relaxed=(final - counts * slope) / (2 * area) / J_PER_M2 if settings.relax else None,
-        slab=shown,
+        slab=thickest,
     )
 
 
@@ -151,8 +154,8 @@ def oriented(atoms: ase.Atoms, miller: tuple, symprec: float) -> tuple[ase.Atoms
     ``miller`` is of the conventional cell. With rows as lattice vectors, indices change as the vectors do.
     """
     symmetry = symmetry_of(atoms, symprec)
-    _, kept = np.unique(symmetry.mapping_to_primitive, return_index=True)
-    cell = ase.Atoms(atoms.numbers[kept], atoms.positions[kept], cell=symmetry.primitive_lattice, pbc=True)
+    _, first = np.unique(symmetry.mapping_to_primitive, return_index=True)
+    cell = ase.Atoms(atoms.numbers[first], atoms.positions[first], cell=symmetry.primitive_lattice, pbc=True)
     cell.wrap()
     conventional = np.linalg.inv(symmetry.transformation_matrix).T @ atoms.cell.array
     # Reciprocal vectors have the coordinates of the plane's normal, which no choice of cell changes.
@@ -174,8 +177,8 @@ def terminations(cell: ase.Atoms, miller: np.ndarray) -> np.ndarray:
     spacing = 1 / np.linalg.norm(miller @ cell.cell.reciprocal())
     heights = np.sort((cell.positions @ _normal(cell, miller)) % spacing)
     gaps = np.diff(heights, append=heights[0] + spacing)
-    kept = np.flatnonzero(gaps > SAME_PLANE) if len(gaps) > 1 else np.array([0])
-    order = kept[np.argsort(-gaps[kept].round(3), kind="stable")]
+    wide = np.flatnonzero(gaps > SAME_PLANE) if len(gaps) > 1 else np.array([0])
+    order = wide[np.argsort(-gaps[wide].round(3), kind="stable")]
     middles: np.ndarray = heights[order] + gaps[order] / 2
     return middles
 
@@ -193,20 +196,6 @@ def _is_symmetric(slab: ase.Atoms, symprec: float) -> bool:
     return bool((symmetry_of(slab, symprec).rotations[:, 2, 2] == -1).any())
 
 
-def _relaxed(
-    slabs: list[ase.Atoms], calculator: Calculator, settings: SurfaceSettings, progress: Progress
-) -> tuple[np.ndarray, ase.Atoms, str]:
-    """Energies, the thickest slab, and why one did not relax."""
-    options = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer=settings.optimizer)
-
-    def report(done: int, result: RelaxResult) -> None:
-        progress(done, len(slabs), {"fmax (eV/Å)": result.fmax}, result.relaxed)
-
-    name = [f"slab of {len(slab)} atoms" for slab in slabs]
-    results, stuck = relax_each(slabs, calculator, options, name.__getitem__, report)
-    return np.array([result.energy for result in results]), results[-1].relaxed, stuck
-
-
 def _fit(counts: np.ndarray, energies: np.ndarray, area: float) -> tuple[float, float, float]:
     """γ and its standard error in eV/Å², and the bulk energy per atom in eV."""
     mean = energies.mean() / counts.mean()  # taken off, lest a large energy swamp a small difference
@@ -216,11 +205,9 @@ def _fit(counts: np.ndarray, energies: np.ndarray, area: float) -> tuple[float, 
     return float(values[0]), float(np.sqrt(variance)), float(values[1] + mean)
 
 
-def plot(
-    result: SurfaceResult, others: Mapping[str, SurfaceResult] = {}, label: str = ""
-) -> matplotlib.figure.Figure:
+def plot(result: SurfaceResult, others: Mapping[str, SurfaceResult] = {}, label: str = "") -> Figure:
     """Surface energy of each slab, and the fitted ones as lines."""
-    figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name, item, colour in overlay(result, others, label):
         axes.plot(item.thicknesses, item.unrelaxed, "o", color=colour, mfc="white")

@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import ase
-import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
+from matplotlib.figure import Figure
 from pydantic import Field
 
 from ..errors import StructureError
+from ..structures.cells import heights
 from ..units import Unit
 from .framework.contract import workflow
 from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress, Settings, check_crystal, stress_note, symmetry_of
 from .framework.results import Result, overlay
-from .relaxation import RelaxResult, RelaxSettings, relax_each
+from .relaxation import RelaxSettings, relax_each
 
 TOPIC = "Defects, surfaces, paths"
 PLACE = 1
@@ -97,7 +98,7 @@ def vacancy(
     check_crystal(atoms, "a vacancy formation energy")
     sites = _sites(atoms, settings)
     bulk = atoms.repeat(settings.supercell or repeats(atoms, settings.length))
-    frames = [_without(bulk, site) for site in sites]
+    frames = [bulk[np.arange(len(bulk)) != site] for site in sites]  # the first of the repeats comes first
     perfect, *values = evaluate(calculator, [bulk, *frames])
     whole = perfect["energy"]
     mu = settings.chemical_potential
@@ -105,13 +106,12 @@ def vacancy(
     options = RelaxSettings(
         fmax=settings.fmax, steps=settings.steps, optimizer=settings.optimizer, cell=settings.cell
     )
-
-    def report(done: int, result: RelaxResult) -> None:
-        progress(done, len(frames), {"E_f (eV)": result.energy - whole + mu}, result.relaxed)
-
     for frame in frames:
         frame.rattle(settings.rattle, seed=settings.seed)
-    relaxed, stuck = relax_each(frames, calculator, options, lambda k: f"site {sites[k]}", report)
+    names = [f"site {site}" for site in sites]
+    relaxed, stuck = relax_each(
+        frames, names, calculator, options, progress, lambda r: {"E_f (eV)": r.energy - whole + mu}
+    )
     energies = np.array([r.energy for r in relaxed]) - whole + mu
     clamped = np.array([results["energy"] for results in values]) - whole + mu
     lowest = int(np.argmin(energies))
@@ -133,8 +133,7 @@ def vacancy(
 
 def repeats(atoms: ase.Atoms, length: float) -> tuple[int, int, int]:
     """Fewest repeats along each axis that put the faces of the cell ``length`` Å apart."""
-    heights = 1 / np.linalg.norm(atoms.cell.reciprocal(), axis=1)  # (3,)
-    a, b, c = np.ceil(length / heights - 1e-6).clip(1)
+    a, b, c = np.ceil(length / heights(atoms.cell.array) - 1e-6).clip(1)
     return int(a), int(b), int(c)
 
 
@@ -157,17 +156,9 @@ def _sites(atoms: ase.Atoms, settings: VacancySettings) -> list[int]:
     return [int(k) for k in np.unique(symmetry_of(atoms, settings.symprec).equivalent_atoms)]
 
 
-def _without(bulk: ase.Atoms, site: int) -> ase.Atoms:
-    copy: ase.Atoms = bulk.copy()
-    del copy[site]  # the first of the repeated cells comes first
-    return copy
-
-
-def plot(
-    result: VacancyResult, others: Mapping[str, VacancyResult] = {}, label: str = ""
-) -> matplotlib.figure.Figure:
+def plot(result: VacancyResult, others: Mapping[str, VacancyResult] = {}, label: str = "") -> Figure:
     """Formation energy of each site, before and after relaxation."""
-    figure = matplotlib.figure.Figure(figsize=(4.5, 4), layout="constrained")
+    figure = Figure(figsize=(4.5, 4), layout="constrained")
     axes = figure.subplots()
     curves = overlay(result, others, label)
     for k, (name, item, colour) in enumerate(curves):

@@ -104,7 +104,10 @@ def test_scores_can_be_chosen_and_limited():
         ),
         ({"reference": REFERENCE, "score_names": ("position_rmsd",)}, "no score 'position_rmsd' with this"),
         ({}, "nothing to score; give a reference"),
-        ({"reference": REFERENCE, "score_names": ("energy_error",), "limits": {"volume_error": 1}}, "not among"),
+        (
+            {"reference": REFERENCE, "score_names": ("energy_error",), "limits": {"volume_error": 1}},
+            "not among",
+        ),
     ],
 )
 def test_tasks_that_could_measure_nothing_are_refused(options, reason):

@@ -94,15 +94,15 @@ def test_densities_from_irreducible_points_are_those_of_the_whole_mesh(name):
     ours.force_constants = -bond  # isotropic springs, as symmetric as the crystal
     mesh = ours.run_mesh((6, 6, 6), is_gamma_center=True, with_eigenvectors=True)
     found = density_of_states(ours, mesh)
-    width = np.diff(found.frequencies)[0]
-    assert found.total.sum() * width == pytest.approx(3 * len(ours.primitive), rel=0.05)
-    assert found.projected.sum(axis=0) == pytest.approx(found.total)
+    width = np.diff(found["dos_frequencies"])[0]
+    assert found["dos"].sum() * width == pytest.approx(3 * len(ours.primitive), rel=0.05)
+    assert found["projected_dos"].sum(axis=0) == pytest.approx(found["dos"])
 
     ours.run_mesh((6, 6, 6), is_gamma_center=True, with_eigenvectors=True, is_mesh_symmetry=False)
     whole = ours.run_projected_dos()
-    assert found.frequencies == pytest.approx(whole.frequency_points, abs=1e-6)
+    assert found["dos_frequencies"] == pytest.approx(whole.frequency_points, abs=1e-6)
     symbols = np.array(ours.primitive.symbols)
-    for element, ours_of in zip(found.elements, found.projected, strict=True):
+    for element, ours_of in zip(found["dos_elements"], found["projected_dos"], strict=True):
         theirs_of = whole.projected_dos[symbols == element].sum(axis=0)
         cumulative = np.abs(np.cumsum(ours_of - theirs_of)) * width
         assert cumulative.max() < 0.02 * 3 * len(ours.primitive), element

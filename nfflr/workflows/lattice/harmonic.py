@@ -20,10 +20,10 @@ from phonopy.physical_units import get_physical_units
 from phonopy.structure.atoms import PhonopyAtoms
 from phonopy.structure.cells import get_primitive_matrix_with_auto
 
-from ...errors import ConfigError, NumericsError, StructureError
+from ...errors import ConfigError, NumericsError
 from ...storage.archives import Archive
 from ..framework.evaluations import digest, evaluate
-from ..framework.interface import Progress, symmetry_of
+from ..framework.interface import Progress, check_crystal, symmetry_of
 from ..relaxation import RelaxSettings, relax
 from .supercells import LatticeSettings, SupercellPhonopy
 
@@ -46,18 +46,13 @@ def from_phonopy(cell: PhonopyAtoms) -> ase.Atoms:
 def rest(
     atoms: ase.Atoms, calculator: Calculator, settings: LatticeSettings, progress: Progress, archive: Archive
 ) -> ase.Atoms:
-    """The structure about which atoms vibrate.
-
-    Constraints of ``atoms`` are dropped: every atom vibrates.
+    """The structure about which atoms vibrate; constraints are dropped, since every atom does.
 
     Raises:
         StructureError: an axis is not periodic.
         NumericsError: the relaxation did not converge.
     """
-    if not (atoms.pbc.all() and atoms.cell.rank == 3):
-        raise StructureError(
-            "structure: phonons need three periodic axes; give a slab, chain or molecule a cell with vacuum"
-        )
+    check_crystal(atoms, "a phonon calculation", "give a slab, chain or molecule a cell with vacuum")
     # Positions and masses alone: what else a structure carries has no place in displaced supercells.
     # phonopy takes right-handed cells only: the lattice of -a, -b, -c is the same, and so are its multiples.
     cell = atoms.cell.array * atoms.cell.handedness
@@ -66,21 +61,14 @@ def rest(
         start.set_masses(atoms.get_masses())
     if settings.relax == "none":
         return start
+    cell_moves = settings.relax == "cell"
     options = RelaxSettings(
-        fmax=settings.fmax,
-        steps=settings.steps,
-        optimizer="bfgs",
-        cell=settings.relax == "cell",
-        symmetry=True,
+        fmax=settings.fmax, steps=settings.steps, optimizer="bfgs", cell=cell_moves, symmetry=True
     )
-    return _relaxed(start, calculator, options, progress, archive)
-
-
-def _relaxed(start, calculator, settings: RelaxSettings, progress, archive) -> ase.Atoms:
-    name = f"relaxed-{digest(calculator, [start], settings.model_dump_json())}"
+    name = f"relaxed-{digest(calculator, [start], options.model_dump_json())}"
     record = archive.load(name)
     if record is None:
-        result = relax(start, calculator, settings, progress)
+        result = relax(start, calculator, options, progress)
         if not result.converged:
             raise NumericsError(
                 f"structure: the relaxation before the phonons did not converge ({result.message}); "
@@ -88,10 +76,9 @@ def _relaxed(start, calculator, settings: RelaxSettings, progress, archive) -> a
             )
         record = {"cell": result.cell, "positions": result.positions}
         archive.save(name, record)
-    at_rest = start.copy()
-    at_rest.set_cell(record["cell"])
-    at_rest.positions = record["positions"]
-    return at_rest
+    start.set_cell(record["cell"])
+    start.positions = record["positions"]
+    return start
 
 
 def displaced(unitcell: ase.Atoms, supercell: np.ndarray, settings: LatticeSettings) -> Phonopy:
@@ -202,11 +189,6 @@ def at_volumes(
     return cells
 
 
-def energies_of(cells: Sequence[ase.Atoms], calculator: Calculator, archive: Archive) -> np.ndarray:
-    """Energies in eV, (V,)."""
-    return np.array([r["energy"] for r in evaluate(calculator, cells, ("energy",), archive=archive)])
-
-
 @dataclass(frozen=True)
 class Thermal:
     """Per primitive cell, at each temperature: ``free_energy`` eV, ``entropy`` and ``heat_capacity`` eV/K."""
@@ -226,11 +208,8 @@ def thermal(phonon: Phonopy, temperatures: np.ndarray) -> Thermal:
     heat = phonon.run_thermal_properties(temperatures=temperatures, exclude_gamma_acoustic=True)
     assert heat.free_energy is not None and heat.entropy is not None and heat.heat_capacity is not None
     kilojoule = 1 / get_physical_units().EvTokJmol  # per mole, in eV
-    return Thermal(
-        heat.free_energy * kilojoule,
-        heat.entropy * kilojoule / 1000,
-        heat.heat_capacity * kilojoule / 1000,
-    )
+    joule = kilojoule / 1000
+    return Thermal(heat.free_energy * kilojoule, heat.entropy * joule, heat.heat_capacity * joule)
 
 
 LARGEST_PERIOD = 6  # primitive cells along an axis of a modulated structure
@@ -256,30 +235,20 @@ class Mode:
 def lowest_mode(phonon: Phonopy, qpoints: np.ndarray, tolerance: float) -> Mode:
     """The mode of lowest frequency, the three rigid translations at Γ left out.
 
-    Waves that fit into the supercell come first: if one of them is imaginary, it is the one.
-
-    Args:
-        phonon: with force constants.
-        qpoints: (Q, 3) where else to look.
-        tolerance: THz, a frequency below minus this is imaginary.
+    Waves that fit into the supercell come first: an imaginary one among them is taken before those at
+    ``qpoints`` (Q, 3). A frequency below minus ``tolerance`` (THz) is imaginary.
     """
-    mode = _lowest(phonon, _commensurate(phonon), exact=True)
+    repeats = np.rint(np.linalg.inv(phonon.primitive.primitive_matrix)).astype(int)
+    mode = _lowest(phonon, get_commensurate_points(repeats), exact=True)
     if mode.frequency < -tolerance:
         return mode
     return min(mode, _lowest(phonon, qpoints, exact=False), key=lambda m: m.frequency)
 
 
 def modulated(phonon: Phonopy, mode: Mode, size: float, tolerance: float) -> ase.Atoms | None:
-    """The structure displaced along an imaginary mode, in the smallest supercell that holds the wave.
+    """The structure displaced by up to ``size`` (Å) along an imaginary mode, in a supercell that holds it.
 
-    Args:
-        phonon: with force constants.
-        mode: what ``lowest_mode`` found.
-        size: Å, the largest displacement of an atom.
-        tolerance: THz, as above.
-
-    Returns:
-        the structure, or None if the nearest wave with a period of ``LARGEST_PERIOD`` is not imaginary.
+    None if the nearest wave with periods up to ``LARGEST_PERIOD`` is not imaginary within ``tolerance``.
     """
     fractions = [Fraction(float(x)).limit_denominator(LARGEST_PERIOD) for x in mode.qpoint]
     q = np.array([float(f) for f in fractions])
@@ -292,11 +261,6 @@ def modulated(phonon: Phonopy, mode: Mode, size: float, tolerance: float) -> ase
 
     largest = np.linalg.norm(modulation(1.0).modulations[0].real, axis=1).max()
     return from_phonopy(modulation(size / largest).modulated_supercell)
-
-
-def _commensurate(phonon: Phonopy) -> np.ndarray:
-    """q-points (Q, 3) of waves that fit into the supercell."""
-    return get_commensurate_points(np.rint(np.linalg.inv(phonon.primitive.primitive_matrix)).astype(int))
 
 
 def _lowest(phonon: Phonopy, qpoints: np.ndarray, exact: bool) -> Mode:

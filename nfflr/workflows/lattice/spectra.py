@@ -1,19 +1,17 @@
-"""Phonon bands along paths, densities of states, Grüneisen parameters of modes, and their figures."""
+"""Phonon bands along paths, densities of states, Grüneisen parameters of modes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from ase.cell import Cell
 from ase.dft.kpoints import parse_path_string
-from ase.units import kB
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from phonopy import Phonopy
 from phonopy.harmonic.dynamical_matrix import DynamicalMatrixNAC
 from phonopy.phonon.band_structure import get_band_qpoints_and_path_connections
@@ -86,6 +84,18 @@ def ticks(path: BandPath, distances: list[np.ndarray]) -> tuple[list[str], list[
     return labels, places
 
 
+def path_fields(path: BandPath, distances: list[np.ndarray]) -> dict[str, Any]:
+    """Fields of a result that place its values along the path; ``distances`` of the points of each piece."""
+    labels, places = ticks(path, distances)
+    return {
+        "band_labels": labels,
+        "band_label_distances": np.array(places),
+        "band_pieces": np.cumsum([0, *map(len, path.qpoints)])[:-1],
+        "band_qpoints": np.concatenate(path.qpoints),
+        "band_distances": np.concatenate(distances),
+    }
+
+
 def name_of(q: np.ndarray, phonon: Phonopy, points: dict[str, np.ndarray]) -> str:
     """Name of a special point that ``q`` is equivalent to by symmetry, or an empty string."""
     for rotation in phonon.primitive_symmetry.reciprocal_operations:
@@ -100,17 +110,7 @@ POINTS = 201  # frequencies
 MARGIN = 0.1  # of the width of the spectrum, on either side
 
 
-@dataclass(frozen=True)
-class Density:
-    """``frequencies`` (F,) THz, ``total`` (F,) and ``projected`` (E, F) in 1/(THz cell), by ``elements``."""
-
-    frequencies: np.ndarray
-    total: np.ndarray
-    elements: list[str]
-    projected: np.ndarray
-
-
-def density_of_states(phonon: Phonopy, mesh: Mesh) -> Density:
+def density_of_states(phonon: Phonopy, mesh: Mesh) -> dict[str, Any]:
     """Densities of states by the linear tetrahedron method (Blöchl et al., PRB 49, 16223 (1994)).
 
     Projections on single atoms need every point of the mesh; symmetry takes an atom to one of the same
@@ -120,6 +120,10 @@ def density_of_states(phonon: Phonopy, mesh: Mesh) -> Density:
     Args:
         phonon: whose mesh it is.
         mesh: with eigenvectors.
+
+    Returns:
+        fields of a result: ``dos_frequencies`` (F,) THz, ``dos`` (F,) and ``projected_dos`` (E, F) in
+        1/(THz cell), the latter by ``dos_elements``.
     """
     f = mesh.frequencies  # (Q, B)
     margin = MARGIN * (f.max() - f.min())
@@ -141,7 +145,12 @@ def density_of_states(phonon: Phonopy, mesh: Mesh) -> Density:
     parts = np.stack([amplitudes[:, symbols == e].sum(axis=1) for e in elements])  # (E, Q, B)
     parts = parts * (mesh.weights / mesh.weights.sum())[None, :, None]
     projected = np.einsum("qfb,eqb->ef", weights, parts, optimize=True)
-    return Density(points, projected.sum(axis=0), elements, projected)
+    return {
+        "dos_frequencies": points,
+        "dos": projected.sum(axis=0),
+        "dos_elements": elements,
+        "projected_dos": projected,
+    }
 
 
 def mode_gruneisen(
@@ -183,44 +192,8 @@ def _dynamical_matrix(phonon: Phonopy, q: np.ndarray, direction: np.ndarray | No
     return dynamical.dynamical_matrix.copy()
 
 
-WIDTH = 1.2
-
-R = TypeVar("R")
-
-
-def curves(result: R, others: Mapping[str, R], label: str) -> list[tuple[str, R, str]]:
-    """Name, result and colour: the subject in black, what it is compared with in colours."""
-    return [
-        (label, result, "0.15"),
-        *((name, item, f"C{k}") for k, (name, item) in enumerate(others.items())),
-    ]
-
-
-def phonon_figure(result, others: Mapping, label: str) -> Figure:
-    """Bands, densities of states, and thermal properties of ``PhononsResult``s."""
-    drawn = curves(result, others, label)
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[2.3, 1])[0]
-    bands, dos = left.subplots(1, 2, sharey=True, width_ratios=[3, 1])
-    for name, item, colour in reversed(drawn):  # the subject on top
-        draw_path(bands, item, item.band_frequencies, result, color=colour, lw=WIDTH, label=name)
-    bands.axhline(0, color="0.6", lw=0.8, zorder=0)
-    bands.set_ylabel("frequency (THz)")
-    lowest = min(item.band_frequencies.min() for _, item, _ in drawn)
-    stable = all(item.stable for _, item, _ in drawn)
-    bands.set_ylim(0 if stable else 1.1 * lowest, 1.04 * max(item.highest_frequency for _, item, _ in drawn))
-    if others:
-        bands.legend(fontsize="small", loc="best")
-        for _, item, colour in drawn:
-            dos.plot(item.dos / len(item.symbols), item.dos_frequencies, lw=WIDTH, color=colour)
-    else:
-        _draw_elements(dos, result)
-    dos.axhline(0, color="0.6", lw=0.8, zorder=0)
-    dos.set_xlim(left=0)
-    dos.set_xlabel("states (1/THz/atom)")
-    free, heat = right.subplots(2, 1, sharex=True)
-    _draw_thermal(free, heat, drawn)
-    return figure
+WIDTH = 1.2  # of lines
+SUBJECT = "0.15"  # its colour; what it is compared with has colours
 
 
 def draw_path(axes: Axes, result, values: np.ndarray, frame=None, label: str = "", **style) -> None:
@@ -254,29 +227,3 @@ def draw_path(axes: Axes, result, values: np.ndarray, frame=None, label: str = "
 def _typeset(label: str) -> str:
     """``X1`` with its number below the line."""
     return re.sub(r"([A-ZΓ])(\d+)", r"$\\mathrm{\1}_{\2}$", label)
-
-
-def _draw_elements(axes: Axes, result) -> None:
-    """The total as an area, the share of each element as a line."""
-    atoms = len(result.symbols)
-    axes.fill_betweenx(result.dos_frequencies, result.dos / atoms, color="0.85", label="total")
-    axes.plot(result.dos / atoms, result.dos_frequencies, lw=0.8, color="0.4")
-    if len(result.dos_elements) > 1:
-        for element, dos in zip(result.dos_elements, result.projected_dos, strict=True):
-            axes.plot(dos / atoms, result.dos_frequencies, lw=WIDTH, label=element)
-        axes.legend(frameon=False, fontsize="small", loc="best")
-
-
-def _draw_thermal(free: Axes, heat: Axes, drawn: list) -> None:
-    for _, item, colour in reversed(drawn):
-        atoms, t = len(item.symbols), item.temperatures
-        free.plot(t, 1000 * item.free_energy / atoms, color=colour, lw=WIDTH)
-        heat.plot(t, item.entropy / atoms / kB, color=colour, lw=WIDTH)
-        heat.plot(t, item.heat_capacity / atoms / kB, "--", color=colour, lw=WIDTH)
-    heat.plot([], [], color="0.15", label="S")
-    heat.plot([], [], "--", color="0.15", label=r"$C_V$")
-    heat.axhline(3, color="0.6", lw=0.8, ls=":", zorder=0)  # Dulong and Petit
-    free.set_ylabel("F (meV/atom)")
-    heat.set(xlabel="temperature (K)", ylabel=r"S, $C_V$ ($k_\mathrm{B}$/atom)")
-    heat.set_xlim(drawn[0][1].temperatures[[0, -1]])
-    heat.legend(frameon=False)

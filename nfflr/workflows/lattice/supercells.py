@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from scipy.spatial import cKDTree
 
 from ...errors import NumericsError
+from ...structures.cells import heights
 from ...units import Unit
 from ..framework.interface import Settings, symmetry_of
 
@@ -118,12 +119,11 @@ def diagonal_supercell(unitcell: ase.Atoms, length: float, symprec: float = 1e-5
     cell = unitcell.cell
     rotations = _rotations(unitcell, symprec)
     # Where every height reaches the length every image does, so the answer lies at or below these numbers.
-    heights = 1 / np.linalg.norm(cell.reciprocal(), axis=1)
-    most = int(np.ceil(length / heights.min() - 1e-9))
+    most = int(np.ceil(length / heights(cell.array).min() - 1e-9))
     candidates = sorted(itertools.product(range(1, most + 1), repeat=3), key=lambda n: (np.prod(n), n))
     for repeats in candidates:
         matrix = np.diag(repeats)
-        if _keeps(matrix, rotations) and shortest_image(matrix.T @ cell.array) >= length - 1e-9:
+        if _is_invariant(matrix, rotations) and shortest_image(matrix.T @ cell.array) >= length - 1e-9:
             return matrix
     raise AssertionError("the largest candidate satisfies both conditions")
 
@@ -141,7 +141,7 @@ def _rotations(unitcell: ase.Atoms, symprec: float) -> np.ndarray:
     return np.unique(symmetry["rotations"], axis=0)
 
 
-def _keeps(matrix: np.ndarray, rotations: np.ndarray) -> bool:
+def _is_invariant(matrix: np.ndarray, rotations: np.ndarray) -> bool:
     """Whether rotations map the superlattice onto itself."""
     turned = np.linalg.inv(matrix) @ rotations @ matrix
     return bool(np.allclose(turned, np.rint(turned), atol=1e-6))
@@ -170,16 +170,15 @@ def rows_of(qpoints: np.ndarray, bands: Bands) -> np.ndarray:
         NumericsError: there is none.
     """
     operations = _operations(bands)
-    rows = np.empty(len(qpoints), dtype=int)
-    for k, q in enumerate(np.asarray(qpoints, dtype=float)):
-        row = _row(bands.band_qpoints, q[None])
-        if row is None:
-            row = _row(bands.band_qpoints, operations @ q)
+    rows = []
+    for q in np.asarray(qpoints, dtype=float):
+        candidates = (_row(bands.band_qpoints, points) for points in (q[None], operations @ q))
+        row = next((row for row in candidates if row is not None), None)
         if row is None:
             place = ", ".join(f"{x:g}" for x in q)
             raise NumericsError(f"q-point ({place}): is not on the band path; give references on the path")
-        rows[k] = row
-    return rows
+        rows.append(row)
+    return np.array(rows, dtype=int)
 
 
 def _operations(bands: Bands) -> np.ndarray:
