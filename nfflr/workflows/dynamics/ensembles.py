@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Protocol
 
 import ase
@@ -25,6 +26,7 @@ from ase.units import fs, kB
 
 from ...errors import StructureError
 from ...units import GPA
+from ..framework.interface import check_crystal
 from .preparation import MdSettings
 
 CELL_MOMENTA = 6  # independent elements of a symmetric matrix (3, 3): the cell does not rotate
@@ -132,10 +134,6 @@ class Langevin(LangevinBAOAB):
         self.heat += self.atoms.get_kinetic_energy() - before
 
 
-def _nve(atoms, settings, dof, rng):
-    return VelocityVerlet(atoms, settings.timestep * fs)
-
-
 def _langevin(atoms, settings, dof, rng):
     # No cell moves here; "hydrostatic" spares a matrix exponential in each step.
     return Langevin(
@@ -162,15 +160,10 @@ def _nose_hoover(atoms, settings, dof, rng):
 
 def _mtk(kind):
     def build(atoms, settings, dof, rng):
-        return kind(
-            atoms,
-            settings.timestep * fs,
-            settings.temperature,
-            settings.pressure * GPA,
-            settings.thermostat_time * fs,
-            settings.barostat_time * fs,
-            dof,
+        step, tau, pdamp = (
+            t * fs for t in (settings.timestep, settings.thermostat_time, settings.barostat_time)
         )
+        return kind(atoms, step, settings.temperature, settings.pressure * GPA, tau, pdamp, dof)
 
     return build
 
@@ -209,12 +202,11 @@ def _aim_berendsen(dynamics, temperature, pressure, dof):
 
 
 def _total(dynamics) -> float:
-    return float(dynamics.atoms.get_potential_energy(force_consistent=True)) + float(
-        dynamics.atoms.get_kinetic_energy()
-    )
+    atoms = dynamics.atoms
+    return float(atoms.get_potential_energy(force_consistent=True)) + float(atoms.get_kinetic_energy())
 
 
-def _kept(dynamics) -> float:
+def _conserved(dynamics) -> float:
     return float(dynamics.get_conserved_energy())
 
 
@@ -222,7 +214,9 @@ CHAIN = ("_thermostat._eta", "_thermostat._p_eta")
 BAROSTAT = ("_barostat._xi", "_barostat._p_xi")
 
 ENSEMBLES = {
-    "nve": Ensemble(_nve, lambda *_: None, _total),
+    "nve": Ensemble(
+        lambda atoms, settings, *_: VelocityVerlet(atoms, settings.timestep * fs), lambda *_: None, _total
+    ),
     "nvt-langevin": Ensemble(
         _langevin,
         lambda dynamics, temperature, *_: dynamics.set_temperature(temperature),
@@ -236,10 +230,13 @@ ENSEMBLES = {
         lambda dynamics: _total(dynamics) - float(dynamics.transferred_energy),
         ("transferred_energy",),
     ),
-    "nvt-nose-hoover": Ensemble(_nose_hoover, _aim_chain, _kept, CHAIN),
-    "npt": Ensemble(_mtk(CellBarostat), _aim_mtk, _kept, (*CHAIN, *BAROSTAT, "_p_g")),
+    "nvt-nose-hoover": Ensemble(_nose_hoover, _aim_chain, _conserved, CHAIN),
+    "npt": Ensemble(_mtk(CellBarostat), _aim_mtk, _conserved, (*CHAIN, *BAROSTAT, "_p_g")),
     "npt-isotropic": Ensemble(
-        _mtk(IsotropicBarostat), _aim_mtk, _kept, (*CHAIN, *BAROSTAT, "_eps", "_p_eps", "_volume0", "_cell0")
+        _mtk(IsotropicBarostat),
+        _aim_mtk,
+        _conserved,
+        (*CHAIN, *BAROSTAT, "_eps", "_p_eps", "_volume0", "_cell0"),
     ),
     "npt-berendsen": Ensemble(_berendsen, _aim_berendsen, None),
 }
@@ -247,21 +244,17 @@ ENSEMBLES["nvt"] = ENSEMBLES["nvt-bussi"]
 
 
 def hidden_state(ensemble: Ensemble, dynamics: Integrator) -> dict[str, np.ndarray]:
-    """Copies of what the dynamics keeps beside the atoms."""
-    return {path: np.array(getattr(*_owner(dynamics, path))) for path in ensemble.hidden}
+    """Copies of what the dynamics has beside the atoms."""
+    return {path: np.array(attrgetter(path)(dynamics)) for path in ensemble.hidden}
 
 
 def restore(ensemble: Ensemble, dynamics: Integrator, hidden: dict[str, np.ndarray]) -> None:
-    """Put ``hidden_state`` back, each value as the type it had."""
+    """Put ``hidden_state`` back, each value as the type it was of."""
     for path in ensemble.hidden:
-        owner, name = _owner(dynamics, path)
+        owner, _, name = path.rpartition(".")
         value = hidden[path]
-        setattr(owner, name, value.copy() if value.ndim else float(value))
-
-
-def _owner(dynamics: Integrator, path: str) -> tuple[object, str]:
-    first, _, second = path.rpartition(".")
-    return (getattr(dynamics, first) if first else dynamics), second
+        target = attrgetter(owner)(dynamics) if owner else dynamics
+        setattr(target, name, value.copy() if value.ndim else float(value))
 
 
 def check_ensemble(atoms: ase.Atoms, settings: MdSettings) -> None:
@@ -273,8 +266,8 @@ def check_ensemble(atoms: ase.Atoms, settings: MdSettings) -> None:
     """
     if not len(atoms) or not (atoms.get_masses() > 0).all():
         raise StructureError("structure: molecular dynamics needs atoms, each with a mass")
-    if settings.has_barostat and not (atoms.pbc.all() and atoms.cell.rank == 3):
-        raise StructureError("structure: a barostat needs three periodic axes; use --ensemble nvt")
+    if settings.has_barostat:
+        check_crystal(atoms, "a barostat", "use --ensemble nvt")
     names = ", ".join(type(c).__name__ for c in atoms.constraints)
     if settings.has_barostat and names:
         raise StructureError(f"structure: a barostat does not go with constraints ({names}); use nvt")

@@ -14,6 +14,7 @@ from pydantic import Field, PositiveInt, model_validator
 from ...errors import NFFLrError, StructureError
 from ...notes import note
 from ...storage.archives import Archive
+from ...structures.cells import heights
 from ...structures.constraints import repeated
 from ...units import GPA, Unit
 from ..framework.interface import Settings
@@ -114,16 +115,16 @@ class MdSettings(Settings):
     def targets(self, step: int) -> tuple[float, float]:
         """Temperature (K) and pressure (GPa) that the step which follows ``step`` steps aims at."""
         done = min(1.0, step / max(1, self.steps))
-        last_temperature = self.temperature if self.temperature_end is None else self.temperature_end
-        last_pressure = self.pressure if self.pressure_end is None else self.pressure_end
+        temperature_end = self.temperature if self.temperature_end is None else self.temperature_end
+        pressure_end = self.pressure if self.pressure_end is None else self.pressure_end
         return (
-            self.temperature + done * (last_temperature - self.temperature),
-            self.pressure + done * (last_pressure - self.pressure),
+            self.temperature + done * (temperature_end - self.temperature),
+            self.pressure + done * (pressure_end - self.pressure),
         )
 
 
 def random_velocities(atoms: ase.Atoms, temperature: float, rng: np.random.Generator) -> None:
-    """Give atoms momenta of the Maxwell–Boltzmann distribution, scaled to the temperature exactly.
+    """Give atoms momenta of the Maxwell–Boltzmann distribution, scaled to the temperature (K) exactly.
 
     Along axes on which constraints hold nothing, the total momentum is zero; without constraints and periodic
     axes the angular momentum is zero too.
@@ -147,7 +148,8 @@ def degrees_of_freedom(atoms: ase.Atoms, keeps_momentum: bool = True) -> int:
             axis on which nothing is held and the momentum is zero; without periodic axes and constraints
             those of rotation are not free either, if it is absent.
     """
-    free = _unconstrained(atoms)
+    coordinates, others = _held(atoms)  # ASE counts what two constraints fix twice
+    free = int(coordinates.sum()) - sum(constraint.get_removed_dof(atoms) for constraint in others)
     if not keeps_momentum:
         return free
     momenta = atoms.get_momenta()
@@ -167,12 +169,6 @@ def free_axes(atoms: ase.Atoms) -> np.ndarray:
     return np.array([not others] * 3) & free.all(axis=0)
 
 
-def _unconstrained(atoms: ase.Atoms) -> int:
-    """Coordinates that no constraint fixes; what two constraints fix counts once (ASE counts it twice)."""
-    free, others = _held(atoms)
-    return int(free.sum()) - sum(constraint.get_removed_dof(atoms) for constraint in others)
-
-
 def _held(atoms: ase.Atoms) -> tuple[np.ndarray, list]:
     """Coordinates (N, 3) that are not fixed by themselves, and the constraints that say something else."""
     free, others = np.ones((len(atoms), 3), dtype=bool), []
@@ -184,16 +180,6 @@ def _held(atoms: ase.Atoms) -> tuple[np.ndarray, list]:
         else:
             others.append(constraint)
     return free, others
-
-
-def check_moving(atoms: ase.Atoms, dof: int, thermostat: bool) -> None:
-    """Refuse a thermostat without anything to heat.
-
-    Raises:
-        StructureError: no degree of freedom, or none that moves.
-    """
-    if thermostat and (dof < 1 or not atoms.get_momenta().any()):
-        raise StructureError("structure: nothing moves that a thermostat could heat; use --ensemble nve")
 
 
 def _rotation(atoms: ase.Atoms, momenta: np.ndarray) -> np.ndarray:
@@ -234,14 +220,13 @@ def note_small_cell(atoms: ase.Atoms) -> None:
     """Say that a periodic cell is so small that its size shows in what is averaged."""
     if not atoms.pbc.any() or atoms.cell.rank < 3:
         return
-    heights = 1 / np.linalg.norm(atoms.cell.reciprocal(), axis=1)  # (3,) Å
-    shortest = heights[atoms.pbc].min()
+    widths = heights(atoms.cell.array)  # (3,) Å
+    shortest = widths[atoms.pbc].min()
     if len(atoms) >= FEW_ATOMS and shortest >= SHORT:
         return
-    counts = np.where(atoms.pbc, np.ceil(SHORT / heights - 1e-6), 1).astype(int)
+    counts = np.where(atoms.pbc, np.ceil(SHORT / widths - 1e-6), 1).astype(int)
     while len(atoms) * counts.prod() < FEW_ATOMS:
-        k = np.where(atoms.pbc, heights * counts, np.inf).argmin()
-        counts[k] += 1
+        counts[np.where(atoms.pbc, widths * counts, np.inf).argmin()] += 1
     size = f"{len(atoms)} atom{'s' * (len(atoms) > 1)} and is {shortest:.1f} Å thick"
     note(
         f"structure: the periodic cell has {size}, so that atoms move with their own images; "
@@ -257,26 +242,23 @@ def prepared(
     Raises:
         NumericsError, StructureError: the structure cannot be evaluated.
     """
-    if not (settings.minimise or _wants_compressibility(settings)):
+    lacks_compressibility = settings.ensemble == "npt-berendsen" and settings.compressibility is None
+    if not (settings.minimise or lacks_compressibility):
         return atoms, settings
     record = archive.load("start")
     if record is None:
-        start, value = atoms, COMPRESSIBILITY
-        if settings.minimise:
-            start = relax(atoms, calculator, MINIMISATION).relaxed
-        if _wants_compressibility(settings):
-            value = compressibility(start, calculator, settings) or COMPRESSIBILITY
-        record = {"positions": start.get_positions(), "compressibility": np.array(value)}
+        start = relax(atoms, calculator, MINIMISATION).relaxed if settings.minimise else atoms
+        value = compressibility(start, calculator, settings) if lacks_compressibility else None
+        record = {
+            "positions": start.get_positions(),
+            "compressibility": np.array(value or COMPRESSIBILITY),
+        }
         archive.save("start", record)
     atoms = atoms.copy()
     atoms.arrays["positions"][:] = record["positions"]
-    if _wants_compressibility(settings):
+    if lacks_compressibility:
         settings = settings.model_copy(update={"compressibility": float(record["compressibility"])})
     return atoms, settings
-
-
-def _wants_compressibility(settings: MdSettings) -> bool:
-    return settings.ensemble == "npt-berendsen" and settings.compressibility is None
 
 
 def compressibility(atoms: ase.Atoms, calculator: Calculator, settings: MdSettings) -> float | None:

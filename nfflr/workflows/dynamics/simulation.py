@@ -19,14 +19,14 @@ import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.units import kB
 
-from ...errors import NFFLrError, NumericsError
+from ...errors import NFFLrError, NumericsError, StructureError
 from ...storage.archives import Archive, Record
 from ...units import GPA
 from ..framework.evaluations import Excess, find_excess, labelled
 from ..framework.interface import Progress, has_stress, snapshot
 from .ensembles import ENSEMBLES, Integrator, hidden_state, restore
 from .guard import ExplosionError, Guard, TooNear
-from .preparation import MdSettings, check_moving, degrees_of_freedom, prepared, random_velocities
+from .preparation import MdSettings, degrees_of_freedom, prepared, random_velocities
 
 SAVING = 1.0  # s at least between two states that are saved, except for the last
 FRAMES, ATOMS = 32, 100_000  # as many frames, or atoms in frames, are written together
@@ -68,13 +68,7 @@ class Outcome:
 
 
 class Run:
-    """A run between two records.
-
-    Args:
-        atoms: its own copy; what moves.
-        calculator: any ASE calculator.
-        settings: see ``MdSettings``.
-    """
+    """A run between two records; ``atoms`` are its own."""
 
     def __init__(self, atoms: ase.Atoms, calculator: Calculator, settings: MdSettings):
         self.atoms, self.settings = atoms, settings
@@ -85,7 +79,8 @@ class Run:
             random_velocities(atoms, settings.temperature, velocities)
         atoms.set_momenta(atoms.get_momenta())  # so that they are there, be they zero
         self.dof = degrees_of_freedom(atoms, self.ensemble.keeps_momentum)
-        check_moving(atoms, self.dof, settings.has_thermostat)
+        if settings.has_thermostat and (self.dof < 1 or not atoms.get_momenta().any()):
+            raise StructureError("structure: nothing moves that a thermostat could heat; use --ensemble nve")
         self.rng = noise
         self.step = 0
         self.offset = 0.0  # eV: jumps of the conserved quantity where its targets were changed
@@ -110,18 +105,10 @@ class Run:
             restore(self.ensemble, self.dynamics, record)
         self._aim(self.step)
 
-    def put_down(self) -> Record:
-        """All that the rest of the run depends on."""
-        return self.mark()()
-
     def mark(self) -> Callable[[], Record]:
-        """A function that makes the record of this moment, which few steps need."""
-        step, offset, near, arrays = self.step, self.offset, self.guard.too_near, self.atoms.arrays
-        positions, momenta, cell = (
-            arrays["positions"].copy(),
-            arrays["momenta"].copy(),
-            self.atoms.cell.copy(),
-        )
+        """A function that makes the record of this moment, on which the rest depends; few steps need it."""
+        step, offset, near, cell = self.step, self.offset, self.guard.too_near, self.atoms.cell.copy()
+        positions, momenta = (self.atoms.arrays[name].copy() for name in ("positions", "momenta"))
         noise, hidden = self.rng.bit_generator.state, hidden_state(self.ensemble, self.dynamics)
 
         def record() -> Record:
@@ -139,11 +126,7 @@ class Run:
         return record
 
     def advance(self) -> None:
-        """One step.
-
-        Raises:
-            ExplosionError: it is not sound.
-        """
+        """One step, which raises ``ExplosionError`` if it is not sound."""
         self.guard.begin(self.atoms, self.step + 1)
         if self.settings.has_ramp:
             self._retarget(self.step + 1)
@@ -164,7 +147,7 @@ class Run:
         """The spread of the forces or energy where the atoms are now, if it is above its limit."""
         if self.settings.max_forces_std is None and self.settings.max_energy_std is None:
             return None
-        self.atoms.get_forces()  # as a rule known
+        self.atoms.get_forces()  # the guard has them as a rule
         return find_excess(self.guard.results, len(self.atoms), self.settings)
 
     def temperature(self) -> float:
@@ -173,9 +156,8 @@ class Run:
 
     def conserved(self) -> float | None:
         """The quantity that exact integration would conserve, eV."""
-        return (
-            None if self.ensemble.energy is None else float(self.ensemble.energy(self.dynamics)) - self.offset
-        )
+        energy = self.ensemble.energy
+        return None if energy is None else float(energy(self.dynamics)) - self.offset
 
     def frame(self) -> ase.Atoms:
         """The structure now, with results and a row of the table."""
@@ -239,25 +221,42 @@ def simulate(
         return _uncertain(run, excess)
     keeper = _Keeper(archive)
     try:
-        while run.step < settings.steps:
-            record = _stretch(run, keeper, report)
-            run.pick_up(record)  # even at the end, so that the last energies are those of any resumed run
-    except _ExplodedError as stopped:
-        keeper.finish()
-        return _exploded(run, archive, stopped)
-    except _UncertainError as stopped:
-        return _uncertain(run, stopped.excess)
+        return _steps(run, keeper, report) or _outcome(run, run.step, run.frame())
     finally:
         keeper.finish()
-    return _outcome(run, run.step, run.frame())
+
+
+def _steps(run: Run, keeper: _Keeper, report: Callable[[ase.Atoms], None]) -> Outcome | None:
+    """Run to the end; the outcome if the run stops before."""
+    settings = run.settings
+    while run.step < settings.steps:
+        sound = run.mark()
+        try:
+            run.advance()
+            if run.step % settings.interval == 0:
+                frame = run.frame()
+                keeper.add_frame(frame)
+                report(frame)
+            excess = run.excess()
+        except ExplosionError as error:
+            keeper.finish()
+            return _exploded(run, keeper.archive, sound(), error)
+        if excess is not None:  # before the state is saved: a run that is resumed comes here again
+            return _uncertain(run, excess)
+        is_checkpoint = run.step % settings.checkpoint == 0
+        if is_checkpoint or run.step == settings.steps:
+            record = run.mark()()
+            if is_checkpoint:
+                keeper.add_state(record)
+            run.pick_up(record)  # even at the end, so that the last energies are those of any resumed run
+    return None
 
 
 class _Keeper:
-    """Puts frames and states into the archive: frames of small structures together, which is quicker, and
-    states not more often than is of use."""
+    """Puts frames of small structures together into the archive, and states not more often than is of use."""
 
     def __init__(self, archive: Archive):
-        self._archive, self._saved = archive, time.monotonic()
+        self.archive, self._saved = archive, time.monotonic()
         self._frames: list[ase.Atoms] = []
         self._state: Record | None = None
 
@@ -272,32 +271,27 @@ class _Keeper:
             self.finish()
 
     def finish(self) -> None:
-        """Keep what waits, at the end or when the run is interrupted."""
+        """Write what waits, at the end or when the run is interrupted."""
         self._write_frames()
         if self._state is not None:
-            self._archive.save("state", self._state)
-        self._state = None
-        self._saved = time.monotonic()
+            self.archive.save("state", self._state)
+        self._state, self._saved = None, time.monotonic()
 
     def _write_frames(self) -> None:
         frames, state = self._frames, self._state
-        self._frames, self._state = (
-            [],
-            None,
-        )  # where a frame is lost, a state that counts it must not be saved
+        self._frames, self._state = [], None  # a state that counts a lost frame must not be saved
         for frame in frames:
-            self._archive.append(frame)
+            self.archive.append(frame)
         self._state = state
 
 
-def _exploded(run: Run, archive: Archive, stopped: _ExplodedError) -> Outcome:
+def _exploded(run: Run, archive: Archive, record: Record, error: ExplosionError) -> Outcome:
     try:
-        run.pick_up(stopped.record)
+        run.pick_up(record)
         last = run.frame()
     except ExplosionError:  # the calculator gives other answers than it gave; the last frame it is
         last = archive.frames()[-1]
-    explosion = (stopped.cause.atom, stopped.cause.message)
-    return _outcome(run, int(stopped.record["step"]), last, explosion)
+    return _outcome(run, int(record["step"]), last, (error.atom, error.message))
 
 
 def _uncertain(run: Run, excess: Excess) -> Outcome:
@@ -314,46 +308,6 @@ def _outcome(
 ) -> Outcome:
     used = run.settings.compressibility if run.settings.ensemble == "npt-berendsen" else None
     return Outcome(steps, run.dof, last, explosion, run.guard.too_near, excess, used)
-
-
-class _UncertainError(Exception):
-    def __init__(self, excess: Excess):
-        super().__init__()
-        self.excess = excess
-
-
-class _ExplodedError(Exception):
-    def __init__(self, record: Record, cause: ExplosionError):
-        super().__init__(cause.message)
-        self.record, self.cause = record, cause
-
-
-def _stretch(run: Run, keeper: _Keeper, report) -> Record:
-    """Run to the next state, or to the end; returns the record of it.
-
-    Raises:
-        _ExplodedError, _UncertainError: it cannot, or should not, go on.
-    """
-    settings = run.settings
-    while run.step < settings.steps:
-        sound = run.mark()
-        try:
-            run.advance()
-            if run.step % settings.interval == 0:
-                frame = run.frame()
-                keeper.add_frame(frame)
-                report(frame)
-            excess = run.excess()
-        except ExplosionError as error:
-            raise _ExplodedError(sound(), error) from error
-        if excess is not None:  # before the state is saved: a run that is resumed comes here again
-            raise _UncertainError(excess)
-        if run.step % settings.checkpoint == 0:
-            break
-    record = run.put_down()
-    if run.step % settings.checkpoint == 0:
-        keeper.add_state(record)
-    return record
 
 
 def _reporter(run: Run, progress: Progress):
