@@ -28,35 +28,23 @@ from .distances import (
     dimer_curves,
 )
 from .exactness import (
+    GUISES,
     Drift,
     check_batch,
     check_conservative,
     check_drift,
     check_forces,
+    check_invariance,
     check_isolated_atoms,
-    check_lattice_translation,
-    check_permutation,
-    check_reflection,
     check_resolution,
-    check_rotation,
     check_rounding,
     check_small_cell,
     check_stress,
     check_supercells,
-    check_translation,
     measure_speed,
     nve_run,
 )
 from .samples import LIMITS, CheckResult, Samples, make_samples
-
-INVARIANCES = (
-    check_rotation,
-    check_reflection,
-    check_translation,
-    check_lattice_translation,
-    check_permutation,
-    check_supercells,
-)
 
 
 @dataclass
@@ -122,8 +110,12 @@ def check(
 
 def _work(calculators, main, limits, samples, report) -> Iterator[tuple[str, Callable]]:
     some, reach = samples.rattled, samples.reach
-    for function in (check_forces, check_stress, check_conservative, *INVARIANCES):
-        yield function.__name__.removeprefix("check_"), lambda function=function: function(main, some, limits)
+    yield "forces", lambda: check_forces(main, some, limits)
+    yield "stress", lambda: check_stress(main, some, limits)
+    yield "conservative", lambda: check_conservative(main, some, limits)
+    for name in GUISES:
+        yield name, lambda name=name: check_invariance(name, main, some, limits)
+    yield "supercells", lambda: check_supercells(main, some, limits)
     yield "small cell", lambda: check_small_cell(main, samples.small, reach, limits)
     yield "smoothness", lambda: check_smoothness(main, some[0], reach, limits)
     yield "isolated atoms", lambda: check_isolated_atoms(main, samples.elements, reach, limits)

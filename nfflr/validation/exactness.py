@@ -13,7 +13,7 @@ from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from scipy.spatial.transform import Rotation
 
 from ..notes import quiet
-from ..structures.cells import strained
+from ..structures.cells import heights, strained
 from ..workflows.dynamics.analysis import slope_and_error
 from ..workflows.framework.evaluations import evaluate
 from ..workflows.framework.interface import has_stress
@@ -129,57 +129,13 @@ def _larger(a: float, b: float) -> float:
 Guise = tuple[ase.Atoms, Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]
 
 
-def check_rotation(calculator: Calculator, structures: Sequence[ase.Atoms], limits: Limits) -> CheckResult:
-    """Energy unchanged, forces and stress turned with atoms and cell."""
-    turn = Rotation.random(rng=np.random.default_rng(3)).as_matrix()
-    return _compare("rotation", calculator, structures, limits, lambda atoms: _orthogonal(atoms, turn))
-
-
-def check_reflection(calculator: Calculator, structures: Sequence[ase.Atoms], limits: Limits) -> CheckResult:
-    """As rotation, for an improper one."""
-    turn = -Rotation.random(rng=np.random.default_rng(4)).as_matrix()
-    return _compare("reflection", calculator, structures, limits, lambda atoms: _orthogonal(atoms, turn))
-
-
-def check_translation(calculator: Calculator, structures: Sequence[ase.Atoms], limits: Limits) -> CheckResult:
-    """All atoms shifted by one vector."""
-    shift = np.array([0.731, -1.377, 2.913])  # Å
-    return _compare("translation", calculator, structures, limits, lambda atoms: _shifted(atoms, shift))
-
-
-def check_lattice_translation(
-    calculator: Calculator, structures: Sequence[ase.Atoms], limits: Limits
+def check_invariance(
+    name: str, calculator: Calculator, structures: Sequence[ase.Atoms], limits: Limits
 ) -> CheckResult:
-    """Each atom shifted by its own lattice vector: the same crystal, atoms far outside the cell."""
-
-    def guise(atoms: ase.Atoms) -> Guise:
-        images = np.random.default_rng(5).integers(-3, 4, (len(atoms), 3)) * atoms.pbc
-        return _shifted(atoms, images @ atoms.cell.array)
-
-    return _compare("translation by lattice vectors", calculator, structures, limits, guise)
-
-
-def check_permutation(calculator: Calculator, structures: Sequence[ase.Atoms], limits: Limits) -> CheckResult:
-    """Atoms listed in another order."""
-
-    def guise(atoms: ase.Atoms) -> Guise:
-        order = np.roll(np.random.default_rng(6).permutation(len(atoms)), 1)
-        order = order if (order != np.arange(len(atoms))).any() else order[::-1]
-        return atoms[order], lambda forces: forces[order], lambda stress: stress
-
-    return _compare("permutation", calculator, structures, limits, guise)
-
-
-def _compare(
-    name: str,
-    calculator: Calculator,
-    structures: Sequence[ase.Atoms],
-    limits: Limits,
-    guise: Callable[[ase.Atoms], Guise],
-) -> CheckResult:
-    errors = {"energy": 0.0, "forces": 0.0, "stress": 0.0}
+    """A structure against itself in one of ``GUISES``."""
+    errors = {"eV": 0.0, "eV/Å": 0.0, "eV/Å³": 0.0}
     for atoms in structures:
-        other, map_forces, map_stress = guise(atoms)
+        other, map_forces, map_stress = GUISES[name](atoms)
         stress = has_stress(atoms) and "stress" in calculator.implemented_properties
         names = ("energy", "forces", "stress") if stress else ("energy", "forces")
         # One by one: a batch is another matter, and has a check of its own.
@@ -187,12 +143,15 @@ def _compare(
         expected = before | {"forces": map_forces(before["forces"])}
         if stress:
             expected["stress"] = map_stress(before["stress"])
-        for key in names:
-            errors[key] = max(errors[key], np.abs(after[key] - expected[key]).max())
-    value = max(errors.values())
-    units = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³"}
-    largest = max(errors, key=errors.__getitem__)
-    return measured(name, value, units[largest], limits.symmetry)
+        for unit, key in zip(errors, names, strict=False):
+            errors[unit] = max(errors[unit], np.abs(after[key] - expected[key]).max())
+    return _largest(name, errors, limits.symmetry)
+
+
+def _largest(name: str, errors: dict[str, float], limit: float, message: str = "") -> CheckResult:
+    """The largest of errors by unit."""
+    unit = max(errors, key=errors.__getitem__)
+    return measured(name, errors[unit], unit, limit, message)
 
 
 def _orthogonal(atoms: ase.Atoms, matrix: np.ndarray) -> Guise:
@@ -211,9 +170,30 @@ def _orthogonal(atoms: ase.Atoms, matrix: np.ndarray) -> Guise:
 
 
 def _shifted(atoms: ase.Atoms, shift: np.ndarray) -> Guise:
-    other = atoms.copy()
-    other.positions += shift
-    return other, lambda forces: forces, lambda stress: stress
+    return _moved(atoms, shift), lambda forces: forces, lambda stress: stress
+
+
+def _other_images(atoms: ase.Atoms) -> Guise:
+    """Each atom shifted by its own lattice vector: the same crystal, atoms far outside the cell."""
+    images = np.random.default_rng(5).integers(-3, 4, (len(atoms), 3)) * atoms.pbc
+    return _shifted(atoms, images @ atoms.cell.array)
+
+
+def _reordered(atoms: ase.Atoms) -> Guise:
+    order = np.roll(np.random.default_rng(6).permutation(len(atoms)), 1)
+    order = order if (order != np.arange(len(atoms))).any() else order[::-1]
+    return atoms[order], lambda forces: forces[order], lambda stress: stress
+
+
+GUISES: dict[str, Callable[[ase.Atoms], Guise]] = {
+    "rotation": lambda atoms: _orthogonal(atoms, Rotation.random(rng=np.random.default_rng(3)).as_matrix()),
+    "reflection": lambda atoms: _orthogonal(
+        atoms, -Rotation.random(rng=np.random.default_rng(4)).as_matrix()
+    ),
+    "translation": lambda atoms: _shifted(atoms, np.array([0.731, -1.377, 2.913])),  # Å
+    "translation by lattice vectors": _other_images,
+    "permutation": _reordered,
+}
 
 
 MOST = 2000  # atoms in a supercell
@@ -232,10 +212,7 @@ def check_small_cell(calculator: Calculator, small: ase.Atoms, reach: float, lim
     name = "neighbour images, small cell"
     if not small.pbc.any():
         return skipped(name, "no periodic structure")
-    heights = small.get_volume() / np.linalg.norm(
-        np.cross(np.roll(small.cell, -1, axis=0), np.roll(small.cell, -2, axis=0)), axis=1
-    )
-    repeat = np.ceil(2.1 * reach / heights).astype(int)
+    repeat = np.ceil(2.1 * reach / heights(small.cell.array)).astype(int)
     while len(small) * np.where(small.pbc, repeat, 1).prod() > MOST and repeat.max() > 1:
         repeat = np.maximum(repeat - 1, 1)
     return _tiled(name, calculator, [(small, tuple(repeat))], limits)
@@ -282,12 +259,7 @@ def _noise(
     """Totals (points,) as atoms move by ``size`` Å along a line, and what a polynomial leaves of them; eV."""
     path = np.linspace(-1, 1, points)
     direction = size * np.random.default_rng(8).normal(size=(len(large), 3))  # Å
-    moved = []
-    for s in path:
-        atoms = large.copy()
-        atoms.positions += s * direction
-        moved.append(atoms)
-    total = energies(calculator, moved)
+    total = energies(calculator, [_moved(large, s * direction) for s in path])
     change = total - total[0]
     remainder = change - np.polynomial.Chebyshev.fit(path, change, degree)(path)
     return total, float(np.sqrt(np.mean(remainder**2)))
@@ -305,11 +277,11 @@ def _rounding(calculator: Calculator, atoms: ase.Atoms, total: float, dtype: str
 def _tiled(
     name: str, calculator: Calculator, pairs: Sequence[tuple[ase.Atoms, tuple]], limits: Limits
 ) -> CheckResult:
-    worst = {"energy": 0.0, "forces": 0.0}
     pairs = [(atoms, tuple(np.where(atoms.pbc, r, 1).tolist())) for atoms, r in pairs if atoms.pbc.any()]
     pairs = [(atoms, r) for atoms, r in pairs if len(atoms) * np.prod(r) <= MOST]
     if not pairs:
         return skipped(name, f"no periodic structure that stays below {MOST} atoms")
+    errors = {"eV/atom": 0.0, "eV/Å": 0.0}
     for atoms, repeat in pairs:
         copies = int(np.prod(repeat))
         single, many = (
@@ -317,12 +289,9 @@ def _tiled(
         )
         energy = abs(many["energy"] / copies - single["energy"]) / len(atoms)
         forces = np.abs(many["forces"] - np.tile(single["forces"], (copies, 1))).max()
-        worst = {"energy": max(worst["energy"], energy), "forces": max(worst["forces"], forces)}
-    largest = max(worst, key=worst.__getitem__)
+        errors = {"eV/atom": max(errors["eV/atom"], energy), "eV/Å": max(errors["eV/Å"], forces)}
     atoms, repeat = max(pairs, key=lambda pair: len(pair[0]) * np.prod(pair[1]))
-    message = f"up to {len(atoms)} x {np.prod(repeat)} atoms"
-    unit = {"energy": "eV/atom", "forces": "eV/Å"}[largest]
-    return measured(name, worst[largest], unit, limits.extensivity, message)
+    return _largest(name, errors, limits.extensivity, f"up to {len(atoms)} x {np.prod(repeat)} atoms")
 
 
 TEMPERATURE, STEPS = 300.0, 200
@@ -386,15 +355,12 @@ def check_batch(calculator: Calculator, structures: Sequence[ase.Atoms], limits:
     name = "batch = single"
     if not hasattr(calculator, "evaluate"):
         return skipped(name, "this calculator takes one structure at a time")
-    worst = {"energy": 0.0, "forces": 0.0}
+    errors = {"eV/atom": 0.0, "eV/Å": 0.0}
     for atoms, batched in zip(structures, calculator.evaluate(structures), strict=True):
-        single = {key: calculator.get_property(key, atoms) for key in worst}
-        worst["energy"] = max(worst["energy"], abs(batched["energy"] - single["energy"]) / len(atoms))
-        worst["forces"] = max(worst["forces"], np.abs(batched["forces"] - single["forces"]).max())
-    largest = max(worst, key=worst.__getitem__)
-    unit = {"energy": "eV/atom", "forces": "eV/Å"}[largest]
-    message = f"a batch of {len(structures)}"
-    return measured(name, worst[largest], unit, limits.batch, message)
+        energy, forces = (calculator.get_property(key, atoms) for key in ("energy", "forces"))
+        errors["eV/atom"] = max(errors["eV/atom"], abs(batched["energy"] - energy) / len(atoms))
+        errors["eV/Å"] = max(errors["eV/Å"], np.abs(batched["forces"] - forces).max())
+    return _largest(name, errors, limits.batch, f"a batch of {len(structures)}")
 
 
 def measure_speed(calculator: Calculator, sizes: Sequence[ase.Atoms]) -> list[CheckResult]:

@@ -17,14 +17,22 @@ from pydantic import SkipValidation
 from ..errors import NumericsError
 from ..storage.archives import Archive, same_run
 from ..units import Unit
-from .dynamics.analysis import judge, mean_and_error, motion, radial_distribution, slope_and_error, trace
+from .dynamics.analysis import (
+    Motion,
+    judge,
+    mean_and_error,
+    motion,
+    radial_distribution,
+    slope_and_error,
+    trace,
+)
 from .dynamics.ensembles import check_ensemble
 from .dynamics.preparation import MdSettings, note_small_cell, supercell_of
 from .dynamics.simulation import Outcome, simulate
 from .framework.contract import workflow
 from .framework.evaluations import check_spread, describe_spread
 from .framework.interface import Array, Labelled, Progress, Table
-from .framework.results import Result, Score, field_error, field_score, relative_score
+from .framework.results import Result, Score, field_error, field_score, relative_score, with_error
 
 TOPIC = "Relax and move"
 PLACE = 3
@@ -211,20 +219,17 @@ def _structure(frames: Sequence[ase.Atoms], begin: int, settings: MdSettings) ->
 
 
 def _motion(frames: Sequence[ase.Atoms], begin: int, settings: MdSettings) -> dict:
-    names = ("msd_time", "msd", "diffusion", "diffusion_error", "vacf_time", "vacf", "frequency", "vdos")
     moving = np.ones(len(frames[0]), dtype=bool)
     for constraint in frames[0].constraints:
         if isinstance(constraint, FixAtoms):
             moving[constraint.index] = False
     if len(frames) - begin < FEWEST or not moving.any():
-        return dict.fromkeys(names)
+        return dict.fromkeys([*Motion.__annotations__, "diffusion_error"])
     analysis = motion(_Part(frames, begin), settings.interval * settings.timestep / 1000, moving)
     coefficients = {name: d for name, d in analysis.diffusion.items() if d is not None}
     diffusion = {name: d[0] for name, d in coefficients.items()} or None
     error = {name: d[1] for name, d in coefficients.items()} or None
-    means = (analysis.msd_time, analysis.msd, diffusion, error)
-    values = (*means, analysis.vacf_time, analysis.vacf, analysis.frequency, analysis.vdos)
-    return dict(zip(names, values, strict=True))
+    return {**vars(analysis), "diffusion": diffusion, "diffusion_error": error}
 
 
 class _Part(Sequence[ase.Atoms]):
@@ -333,7 +338,7 @@ def _trace(
     panel.plot(time, values, color=color, linewidth=0.8)
     mean, error = getattr(result, name), getattr(result, f"{name}_error")
     unit = unit.replace("^3", "³")
-    text = "" if mean is None else f"mean {_number(mean, error)} {unit}"
+    text = "" if mean is None else f"mean {with_error(mean, error)} {unit}"
     if mean is not None:
         panel.axhline(mean, **GREY, linestyle="--")
     if target is not None:
@@ -343,7 +348,7 @@ def _trace(
     panel.axvspan(time[0], result.equilibration_time, color="0.92", zorder=-1)
     panel.set(xlabel="time (ps)", ylabel=f"{name} ({unit})")
     panel.margins(x=0)
-    _note(panel, text)
+    panel.set_title(text, loc="right", fontsize=8)
 
 
 def _energy(panel: Axes, result: Any) -> None:
@@ -387,8 +392,8 @@ def _displacements(panel: Axes, result: Any) -> None:
         panel.legend(frameon=False, fontsize=8)
         panel.set(xlim=(0, result.msd_time[-1]), ylim=(0, None))
     if result.diffusion:
-        number = _number(result.diffusion["all"], result.diffusion_error["all"])
-        _note(panel, f"D = {number} Å²/ps")
+        number = with_error(result.diffusion["all"], result.diffusion_error["all"])
+        panel.set_title(f"D = {number} Å²/ps", loc="right", fontsize=8)
     panel.set(xlabel="lag (ps)", ylabel="mean sq. displacement (Å²)")
 
 
@@ -412,18 +417,6 @@ def _spectrum(panel: Axes, result: Any) -> None:
         panel.set_xlim(0, 1.15 * result.frequency[min(np.searchsorted(share, 0.995), len(share) - 1)])
         panel.set_ylim(0, None)
     panel.set(xlabel="frequency (THz)", ylabel="density of states (1/THz)")
-
-
-def _note(panel: Axes, text: str) -> None:
-    panel.set_title(text, loc="right", fontsize=8)
-
-
-def _number(value: float, error: float | None) -> str:
-    """A value to the digit its error allows."""
-    if not error:
-        return f"{value:.4g}"
-    digits = max(0, 1 - int(np.floor(np.log10(error))))
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def _absent(panel: Axes, why: str) -> None:

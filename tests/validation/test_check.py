@@ -25,9 +25,8 @@ from nfflr.validation.exactness import (
     check_batch,
     check_conservative,
     check_forces,
-    check_permutation,
+    check_invariance,
     check_resolution,
-    check_rotation,
     check_rounding,
     check_small_cell,
     check_stress,
@@ -237,8 +236,8 @@ def test_several_elements_share_one_crystal_and_all_pairs_have_a_curve():
     ]
     assert len(dimer_curves(EMT(), samples.elements, 3.0)) == 6
     assert check_forces(EMT(), samples.rattled, STRICT).passed
-    assert check_rotation(EMT(), samples.rattled, STRICT).passed
-    assert check_permutation(EMT(), samples.rattled, STRICT).passed
+    assert check_invariance("rotation", EMT(), samples.rattled, STRICT).passed
+    assert check_invariance("permutation", EMT(), samples.rattled, STRICT).passed
     assert {row.name for row in check_wall_in_crystal(EMT(), samples.rattled)} >= {
         "wall Au–Ni in the crystal"
     }

@@ -69,7 +69,7 @@ def guarded(cells):
     for step in range(5):
         guard.begin(atoms, step)
         atoms.positions += rng.normal(scale=0.02, size=atoms.positions.shape)
-        guard._look(atoms)
+        guard._check(atoms)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert guard._near.searches == 1 and guard.too_near is None

@@ -71,17 +71,13 @@ def radial_distribution(
     groups = _partners(np.array(frames[0].symbols))
     sums = {name: np.zeros(len(shells)) for name in groups}
     indices = _evenly(frames, float(edges[-1]))
-    for k in indices:
-        frame = frames[int(k)]
+    for frame in (frames[int(k)] for k in indices):
         i, j, distance = pairs(frame, edges[-1])
-        others = i != j
-        i, j, distance = i[others], j[others], distance[others]
-        volume = frame.get_volume()
         for name, (first, second) in groups.items():
-            mine = distance if name == "all" else distance[first[i] & second[j]]
-            counts = np.histogram(mine, len(shells), (0.0, edges[-1]))[0]
+            selected = distance[(i != j) & first[i] & second[j]]
+            counts = np.histogram(selected, len(shells), (0.0, edges[-1]))[0]
             possible = first.sum() * second.sum() - (first & second).sum()
-            sums[name] += counts * volume / (max(1, possible) * shells * len(indices))
+            sums[name] += counts * frame.get_volume() / (max(1, possible) * shells * len(indices))
     return (edges[:-1] + edges[1:]) / 2, sums
 
 
@@ -96,12 +92,9 @@ def _evenly(frames: Sequence[ase.Atoms], cutoff: float) -> np.ndarray:
 def _partners(symbols: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Masks (N,) of the two partners, by name."""
     everyone = np.ones(len(symbols), dtype=bool)
-    groups = {"all": (everyone, everyone)}
     elements = sorted(set(symbols))
-    if len(elements) > 1:
-        for a, b in combinations_with_replacement(elements, 2):
-            groups[f"{a}-{b}"] = (symbols == a, symbols == b)
-    return groups
+    pairs = combinations_with_replacement(elements, 2) if len(elements) > 1 else ()
+    return {"all": (everyone, everyone), **{f"{a}-{b}": (symbols == a, symbols == b) for a, b in pairs}}
 
 
 def nearest_distance(atoms: ase.Atoms) -> float:
@@ -138,19 +131,15 @@ class Motion:
 
 
 def motion(frames: Sequence[ase.Atoms], spacing: float, moving: np.ndarray) -> Motion:
-    """Analyse equidistant frames of a run that does not wrap atoms into the cell.
+    """Analyse frames with momenta, ``spacing`` ps apart, of a run that does not wrap atoms into the cell.
 
     The centre of mass is at rest by subtraction. Displacements are taken in scaled coordinates of the mean
-    cell, so that a breathing cell is no diffusion. Atoms are read in groups, within ``MEMORY``.
-
-    Args:
-        frames: F of them, with momenta.
-        spacing: ps between frames.
-        moving: (N,) bool, the atoms to look at.
+    cell, so that a breathing cell is no diffusion. The ``moving`` atoms, (N,) bool, are read in groups,
+    within ``MEMORY``.
     """
     symbols = np.array(frames[0].symbols)
     masses = frames[0].get_masses()
-    cell = _mean_cell(frames)
+    cell = np.mean([frame.cell.array for frame in frames], axis=0)
     lags = max(1, len(frames) // 2)
     names = sorted(set(symbols[moving]))
     block = np.arange(len(symbols)) % BLOCKS  # neighbours fall into different ones
@@ -161,9 +150,9 @@ def motion(frames: Sequence[ase.Atoms], spacing: float, moving: np.ndarray) -> M
         x, v = _coordinates(frames, group, cell, masses)  # (F, n, 3) each
         for name in names:
             for k in range(BLOCKS):
-                mine = (symbols[group] == name) & (block[group] == k)
-                if mine.any():
-                    sums[name][k] += square_displacements(x[:, mine])[:lags]
+                members = (symbols[group] == name) & (block[group] == k)
+                if members.any():
+                    sums[name][k] += square_displacements(x[:, members])[:lags]
         v *= np.sqrt(masses[group])[:, None]
         vacf += autocorrelation(v)[: len(vacf)]
         frequency, density = power_spectrum(v, spacing)
@@ -215,11 +204,11 @@ def diffusion(sums: np.ndarray, counts: np.ndarray, spacing: float) -> tuple[flo
         counts: (B, 1) atoms of each block.
         spacing: ps between lags.
     """
-    here = counts[:, 0] > 0
+    filled = counts[:, 0] > 0
     window = np.arange(int(np.ceil(FIT * sums.shape[1])), sums.shape[1])
-    if here.sum() < 2 or len(window) < 6:
+    if filled.sum() < 2 or len(window) < 6:
         return None
-    blocks = sums[here] / counts[here]
+    blocks = sums[filled] / counts[filled]
     time = window * spacing
     slopes = np.polyfit(time, blocks[:, window].T, 1)[0] / 6
     msd = sums[:, window].sum(axis=0) / counts.sum()
@@ -242,10 +231,6 @@ def power_spectrum(v: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarra
     if segment % 2 == 0:
         total[-1] *= 2
     return frequency, total
-
-
-def _mean_cell(frames: Sequence[ase.Atoms]) -> np.ndarray:
-    return sum(frame.cell.array for frame in frames) / len(frames)
 
 
 def _atom_groups(atoms: np.ndarray, n_frames: int) -> Iterator[np.ndarray]:
@@ -346,13 +331,9 @@ def judge(
 ) -> Verdict:
     """The gravest of: exploded, uncertain, melted, outside the training range, drifting, off target.
 
-    Stable if it is none of these. Melting comes before the range, which a liquid leaves as a matter of
-    course; the message has both.
-
-    Args:
-        start: the first frame.
-        drift: of the conserved quantity with its error, meV/atom/ns.
-        averages: of temperature (K) and pressure (GPa), with their errors as ``temperature_error``.
+    A run that is none of these is stable. Melting comes before the range, which a liquid leaves as a matter
+    of course; the message has both. ``start`` is the first frame, ``drift`` that of the conserved quantity
+    with its error in meV/atom/ns; averages are of temperature (K) and pressure (GPa), with errors.
     """
     if outcome.explosion is not None:
         atom, what = outcome.explosion
@@ -376,20 +357,21 @@ def judge(
 
 
 def _miss(name: str, averages: Mapping[str, float | None], settings: MdSettings) -> str | None:
-    """What to say where a mean is further from what a thermostat or barostat holds than chance explains."""
-    held = settings.has_thermostat if name == "temperature" else settings.has_barostat
+    """What to say where a mean is further from its target than chance explains."""
+    is_temperature = name == "temperature"
+    has_target = settings.has_thermostat if is_temperature else settings.has_barostat
     mean, error = averages[name], averages[f"{name}_error"]
-    if not held or settings.has_ramp or mean is None or error is None:
+    if not has_target or settings.has_ramp or mean is None or error is None:
         return None
-    relaxation = settings.thermostat_time if name == "temperature" else settings.barostat_time
+    relaxation = settings.thermostat_time if is_temperature else settings.barostat_time
     if settings.steps * settings.timestep * (1 - settings.equilibration) < RELAXATIONS * relaxation:
         return None  # the run has had no time to get there
     target = getattr(settings, name)
-    tolerance = TOLERANCES[name] * (target if name == "temperature" else 1.0)
+    tolerance = TOLERANCES[name] * (target if is_temperature else 1.0)
     if abs(mean - target) <= max(tolerance, ERRORS * error):
         return None
-    option = "--thermostat-time" if name == "temperature" else "--barostat-time"
-    if settings.ensemble == "npt-berendsen" and name == "pressure":
+    option = "--thermostat-time" if is_temperature else "--barostat-time"
+    if settings.ensemble == "npt-berendsen" and not is_temperature:
         option += ", or raise --compressibility"
     digits = max(2, 1 - int(np.floor(np.log10(error)))) if error else 2
     numbers = f"{mean:.{digits}f} ± {error:.{digits}f} {UNITS[name]} for {target:g} {UNITS[name]}"
@@ -400,8 +382,10 @@ def _outside(outcome: Outcome, start: ase.Atoms) -> Verdict | None:
     near = outcome.too_near
     if near is None:
         return None
-    text = f"outside the training range from step {near.step}: {_name(start, near.atom)}"
-    text += f" has a neighbour at {near.distance:.2f} Å, nearer than any in the training data"
+    text = (
+        f"outside the training range from step {near.step}: {_name(start, near.atom)} has a neighbour at "
+        f"{near.distance:.2f} Å, nearer than any in the training data"
+    )
     return Verdict("outside training range", text, near.step, near.atom)
 
 

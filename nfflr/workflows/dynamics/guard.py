@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -110,11 +109,11 @@ class NearPairs:
         i, j, shift, distance = _search(atoms, self._longest + SKIN)
         reach = self._reach[self._kind[i], self._kind[j]]
         slack = distance - reach
-        kept = np.flatnonzero((slack < SKIN) & counted_once(i, j, shift))
-        kept = kept[np.argsort(slack[kept], kind="stable")]
-        shift, cell = shift[kept].astype(float), atoms.cell.array.copy()
+        near = np.flatnonzero((slack < SKIN) & counted_once(i, j, shift))
+        near = near[np.argsort(slack[near], kind="stable")]
+        shift, cell = shift[near].astype(float), atoms.cell.array.copy()
         box, positions = complete_box(cell, atoms.pbc), atoms.positions.copy()
-        return _Candidates(positions, cell, box, i[kept], j[kept], shift, reach[kept], slack[kept])
+        return _Candidates(positions, cell, box, i[near], j[near], shift, reach[near], slack[near])
 
 
 EVERY_PAIR = (len(chemical_symbols), len(chemical_symbols))
@@ -138,12 +137,10 @@ class TooNear:
 
 
 class Guard(GetPropertiesMixin):
-    """Hands every question to a calculator, after a look at the geometry and before one at the answer.
+    """A calculator that checks the geometry before, and the answer after, it asks another one.
 
-    Args:
-        calculator: any ASE calculator. Where it has ``shortest_distances``, an array (Z, Z) in Å by atomic
-            numbers of what its training data contain, the first pair of atoms that is nearer is noted.
-        settings: the limits.
+    Where that has ``shortest_distances`` of its training data, (Z, Z) in Å by atomic numbers, the first pair
+    of atoms that is nearer is noted.
     """
 
     def __init__(self, calculator: Calculator, settings: MdSettings):
@@ -154,8 +151,8 @@ class Guard(GetPropertiesMixin):
         self._near: NearPairs | None = None  # made for the first structure
         self._step = 0
         self._before: np.ndarray | None = None  # (N, 3) where the current step began
-        self._seen: tuple[bytes, bytes] | None = None  # positions and cell looked at last
-        self._known: dict[str, float | np.ndarray] = {}  # answers for them
+        self._geometry: tuple[bytes, bytes] | None = None  # positions and cell that were checked last
+        self._answers: dict[str, float | np.ndarray] = {}  # for them
 
     @property
     def results(self) -> dict:
@@ -170,7 +167,7 @@ class Guard(GetPropertiesMixin):
     def reset(self) -> None:
         """Forget, and let the calculator forget, what came before."""
         self.calculator.reset()
-        self._seen = self._near = None
+        self._geometry = self._near = None
 
     def begin(self, atoms: ase.Atoms, step: int) -> None:
         """Note where step number ``step`` begins."""
@@ -183,16 +180,18 @@ class Guard(GetPropertiesMixin):
             ExplosionError: an atom moved too far, two are too near, or the answer is not finite.
         """
         assert atoms is not None  # ASE's signature; its atoms always pass themselves
-        self._look(atoms)
+        self._check(atoms)
         if name == "free_energy" and name not in self.calculator.implemented_properties:
             name = "energy"
-        if name not in self._known:
-            self._known[name] = self._ask(name, atoms, allow_calculation)
-        return copy(self._known[name])
+        if name not in self._answers:
+            self._answers[name] = self._ask(name, atoms, allow_calculation)
+        return copy(self._answers[name])
 
     def _ask(self, name: str, atoms: ase.Atoms, allow_calculation: bool):
         try:
-            if self._known and name in self.calculator.results:  # which are of these atoms, as ASE's rule is
+            if (
+                self._answers and name in self.calculator.results
+            ):  # which are of these atoms, as ASE's rule is
                 value = self.calculator.results[name]
             else:
                 value = self.calculator.get_property(name, atoms, allow_calculation)
@@ -203,15 +202,14 @@ class Guard(GetPropertiesMixin):
             ) from error
         finite = np.isfinite(value)
         if not np.all(finite):
-            rows: Sequence[int] | np.ndarray = np.flatnonzero(~finite.all(axis=1)) if name == "forces" else []
-            atom = int(rows[0]) if len(rows) else self.fastest(atoms)
+            atom = int(finite.all(axis=1).argmin()) if name == "forces" else self.fastest(atoms)
             raise ExplosionError(f"was there when the {name} became infinite or NaN", atom)
         return value
 
-    def _look(self, atoms: ase.Atoms) -> None:
+    def _check(self, atoms: ase.Atoms) -> None:
         # Bytes are compared, since numpy's and ASE's comparisons take as long as a small cell's forces.
         geometry = (atoms.positions.tobytes(), atoms.cell.array.tobytes())
-        if geometry == self._seen:
+        if geometry == self._geometry:
             return
         moved = atoms.positions - self._before  # (N, 3)
         squares = np.einsum("ij,ij->i", moved, moved)
@@ -220,10 +218,10 @@ class Guard(GetPropertiesMixin):
             raise ExplosionError("has a position that is not finite", self.fastest(atoms))
         if furthest > self.settings.max_displacement:
             raise ExplosionError(f"moved {furthest:.2f} Å in one step", int(squares.argmax()))
-        self._look_at_distances(atoms, squares)
-        self._seen, self._known = geometry, {}
+        self._check_distances(atoms, squares)
+        self._geometry, self._answers = geometry, {}
 
-    def _look_at_distances(self, atoms: ase.Atoms, moved: np.ndarray) -> None:
+    def _check_distances(self, atoms: ase.Atoms, moved: np.ndarray) -> None:
         if self._near is None:
             least = self.settings.min_distance
             reach = self._shortest.clip(least) if self._shortest is not None else np.full(EVERY_PAIR, least)
@@ -244,7 +242,7 @@ class Guard(GetPropertiesMixin):
     def hottest(self, atoms: ase.Atoms) -> int:
         """The atom with the highest kinetic energy; the one with the largest force where none is finite."""
         energy = np.square(atoms.get_momenta()).sum(axis=1) / atoms.get_masses()
-        forces = self._known.get("forces")
+        forces = self._answers.get("forces")
         if forces is not None and not np.isfinite(energy).any():
             return int(np.square(forces).sum(axis=1).argmax())
         return int(np.argmax(np.where(np.isfinite(energy), energy, np.inf)))
