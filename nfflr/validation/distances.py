@@ -22,13 +22,9 @@ PROMINENCE = 0.05  # eV, a dip as deep as two kT at 300 K
 
 @dataclass(frozen=True)
 class Dimer:
-    """Curve of one pair; energies are relative to the free atoms.
+    """Curve of one pair of symbols over rising distances (n,) Å, relative to the free atoms.
 
-    Args:
-        pair: symbols.
-        distance: (n,) Å, rising.
-        energy: (n,) eV.
-        force: (n,) eV/Å on the second atom, away from the first: positive is repulsive.
+    ``energy`` (n,) eV; ``force`` (n,) eV/Å on the second atom, away from the first: positive is repulsive.
     """
 
     pair: tuple[str, str]
@@ -55,8 +51,7 @@ def dimer_curves(calculator: Calculator, elements: Sequence[str], reach: float) 
 def check_minima(dimers: Sequence[Dimer]) -> list[CheckResult]:
     """Number of dips in each curve beyond the first.
 
-    Advice only: potentials of crystals never saw a dimer, so that a ripple in the attractive part says
-    little of the crystal. It matters for gases, surfaces and clusters.
+    Advice only: potentials of crystals never saw a dimer. It matters for gases, surfaces and clusters.
     """
     rows = []
     for dimer in dimers:
@@ -105,8 +100,8 @@ def check_wall_in_crystal(calculator: Calculator, structures: Sequence[ase.Atoms
 def check_wall_of_dimers(dimers: Sequence[Dimer]) -> list[CheckResult]:
     """The same for two atoms alone, from their bond inwards, above free atoms.
 
-    Advice only: a potential of solids never saw two atoms in vacuum, and atoms of a solid meet among their
-    neighbours, where the check is required. A warning here matters for gases, clusters and deposition.
+    Advice only: atoms of a solid meet among their neighbours, where the check is required. A warning here
+    matters for gases, clusters and deposition.
     """
     rows = []
     for dimer in dimers:
@@ -120,13 +115,9 @@ def check_wall_of_dimers(dimers: Sequence[Dimer]) -> list[CheckResult]:
 def wall_height(distance: np.ndarray, energy: np.ndarray, bond: float) -> tuple[float, float]:
     """Highest energy (eV) met on the way in from the bond before it falls, and where (Å).
 
-    The bond is the lowest point beyond 80 % of the usual length: some bonds are shorter than covalent radii
-    add up to, and falling into them is no defect.
-
-    Args:
-        distance: (n,) Å, rising.
-        energy: (n,) eV, above the state that is pressed together.
-        bond: the usual length, Å.
+    ``distance`` (n,) Å rises; ``energy`` (n,) eV is above the state that is pressed together. The bond is the
+    lowest point beyond 80 % of the usual length ``bond`` (Å): some bonds are shorter than covalent radii add
+    up to, and falling into them is no defect.
     """
     outer = np.where(distance >= min(0.8 * bond, distance[-1]), energy, np.inf)
     inwards = energy[: int(np.argmin(outer)) + 1][::-1]

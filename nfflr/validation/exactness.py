@@ -77,9 +77,9 @@ def check_conservative(
     """Work of the forces along closed loops, which is zero if they derive from any energy.
 
     All atoms go round circles in a plane spanned by two random directions, 0.1 Å in radius for the one that
-    moves most. The trapezoidal rule converges faster than any power for smooth periodic functions.
-    A loop with too much work is done again smaller and with more points. The work of a curl falls as the
-    area, which is allowed for; an error of the rule, as of a stiff bond, falls faster.
+    moves most. The trapezoidal rule converges faster than any power for smooth periodic functions. A loop
+    with too much work is done again smaller and with more points: the work of a curl falls as the area, which
+    is allowed for, and an error of the rule, as of a stiff bond, falls faster.
     """
     worst = 0.0
     for k, atoms in enumerate(structures):
@@ -232,11 +232,10 @@ def check_isolated_atoms(
 def check_resolution(calculator: Calculator, large: ase.Atoms, limits: Limits, label: str) -> CheckResult:
     """Noise of the total energy as all atoms of a large cell move by some 0.005 Å along a line.
 
-    What is left after a polynomial is rounding. Where that is too much, a polynomial of higher degree has a
-    try on half the line, since stiff bonds leave more than rounding. The rounding of atomic energies
-    themselves cannot be avoided and widens the limit: each is as uncertain as its own size times the
-    precision, and they add up at random. Totals added up in float32 show here, even where each atomic energy
-    is good enough.
+    What is left after a polynomial is rounding; if that is too much, a polynomial of higher degree has a try
+    on half the line, since stiff bonds leave more. The rounding of atomic energies themselves cannot be
+    avoided and widens the limit: each is as uncertain as its own size times the precision, and they add up at
+    random. Totals added up in float32 show here, even where each atomic energy is good enough.
     """
     total, value = _noise(calculator, large, 0.003, points=13, degree=6)
     if value > limits.resolution:  # of a stiff bond the polynomial may leave more than rounding does

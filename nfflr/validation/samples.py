@@ -22,13 +22,10 @@ BOND = {"fcc": 2**-0.5, "bcc": 0.75**0.5, "diamond": 0.1875**0.5, "sc": 1.0}  # 
 
 @dataclass(frozen=True)
 class Samples:
-    """Structures of one run; none carries a calculator.
+    """Structures of one run without calculators, and the cutoff in Å if known.
 
-    Args:
-        elements: symbols.
-        cutoff: Å, None if not known.
-        rattled: structures without symmetry, for derivatives and invariances.
-        small: the smallest cell, primitive where it was made here, distorted.
+    ``rattled`` ones have no symmetry, for derivatives and invariances; ``small`` is the smallest cell,
+    distorted.
     """
 
     elements: tuple[str, ...]
@@ -53,16 +50,12 @@ class Samples:
 def make_samples(
     elements: Sequence[str], structures: Sequence[ase.Atoms] = (), cutoff: float | None = None
 ) -> Samples:
-    """Structures to check on.
+    """Structures to check on, from the user's own ``structures`` or made of ``elements``.
 
-    Without ``structures`` each element gets its crystal (fcc, bcc, diamond or simple cubic as in
-    ``ase.data.reference_states``, others fcc with bonds of two covalent radii), and several elements together
-    a rocksalt lattice that holds all of them.
-
-    Args:
-        elements: symbols; dimers are made of each pair.
-        structures: the user's own, instead; each atom is moved a little.
-        cutoff: Å, None if not known.
+    Each element gets its crystal (fcc, bcc, diamond or simple cubic as in ``ase.data.reference_states``,
+    others fcc with bonds of two covalent radii), and several elements together a rocksalt lattice that holds
+    all of them. Own structures have each atom moved a little. Dimers are made of each pair of ``elements`` up
+    to ``cutoff`` (Å, None if unknown).
 
     Raises:
         ConfigError: no elements, or more than ``MAX_ELEMENTS``.
@@ -144,14 +137,11 @@ class CheckResult:
     """One row of the table.
 
     Args:
-        name: of the check, with what it was done on.
         passed: whether ``value`` is not above ``limit`` (not below it with ``at_least``).
         value: the number measured, None if there was nothing to measure.
-        unit: of value and limit.
-        limit: None for what is only told.
+        limit: None for information.
         message: what else to know; for a failure, what it means.
         kind: a ``required`` check that fails makes the whole fail; ``advice`` is a warning only.
-        at_least: the limit is a lower one.
     """
 
     name: str

@@ -22,13 +22,9 @@ PROCESS = Path("/proc/self")
 
 @dataclass(frozen=True)
 class Contestant:
-    """A calculator under a name.
+    """An ASE calculator under a name; energy, forces and, if it has one, stress are asked for.
 
-    Args:
-        name: shown.
-        calculator: any of ASE's; energy, forces and, if it has one, stress are asked for.
-        parts: called before and after each call; gives processor seconds so far by part, such as
-            neighbours.
+    ``parts`` is called before and after each call, and gives processor seconds so far by part, as neighbours.
     """
 
     name: str
@@ -38,15 +34,12 @@ class Contestant:
 
 @dataclass
 class Timing:
-    """One calculator at one size.
+    """One calculator at one size, in seconds of each call.
 
     Attributes:
-        name: the calculator's.
-        atoms: number of atoms.
-        seconds: of each call, by the clock.
-        processor: seconds of each call on all processors of this process; another job on the machine makes a
-            call last longer, but hardly cost more.
-        parts: by part, processor seconds of each call.
+        seconds: by the clock.
+        processor: on all processors of this process: another job on the machine hardly changes them.
+        parts: processor seconds by part.
         memory: MB that a call took at most beyond what was in use before; None where that is not known.
         message: why there are no times, if there are none.
     """
@@ -97,13 +90,9 @@ def measure_speed(
 ) -> list[Timing]:
     """Time of energy, forces and stress through ASE after a small move of every atom.
 
-    In each round every calculator has its turn, so that what else the machine does falls on all of them.
-
-    Args:
-        contestants: the first is what others are compared with.
-        structures: of rising size; the calculator takes a copy.
-        rounds: calls that are counted, after two that are not.
-        progress: called with rounds done, all rounds, and the size.
+    In each round every calculator has its turn, so that what else the machine does falls on all of them. Of
+    each, ``rounds`` calls are counted after two that are not; ``progress`` gets rounds done, all, and the
+    size.
 
     Returns:
         one for each size and calculator, in that order. A calculator that fails at a size says why.

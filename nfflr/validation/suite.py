@@ -157,7 +157,6 @@ class Outcome:
             be compared; ``"skipped"``: there was no time left.
         scores: every score of the task; infinite where there is none, so that a failure keeps its place.
         message: of the result, or why there is none.
-        result: what the workflow returned.
         seconds: wall time.
     """
 
@@ -213,12 +212,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks with different names, in the order they are run.
-
-    Attributes:
-        tasks: at least one.
-        name: of the folder it was read from.
-    """
+    """Tasks with different names, in the order they are run; the name is that of its folder."""
 
     tasks: tuple[Task, ...]
     name: str = ""
@@ -232,11 +226,7 @@ class Suite:
                 raise ConfigError(f"suite {self.name}: two tasks are called {name!r}; give each its own name")
 
     def only(self, names: tuple[str, ...]) -> Suite:
-        """The suite of these tasks alone, or of all if none is named.
-
-        Raises:
-            ConfigError: there is no task of such a name.
-        """
+        """The suite of these tasks alone, or of all if none is named."""
         own = [task.name for task in self.tasks]
         for name in names:
             if name not in own:
@@ -255,13 +245,8 @@ class Suite:
         """Run every task; a failure is an outcome.
 
         Numbers depend on the calculator's weights and precision alone, not on what it did before or on which
-        other tasks are run; a budget decides only on what is skipped.
-
-        Args:
-            calculator: any ASE calculator.
-            progress: called by the workflows.
-            budget_s: seconds after which a task is stopped at its next step, and no other is begun.
-            begin: called with each task before it runs.
+        other tasks are run; after ``budget_s`` seconds a task is stopped at its next step, and no other
+        begins. ``begin`` is called with each task before it runs.
         """
         started = time.perf_counter()
         deadline = None if budget_s is None else started + budget_s
@@ -297,12 +282,7 @@ def _within(
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a suite.
-
-    Attributes:
-        outcomes: of every task, in order; none is left out.
-        seconds: wall time.
-    """
+    """What became of every task of a suite, in order."""
 
     suite: Suite
     outcomes: tuple[Outcome, ...]

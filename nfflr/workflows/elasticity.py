@@ -94,8 +94,6 @@ def elastic(
     Args:
         atoms: (N atoms), periodic along three axes, near its minimum; constraints are dropped.
         calculator: any ASE calculator with stress.
-        settings: see ``ElasticSettings``.
-        progress: called with every strained cell.
 
     Raises:
         StructureError: the structure is not a crystal, or its symmetry is not found.
@@ -300,8 +298,7 @@ def _constant(field: str, i: int, j: int) -> Score:
 def own_constants(stiffness: np.ndarray) -> list[tuple[int, int]]:
     """Indices of the constants of a matrix (6, 6) that are not zero and repeat none of their kind.
 
-    C11, C12 and C44 of a cubic crystal. A kind is a block of the matrix, on the diagonal or off it: a C12
-    that happens to equal C44 hides neither.
+    A kind is a block of the matrix, on the diagonal or off it: a C12 that happens to equal C44 hides neither.
     """
     least = NEGLIGIBLE * np.abs(stiffness).max()
     sizes: dict[tuple[bool, ...], list[float]] = {}

@@ -68,13 +68,10 @@ def eos(atoms: ase.Atoms, calculator: Calculator, settings: EosSettings, progres
     of the residuals, with the four fitted parameters taken off the number of points. The bulk modulus is
     that at constant shape, which is the isothermal one at 0 K for cubic crystals.
 
-    Not converged: the minimum is not inside the scanned range, a fit failed, or a relaxation did.
+    A result is not converged if the minimum lies outside the scanned range, or if a fit or relaxation failed.
 
     Args:
         atoms: (N atoms), periodic along three axes; volumes are spread about its own.
-        calculator: any ASE calculator.
-        settings: see ``EosSettings``.
-        progress: called with every volume.
 
     Raises:
         StructureError: the structure is not a crystal.

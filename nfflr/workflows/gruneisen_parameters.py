@@ -79,8 +79,6 @@ def gruneisen(
     Args:
         atoms: periodic along three axes.
         calculator: any ASE calculator with forces, and stress if the cell is relaxed.
-        settings: see ``GruneisenSettings``.
-        progress: called with steps of relaxations, then with finished displacements of three volumes.
         archive: keeps relaxed structures and finished displacements.
 
     Raises:

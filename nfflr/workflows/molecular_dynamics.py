@@ -128,10 +128,8 @@ def md(
     Args:
         atoms: (N atoms); a barostat needs three periodic axes.
         calculator: any ASE calculator with forces (and stress for a barostat).
-        settings: see ``MdSettings``.
-        progress: called with every frame.
-        archive: keeps frames and states; one that holds a run continues it, to ``settings.steps``, and the
-            result is that of a run without a break, bit for bit.
+        archive: keeps frames and states. One that holds a run continues it to ``settings.steps``, bit for
+            bit like a run without a break.
 
     Raises:
         StructureError: the structure does not suit the ensemble.
@@ -251,9 +249,8 @@ class _Part(Sequence[ase.Atoms]):
 def _lost(result: MdResult, reference: MdResult | None, settings: MdSettings) -> float:
     """Fraction of the steps that were not survived.
 
-    They end at an explosion, where an ensemble's spread stops the run, when a crystal leaves its sites, or
-    where atoms come nearer than any in the training data: from there the model makes things up, and a
-    collapse may hide behind it.
+    A run is lost where it explodes, a committee disagrees too much, a crystal leaves its sites, or atoms come
+    nearer than any in the training data: there a collapse may hide.
     """
     if result.verdict in ("stable", "drifting", "off target"):
         return 0.0
@@ -294,8 +291,7 @@ SET: dict[str, Any] = {"color": "k", "linewidth": 1, "linestyle": ":"}
 def plot(result: MdResult, others: Mapping[str, MdResult] = {}, label: str = "") -> Figure:
     """Temperature, energies, radial distribution, displacements, autocorrelation and spectrum of a run.
 
-    Pressure and volume come below if a barostat holds them. Others lie over the four panels after the traces
-    as dashed lines, of all atoms; their traces stay in tables of their own.
+    Pressure and volume come below if a barostat holds them. Others lie over the last four as dashed lines.
     """
     rows = 3 if result.pressure_target is None else 4
     figure = Figure(figsize=(7.2, 2.4 * rows), layout="constrained")

@@ -121,8 +121,6 @@ def phonons(
     Args:
         atoms: periodic along three axes; constraints are ignored.
         calculator: any ASE calculator with forces, and stress if the cell is relaxed.
-        settings: see ``PhononsSettings``.
-        progress: called with steps of the relaxation, then with finished displacements.
         archive: keeps the relaxed structure and finished displacements.
 
     Raises:

@@ -120,8 +120,6 @@ def qha(
     Args:
         atoms: periodic along three axes.
         calculator: any ASE calculator with energy and forces, and stress if the cell is relaxed.
-        settings: see ``QhaSettings``.
-        progress: called with steps of relaxations, then with finished displacements of all volumes.
         archive: keeps relaxed structures and finished displacements.
 
     Raises:
@@ -179,12 +177,9 @@ class _Fit:
     """Equations of state at the first temperatures, those at which the equilibrium lies among the volumes.
 
     Attributes:
-        phonopy: of temperatures that may go on beyond ``count``.
-        count: number of temperatures.
-        side: where the equilibrium goes after them, ``"larger"`` or ``"smaller"`` volumes; empty if they are
-            all that were asked for.
+        phonopy: of temperatures that may go on beyond the first ``count``.
+        side: where the equilibrium goes after them, ``"larger"`` or ``"smaller"`` volumes; empty at the end.
         entropies, heats: (T, V) eV/K at constant volume.
-        mesh: q-points along each axis.
     """
 
     phonopy: QHAResult
@@ -250,8 +245,7 @@ def _lowest_frequency(phonon: Phonopy, tolerance: float) -> float:
 
 
 def _same_mesh(phonons: Sequence[Phonopy], length: float) -> list[int]:
-    """Odd numbers, so that Γ is among the points, for the middle volume and used for all of them: numbers
-    that change with the volume would put steps into the free energy."""
+    """Odd numbers, so that Γ is among the points; one mesh for all, so that the free energy has no steps."""
     phonon = phonons[len(phonons) // 2]
     phonon.init_mesh(length)
     assert phonon.mesh_numbers is not None
@@ -297,16 +291,10 @@ def _result(fit: _Fit, phonons: Sequence[Phonopy], energies: np.ndarray, setting
 def _slope(
     eos: EosFunc, volumes: np.ndarray, parameters: np.ndarray, free: np.ndarray, change: np.ndarray
 ) -> float:
-    """dV₀/dT of an equation of state that least squares fitted to free energies, Å^3/K.
+    """dV₀/dT (Å^3/K) of an equation of state that least squares fitted to free energies F (V,) eV.
 
     At the minimum of |f(V; p) − F|² its gradient g(p) is zero, so dp/dT = H⁻¹ Jᵀ dF/dT with H = dg/dp and
-    J = df/dp.
-
-    Args:
-        eos: f, of volumes (V,) and parameters.
-        parameters: p, (4,): energy, bulk modulus, its derivative, volume.
-        free: F, (V,) eV.
-        change: dF/dT, (V,) eV/K.
+    J = df/dp. The parameters p (4,) are energy, bulk modulus, its derivative, volume; ``change`` is dF/dT.
     """
     scale = np.array([parameters[1] * parameters[3], *parameters[1:]])  # so that all steps are relative
 

@@ -75,11 +75,7 @@ class Band(NEB):
         self.calculator = calculator
 
     def get_forces(self) -> np.ndarray:
-        """Forces on the band; images that moved since the last call are evaluated first.
-
-        Raises:
-            NumericsError: a force is not finite, or larger than any optimiser can recover from.
-        """
+        """Forces on the band; images that moved since the last call are evaluated first."""
         moved = [i for i in self.images[1:-1] if i.calc is None or i.calc.check_state(i)]
         results = evaluate(self.calculator, moved) if moved else []
         for image, values in zip(moved, results, strict=True):
@@ -105,19 +101,15 @@ def neb(
     Improved tangents (Henkelman, Jónsson, J. Chem. Phys. 113, 9978 (2000)) and a climbing image (Henkelman,
     Uberuaga, Jónsson, J. Chem. Phys. 113, 9901 (2000)), from ASE; the first path is interpolated through pair
     distances (IDPP: Smidstrup et al., J. Chem. Phys. 140, 214106 (2014)). The barrier is the energy of the
-    climbing image, or of the curve's top without one.
+    climbing image, or of the curve's top without one. Images are evaluated together if the calculator can.
 
     Args:
         initial: (N atoms), near a minimum; its charges and magnetic moments are those of all images.
         final: the same atoms in the same order and cell, near another minimum, with the same constraints and
             masses; periodic images are taken as near to the initial atoms as can be.
-        calculator: any ASE calculator; images are evaluated as one batch where it can.
-        settings: see ``NebSettings``.
-        progress: called with every step of the band.
 
     Raises:
-        StructureError: the structures do not match, list their atoms in another order, or are one and the
-            same.
+        StructureError: the structures do not match, list their atoms in another order, or are the same.
         NumericsError: the forces of the first path are not sound.
     """
     _check_alike(initial, final)
@@ -150,11 +142,7 @@ def _check_alike(initial: ase.Atoms, final: ase.Atoms) -> None:
 
 
 def _in_order(initial: ase.Atoms, final: ase.Atoms, order: str) -> ase.Atoms:
-    """The final structure, its atoms in the order of the initial one.
-
-    Raises:
-        StructureError: they are in another order, which ``order`` does not allow.
-    """
+    """The final structure, its atoms in the order of the initial one."""
     if order == "match":
         return final[nearest_order(initial, final)]
     other = np.flatnonzero(initial.numbers != final.numbers)
@@ -176,11 +164,7 @@ def _in_order(initial: ase.Atoms, final: ase.Atoms, order: str) -> ase.Atoms:
 
 
 def _check_held(initial: ase.Atoms, final: ase.Atoms) -> None:
-    """Refuse ends that are held in different ways: images between them would be a mixture.
-
-    Raises:
-        StructureError: constraints or masses differ, or a fixed atom moves; names the atoms.
-    """
+    """Refuse ends that are held in different ways: images between them would be a mixture."""
     held = zip(labels_by_atom(initial), labels_by_atom(final), strict=True)
     unlike = [k for k, (ours, theirs) in enumerate(held) if ours != theirs]
     if unlike:
@@ -212,11 +196,7 @@ def _check_distinct(initial: ase.Atoms, final: ase.Atoms) -> None:
 def _ends(
     initial: ase.Atoms, final: ase.Atoms, calculator: Calculator, settings: NebSettings
 ) -> tuple[list[ase.Atoms], str]:
-    """Both ends with their energies and forces, and why one did not relax.
-
-    Raises:
-        StructureError: both relaxed to the same minimum.
-    """
+    """Both ends with their energies and forces, and why one did not relax."""
     # Cells equal within rounding become equal, and the path does not jump by a lattice vector at its end.
     final = final.copy()
     final.cell = initial.cell
@@ -233,11 +213,7 @@ def _ends(
 
 
 def _settle(band: Band, settings: NebSettings, progress: Progress) -> tuple[float, int, str]:
-    """Move the band to its path; returns the largest force, the steps, and why it stopped if it had to.
-
-    Raises:
-        NumericsError: not even the first path has sound forces.
-    """
+    """Move the band to its path; returns the largest force, the steps, and why it stopped if it had to."""
     stages = (
         [(False, COARSE * settings.fmax), (True, settings.fmax)]
         if settings.climb

@@ -135,8 +135,6 @@ def relax(
     Args:
         atoms: (N atoms), any mixture of periodic axes; a cell relaxation needs those of ``cell_axes``.
         calculator: any ASE calculator with forces (and stress for a cell relaxation).
-        settings: see ``RelaxSettings``.
-        progress: called with every step.
         archive: keeps the steps. One that holds a run continues it, bit for bit like a run without a break.
 
     Raises:
@@ -233,12 +231,9 @@ def cell_filter(atoms: ase.Atoms, settings: RelaxSettings) -> CellFilter:
 
 
 class CellFilter(FrechetCellFilter):
-    """ASE's, with strains in the span of some vectors alone.
+    """ASE's, with strains in the span of some ``vectors`` (n, 3) alone, which are independent.
 
     It is also without what scipy's logarithm says of relative errors above 2e-13: forces have larger ones.
-
-    Args:
-        vectors: (n, 3), independent.
     """
 
     def __init__(self, atoms: ase.Atoms, vectors: np.ndarray, scalar_pressure: float = 0.0):
@@ -273,11 +268,7 @@ def _descend(
     progress: Progress,
     archive: Archive,
 ) -> tuple[list[ase.Atoms], bool, str | Excess]:
-    """Frames from the start to the last sound one, whether it converged, and why it stopped if it had to.
-
-    Raises:
-        NumericsError: not even the start has finite forces.
-    """
+    """Frames from the start to the last sound one, whether it converged, and why it stopped if it had to."""
     frames: list[ase.Atoms] = []
     archived = len(archive.frames())
     converged = False
@@ -366,8 +357,10 @@ def _lengths(result: RelaxResult, reference: RelaxResult, settings: RelaxSetting
 
 
 def _rmsd(result: RelaxResult, reference: RelaxResult, settings: RelaxSettings) -> float:
-    """Root mean square distance of atoms, Å: in the reference's cell, the nearest images, without the mean
-    translation. Rotations count: start both relaxations from one structure."""
+    """Root mean square distance (Å) of nearest images in the reference's cell, without the mean translation.
+
+    Rotations count: start both relaxations from one structure.
+    """
     ours, theirs = result.positions, np.asarray(reference.positions)
     if result.symbols != reference.symbols:
         raise NumericsError("positions: other atoms than the reference's, or in another order")

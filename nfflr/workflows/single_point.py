@@ -54,13 +54,9 @@ def energy(
     settings: EnergySettings,
     progress: Progress,
 ) -> EnergyResult:
-    """Evaluate a structure once.
+    """Evaluate a structure, periodic or not, once; constraints do not act on the forces.
 
-    Args:
-        atoms: (N atoms), periodic or not; constraints do not act on the forces.
-        calculator: any ASE calculator; what it does not implement is None in the result.
-        settings: none.
-        progress: called once.
+    What the calculator does not implement is None in the result.
 
     Raises:
         StructureError: there are no atoms.

@@ -92,9 +92,6 @@ def surface(
     Args:
         atoms: (N atoms), periodic along three axes, relaxed; primitive or not, Miller indices are those of
             its conventional cell (spglib).
-        calculator: any ASE calculator.
-        settings: see ``SurfaceSettings``.
-        progress: called with every slab.
 
     Raises:
         StructureError: not a crystal, or there is no such termination.

@@ -80,10 +80,7 @@ def vacancy(
     be a saddle (as in silicon). The result still depends on the size of the supercell.
 
     Args:
-        atoms: (N atoms), periodic along three axes, relaxed: what is left of a stress enters the result.
-        calculator: any ASE calculator.
-        settings: see ``VacancySettings``.
-        progress: called with every site.
+        atoms: (N atoms), periodic along three axes, relaxed: a residual stress enters the result.
 
     Raises:
         StructureError: not a crystal, no such site, or a compound without ``chemical_potential``, ``site``.

@@ -57,11 +57,9 @@ def slope_and_error(x: np.ndarray, y: np.ndarray, blocks: int = BLOCKS) -> tuple
 def radial_distribution(
     frames: Sequence[ase.Atoms], cutoff: float
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """g(r) averaged over frames of a structure with three periodic axes.
+    """g(r) averaged over evenly spaced frames of a structure with three periodic axes.
 
-    Args:
-        frames: evenly spaced ones are used, 100 at most, and of a large structure fewer.
-        cutoff: Å; may exceed half the cell. An atom's own images, which never move, are left out.
+    ``cutoff`` (Å) may exceed half the cell. An atom's own images, which never move, are left out.
 
     Returns:
         r (B,), centres of the bins in Å, and g (B,) by name: ``"all"``, and with several elements ``"O-Si"``.
@@ -114,11 +112,9 @@ def nearest_distance(atoms: ase.Atoms) -> float:
 class Motion:
     """What the frames say about motion; names are elements, and ``"all"``.
 
-    Attributes:
-        msd_time: (L,) ps. msd: (L,) Å^2 each.
-        diffusion: Å^2/ps with standard error, or None where the run is too short.
-        vacf_time: (T,) ps. vacf: (T,) mass-weighted, 1 at time 0.
-        frequency: (F,) THz. vdos: (F,) 1/THz; its integral is 3, the modes of one atom.
+    ``msd`` (L,) Å² over ``msd_time`` (ps); ``diffusion`` Å²/ps with standard error, or None where the run is
+    too short; ``vacf`` (T,), mass-weighted, 1 at time 0; ``vdos`` (F,) 1/THz over ``frequency`` (THz), whose
+    integral is 3, the modes of one atom.
     """
 
     msd_time: np.ndarray
@@ -198,11 +194,8 @@ def diffusion(sums: np.ndarray, counts: np.ndarray, spacing: float) -> tuple[flo
 
     The error is that of the mean over blocks of atoms, and the slope that a misfit as large as that of the
     straight line could hide: where atoms vibrate and do not diffuse, or the run is short, there is no line.
-
-    Args:
-        sums: (B, L) square displacements by block and lag, summed over the block's atoms.
-        counts: (B, 1) atoms of each block.
-        spacing: ps between lags.
+    ``sums`` (B, L) are square displacements by block and lag, over the ``counts`` (B, 1) atoms of each block;
+    lags are ``spacing`` ps apart.
     """
     filled = counts[:, 0] > 0
     window = np.arange(int(np.ceil(FIT * sums.shape[1])), sums.shape[1])
@@ -257,11 +250,10 @@ def _coordinates(frames, group, cell, masses) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Trace:
-    """Attributes:
-    step: (F,) of the frames.
-    table: a row per frame; NaN where there is no such quantity.
-    displacement: (F,) Å, root mean square distance from the first frame, the centre of mass at rest.
-    furthest: (F,) the atom that is furthest away.
+    """What one pass over the F frames gives: steps, a table with NaN for what is not there, displacements.
+
+    ``displacement`` (F,) Å is the root mean square distance from the first frame with the centre of mass at
+    rest, ``furthest`` (F,) the atom that is furthest away.
     """
 
     step: np.ndarray
@@ -309,11 +301,7 @@ UNITS = {"temperature": "K", "pressure": "GPa"}
 
 @dataclass(frozen=True)
 class Verdict:
-    """Attributes:
-    word: see ``Word``; the gravest that applies.
-    message: one line; after what befell the crystal it says whether atoms left the training range.
-    step, atom: what showed it, where there is such a step or atom.
-    """
+    """The gravest word that applies, one line, and the step and atom that showed it, if any."""
 
     word: Word
     message: str

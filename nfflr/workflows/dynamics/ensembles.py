@@ -37,12 +37,8 @@ class NoseHoover(NoseHooverChainNVT):
 
     After each change by forces, the atoms' constraints take their part of the momenta away. For constraints
     that are linear in the velocities (atoms, coordinates, lines, planes, the centre of mass) this is the
-    projection with masses as the metric, and what remains moves as if nothing else were there.
-
-    Args:
-        atoms: with momenta that keep the constraints.
-        timestep, temperature_K, tdamp: see ASE's class.
-        dof: degrees of freedom that move.
+    projection with masses as the metric, and what remains moves as if nothing else were there. The atoms have
+    momenta that keep the constraints, and ``dof`` degrees of freedom.
     """
 
     def __init__(self, atoms: ase.Atoms, timestep: float, temperature_K: float, tdamp: float, dof: int):
@@ -258,11 +254,9 @@ def restore(ensemble: Ensemble, dynamics: Integrator, hidden: dict[str, np.ndarr
 
 
 def check_ensemble(atoms: ase.Atoms, settings: MdSettings) -> None:
-    """Refuse what the ensemble's integrator would get wrong.
+    """Refuse with a ``StructureError`` what the ensemble's integrator would get wrong.
 
-    Raises:
-        StructureError: no atom or no mass, a barostat without three periodic axes, or constraints that the
-            integrator breaks.
+    That is no atom or no mass, a barostat without three periodic axes, or constraints that are broken.
     """
     if not len(atoms) or not (atoms.get_masses() > 0).all():
         raise StructureError("structure: molecular dynamics needs atoms, each with a mass")

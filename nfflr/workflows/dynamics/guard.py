@@ -56,11 +56,8 @@ class NearPairs:
     Candidates are searched when an atom has moved half a skin. With a cell deformed by F since the search,
     and atoms moved by u at most beside it, a distance d is no less than σ d − 2u, where σ is the least
     singular value of F (``nfflr/data/verlet.py`` derives this bound). So a step looks only at pairs whose
-    slack may be used up, which in a crystal are none. Memory and time grow as N.
-
-    Args:
-        numbers: (N,) atomic numbers.
-        reach: (Z, Z) Å by atomic numbers, symmetric.
+    slack may be used up, which in a crystal are none. Memory and time grow as N. ``reach`` is (Z, Z) Å by
+    atomic numbers, symmetric.
     """
 
     def __init__(self, numbers: np.ndarray, reach: np.ndarray):
@@ -254,7 +251,7 @@ class Guard(GetPropertiesMixin):
 
 
 def _shortest_distances(calculator: Calculator) -> np.ndarray | None:
-    """(Z, Z) Å, what the calculator says of its training data, 0 where it says nothing of a pair; or None.
+    """(Z, Z) Å of the training data, 0 for a pair of which they say nothing; None without such data.
 
     Elements that the data never show near each other (infinity) count as the pair that stays furthest apart.
     """

@@ -141,12 +141,11 @@ def random_velocities(atoms: ase.Atoms, temperature: float, rng: np.random.Gener
 
 
 def degrees_of_freedom(atoms: ase.Atoms, keeps_momentum: bool = True) -> int:
-    """Number of momentum coordinates that are free: those that no constraint and no conservation law fixes.
+    """Number of momentum coordinates that no constraint and no conservation law fixes.
 
-    Args:
-        keeps_momentum: whether the dynamics conserves the total momentum. If so, one less is free along each
-            axis on which nothing is held and the momentum is zero; without periodic axes and constraints
-            those of rotation are not free either, if it is absent.
+    If the dynamics ``keeps_momentum``, one less is free along each axis on which nothing is held and the
+    total momentum is zero; without periodic axes and constraints rotation is not free either, if it is
+    absent.
     """
     coordinates, others = _held(atoms)  # ASE counts what two constraints fix twice
     free = int(coordinates.sum()) - sum(constraint.get_removed_dof(atoms) for constraint in others)
@@ -203,11 +202,7 @@ COMPRESSIBILITY = 0.01  # 1/GPa, where the structure does not give one
 
 
 def supercell_of(atoms: ase.Atoms, repeats: tuple[int, int, int] | None) -> ase.Atoms:
-    """A copy, or the supercell, in which copies of an atom have its mass, velocity and constraints.
-
-    Raises:
-        StructureError: an axis is not periodic, or a constraint cannot be repeated.
-    """
+    """A copy, or the supercell, in which copies of an atom have its mass, velocity and constraints."""
     for axis, count, periodic in zip("abc", repeats or (), atoms.pbc, strict=False):
         if count > 1 and not periodic:
             raise StructureError(
@@ -237,11 +232,7 @@ def note_small_cell(atoms: ase.Atoms) -> None:
 def prepared(
     atoms: ase.Atoms, calculator: Calculator, settings: MdSettings, archive: Archive
 ) -> tuple[ase.Atoms, MdSettings]:
-    """The structure at the start, and settings without gaps; from the archive where a run is continued.
-
-    Raises:
-        NumericsError, StructureError: the structure cannot be evaluated.
-    """
+    """The structure at the start, and settings without gaps; from the archive where a run is continued."""
     lacks_compressibility = settings.ensemble == "npt-berendsen" and settings.compressibility is None
     if not (settings.minimise or lacks_compressibility):
         return atoms, settings
@@ -264,8 +255,8 @@ def prepared(
 def compressibility(atoms: ase.Atoms, calculator: Calculator, settings: MdSettings) -> float | None:
     """1/B in 1/GPa from the pressures of two volumes, to which atoms follow; None if that is not positive.
 
-    To the modulus at rest comes the ideal gas's N kT/V. Of a liquid, in which atoms do not follow, it is too
-    stiff by a small factor, which a barostat's time constant does not mind.
+    To the modulus at rest comes the ideal gas's N kT/V. A liquid's atoms do not follow, which makes it too
+    stiff by a small factor; a barostat's time constant does not mind.
     """
     pressures = []
     volume = atoms.get_volume()

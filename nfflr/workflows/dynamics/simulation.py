@@ -50,7 +50,6 @@ class Outcome:
 
     Attributes:
         steps: number of sound steps.
-        dof: degrees of freedom.
         last: the last sound structure with momenta and results.
         explosion: (atom, what happened to it) in the step after the last, or None.
         too_near: the first pair that is nearer than any in the training data, or None.

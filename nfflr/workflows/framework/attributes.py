@@ -36,12 +36,9 @@ FAR = 2.0  # kept velocities that are hotter or colder than the target by more t
 
 @dataclass(frozen=True)
 class Treatment:
-    """What is done with one thing that a structure carries.
+    """What is done with one thing that a structure carries, and why: a clause that follows a colon.
 
-    Attributes:
-        word: ``"kept"``, ``"dropped"`` or ``"refused"``.
-        reason: why, for the note or the error; a clause that follows a colon.
-        setting: name of a setting which, if true, keeps it all the same, and then needs it to be there.
+    If the workflow's setting named ``setting`` is true, it is kept all the same, and must be there.
     """
 
     word: Literal["kept", "dropped", "refused"]
@@ -109,13 +106,7 @@ DEFAULT = _constraints(
 
 @dataclass(frozen=True)
 class _Attribute:
-    """One of the seven.
-
-    Attributes:
-        describe: what a structure has of it, in words; an empty string if it has nothing.
-        drop: take it away from a structure.
-        outcome: what happens to it if it is dropped.
-    """
+    """One of the seven: what a structure has of it in words, how to drop it, and what that means."""
 
     describe: Callable[[ase.Atoms], str]
     drop: Callable[[ase.Atoms], None]

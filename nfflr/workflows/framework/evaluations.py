@@ -31,10 +31,10 @@ def evaluate(
 ) -> list[dict]:
     """Properties of independent structures, in their order.
 
-    A calculator with an ``evaluate`` method of its own gets them as blocks of some thousand atoms, any other
-    one by one. A block is also what an archive keeps: the cut depends on the sizes alone, so that a run
-    that was killed and resumed evaluates the same batches. It gets the same bits if the calculator has no
-    memory: ``NFFLrCalculator.evaluate`` has none, the neighbour list of ASE's EMT is one.
+    A calculator with an ``evaluate`` method gets them as blocks of some thousand atoms, any other one by one.
+    A block is also what an archive keeps: the cut depends on the sizes alone, so that a run that was killed
+    and resumed evaluates the same batches. It gets the same bits if the calculator has no memory:
+    ``NFFLrCalculator.evaluate`` has none, the neighbour list of ASE's EMT is one.
 
     Args:
         calculator: any ASE calculator.

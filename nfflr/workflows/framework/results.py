@@ -189,8 +189,7 @@ def scalar_fields(result: type[Result]) -> dict[str, str]:
 def describe(result: Result, width: int | None = None) -> str:
     """The message, then each floating-point number with its error and unit on a line of its own.
 
-    Args:
-        width: at which a long message is broken; default: it is one line.
+    A long message is broken at ``width``, if given.
     """
     lines = _lines(result)
     longest = max(map(len, lines), default=0)
@@ -220,9 +219,9 @@ def _lines(result: Result) -> dict[str, str]:
 def with_error(value: float, error: float | None, unit: str = "") -> str:
     """A value as people write it: ``-43.165 ± 0.025``, with two digits of the error.
 
-    An error that is zero, not known, or below the digits in which the value is printed without one, is left
-    out: a least-squares fit through exact points has errors of rounding alone. A value that is not a number
-    is ``–``. Very small and very large values have a power of ten, which the error shares.
+    An error that is zero, unknown, or below the digits in which the value alone is printed is left out: a fit
+    through exact points has errors of rounding only. A value that is not a number is ``–``. Very small and
+    very large values have a power of ten, which the error shares.
     """
     if math.isnan(value):
         return "–"
@@ -258,18 +257,16 @@ def overlay(
 
 @dataclass(frozen=True)
 class Score:
-    """One number by which a result is judged.
+    """One number by which a result is judged; zero is perfect, and it is never negative.
 
-    A workflow's file may define ``SCORES: dict[str, Score]``; one without has ``default_scores``. A score is
-    never negative and zero is perfect, so that limits are upper ones and the lowest is the best.
+    A workflow's file may define ``SCORES: dict[str, Score]``; one without has ``default_scores``.
 
     Attributes:
         unit: of the number; an empty string if it has none.
         of: ``of(result, reference, settings)``, which raises ``NumericsError`` where there is no such number.
-        needs: fields of the reference that it looks at; none: it needs no reference, and may be given None.
+        needs: fields of the reference that it looks at; without any, the reference may be None.
         of_failure: whether it means something for a result that is not converged.
-        applies: whether a reference with those fields has such a number, as a cubic crystal has no C33 of
-            its own.
+        applies: whether a reference has such a number, as a cubic crystal has no C33 of its own.
     """
 
     unit: str
@@ -282,8 +279,7 @@ class Score:
 def default_scores(result: type[Result]) -> dict[str, Score]:
     """Errors of every field that declares a unit.
 
-    ``<field>_error``, the absolute error of a number; ``<field>_mae``, the mean absolute error of an array,
-    or of all arrays of a dict together.
+    ``<field>_error`` is the absolute error of a number, ``<field>_mae`` the mean absolute error of arrays.
     """
     scores = {}
     for name, field in result.model_fields.items():

@@ -82,11 +82,7 @@ def rest(
 
 
 def displaced(unitcell: ase.Atoms, supercell: np.ndarray, settings: LatticeSettings) -> Phonopy:
-    """Phonopy with its symmetry-reduced displacements, without forces yet.
-
-    Raises:
-        ConfigError: the BORN file cannot be read or does not fit the primitive cell.
-    """
+    """Phonopy with its symmetry-reduced displacements, without forces yet."""
     cell = to_phonopy(unitcell)
     # phonopy's symmetry sees elements: atoms that it takes as equal would all get the mass of one isotope.
     symmetric = masses_keep_symmetry(unitcell, settings.symprec)
@@ -143,9 +139,6 @@ def set_force_constants(
 
     The space group enters where phonopy completes the force constants from the reduced displacements;
     translation and permutation symmetry are imposed after that, so that acoustic modes at Γ are zero.
-
-    Raises:
-        NumericsError: forces are not finite.
     """
     cells = [from_phonopy(c) for phonon in phonons for c in supercells(phonon)]
 
@@ -175,11 +168,7 @@ def at_volumes(
     progress: Progress,
     archive: Archive,
 ) -> list[ase.Atoms]:
-    """Evenly scaled copies, ``ratios`` times the volume; positions relaxed unless ``relax`` is ``"none"``.
-
-    Raises:
-        NumericsError: a relaxation did not converge.
-    """
+    """Evenly scaled copies, ``ratios`` times the volume; positions relaxed unless ``relax`` is ``"none"``."""
     fixed = settings.model_copy(update={"relax": "none" if settings.relax == "none" else "positions"})
     cells = []
     for ratio in ratios:
@@ -217,13 +206,9 @@ LARGEST_PERIOD = 6  # primitive cells along an axis of a modulated structure
 
 @dataclass(frozen=True)
 class Mode:
-    """A phonon mode.
+    """A phonon mode: THz (negative if imaginary), fractional q-point (3,), band from 0 by frequency.
 
-    Attributes:
-        frequency: THz, negative if imaginary.
-        qpoint: (3,) fractional.
-        band: index from 0, by frequency.
-        exact: the wave fits into the supercell, so that nothing was interpolated.
+    It is ``exact`` if the wave fits into the supercell, so that nothing was interpolated.
     """
 
     frequency: float

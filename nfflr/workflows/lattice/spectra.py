@@ -27,13 +27,12 @@ GAMMA = {"G": "Γ"}
 
 @dataclass(frozen=True)
 class BandPath:
-    """A path in pieces, as phonopy takes it.
+    """A path in straight pieces, as phonopy takes it.
 
     Attributes:
-        qpoints: one array (n, 3) per straight piece, fractional coordinates of the primitive cell's
-            reciprocal lattice.
+        qpoints: (n, 3) of each piece, in the primitive cell's reciprocal lattice.
         ends: names of the first and last point of each piece.
-        points: fractional coordinates of the named points.
+        points: coordinates of the named points.
     """
 
     qpoints: list[np.ndarray]
@@ -45,10 +44,7 @@ def band_path(phonon: Phonopy, points: int) -> BandPath:
     """The standard path of the lattice of phonopy's primitive cell, in the basis of that very cell.
 
     Special points are those of Setyawan and Curtarolo, Comput. Mater. Sci. 49, 299 (2010), as ASE has them.
-
-    Args:
-        phonon: its primitive cell decides.
-        points: q-points on the longest piece; shorter ones get as many as the same spacing allows.
+    The longest piece gets ``points`` q-points, shorter ones as many as the same spacing allows.
 
     Raises:
         StructureError: the Bravais lattice is not recognised.
@@ -117,10 +113,6 @@ def density_of_states(phonon: Phonopy, mesh: Mesh) -> dict[str, Any]:
     element, so that those on elements need the irreducible ones only. Tetrahedra are turned by the point
     group and averaged: the cut of the mesh into tetrahedra has less symmetry than the crystal.
 
-    Args:
-        phonon: whose mesh it is.
-        mesh: with eigenvectors.
-
     Returns:
         fields of a result: ``dos_frequencies`` (F,) THz, ``dos`` (F,) and ``projected_dos`` (E, F) in
         1/(THz cell), the latter by ``dos_elements``.
@@ -160,11 +152,11 @@ def mode_gruneisen(
 
     Modes of one frequency take the basis in which the change of D is diagonal. phonopy's own class compares
     eigenvalues, squares of frequencies, with a threshold for frequencies: near Γ, where all of them are
-    small, it mixes modes that differ.
+    small, it mixes modes that differ. γ has no meaning where a frequency is zero.
 
     Args:
         phonons: with force constants, at rest, at a larger and at a smaller volume.
-        qpoints: (Q, 3) fractional. γ has no meaning where a frequency is zero.
+        qpoints: (Q, 3) fractional.
         direction: (3,) from which Γ is approached, where Born charges are known.
     """
     middle, larger, smaller = phonons
@@ -197,15 +189,10 @@ SUBJECT = "0.15"  # its colour; what it is compared with has colours
 
 
 def draw_path(axes: Axes, result, values: np.ndarray, frame=None, label: str = "", **style) -> None:
-    """Lines of (Q, B) values along the band path, with the names of its points.
+    """Lines of (Q, B) values along the band path of a result, with the names of its points.
 
-    Args:
-        axes: where.
-        result: has the ``band_`` fields.
-        values: what is drawn.
-        frame: another result whose axis is used, so that points of the same name meet although the cells
-            differ in size; default: the result itself. One with other points is not drawn.
-        label: for the legend.
+    ``frame`` is another result whose axis is used, so that points of the same name meet although the cells
+    differ in size. A result with other points is not drawn.
     """
     frame = result if frame is None else frame
     if result.band_labels != frame.band_labels:

@@ -200,7 +200,7 @@ class SupercellSymmetry(Symmetry):
     """Phonopy's, for cells with many pure translations.
 
     A 4×4×4 cubic cell of silicon has 12288 operations: 48 rotations times 256 translations. Phonopy walks
-    through them one by one, several times. Kept are those that leave an independent atom where it is, those
+    through them one by one, several times. Only those stay that leave an independent atom where it is, those
     that take each other atom to its independent one, and one of each rotation; and which atom goes where
     is worked out for the 48 and the 256, and composed.
     """
@@ -283,10 +283,8 @@ def _covering_rotations(
 ) -> list[int] | None:
     """Few rotations that, with all translations, take every atom to the independent one.
 
-    Args:
-        turned: (R, N) where the first operation of each rotation takes the atoms.
-        sublattice: (N,) the first atom that pure translations lead to.
-        independent: (N,) the independent atom of each.
+    ``turned`` (R, N) says where the first operation of each rotation takes the atoms, ``sublattice`` (N,) the
+    first atom that pure translations lead to, ``independent`` (N,) the independent atom of each.
     """
     indices: list[int] = []
     for atom in np.unique(sublattice):
