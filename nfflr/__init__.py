@@ -16,9 +16,9 @@ if TYPE_CHECKING:  # the names of the package
     from .data.dataset import AtomsDataset
     from .data.graph import Graph, periodic_radius_graph
     from .potentials import open_calculator
+    from .reports.evaluation import predict
     from .structures.readers import read_structure, read_structures
     from .train.config import TrainingConfig, load_config
-    from .train.evaluation import predict
     from .validation.reading import read_suite
     from .workflows.framework.progress_bar import progress_bar
     from .workflows.framework.saved_results import read_result

@@ -16,7 +16,7 @@ from nfflr.data.dataset import AtomsDataset
 from nfflr.errors import CheckpointError, StructureError
 from nfflr.jobs import opening
 from nfflr.jobs.opening import choose_calculator
-from nfflr.train.evaluation import predict
+from nfflr.reports.evaluation import predict
 from nfflr.validation.reading import read_suite
 
 NAMES = sorted(bundled_calculators())

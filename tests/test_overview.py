@@ -18,10 +18,8 @@ import nfflr
 from nfflr.checkpoint import FILE, load_checkpoint
 from nfflr.cli.main import run
 from nfflr.data.dataset import AtomsDataset, collate
-from nfflr.data.dgl_view import to_dgl
 from nfflr.data.graph import periodic_radius_graph
-from nfflr.data.inputs import as_graph, with_ghosts
-from nfflr.data.pyg_view import to_pyg
+from nfflr.data.inputs import as_graph, to_dgl, to_pyg, with_ghosts
 from nfflr.models.base import Potential
 from nfflr.models.gnn.alignn_ff import ALIGNN, ALIGNNConfig
 from nfflr.models.registry import architectures

@@ -215,10 +215,10 @@ def _represent(kind: str, graph: Graph, cutoff: float | None, dtype: torch.dtype
     atoms = replace(atoms, positions=atoms.positions.to(dtype), cell=atoms.cell.to(dtype))
     graph = replace(graph, atoms=atoms, shift=graph.shift.to(dtype))
     if kind == "dgl":
-        from ..data.dgl_view import to_dgl
+        from ..data.inputs import to_dgl
 
         return to_dgl(graph)
-    from ..data.pyg_view import to_pyg
+    from ..data.inputs import to_pyg
 
     data = to_pyg(graph)
     if cutoff is None:

@@ -132,7 +132,7 @@ def _contestants(sources, compiled: bool, dtype: str | None, device: str, trust:
 
 def _training(config: Path, device: str) -> dict[str, float]:
     from ..train.config import load_config
-    from ..train.trials import training_pace
+    from ..train.trainer import training_pace
 
     return training_pace(load_config(config, {"device": device}))
 

@@ -18,7 +18,7 @@ from .judgement import provenance
 from .options import DATA, LABELS, SHARED, SOURCE, dataset_arguments, shared
 
 if TYPE_CHECKING:
-    from ..reports.columns import Column
+    from ..reports.run_record import Column
 
 TOPIC = "Judge a potential"
 PLACE = 3
@@ -44,11 +44,10 @@ def command(data, checkpoint, out, overwrite, threads, **given) -> int:
     from ..checkpoint import load_model
     from ..data.sources import display_name
     from ..notes import note
-    from ..reports.columns import columns_of
-    from ..reports.curves import parity
-    from ..reports.run_predictions import judged_dataset
-    from ..train.evaluation import calibration, error_table, predict
-    from ..train.trained_on import familiar
+    from ..reports.evaluation import calibration, error_table, predict
+    from ..reports.figures import parity
+    from ..reports.run_data import familiar, judged_dataset
+    from ..reports.run_record import columns_of
 
     files = find_data(data)
     source = files[0] if len(files) == 1 else files

@@ -67,7 +67,7 @@ def _folded(name: str, value: str) -> str:
 def _scores(metadata: dict) -> str:
     """In the units of the tables people publish."""
     from ..quantities import LABELLED, from_description
-    from ..reports.columns import columns_of
+    from ..reports.run_record import columns_of
 
     outputs = [from_description(output) for output in metadata.get("outputs") or ()]
     columns = {f"val/{column.key}": column for column in columns_of([*LABELLED, *outputs])}

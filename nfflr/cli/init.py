@@ -50,10 +50,10 @@ def command(data, out, declared, overwrite, **options) -> int:
     """
     from ..data.quality.diagnosis import diagnose
     from ..data.sources import ase_files, display_name, find
-    from ..reports.data_figure import draw
+    from ..reports.figures import data_figure
     from ..train.config import TrainingConfig
-    from ..train.declarative import json_schema
-    from ..train.starter import advised, config_text
+    from ..train.config_files import json_schema
+    from ..train.first_config import advised, config_text
 
     sources = find_data(data)
     source = sources[0] if len(sources) == 1 else sources
@@ -69,7 +69,7 @@ def command(data, out, declared, overwrite, **options) -> int:
     claim_folder(out)
     filtered = all(find(part) is ase_files for part in sources)
     text = config_text(source, out, diagnosis, filtered, form)
-    write_figure(paths["figure"], draw(diagnosis.survey, name))
+    write_figure(paths["figure"], data_figure(diagnosis.survey, name))
     write_atomically(paths["config"], text.encode())
     if declared:
         write_json(paths["schema"], json_schema(TrainingConfig))

@@ -38,7 +38,7 @@ def command(config, out, start, end, steps, seed, write, overwrite, threads) -> 
     the order of magnitude: train with it and with a third of it, and compare validation errors.
     """
     from ..train.config import load_config
-    from ..train.trials import as_csv, copy_with_rate, find_learning_rate, plot
+    from ..train.learning_rate_finder import as_csv, copy_with_rate, find_learning_rate, plot
 
     paths = {kind: out / f"{config.stem}-lr.{kind}" for kind in ("csv", "png")}
     if write:

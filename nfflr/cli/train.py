@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ..reports.columns import Column
+    from ..reports.run_record import Column
     from ..train.config import TrainingConfig
     from ..validation.suite import Report
 
 from ..jobs.opening import set_threads
-from ..train.launch import launch
 from ..workflows.framework.progress_bar import steady, training_bar
 from .judgement import command_line
 from .options import FILE, FOLDER, POTENTIAL, Whole, shared
@@ -34,7 +33,7 @@ def print_schema(context: click.Context, parameter: click.Parameter, asked: bool
     if not asked or context.resilient_parsing:
         return
     from ..train.config import TrainingConfig
-    from ..train.declarative import json_schema
+    from ..train.config_files import json_schema
 
     click.echo(json.dumps(json_schema(TrainingConfig), indent=2, sort_keys=True, ensure_ascii=False))
     context.exit()
@@ -74,6 +73,8 @@ def command(config, out, seed, epochs, device, init_from, compile, nproc, resume
     learning-curve.png, run.json and state/ to the output folder. Under torchrun or a SLURM step of several
     tasks the processes share each batch, as they do with --nproc.
     """
+    from ..train.distributed import launch
+
     given = {
         "output_dir": out,
         "random_seed": seed,

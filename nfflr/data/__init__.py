@@ -6,9 +6,7 @@ from ..lazy import lazy_names
 
 if TYPE_CHECKING:  # the names of the package
     from .dataset import AtomsDataset
-    from .dgl_view import from_dgl, to_dgl
     from .graph import Graph, periodic_radius_graph
-    from .inputs import from_ghosts, with_ghosts
-    from .pyg_view import from_pyg, to_pyg
+    from .inputs import from_dgl, from_ghosts, from_pyg, to_dgl, to_pyg, with_ghosts
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -9,20 +9,25 @@ A representation of your own is registered by its type::
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ase
 import torch
 
-from ..atoms import Atoms, batch
+from ..atoms import Atoms, batch, unbatch
 from ..errors import StructureError
 from .graph import Graph, batch_graphs, periodic_radius_graph
 
+if TYPE_CHECKING:
+    import dgl
+    from torch_geometric.data import Data
+
 BUCKET = 64  # ghost counts are rounded up to a multiple of this
+# Per-node copies of what belongs to a structure: a DGL graph has no place for it, and batching keeps them.
+CELL, PBC = "cell", "pbc"
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,126 @@ def from_ghosts(ghosts: GhostAtoms, r: float) -> Graph:
     return Graph(atoms, src=folded, dst=dst, shift=shift, cutoff=r)
 
 
-# Packages whose types are known, and the module that registers them; imported when such an object appears.
-FOREIGN = {"dgl": "dgl_view", "torch_geometric": "pyg_view"}
+def to_dgl(graph: Graph) -> dgl.DGLGraph:
+    """A DGL graph, batched if ``graph`` is, sharing the tensors of ``graph``.
+
+    Nodes carry ``atomic_number`` (N,), ``positions`` (N, 3), ``cell`` (N, 3, 3) and ``pbc`` (N, 3);
+    edges, from neighbour to centre, ``r`` (E, 3) = x_src + S·cell − x_dst and ``shift`` (E, 3).
+    """
+    import dgl
+
+    atoms = graph.atoms
+    view = dgl.graph((graph.src, graph.dst), num_nodes=len(atoms))
+    index = atoms.structure_index()
+    view.ndata["atomic_number"] = atoms.numbers
+    view.ndata["positions"] = atoms.positions
+    view.ndata[CELL] = atoms.cell.reshape(-1, 3, 3)[index]
+    view.ndata[PBC] = atoms.pbc.reshape(-1, 3)[index]
+    view.edata["r"] = graph.vectors()
+    view.edata["shift"] = graph.shift
+    if atoms.is_batch:
+        view.set_batch_num_nodes(atoms.counts())
+        edges = torch.bincount(atoms.structure_index()[graph.dst], minlength=atoms.n_structures)
+        view.set_batch_num_edges(edges)
+    return view
+
+
+def from_dgl(view: dgl.DGLGraph, r: float | None = None) -> Graph:
+    """A ``Graph`` from a DGL graph with node ``atomic_number`` and edge ``r`` = x_src + S·cell − x_dst (Å).
+
+    Positions and cell are used if the nodes carry them (as ``to_dgl`` writes them); energies and forces need
+    neither, stress needs the cell. A batched graph gives a batch. Bonds longer than ``r`` are dropped.
+
+    Raises:
+        StructureError: ``atomic_number`` or ``r`` is missing.
+    """
+    for name, frame in (("atomic_number", view.ndata), ("r", view.edata)):
+        if name not in frame:
+            raise StructureError(f"DGL graph: no {name!r}; expected node 'atomic_number' and edge 'r'")
+    numbers = view.ndata["atomic_number"].long().flatten()
+    n = len(numbers)
+    vectors = view.edata["r"].double()  # (E, 3)
+    src, dst = (index.long() for index in view.edges())
+    keep = torch.arange(len(src), device=src.device)
+    if r is not None:
+        keep = (vectors.square().sum(1) < r**2).nonzero().squeeze(1)
+    keep = keep[torch.argsort(dst[keep], stable=True)]
+    src, dst, vectors = src[keep], dst[keep], vectors[keep]
+    positions = view.ndata.get("positions", vectors.new_zeros(n, 3)).double()
+    cell = view.ndata.get(CELL, vectors.new_zeros(n, 3, 3)).double()
+    pbc = view.ndata.get(PBC, torch.zeros(n, 3, dtype=torch.bool, device=src.device))
+    counts = view.batch_num_nodes()
+    first = (counts.cumsum(0) - counts).clamp(max=max(n - 1, 0))
+    if view.batch_size > 1:
+        index = torch.arange(len(counts), device=src.device).repeat_interleave(counts)
+        atoms = Atoms(positions, numbers, cell[first], pbc[first], index)
+    else:
+        atoms = Atoms(positions, numbers, cell[0], pbc[0])
+    # The shift that gives back exactly these bonds, whatever the positions are.
+    shift = vectors - positions[src] + positions[dst]
+    return Graph(atoms, src=src, dst=dst, shift=shift)
+
+
+def to_pyg(graph: Graph) -> Data:
+    """A PyG ``Data`` of a single structure's graph, sharing its tensors.
+
+    ``z`` (N,), ``pos`` (N, 3), ``cell`` (1, 3, 3), ``pbc`` (1, 3), ``edge_index`` (2, E) from neighbour to
+    centre, and ``edge_shift`` (E, 3) Å. ``Batch.from_data_list`` makes batches of them.
+
+    Raises:
+        StructureError: ``graph`` is a batch.
+    """
+    from torch_geometric.data import Data
+
+    atoms = graph.atoms
+    if atoms.is_batch:
+        raise StructureError("PyG: a batch was given; convert single graphs and use Batch.from_data_list")
+    return Data(
+        z=atoms.numbers,
+        pos=atoms.positions,
+        cell=atoms.cell[None],
+        pbc=atoms.pbc[None],
+        edge_index=torch.stack([graph.src, graph.dst]),
+        edge_shift=graph.shift,
+    )
+
+
+def from_pyg(data: Data, r: float) -> Graph:
+    """A ``Graph`` from PyG's ``Data`` or ``Batch`` with ``z``, ``pos``, and ``cell``, ``pbc`` if periodic.
+
+    With ``edge_index`` and ``edge_shift`` (as ``to_pyg`` writes them) these bonds are used, otherwise
+    neighbours are searched within ``r`` (Å).
+
+    Raises:
+        StructureError: ``z`` or ``pos`` is missing.
+    """
+    for name in ("z", "pos"):
+        if data.get(name) is None:
+            raise StructureError(f"PyG Data: no {name!r}; expected z (N,) and pos (N, 3)")
+    atoms = _atoms(data)
+    if data.get("edge_index") is None or data.get("edge_shift") is None:
+        return periodic_radius_graph(atoms, r)
+    src, dst = data.edge_index
+    order = torch.argsort(dst, stable=True)
+    graph = Graph(atoms, src=src[order], dst=dst[order], shift=data.edge_shift[order].double())
+    near = (graph.vectors().square().sum(1) < r**2).nonzero().squeeze(1)
+    return Graph(atoms, src=graph.src[near], dst=graph.dst[near], shift=graph.shift[near])
+
+
+def _atoms(data: Data) -> Atoms:
+    from torch_geometric.data import Batch
+
+    count = data.num_graphs if isinstance(data, Batch) else 1
+    cell = data.get("cell")
+    pbc = data.get("pbc")
+    cell = torch.zeros(count, 3, 3) if cell is None else cell.view(-1, 3, 3)
+    pbc = torch.zeros(count, 3, dtype=torch.bool) if pbc is None else pbc.view(-1, 3).bool()
+    index = data.batch if isinstance(data, Batch) else torch.zeros(len(data.z), dtype=torch.int64)
+    device = data.pos.device
+    atoms = Atoms(
+        data.pos.double(), data.z.long(), cell.double().to(device), pbc.to(device), index.to(device)
+    )
+    return batch(unbatch(atoms)) if isinstance(data, Batch) else unbatch(atoms)[0]
 
 
 @singledispatch
@@ -106,15 +229,19 @@ def as_graph(x, r: float) -> Graph:
     Raises:
         StructureError: the type of ``x`` is not known.
     """
-    package = type(x).__module__.partition(".")[0]
-    if package in FOREIGN:
-        importlib.import_module(f".{FOREIGN[package]}", __package__)
-        if as_graph.dispatch(type(x)) is not as_graph.dispatch(object):
-            return as_graph(x, r)
+    if _is_of_class(x, "dgl", "DGLGraph"):
+        return from_dgl(x, r)
+    if _is_of_class(x, "torch_geometric", "Data"):
+        return from_pyg(x, r)
     raise StructureError(
         f"input: a {type(x).__qualname__} is not a known representation; give ase.Atoms, nfflr.Atoms, Graph, "
         "DGLGraph, PyG Data, or register the type with nfflr.data.inputs.as_graph"
     )
+
+
+def _is_of_class(x: object, package: str, name: str) -> bool:
+    """Whether ``x`` is of a class of an optional package, which is not imported to find out."""
+    return any(c.__name__ == name and c.__module__.split(".")[0] == package for c in type(x).__mro__)
 
 
 @as_graph.register
@@ -148,16 +275,15 @@ def batch_inputs(items: Sequence[Any]) -> Any:
     else a list, which models take too (see ``as_graph``).
     """
     first = items[0]
-    package = type(first).__module__.partition(".")[0]
     if isinstance(first, Graph):
         return batch_graphs(items)
     if isinstance(first, Atoms):
         return batch(items)
-    if package == "dgl":
+    if _is_of_class(first, "dgl", "DGLGraph"):
         import dgl
 
         return dgl.batch(list(items))
-    if package == "torch_geometric":
+    if _is_of_class(first, "torch_geometric", "Data"):
         from torch_geometric.data import Batch
 
         return Batch.from_data_list(list(items))

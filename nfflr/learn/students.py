@@ -18,11 +18,11 @@ from ..checkpoint import FILE, load_checkpoint
 from ..data.dataset import AtomsDataset
 from ..data.quality.diagnosis import diagnose
 from ..models.moment import MomentNetwork
+from ..reports.evaluation import Predictions, predict
 from ..reports.run_record import read_record
 from ..storage.files import claim_folder, write_atomically
 from ..train.config import TrainingConfig, load_config
-from ..train.evaluation import Predictions, predict
-from ..train.starter import config_text
+from ..train.first_config import config_text
 from ..train.state import states
 from ..train.trainer import train
 from ..validation.suite import Report, Suite

@@ -21,18 +21,18 @@ from ..errors import ConfigError
 from ..models.base import Potential
 from ..quantities import LABELLED, Quantity, from_description
 from ..structures.kinds import kind_of
-from ..train.evaluation import higher_is_better
-from ..train.state import states
-from .columns import Column, columns_of
-from .curves import learning_curve
-from .run_predictions import RunData, predicted, run_data, summary
+from .evaluation import higher_is_better, predict
+from .figures import learning_curve, parity
+from .run_data import RunData, run_data, summary
 from .run_record import (
     METRICS,
     CheckRecord,
+    Column,
     DataRecord,
     Row,
     RunRecord,
     ValidationRecord,
+    columns_of,
     read_metrics,
     read_record,
 )
@@ -181,7 +181,7 @@ def read_run(folder: Path) -> RunFolder:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; give the output folder of nff train")
     folder = find_run(folder)
-    if not (folder / FILE).is_file() and states(folder / STATE):
+    if not (folder / FILE).is_file() and any((folder / STATE).glob("step-*")):
         raise ConfigError(f"{folder}: the run has not been validated yet; wait for {FILE}, or resume it")
     for name in (FILE, METRICS):
         if not (folder / name).is_file():
@@ -294,7 +294,8 @@ def _parity(run: RunFolder, data: RunData) -> list[dict[str, Any]]:
         return []
     parts = []
     for title, indices in data.parts.items():
-        errors, figure = predicted(run.model, data.dataset, indices, "")
+        predictions = predict(run.model, data.dataset, indices)
+        errors, figure = predictions.errors(), parity(predictions)
         values = [
             (column.label, errors[column.key] * column.factor)
             for column in run.columns

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy as np
 from pydantic import BaseModel, Field, PrivateAttr
 
-from ..checkpoint import library_versions
-from ..data.dataset import AtomsDataset
-from ..data.quality.label_checks import short_fingerprint
 from ..errors import ConfigError
+from ..quantities import LABELLED, Quantity
 from ..storage.files import write_atomically
 from ..storage.sealed import Record
-from ..train.config import TrainingConfig
 
 FILE, METRICS = "run.json", "metrics.csv"
-MOST_FINGERPRINTS = 50_000  # structures; a megabyte of text
 Row = dict[str, float]
 Log = Callable[[Row, int], None]
 
@@ -64,8 +58,11 @@ class RunRecord(Record):
     _start: float = PrivateAttr(default_factory=time.perf_counter)
 
     @classmethod
-    def begin(cls, folder: Path, config: TrainingConfig, command: str | None, resume: bool) -> Self:
+    def begin(cls, folder: Path, command: str | None, resume: bool, **asked: Any) -> Self:
         """Write the record of a run that begins, or goes on, in a folder.
+
+        Args:
+            asked: settings, model, parameters, data and versions.
 
         Raises:
             ResourceError: it cannot be written.
@@ -73,13 +70,9 @@ class RunRecord(Record):
         before = read_record(folder) if resume else None
         record = cls(
             command=command if before is None else before.command,
-            settings=config.plain(),
-            model=config.described_model(),
-            parameters=sum(p.numel() for p in config.model.parameters()),
-            data=described_data(config.dataset),
-            versions=library_versions(),
             started=_now() if before is None else before.started,
             resumed=0 if before is None else before.resumed + 1,
+            **asked,
         )
         record.write(folder / FILE)
         return record
@@ -99,42 +92,39 @@ def read_record(folder: Path) -> RunRecord | None:
     return RunRecord.read(folder / FILE) if (folder / FILE).is_file() else None
 
 
-def described_data(dataset: AtomsDataset) -> DataRecord:
-    """Where data are from, their digests, and the sizes of their splits."""
-    origin = json.loads(json.dumps(dataset.origin, default=_plain))
-    files = {name: origin[name] for name in ("source", "test_source") if origin[name]}
-    few = len(dataset) <= MOST_FINGERPRINTS
-    return DataRecord(
-        origin=origin,
-        sha256={name: _digests(file) for name, file in files.items()},
-        # By these the structures that training sees are known again.
-        structures={p: list(map(short_fingerprint, dataset.part(p))) for p in ("train", "val") if few},
-        digest=dataset.digest(),
-        split={name: len(indices) for name, indices in dataset.split.items()},
-        elements=list(dataset.elements),
-    )
-
-
-def _digests(files: str | list[str]) -> str | list[str | None] | None:
-    return (
-        [file_digest(Path(file)) for file in files] if isinstance(files, list) else file_digest(Path(files))
-    )
-
-
-def file_digest(path: Path) -> str | None:
-    """SHA-256 of a file; None for a folder or a name that is no file."""
-    if not path.is_file():
-        return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _plain(value):
-    return value.item() if isinstance(value, np.generic) else repr(value)
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric as people read it: ``value · factor`` in ``unit``."""
+
+    key: str
+    title: str
+    unit: str = ""
+    factor: float = 1.0
+    panel: bool = True  # whether it has a place in the learning curve
+
+    @property
+    def label(self) -> str:
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+def columns_of(quantities: Iterable[Quantity]) -> tuple[Column, ...]:
+    """Accuracy of a class; MAE and RMSE of anything else."""
+    columns = []
+    for q in quantities:
+        if q.classes is not None:
+            columns.append(Column(f"{q.key}_accuracy", f"{q.title} accuracy", "%", 100.0))
+            continue
+        unit, factor = q.error_display
+        columns.append(Column(f"{q.key}_mae", f"{q.title} MAE", unit, factor))
+        columns.append(Column(f"{q.key}_rmse", f"{q.title} RMSE", unit, factor, panel=False))
+    return tuple(columns)
+
+
+COLUMNS = columns_of(LABELLED)  # of a force field
 
 
 def write_metrics(folder: Path, history: list[Row]) -> None:

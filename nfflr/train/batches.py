@@ -6,7 +6,7 @@ import heapq
 import math
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -17,8 +17,6 @@ from torch.utils.data import DataLoader
 from ..data.dataset import AtomsDataset, collate
 from ..errors import ResourceError
 from .distributed import share
-
-EVALUATED = 512  # atoms in a batch that is only evaluated: enough to keep a processor busy, little to keep
 
 
 class ShuffledBatches:
@@ -68,22 +66,6 @@ def even_parts(sizes: Sequence[int], count: int) -> list[list[int]]:
         parts[k].append(position)
         heapq.heappush(filled, (total + size, k))
     return parts
-
-
-def by_atoms(dataset: AtomsDataset, indices: Iterable[int], atoms: int = EVALUATED) -> Iterator[tuple]:
-    """Collated batches in order, each of so many atoms at most, or of one structure that has more."""
-    items: list = []
-    filled = 0
-    for k in indices:
-        item = dataset[k]
-        n = int(item[1]["n_atoms"])
-        if items and filled + n > atoms:
-            yield collate(items)
-            items, filled = [], 0
-        items.append(item)
-        filled += n
-    if items:
-        yield collate(items)
 
 
 def collate_parts(items: list, parts: int) -> list:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -25,15 +26,31 @@ from ..errors import ConfigError, plain_reason
 from ..models.base import Potential
 from ..quantities import further
 from ..structures.kinds import CHECKPOINT, CONFIG, DATA, SETTINGS, STRUCTURE, kind_of
-from ..validation.suite import Task
-from .declarative import SEED, is_python, read_yaml, run_config
-from .physics import read_tasks
+from ..validation.reading import read_suite
+from ..validation.suite import Suite, Task
+from .config_files import SEED, is_python, read_yaml, run_config
 
 INSIDE = "config.py"  # what nff init calls a config
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = NotNegative | tuple[NotNegative, NotNegative]
+
+
+def read_tasks(items: Sequence[Task | Suite | str | Path]) -> tuple[Task, ...]:
+    """Tasks of a config: as they are, out of a suite, or out of the folder of one.
+
+    Raises:
+        ConfigError: a folder is no suite, or two tasks have one name.
+        StructureError: a structure of a suite cannot be read.
+    """
+    tasks: list[Task] = []
+    for item in [items] if isinstance(items, Task | Suite | str | Path) else items:
+        if isinstance(item, Task):
+            tasks.append(item)
+        else:
+            tasks.extend((item if isinstance(item, Suite) else read_suite(Path(item))).tasks)
+    return Suite(tuple(tasks), "tasks").tasks if tasks else ()
 
 
 class TrainingConfig(BaseModel):

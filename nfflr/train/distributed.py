@@ -1,4 +1,4 @@
-"""Sums over the ranks of a data-parallel run; all of it does nothing in a single process.
+"""Training in several processes, here or as one of a cluster's: how they start, and sums over them.
 
 Ranks share each batch, and a gradient is that of the loss of the whole batch: every rank adds its part of it
 (ignite.distributed carries the numbers), where averaging gradients of unequal parts would be another loss.
@@ -6,13 +6,26 @@ Ranks share each batch, and a gradient is that of the loss of the whole batch: e
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar, cast
 
 import ignite.distributed as idist
 import torch
+from torch.distributed import DistError
+from torch.multiprocessing import ProcessExitedException, start_processes
+
+from .. import errors
 
 T = TypeVar("T")
+TORCHRUN = "TORCHELASTIC_RUN_ID"  # set for its processes
+PATIENCE = 30  # s; for the step that is going on and the state after it
+BY_CODE = {cls.exit_code: cls for cls in errors.NFFLrError.__subclasses__()}
 
 
 def is_first() -> bool:
@@ -53,3 +66,120 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 def _or_zero(parameter: torch.nn.Parameter) -> torch.Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def launch(function: Callable[..., int], arguments: dict, processes: int | None) -> int:
+    """Call ``function(**arguments)`` data-parallel and return its exit code.
+
+    With ``processes`` above one they are started here (gloo on CPUs, nccl on GPUs). Otherwise, under torchrun
+    or a SLURM step of several tasks, this process joins the others; else it runs alone.
+
+    Raises:
+        NFFLrError: what the first process that failed raised; the others are stopped.
+    """
+    if processes and processes > 1:
+        return _spawn(function, arguments, processes)
+    if not _is_one_of_several():
+        return function(**arguments)
+    if TORCHRUN in os.environ:
+        os.environ.pop("SLURM_JOB_ID", None)  # tasks are launchers then, and ranks are torchrun's
+    idist.initialize(_backend(_processes_here()))
+    try:
+        return function(**arguments)
+    finally:
+        idist.finalize()
+
+
+def _processes_here() -> int:
+    """Of this machine, by torchrun or by SLURM, which writes ``4(x2),3`` for machines of 4, 4 and 3."""
+    told = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_STEP_TASKS_PER_NODE") or "1"
+    return max(int(part.partition("(")[0]) for part in told.split(","))
+
+
+def _is_one_of_several() -> bool:
+    return TORCHRUN in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+
+
+def _backend(processes: int) -> str:
+    """nccl where each process of this machine can have a GPU."""
+    return "nccl" if torch.cuda.device_count() >= processes else "gloo"
+
+
+def _spawn(function: Callable[..., int], arguments: dict, processes: int) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        failure = Path(folder, "failure.json")
+        settings = (processes, Path(folder), function, arguments)
+        started = start_processes(_worker, settings, nprocs=processes, join=False, start_method="spawn")
+        try:
+            while not started.join():
+                pass
+        except ProcessExitedException as error:
+            _raise_told(failure, error)
+            raise errors.ResourceError(
+                f"process {error.error_index}: ended with code {error.exit_code}; see the messages above"
+            ) from error
+        except KeyboardInterrupt as error:
+            _end(started.processes)  # the interrupt may have reached this process alone
+            _raise_told(failure, error)
+            raise
+        finally:
+            _end(started.processes)
+    return 0
+
+
+def _end(processes: Sequence) -> None:
+    """End processes; the first one may save before it goes, for which it needs the others."""
+    processes[0].terminate()
+    processes[0].join(PATIENCE)
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def _raise_told(failure: Path, cause: BaseException) -> None:
+    """Raise what the first process that failed said, if it said something."""
+    if not failure.is_file():
+        return
+    message, code = json.loads(failure.read_text())
+    if code > 128:
+        raise errors.StoppedError(message, code - 128) from cause
+    raise BY_CODE.get(code, errors.NFFLrError)(message) from cause
+
+
+def _worker(rank: int, processes: int, folder: Path, function: Callable[..., int], arguments: dict) -> None:
+    # This process is ours: its threads, which the function may raise, and an environment from which ignite
+    # takes its place.
+    torch.set_num_threads(1)
+    os.environ.pop("SLURM_JOB_ID", None)  # the job's ranks are not these
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+    meeting = f"file://{folder}/rendezvous"  # no port that two runs could want
+    idist.initialize(_backend(processes), init_method=meeting, world_size=processes, rank=rank)
+    try:
+        code = function(**arguments)
+    except (Exception, errors.StoppedError) as error:  # told by the parent, once
+        known = error
+        if not isinstance(known, errors.StoppedError):
+            known = errors.as_nfflr_error(_of_a_lost_process(error) or error)
+        code = known.exit_code
+        _tell(folder, rank, str(known), code)
+    if code:
+        sys.stdout.flush()
+        os._exit(code)  # the others may wait for this one in a collective; the parent ends them
+    idist.finalize()
+
+
+def _of_a_lost_process(error: BaseException) -> errors.ResourceError | None:
+    """What a rank's failure to reach another one means; gloo raises plain errors that carry its name."""
+    if isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        return errors.ResourceError(
+            "another process of the run: ended; see its message, or whether it was killed"
+        )
+    return None
+
+
+def _tell(folder: Path, rank: int, message: str, code: int) -> None:
+    """Leave the message of the first process that fails, whole whenever the parent looks."""
+    own = folder / f"failure-{rank}.json"
+    own.write_text(json.dumps([message, code]))
+    with suppress(FileExistsError):
+        os.link(own, folder / "failure.json")

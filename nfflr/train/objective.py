@@ -17,10 +17,10 @@ from ..data.targets import MISSING_CLASS
 from ..errors import ConfigError
 from ..models.base import Potential
 from ..quantities import Quantity
-from ..reports.columns import columns_of
+from ..reports.evaluation import Comparison, Predictions, as_batch, by_name, outputs_of, predict
+from ..reports.run_record import columns_of
 from .config import TrainingConfig
 from .distributed import gathered, share
-from .evaluation import Comparison, Predictions, as_batch, by_name, outputs_of, predict
 
 Labels = Mapping[str, torch.Tensor]
 

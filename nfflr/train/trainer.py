@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
-from ..checkpoint import FILE, find_members, save_checkpoint
+from ..checkpoint import FILE, find_members, library_versions, save_checkpoint
 from ..errors import ConfigError, NumericsError, StoppedError
 from ..models.base import Potential
 from ..quantities import Quantity
-from ..reports.curves import learning_curve
+from ..reports.evaluation import higher_is_better
+from ..reports.figures import learning_curve
+from ..reports.run_data import described_data
 from ..reports.run_record import Log, RunRecord, event_log, write_metrics
 from ..storage.files import claim_folder, locked, sweep, write_figure
 from ..validation.suite import Report
 from .batches import make_loader, watched_workers
 from .config import TrainingConfig
 from .distributed import is_first
-from .evaluation import higher_is_better
 from .initialise import prepared
-from .physics import metrics_of
-from .run import Run, quiet_engine, selectors
+from .run import Run, metrics_of, quiet_engine, selectors
 from .state import clear_states, newest_state, postponed_signals, save_state, states, sweep_states
 
 Listener = Callable[[dict], None]
 SWAG = "swag"  # folder of the posterior samples
 EVENTS = "tensorboard"  # folder of the event files
+WARM_UP = 2  # steps that do not count: the first allocates, and compiles if the config says so
 PREPARING = "preparing data and model"
 COMPILING = "compiling the training step (about a minute, kept for next time)"
 
@@ -94,7 +99,7 @@ def train(
                 sweep_states(out / "state", run.step)
         elif is_first():
             clear_overwritten(out)
-        record = RunRecord.begin(out, run.config, command, resume) if is_first() else None
+        record = begun(run.config, out, command, resume) if is_first() else None
         advance(run, out, Listeners(on_stage, on_step, on_validation, on_task, on_report))
         if record is not None:  # of the first rank
             write_figure(out / "learning-curve.png", learning_curve(run.history, run.objective.columns))
@@ -107,6 +112,20 @@ def train(
             "measured: every round of tasks failed or was skipped; see metrics.csv, or raise tasks_budget"
         )
     return out / FILE
+
+
+def begun(config: TrainingConfig, out: Path, command: str | None, resume: bool) -> RunRecord:
+    """The record of a run that begins, or goes on, in a folder, written there."""
+    return RunRecord.begin(
+        out,
+        command,
+        resume,
+        settings=config.plain(),
+        model=config.described_model(),
+        parameters=sum(p.numel() for p in config.model.parameters()),
+        data=described_data(config.dataset),
+        versions=library_versions(),
+    )
 
 
 def advance(run: Run, out: Path, heard: Listeners) -> None:
@@ -301,3 +320,34 @@ def _save(run: Run, model: Potential, path: Path, scores: dict[str, float]) -> N
 def described_target(q: Quantity) -> dict:
     """Kind and classes of what a property model predicts, as its checkpoint carries them."""
     return {"kind": "regression"} if q.classes is None else {"kind": "class", "classes": list(q.classes)}
+
+
+def training_pace(config: TrainingConfig, steps: int = 10) -> dict[str, float]:
+    """Train a copy of ``config.model`` for some steps; the graphs have been built before.
+
+    Returns:
+        ``atoms_per_s`` and ``step_ms``, medians over the steps, and the mean ``atoms_per_step``.
+
+    Raises:
+        ConfigError: fewer than one step, or what training with the config would raise.
+    """
+    if steps < 1:
+        raise ConfigError(f"steps: got {steps}; expected at least 1")
+    run = Run(prepared(config.model_copy(update={"model": copy.deepcopy(config.model)})))
+    loader = make_loader(run.config.dataset, run.batches, config.accumulate, config.num_workers)
+    # No more batches than are needed, then the same again: to build the graphs of others would take longer.
+    batches = list(islice(loader, WARM_UP + steps))
+    atoms, seconds = [], []
+    for parts in islice(chain.from_iterable(repeat(batches)), WARM_UP + steps):
+        start = time.perf_counter()
+        run.train_step(Engine(run.train_step), parts)
+        if run.config.model.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+        atoms.append(sum(int(labels["n_atoms"].sum()) for _, labels in parts))
+    counted = list(zip(atoms, seconds, strict=True))[WARM_UP:]
+    return {
+        "atoms_per_s": statistics.median(n / t for n, t in counted),
+        "step_ms": 1e3 * statistics.median(t for _, t in counted),
+        "atoms_per_step": statistics.mean(n for n, _ in counted),
+    }

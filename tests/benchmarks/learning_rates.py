@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 
 from nfflr.train.config import TrainingConfig, load_config
+from nfflr.train.learning_rate_finder import find_learning_rate
 from nfflr.train.trainer import train
-from nfflr.train.trials import find_learning_rate
 
 HOME = Path(__file__).resolve().parents[2] / "calculators"
 NAMES = ("mlearn-cu", "mlearn-li", "mlearn-si", "ethanol")

@@ -10,8 +10,8 @@ from builders import copper
 
 from nfflr.calculator import NFFLrCalculator
 from nfflr.cli.main import run
+from nfflr.reports.run_data import familiar
 from nfflr.structures.readers import read_structures
-from nfflr.train.trained_on import familiar
 from nfflr.units import GPA
 
 

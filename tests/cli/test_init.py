@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from nfflr.cli.main import run
 from nfflr.structures.readers import read_structures
 from nfflr.train.config import TrainingConfig, load_config
-from nfflr.train.declarative import file_model, json_schema
+from nfflr.train.config_files import file_model, json_schema
 from nfflr.units import GPA
 
 DATA = Path(__file__).parent.parent / "data"

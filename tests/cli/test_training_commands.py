@@ -19,7 +19,7 @@ from nfflr.checkpoint import FILE
 from nfflr.cli.evaluate import _print
 from nfflr.cli.main import run
 from nfflr.quantities import Quantity
-from nfflr.reports.columns import columns_of
+from nfflr.reports.run_record import columns_of
 
 CONFIG = """
 from pathlib import Path

@@ -8,9 +8,8 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from builders import copper
 
-from nfflr.data.quality.agreement import agreement
+from nfflr.data.quality.agreement import agreement, near_steps
 from nfflr.data.quality.diagnosis import diagnose
-from nfflr.data.quality.steps import near_steps
 from nfflr.data.records import read_records
 from nfflr.errors import ConfigError
 

@@ -10,13 +10,13 @@ from ase.build import bulk, fcc111, molecule
 
 import nfflr
 from nfflr.data.graph import periodic_radius_graph
-from nfflr.data.inputs import as_graph, with_ghosts
+from nfflr.data.inputs import as_graph, from_dgl, to_dgl, to_pyg, with_ghosts
 from nfflr.errors import StructureError
 from nfflr.models.registry import architectures
 
-dgl_view = pytest.importorskip("nfflr.data.dgl_view")
-pyg_view = pytest.importorskip("nfflr.data.pyg_view")
-from torch_geometric.data import Batch, Data  # noqa: E402
+pytest.importorskip("dgl")
+pytest.importorskip("torch_geometric")
+from torch_geometric.data import Batch, Data
 
 
 @dataclass
@@ -58,9 +58,9 @@ def models():
 REPRESENTATIONS = {
     "nfflr.Atoms": lambda atoms, r: nfflr.Atoms.from_ase(atoms),
     "Graph": periodic_radius_graph,
-    "DGL": lambda atoms, r: dgl_view.to_dgl(periodic_radius_graph(atoms, r)),
-    "DGL with more bonds": lambda atoms, r: dgl_view.to_dgl(periodic_radius_graph(atoms, r + 1)),
-    "PyG": lambda atoms, r: pyg_view.to_pyg(periodic_radius_graph(atoms, r)),
+    "DGL": lambda atoms, r: to_dgl(periodic_radius_graph(atoms, r)),
+    "DGL with more bonds": lambda atoms, r: to_dgl(periodic_radius_graph(atoms, r + 1)),
+    "PyG": lambda atoms, r: to_pyg(periodic_radius_graph(atoms, r)),
     "PyG without edges": lambda atoms, r: Data(
         z=torch.tensor(atoms.numbers),
         pos=torch.tensor(atoms.positions),
@@ -90,11 +90,11 @@ def test_batches(model):
     graphs = [periodic_radius_graph(atoms, r) for atoms in frames]
     reference = model(frames)
     same(model(nfflr.batch(frames)), reference)
-    same(model(dgl_view.to_dgl(periodic_radius_graph(frames, r))), reference)
+    same(model(to_dgl(periodic_radius_graph(frames, r))), reference)
     import dgl
 
-    same(model(dgl.batch([dgl_view.to_dgl(g) for g in graphs])), reference)
-    same(model(Batch.from_data_list([pyg_view.to_pyg(g) for g in graphs])), reference)
+    same(model(dgl.batch([to_dgl(g) for g in graphs])), reference)
+    same(model(Batch.from_data_list([to_pyg(g) for g in graphs])), reference)
 
 
 @pytest.mark.parametrize("model", models())
@@ -114,7 +114,7 @@ def test_a_dgl_graph_needs_only_atomic_numbers_and_bonds(model):
 def test_dgl_round_trip_keeps_everything():
     for frames in (structures()[0], structures()):
         graph = periodic_radius_graph(frames, 5.0)
-        again = dgl_view.from_dgl(dgl_view.to_dgl(graph))
+        again = from_dgl(to_dgl(graph))
         assert torch.equal(again.src, graph.src) and torch.equal(again.dst, graph.dst)
         torch.testing.assert_close(again.shift, graph.shift, rtol=0, atol=1e-12)
         for name in ("positions", "numbers", "cell", "pbc"):
@@ -146,7 +146,7 @@ def test_ghost_shapes_repeat_and_padding_has_no_bond():
         (lambda: as_graph(with_ghosts(nfflr.Atoms.from_ase(structures()[0]), 3.0), 5.0), "made for 3.0"),
         (lambda: with_ghosts(nfflr.batch(structures()), 3.0), "batch"),
         (lambda: as_graph(Data(x=torch.zeros(2)), 5.0), "'z'"),
-        (lambda: pyg_view.to_pyg(periodic_radius_graph(structures(), 3.0)), "batch"),
+        (lambda: to_pyg(periodic_radius_graph(structures(), 3.0)), "batch"),
     ],
 )
 def test_what_cannot_be_read_is_named(make, message):

@@ -9,7 +9,7 @@ from torch_geometric.data import Batch
 
 import nfflr
 from nfflr.calculator import NFFLrCalculator
-from nfflr.data import dgl_view, pyg_view
+from nfflr.data import to_dgl, to_pyg
 from nfflr.data.graph import periodic_radius_graph
 from nfflr.data.inputs import with_ghosts
 from nfflr.errors import ConfigError, StructureError
@@ -147,9 +147,9 @@ def test_every_representation_gives_the_same_properties(key, structures, outputs
             nfflr.Atoms.from_ase(atoms),
             graph,
             periodic_radius_graph(atoms, r + 1),
-            dgl_view.to_dgl(graph),
+            to_dgl(graph),
             bare,
-            pyg_view.to_pyg(graph),
+            to_pyg(graph),
             with_ghosts(nfflr.Atoms.from_ase(atoms), r),
             with_ghosts(nfflr.Atoms.from_ase(atoms), r, bucket=7),
         ):
@@ -157,8 +157,8 @@ def test_every_representation_gives_the_same_properties(key, structures, outputs
     expected = model(frames)
     for x in (
         nfflr.batch(frames),
-        dgl.batch([dgl_view.to_dgl(graph) for graph in graphs]),
-        Batch.from_data_list([pyg_view.to_pyg(graph) for graph in graphs]),
+        dgl.batch([to_dgl(graph) for graph in graphs]),
+        Batch.from_data_list([to_pyg(graph) for graph in graphs]),
     ):
         close(model(x), expected)
 

@@ -24,7 +24,7 @@ from nfflr.checkpoint import VERSION, load_checkpoint, save_checkpoint
 from nfflr.cli.main import run
 from nfflr.errors import CheckpointError
 from nfflr.train.config import load_config
-from nfflr.train.launch import launch
+from nfflr.train.distributed import launch
 from nfflr.train.trainer import train
 
 GOLDEN = Path(__file__).parent / "golden"

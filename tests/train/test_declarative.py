@@ -13,7 +13,7 @@ from nfflr.cli.main import run
 from nfflr.data.dataset import AtomsDataset, DatasetConfig
 from nfflr.errors import ConfigError
 from nfflr.train.config import TrainingConfig, load_config
-from nfflr.train.declarative import json_schema
+from nfflr.train.config_files import json_schema
 
 YAML = """
 dataset:

@@ -15,8 +15,7 @@ from builders import copper
 from nfflr.errors import NumericsError, ResourceError
 from nfflr.storage.files import write_json
 from nfflr.train.config import load_config
-from nfflr.train.distributed import is_first
-from nfflr.train.launch import launch
+from nfflr.train.distributed import is_first, launch
 from nfflr.train.trainer import train
 
 CONFIG = """

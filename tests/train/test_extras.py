@@ -14,8 +14,8 @@ from nfflr.data.inputs import with_ghosts
 from nfflr.errors import CheckpointError, ConfigError
 from nfflr.models import registry
 from nfflr.reports import run_record
+from nfflr.reports.evaluation import predict
 from nfflr.train.config import TrainingConfig
-from nfflr.train.evaluation import predict
 from nfflr.train.initialise import prepared
 from nfflr.train.optimizer import build_optimizer
 from nfflr.train.run import Run

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from nfflr.quantities import LABELLED, QUANTITIES, Quantity
-from nfflr.train.evaluation import Comparison
+from nfflr.reports.evaluation import Comparison
 from nfflr.train.objective import Term
 
 NAN = float("nan")

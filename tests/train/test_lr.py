@@ -9,8 +9,8 @@ from builders import copper_dataset, tiny
 
 from nfflr.errors import ConfigError, NumericsError
 from nfflr.train.config import TrainingConfig
+from nfflr.train.learning_rate_finder import find_learning_rate, plot, suggest, with_learning_rate
 from nfflr.train.trainer import train
-from nfflr.train.trials import find_learning_rate, plot, suggest, with_learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_a_rate_inside_a_block_is_left_to_the_user():
 
 
 def test_curves_are_csv(found, tmp_path):
-    from nfflr.train.trials import as_csv
+    from nfflr.train.learning_rate_finder import as_csv
 
     rows = list(csv.DictReader(as_csv(found).splitlines()))
     assert [float(r["learning_rate"]) for r in rows] == pytest.approx(found.rates, rel=1e-5)

@@ -9,7 +9,7 @@ from nfflr.data.dataset import AtomsDataset
 from nfflr.errors import ConfigError
 from nfflr.train.config import TrainingConfig
 from nfflr.train.run import Run
-from nfflr.train.trials import WARM_UP, training_pace
+from nfflr.train.trainer import WARM_UP, training_pace
 
 
 @pytest.fixture

@@ -15,15 +15,13 @@ from nfflr.calculator import NFFLrCalculator
 from nfflr.checkpoint import load_checkpoint
 from nfflr.cli.main import run
 from nfflr.data.dataset import AtomsDataset, collate
-from nfflr.data.dgl_view import to_dgl
 from nfflr.data.graph import periodic_radius_graph
-from nfflr.data.inputs import with_ghosts
-from nfflr.data.pyg_view import to_pyg
+from nfflr.data.inputs import to_dgl, to_pyg, with_ghosts
 from nfflr.errors import ConfigError
 from nfflr.models.gnn.alignn_ff import ALIGNN, ALIGNNConfig
 from nfflr.quantities import Quantity
+from nfflr.reports.evaluation import Comparison, Predictions, predict
 from nfflr.train.config import TrainingConfig
-from nfflr.train.evaluation import Comparison, Predictions, predict
 from nfflr.train.initialise import prepared
 from nfflr.train.run import Run
 from nfflr.train.trainer import train

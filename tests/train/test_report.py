@@ -7,9 +7,9 @@ import pytest
 
 from nfflr.cli.train import line
 from nfflr.quantities import QUANTITIES
-from nfflr.reports.columns import COLUMNS
-from nfflr.reports.curves import learning_curve, parity
-from nfflr.train.evaluation import Comparison, Predictions
+from nfflr.reports.evaluation import Comparison, Predictions
+from nfflr.reports.figures import learning_curve, parity
+from nfflr.reports.run_record import COLUMNS
 
 
 def history(stress: float) -> list[dict[str, float]]:

@@ -21,10 +21,9 @@ from nfflr.cli.main import run as nff
 from nfflr.errors import ConfigError, NumericsError
 from nfflr.models.moment import MomentConfig, MomentNetwork
 from nfflr.storage.files import write_json
-from nfflr.train import physics
+from nfflr.train import run as training_run
 from nfflr.train.config import TrainingConfig, load_config
-from nfflr.train.distributed import is_first
-from nfflr.train.launch import launch
+from nfflr.train.distributed import is_first, launch
 from nfflr.train.run import Run
 from nfflr.train.state import newest_state
 from nfflr.train.trainer import train
@@ -155,7 +154,7 @@ def test_rounds_come_every_so_many_epochs_and_at_the_end(tmp_path, dataset):
 
 def test_rounds_come_by_the_clock_too(monkeypatch, tmp_path, dataset):
     clock = iter(range(0, 10**6, 45))  # every look at it is 45 s later
-    monkeypatch.setattr(physics.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(training_run.time, "monotonic", lambda: next(clock))
     config = configure(tmp_path, dataset, epochs=8, tasks_every=100, tasks_minutes=2, tasks=[probe()])
     train(config)
     measured = [int(row["epoch"]) for row in cells(tmp_path) if row["val/probe/size"]]
@@ -164,7 +163,7 @@ def test_rounds_come_by_the_clock_too(monkeypatch, tmp_path, dataset):
 
 
 def test_what_does_not_fit_the_budget_is_skipped_and_said(tmp_path, dataset):
-    slow = probe(do=lambda atoms, calculator: physics.time.sleep(0.15), name="slow")
+    slow = probe(do=lambda atoms, calculator: training_run.time.sleep(0.15), name="slow")
     config = configure(tmp_path, dataset, epochs=2, tasks=[slow, probe()], tasks_budget=0.1)
     train(config)
     row = cells(tmp_path)[-1]
@@ -373,10 +372,10 @@ def test_the_outcome_of_another_rank_counts_in_the_coverage(monkeypatch, dataset
     """What each rank computes of the parts of all: a failure and a skipped task elsewhere stay in the sum."""
     tasks = [probe(name=name) for name in ("here", "failed", "skipped")]
     elsewhere = [(name, (name, {"size": math.inf}, "why")) for name in ("failed", "skipped")]
-    monkeypatch.setattr(physics, "share", lambda items: items[:1])
-    monkeypatch.setattr(physics, "gathered", lambda item: [item, elsewhere])
+    monkeypatch.setattr(training_run, "share", lambda items: items[:1])
+    monkeypatch.setattr(training_run, "gathered", lambda item: [item, elsewhere])
     model = MomentNetwork(MomentConfig(elements=("Cu",), cutoff=4.0, channels=4, hidden=4))
-    row = physics.metrics_of(physics.Physics(tasks, 1, 0, 60).measure(model))
+    row = training_run.metrics_of(training_run.Physics(tasks, 1, 0, 60).measure(model))
     assert row["val/tasks/coverage"] == pytest.approx(1 / 3) and row["val/tasks/skipped"] == 1
     assert row["val/failed/failed"] == 1 and math.isnan(row["val/failed/size"])
     assert "val/skipped/size" not in row and math.isfinite(row["val/here/size"])

@@ -19,9 +19,9 @@ from nfflr.checkpoint import FILE, load_checkpoint
 from nfflr.data.dataset import AtomsDataset
 from nfflr.errors import ConfigError, NumericsError, ResourceError, StructureError
 from nfflr.models import registry
+from nfflr.reports.evaluation import predict
 from nfflr.train import trainer
 from nfflr.train.config import TrainingConfig
-from nfflr.train.evaluation import predict
 from nfflr.train.initialise import initialise
 from nfflr.train.state import newest_state
 from nfflr.train.trainer import train

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,11 +11,10 @@ import numpy as np
 from ...errors import ConfigError, StructureError
 from ...units import GPA, factor
 from ..records import ENERGY_UNITS, PER_ATOM, STRESS_UNITS, VIRIAL, Reading, Record, joined
+from ..sources import Entry
 from . import Finding
 from . import label_checks as checks
-from .agreement import Agreement, Slope, agreement, stress_offset
-from .rivals import virial_name
-from .steps import Step
+from .agreement import Agreement, Slope, Step, agreement, stress_offset
 
 FAR = 1.6  # ratio of a slope to one from which labels contradict each other
 SURE = 4  # standard errors that the slope is off
@@ -204,6 +203,24 @@ def six_numbers(readings: Sequence[Reading], stored: str | None = None, ordered:
                 and np.ptp(np.asarray(value, dtype=float)[3:]) > 0
             ):
                 return f"{reading.conversion.folder}{entry.id}"
+    return None
+
+
+def sample_of(entries: Sequence[Entry], most: int) -> Iterator[Entry]:
+    return (entries[k] for k in range(0, len(entries), max(1, len(entries) // most)))
+
+
+def virial_name(readings: Sequence[Reading]) -> str | None:
+    """The name of values that are virials by name and shape, where no stress is read."""
+    for reading in readings:
+        for entry in sample_of(reading.entries, 20):
+            for name, value in entry.values.items():
+                if (
+                    "virial" in name.lower()
+                    and not isinstance(value, str | dict)
+                    and np.size(value) in (6, 9)
+                ):
+                    return name
     return None
 
 

@@ -1,26 +1,66 @@
-"""The data of a finished run, read again as its record says, and what the checkpoint predicts on them."""
+"""The data of a run: described for its record, read again as that says, and recognised in other data."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..checkpoint import find_checkpoint, find_members, sources_of
 from ..data.dataset import AtomsDataset
-from ..data.records import Record
+from ..data.quality.label_checks import short_fingerprint
+from ..data.records import Record, read_records
+from ..data.sources import ase_files
 from ..data.targets import Target
 from ..errors import NFFLrError
 from ..quantities import Quantity, from_description
-from ..train.evaluation import predict
 from ..units import GPA
-from .curves import parity
-from .run_record import file_digest
+from .run_record import DataRecord, read_record
 
 UNITS = ("energy_units", "force_units", "force_sign", "stress_units", "stress_sign", "stress_order")
+PARTS = {"train": "trained on", "val": "used to choose the weights"}  # of the parts of a run's data
+MOST_FINGERPRINTS = 50_000  # structures; a megabyte of text
 SPLITS = {"val": "Validation split", "test": "Test split"}
+
+
+def described_data(dataset: AtomsDataset) -> DataRecord:
+    """Where data are from, their digests, and the sizes of their splits."""
+    origin = json.loads(json.dumps(dataset.origin, default=_plain))
+    files = {name: origin[name] for name in ("source", "test_source") if origin[name]}
+    few = len(dataset) <= MOST_FINGERPRINTS
+    return DataRecord(
+        origin=origin,
+        sha256={name: _digests(file) for name, file in files.items()},
+        # By these the structures that training sees are known again.
+        structures={p: list(map(short_fingerprint, dataset.part(p))) for p in ("train", "val") if few},
+        digest=dataset.digest(),
+        split={name: len(indices) for name, indices in dataset.split.items()},
+        elements=list(dataset.elements),
+    )
+
+
+def _digests(files: str | list[str]) -> str | list[str | None] | None:
+    return (
+        [file_digest(Path(file)) for file in files] if isinstance(files, list) else file_digest(Path(files))
+    )
+
+
+def file_digest(path: Path) -> str | None:
+    """SHA-256 of a file; None for a folder or a name that is no file."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plain(value):
+    return value.item() if isinstance(value, np.generic) else repr(value)
 
 
 @dataclass(frozen=True)
@@ -65,12 +105,6 @@ def run_data(metadata: dict, record: dict | None, given: Path | None) -> RunData
         said = "The file is not the run's data: its structures may be ones that the model was trained on."
         return RunData(dataset, {given.name: range(len(dataset))}, said)
     return RunData(None, {}, "The run's data are not at hand; give their file with --data.")
-
-
-def predicted(model, dataset: AtomsDataset, indices: Sequence[int], title: str):
-    """Errors by metric, and the parity figure."""
-    predictions = predict(model, dataset, indices)
-    return predictions.errors(), parity(predictions, title)
 
 
 def summary(
@@ -189,3 +223,79 @@ def judged_dataset(source: Any, metadata: dict, options: dict[str, Any]) -> Atom
         classes={name: tuple(t["classes"]) for name, t in described if t["kind"] == "class"},
         **options,
     )
+
+
+@dataclass(frozen=True)
+class Familiar:
+    """How many structures of a data set a model has met in training.
+
+    Attributes:
+        counts: by ``train``, ``val``; empty if none is known.
+        message: what to say about them; empty likewise.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    message: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.message)
+
+    def __str__(self) -> str:
+        return self.message
+
+    @property
+    def record(self) -> dict:
+        """What a JSON result says about it."""
+        return {"in_training": self.counts} if self.counts else {}
+
+
+def familiar(checkpoint: str, dataset: AtomsDataset, files: Sequence[str]) -> Familiar:
+    """Look up the structures of a data set among those that a checkpoint was trained on.
+
+    Known are those of the record of the run (``run.json``) beside the checkpoint, and of a bundled potential
+    those of its ``train.xyz.xz``. A file of the run's that has changed its place is recognised by its digest.
+
+    Args:
+        checkpoint: as ``nfflr.checkpoint.load_model`` takes it.
+        dataset, files: the data, and where they are from.
+    """
+    counts: dict[str, int] = {}
+    whole = False
+    own = {short_fingerprint(record) for record in dataset.records}
+    for folder in _folders(checkpoint):
+        fingerprints, digests = _trained_on(folder)
+        whole |= bool(digests & {file_digest(Path(file)) for file in files})
+        for part, trained in fingerprints.items():
+            counts[part] = max(counts.get(part, 0), len(own & trained))
+    counts = {part: count for part, count in counts.items() if count}
+    consequence = "their errors say little about new structures"
+    if counts:
+        parts = " and ".join(f"{count} were {PARTS[part]}" for part, count in counts.items())
+        return Familiar(counts, f"of the {len(own)} structures {parts}; {consequence}")
+    if whole:
+        return Familiar({}, f"this file is what the model was trained on, by its digest; {consequence}")
+    return Familiar()
+
+
+def _folders(checkpoint: str) -> list[Path]:
+    """Folders of the files behind a checkpoint or an ensemble."""
+    folders = []
+    for source in sources_of(checkpoint):
+        with suppress(NFFLrError):
+            members = find_members(source)
+            folders += [path.parent for path in members] or [find_checkpoint(source).parent]
+    return list(dict.fromkeys(folders))
+
+
+def _trained_on(folder: Path) -> tuple[dict[str, set[str]], set[str]]:
+    """Fingerprints of structures that were trained on, by part, and digests of files."""
+    with suppress(NFFLrError):
+        record = read_record(folder)
+        digest = record.data.sha256.get("source") if record else None
+        digests = {d for d in (digest if isinstance(digest, list) else [digest]) if d is not None}
+        if record and (record.data.structures or digests):
+            return {part: set(record.data.structures.get(part, ())) for part in PARTS}, digests
+        train = folder / "train.xyz.xz"
+        if ase_files.opens(train):
+            return {"train": {short_fingerprint(record) for record in read_records(train, ())}}, set()
+    return {}, set()

@@ -1,6 +1,6 @@
-"""Short trials of a training: which learning rate suits it, and how fast its steps are.
+"""Which learning rate suits a training, by a short trial.
 
-The learning rate is raised step by step until the loss diverges (Smith, WACV 2017); ignite's
+The rate is raised step by step until the loss diverges (Smith, WACV 2017); ignite's
 ``FastaiLRFinder`` raises it and records the smoothed loss. The suggestion is fastai's ``minimum``, a tenth
 of the rate at which that loss is lowest (Howard and Gugger, Information 11, 108 (2020)). The steepest fall,
 which ignite suggests, is mostly that of the first steps, which lower the loss of fresh weights at any rate.
@@ -11,15 +11,11 @@ from __future__ import annotations
 import ast
 import copy
 import math
-import statistics
-import time
 import warnings
 from dataclasses import dataclass
-from itertools import chain, islice, repeat
 from pathlib import Path
 
 import matplotlib.figure
-import torch
 from ignite.engine import Engine
 from ignite.handlers import FastaiLRFinder
 
@@ -168,37 +164,3 @@ def _places_in_yaml(text: str) -> list[slice | None]:
 def copy_with_rate(config: Path, rate: float, out: Path) -> None:
     """Write a copy of a config that trains with ``rate``."""
     write_atomically(out, with_learning_rate(config.read_text(encoding="utf-8"), rate, str(config)).encode())
-
-
-WARM_UP = 2  # steps that do not count: the first allocates, and compiles if the config says so
-
-
-def training_pace(config: TrainingConfig, steps: int = 10) -> dict[str, float]:
-    """Train a copy of ``config.model`` for some steps; the graphs have been built before.
-
-    Returns:
-        ``atoms_per_s`` and ``step_ms``, medians over the steps, and the mean ``atoms_per_step``.
-
-    Raises:
-        ConfigError: fewer than one step, or what training with the config would raise.
-    """
-    if steps < 1:
-        raise ConfigError(f"steps: got {steps}; expected at least 1")
-    run = Run(prepared(config.model_copy(update={"model": copy.deepcopy(config.model)})))
-    loader = make_loader(run.config.dataset, run.batches, config.accumulate, config.num_workers)
-    # No more batches than are needed, then the same again: to build the graphs of others would take longer.
-    batches = list(islice(loader, WARM_UP + steps))
-    atoms, seconds = [], []
-    for parts in islice(chain.from_iterable(repeat(batches)), WARM_UP + steps):
-        start = time.perf_counter()
-        run.train_step(Engine(run.train_step), parts)
-        if run.config.model.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-        atoms.append(sum(int(labels["n_atoms"].sum()) for _, labels in parts))
-    counted = list(zip(atoms, seconds, strict=True))[WARM_UP:]
-    return {
-        "atoms_per_s": statistics.median(n / t for n, t in counted),
-        "step_ms": 1e3 * statistics.median(t for _, t in counted),
-        "atoms_per_step": statistics.mean(n for n, _ in counted),
-    }

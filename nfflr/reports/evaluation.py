@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from ..data.dataset import AtomsDataset
+from ..data.dataset import AtomsDataset, collate
 from ..data.targets import MISSING_CLASS
 from ..errors import ConfigError
 from ..models.base import Potential
 from ..models.committee import Committee
 from ..quantities import FORCE_FIELD, Quantity
-from .batches import by_atoms
 
 TOTAL_TWIN = "all (group)"
+EVALUATED = 512  # atoms in a batch that is only evaluated: enough to keep a processor busy, little to keep
 Output = torch.Tensor | Mapping[str, torch.Tensor]
 
 
@@ -142,6 +142,22 @@ def as_batch(q: Quantity, predicted: torch.Tensor, labels: torch.Tensor) -> torc
             "set output_features to the number of components or classes"
         )
     return predicted
+
+
+def by_atoms(dataset: AtomsDataset, indices: Iterable[int], atoms: int = EVALUATED) -> Iterator[tuple]:
+    """Collated batches in order, each of so many atoms at most, or of one structure that has more."""
+    items: list = []
+    filled = 0
+    for k in indices:
+        item = dataset[k]
+        n = int(item[1]["n_atoms"])
+        if items and filled + n > atoms:
+            yield collate(items)
+            items, filled = [], 0
+        items.append(item)
+        filled += n
+    if items:
+        yield collate(items)
 
 
 def predict(model: Potential | Committee, dataset: AtomsDataset, indices: Sequence[int]) -> Predictions:
