@@ -6,7 +6,8 @@ import pytest
 from builders import copper, radius_graph, tiny
 
 from nfflr.data.dataset import AtomsDataset
-from nfflr.train.batches import ShuffledBatches, by_atoms, collate_parts, even_parts
+from nfflr.reports.evaluation import by_atoms
+from nfflr.train.batches import ShuffledBatches, collate_parts, even_parts
 
 SIZES = np.random.default_rng(0).integers(1, 60, 97).tolist()
 
