@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import ase
 import ase.data
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError, field_validator
 from torch.utils.data import Dataset
 
-from ..errors import ConfigError, StructureError, did_you_mean
+from ..errors import ConfigError, StructureError, did_you_mean, plain_reason
 from ..quantities import Quantity, from_description, names_of
 from ..units import factor
 from . import sources
@@ -25,23 +27,28 @@ from .graph import periodic_radius_graph
 from .inputs import batch_inputs
 from .quality import label_checks as checks
 from .records import (
-    ENERGY_UNITS,
     FORCE_FIELD_LABELS,
-    STRESS_ORDERS,
-    STRESS_UNITS,
     Chosen,
+    EnergyUnit,
     Record,
+    StressOrder,
+    StressUnit,
     hash_structure,
     joined,
     read_records,
 )
-from .targets import Labels, Target, TargetCheck, label_tensors, quantities_of, refuse_unknown
+from .targets import Labels, Target, TargetCheck, label_tensors, name_of, quantities_of, refuse_unknown
 
-Share = Annotated[float, Field(ge=0, le=1)] | Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)] | Annotated[int, Field(ge=0, strict=True)]
+Sign = Literal[1, -1]
+
+
+def _plain_number(value: Any) -> Any:
+    return value.item() if isinstance(value, np.integer) else value
 
 
 class DatasetConfig(BaseModel):
-    """Options of a data set; ``AtomsDataset`` explains each at length."""
+    """The options of ``AtomsDataset``, which explains each at length, and of ``dataset:`` in YAML."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -49,26 +56,26 @@ class DatasetConfig(BaseModel):
         "energy_and_forces",
         description="energy_and_forces, total_energy, or names of properties in the data",
     )
-    energy_units: Literal["eV", "eV/atom", "Ha", "Ha/atom", "Ry", "kcal/mol", "kJ/mol"] | None = Field(
+    energy_units: EnergyUnit | None = Field(
         None, description="of the source, where its format does not fix it; inside, everything is eV"
     )
     force_units: str | None = Field(
         None, description="eV/Å, Ha/Bohr, kcal/mol/Å …; default: the energy unit per Å"
     )
-    force_sign: Literal[1, -1] | None = Field(None, description="-1: the data hold gradients of the energy")
-    stress_units: Literal["eV/Å^3", "GPa", "kbar", "eV"] | None = Field(
+    force_sign: Sign | None = Field(None, description="-1: the data hold gradients of the energy")
+    stress_units: StressUnit | None = Field(
         None, description="of the source; eV: virials, which are divided by the volume"
     )
-    stress_sign: Literal[1, -1] | None = Field(
-        None, description="1: tension is positive (ASE); -1: pressure is (VASP)"
-    )
-    stress_order: Literal["voigt", "vasp", "3x3"] | None = Field(
-        None, description="of six numbers; 3x3 refuses them"
-    )
+    stress_sign: Sign | None = Field(None, description="1: tension is positive (ASE); -1: pressure is (VASP)")
+    stress_order: StressOrder | None = Field(None, description="of six numbers; 3x3 refuses them")
     n_train: Share = Field(0.9, description="fraction (as 0.9) or number (as 900) to train on")
     n_val: Share = Field(0.1, description="fraction or number held out to choose the checkpoint")
-    diskcache: bool | Path = Field(False, description="keep graphs on disk, in the user's or this folder")
-    seed: int = Field(42, ge=0, description="of the split")
+    diskcache: Annotated[bool, Strict()] | Path = Field(
+        False, description="keep graphs on disk, in the user's or this folder"
+    )
+    seed: Annotated[int, BeforeValidator(_plain_number), Strict()] = Field(
+        42, ge=0, description="of the split"
+    )
     keys: dict[str, str] = Field(
         default_factory=dict, description="names of the labels in the source where they differ"
     )
@@ -79,6 +86,43 @@ class DatasetConfig(BaseModel):
         None, description="names of the classes in the order of a trained model; default: sorted"
     )
 
+    @field_validator("keys", mode="before")
+    @classmethod
+    def _may_be_none(cls, keys: Any) -> Any:
+        return {} if keys is None else keys
+
+    @field_validator("force_units")
+    @classmethod
+    def _is_a_unit_of_forces(cls, units: str | None) -> str | None:
+        if units is not None:
+            factor(units, "forces")
+        return units
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """How labels are stored, as ``read_records`` takes it."""
+        names = ("energy_units", "force_units", "force_sign", "stress_units", "stress_sign", "stress_order")
+        return {name: getattr(self, name) for name in (*names, "keys")}
+
+
+def _checked(options: dict[str, Any]) -> DatasetConfig:
+    """The options as a model.
+
+    Raises:
+        ConfigError: a value is wrong.
+    """
+    fields = DatasetConfig.model_fields
+    for name in options.keys() - fields.keys():
+        raise TypeError(f"AtomsDataset: unexpected argument {name!r}{did_you_mean(name, fields)}")
+    try:
+        return DatasetConfig(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        choices = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
+        hint = did_you_mean(str(first["input"]), choices)
+        raise ConfigError(f"{name}: {plain_reason(first)}{hint}") from error
+
 
 Source = str | Path | Sequence[str | Path] | Sequence[ase.Atoms]
 DEFAULT_CUTOFF = 5.0  # Å; where no model says otherwise
@@ -88,33 +132,31 @@ class AtomsDataset(Dataset):
     """Structures with labels: energies, forces and stresses, charges, moments, and any other quantity.
 
     Args:
-        source: a file that ASE reads (extended XYZ, also .xz and .gz; ASE database; vasprun.xml, OUTCAR),
-            JSON or JSON lines in JARVIS form, the name of a JARVIS data set, a folder with ``id_prop.csv`` or
-            ``id_prop.json``, an LMDB file by ``write_lmdb``, a list of any of these (several OUTCARs), or a
-            list of ``ase.Atoms``.
+        source: whatever one of ``nfflr.data.sources`` opens (a file that ASE reads, JSON or JSON lines of
+            JARVIS, the name of a JARVIS data set, a folder with ``id_prop.csv`` or ``id_prop.json``, an LMDB
+            file by ``write_lmdb``), a list of these (several OUTCARs), or a list of ``ase.Atoms``.
         target: ``"energy_and_forces"`` (stress is used where it is given), ``"total_energy"``, the name of a
             standard quantity (``"magmoms"``) or of any other value in the data, a ``Quantity`` of your own,
-            or several of these. Numbers are regressed, an array of them for each structure or each atom;
-            text and truth values are classes. A value belongs to atoms if it stands in a column of the
-            source, or has a row for each atom of structures of different sizes.
+            or several of these. Numbers are regressed; text and truth values are classes. A value belongs to
+            atoms if it stands in a column of the source, or has a row for each atom of structures of
+            different sizes.
+        transform: structure → ``Graph`` or any other input of a model; default: neighbours within the cutoff
+            of the model that is trained (5 Å outside of training).
+        test_source: a separate test set; its structures must not occur in ``source``.
         energy_units: eV, eV/atom, Ha, Ha/atom, Ry, kcal/mol or kJ/mol, as stored in the source; inside,
             everything is eV. Needed where the format does not fix it (JARVIS, ``id_prop``); other quantities
             keep their own unit.
         force_units: eV/Å, Ha/Bohr, kcal/mol/Å …; default: the energy unit per Å (eV/Å for eV/atom).
-        force_sign: 1, or −1 where the data hold gradients of the energy instead of forces.
+        force_sign: −1 where the data hold gradients of the energy instead of forces.
         stress_units: eV/Å^3, GPa or kbar; eV where the data hold virials, which are divided by the volume:
             with the sign −1 for −V σ, as QUIP, GAP and MACE store ``virial``. Stresses of a format that
             fixes no unit are left out without it.
         stress_sign: 1 if tension is positive (ASE), −1 if pressure is (VASP).
         stress_order: of six numbers: ``"voigt"`` (ASE: xx, yy, zz, yz, xz, xy) or ``"vasp"`` (xx, yy, zz, xy,
             yz, zx); ``"3x3"`` refuses them. Nine numbers are always rows.
-        n_train, n_val: fractions, or counts; what is left is the test split.
-        transform: structure → ``Graph`` or any other input of a model; default: neighbours within the cutoff
-            of the model that is trained (5 Å outside of training).
-        diskcache: keep what the transform makes on disk, in the user's cache folder (True) or in a folder of
-            your own, and not in memory.
-        seed: of the split.
-        test_source: a separate test set; its structures must not occur in ``source``.
+        n_train, n_val: fractions, or counts; what is left is the test split, drawn by ``seed``.
+        diskcache: keep what the transform makes in the user's cache folder (True) or in a folder of your own,
+            and not in memory.
         keys: names of the labels in the source if they differ, ``{"total_energy": "dft_energy"}``.
         allow_missing: mask missing labels, also of single atoms (NaN), instead of refusing them.
         allow_duplicates: permit a structure to stand in the training and another split.
@@ -132,88 +174,71 @@ class AtomsDataset(Dataset):
         StructureError: a structure or a label cannot be used; the message names it.
     """
 
+    __signature__: ClassVar[Signature]  # with the options of DatasetConfig, for help() and editors
+
     def __init__(
         self,
         source: Source,
         target: Target | Sequence[Target] = "energy_and_forces",
         *,
-        energy_units: str | None = None,
-        force_units: str | None = None,
-        force_sign: int | None = None,
-        stress_units: str | None = None,
-        stress_sign: int | None = None,
-        stress_order: str | None = None,
-        n_train: int | float = 0.9,
-        n_val: int | float = 0.1,
         transform: Callable[[ase.Atoms], Any] | None = None,
-        diskcache: bool | str | Path = False,
-        seed: int = 42,
         test_source: Source | None = None,
-        keys: Mapping[str, str] | None = None,
-        allow_missing: bool = False,
-        allow_duplicates: bool = False,
-        classify: str | Sequence[str] = (),
-        classes: Mapping[str, Sequence[str]] | None = None,
+        **options: Any,
     ):
-        quantities, keys = quantities_of(_read(target)), dict(keys or {})
-        names = [q.name if isinstance(q, Quantity) else q for q in quantities]
-        units: dict[str, Any] = {"energy_units": energy_units, "force_units": force_units}
-        units |= {"force_sign": force_sign, "stress_units": stress_units}
-        units |= {"stress_sign": stress_sign, "stress_order": stress_order}
-        _check_options(units)
-        for key in keys:
-            _choose("keys", key, {*FORCE_FIELD_LABELS, *names})
-        if energy_units not in (None, "eV") and "total_energy" not in names:
+        config = _checked(options)
+        given = [target] if isinstance(target, str | Quantity | Mapping) else list(target)
+        asked = [from_description(t) if isinstance(t, Mapping) else t for t in given]
+        quantities = quantities_of(asked)
+        names = [name_of(q) for q in quantities]
+        for key in config.keys:
+            if key not in (labels := {*FORCE_FIELD_LABELS, *names}):
+                hint = did_you_mean(key, labels)
+                raise ConfigError(f"keys: got {key!r}; expected one of {sorted(labels)}{hint}")
+        if config.energy_units not in (None, "eV") and "total_energy" not in names:
             raise ConfigError(f"energy_units: {target!r} keeps its own unit; leave energy_units out")
-        self.target, self.transform, self.diskcache = target, transform, diskcache
+        self.transform, self.diskcache = transform, config.diskcache
         self.origin = {
             "source": named_source(source),
             "test_source": None if test_source is None else named_source(test_source),
-            "target": _described(target),
-            **units,
-            "n_train": n_train,
-            "n_val": n_val,
-            "seed": seed,
-            "keys": keys,
-            "allow_missing": allow_missing,
-            "allow_duplicates": allow_duplicates,
-            "classify": classify if isinstance(classify, str) else list(classify),
-            "classes": None if classes is None else {k: list(v) for k, v in classes.items()},
+            "target": target if isinstance(target, str) else [_described(t) for t in asked],
+            **config.model_dump(mode="json", exclude={"target", "diskcache"}),
         }
-
-        def read(part: Source) -> Sequence[Record]:
-            return read_records(part, quantities, **units, keys=keys)
-
         self._load = self._loader()
-        self.records = read(source)
-        self.split = split_indices(len(self.records), n_train, n_val, seed)
+        self.records = read_records(source, quantities, **config.labels)
+        self.split = split_indices(len(self.records), config.n_train, config.n_val, config.seed)
         if test_source is not None:
-            first, extra = len(self.records), read(test_source)
+            first, extra = len(self.records), read_records(test_source, quantities, **config.labels)
             self.split["test"] = [*self.split["test"], *range(first, first + len(extra))]
             self.records = joined([self.records, extra])
         for q, name in zip(quantities, names, strict=True):
-            may_be_absent = name in FORCE_FIELD_LABELS or (allow_missing and isinstance(q, Quantity))
+            may_be_absent = name in FORCE_FIELD_LABELS or (config.allow_missing and isinstance(q, Quantity))
             if not may_be_absent and not any(name in record.labels for record in self.records):
-                refuse_unknown(source, name, keys.get(name, name))
-        classify = (classify,) if isinstance(classify, str) else classify
-        targets = TargetCheck(quantities, classify, classes, allow_missing)
-        optional = {"stress"} if "energy_and_forces" in _listed(target) else set()
-        required = (
-            [] if allow_missing else [n for n in FORCE_FIELD_LABELS if n in names and n not in optional]
-        )
-        made: list[checks.Check] = [
+                refuse_unknown(source, name, config.keys.get(name, name))
+        optional = {"stress"} if "energy_and_forces" in asked else set()
+        self.quantities = self._judged(quantities, optional, config)
+        self._inputs: dict[int, Any] = {}
+        self._elements: tuple[str, ...] | None = None
+        self._digest: str | None = None
+
+    def _judged(
+        self, quantities: Sequence[Target], optional: Set[str], config: DatasetConfig
+    ) -> tuple[Quantity, ...]:
+        """What each target is, once every label and the split are found to be sound."""
+        names = {name_of(q) for q in quantities}
+        required = [] if config.allow_missing else [n for n in FORCE_FIELD_LABELS if n in names - optional]
+        classify = (config.classify,) if isinstance(config.classify, str) else config.classify
+        targets = TargetCheck(quantities, classify, config.classes, config.allow_missing)
+        sequence: list[checks.Check] = [
             checks.LabelCheck(required),
             targets,
             checks.EnergyCheck(len(self.records)),
             checks.StressCheck(),
         ]
-        if not allow_duplicates:
+        if not config.allow_duplicates:
             held_out = [*self.split["val"], *self.split["test"]]
-            made.append(checks.DuplicateCheck(self.split["train"], held_out))
-        checks.run(self.records, *made)
-        self.quantities = targets.quantities
-        self._inputs: dict[int, Any] = {}
-        self._cached: dict[str, Any] = {}
+            sequence.append(checks.DuplicateCheck(self.split["train"], held_out))
+        checks.run(self.records, *sequence)
+        return targets.quantities
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -261,9 +286,7 @@ class AtomsDataset(Dataset):
 
     def _loader(self) -> Callable[[ase.Atoms], Any]:
         transform = self.transform or partial(periodic_radius_graph, r=DEFAULT_CUTOFF)
-        if self.diskcache is False or self.diskcache is None:
-            return transform
-        return DiskCache(self.diskcache, transform)
+        return transform if self.diskcache is False else DiskCache(self.diskcache, transform)
 
     def part(self, name: str) -> Sequence[Record]:
         """Records of the split ``"train"``, ``"val"`` or ``"test"``."""
@@ -275,32 +298,29 @@ class AtomsDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[Any, Labels]:
         """The input, built once (kept in memory or on disk), and the labels (see ``label_tensors``)."""
         record = self.records[index]
-        made = self._inputs.get(index)
-        if made is None:
+        x = self._inputs.get(index)
+        if x is None:
             try:
-                made = self._load(record.atoms)
+                x = self._load(record.atoms)
             except StructureError as error:
                 raise error.named(record.id) from error
             if isinstance(self.records, list) and not isinstance(self._load, DiskCache):
-                self._inputs[index] = made
+                self._inputs[index] = x
         labels = label_tensors(record, self.quantities)
         labels["index"] = torch.tensor(index)
-        return made, labels
+        return x, labels
 
     @property
     def elements(self) -> tuple[str, ...]:
         """Chemical symbols that occur, by atomic number."""
-        if "elements" not in self._cached:
-            numbers: set[int] = set()
-            for record in self.records:
-                numbers.update(np.unique(record.atoms.numbers).tolist())
-            self._cached["elements"] = tuple(ase.data.chemical_symbols[n] for n in sorted(numbers))
-        elements: tuple[str, ...] = self._cached["elements"]
-        return elements
+        if self._elements is None:
+            numbers = {n for record in self.records for n in record.atoms.numbers.tolist()}
+            self._elements = tuple(ase.data.chemical_symbols[n] for n in sorted(numbers))
+        return self._elements
 
     def digest(self) -> str:
         """SHA-256 over structures, labels, classes and split."""
-        if "digest" not in self._cached:
+        if self._digest is None:
             content = hashlib.sha256(repr(self.split).encode())
             others = [(q.name, q.classes) for q in self.quantities if q.name not in FORCE_FIELD_LABELS]
             if others:
@@ -310,8 +330,14 @@ class AtomsDataset(Dataset):
                 hash_structure(content, record.atoms)
                 for key in sorted(record.labels):
                     content.update(key.encode() + record.labels[key].tobytes())
-            self._cached["digest"] = content.hexdigest()
-        return str(self._cached["digest"])
+            self._digest = content.hexdigest()
+        return self._digest
+
+
+_own = [p for p in signature(AtomsDataset).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+_defaults = {name: f.get_default(call_default_factory=True) for name, f in DatasetConfig.model_fields.items()}
+_options = [Parameter(n, Parameter.KEYWORD_ONLY, default=d) for n, d in _defaults.items() if n != "target"]
+AtomsDataset.__signature__ = Signature([*_own, *_options])
 
 
 def collate(items: Sequence[tuple[Any, Labels]]) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -323,19 +349,8 @@ def collate(items: Sequence[tuple[Any, Labels]]) -> tuple[Any, dict[str, torch.T
     }
 
 
-def _listed(target: Any) -> list:
-    return [target] if isinstance(target, str | Quantity | Mapping) else list(target)
-
-
-def _read(target: Any) -> list[Target]:
-    """Targets, of which a record of a run may hold descriptions."""
-    return [from_description(t) if isinstance(t, Mapping) else t for t in _listed(target)]
-
-
-def _described(target: Any) -> Any:
-    """Targets as JSON."""
-    plain = [t.described() if isinstance(t, Quantity) else t for t in _read(target)]
-    return target if isinstance(target, str) else plain
+def _described(target: Target) -> str | dict[str, Any]:
+    return target.described() if isinstance(target, Quantity) else target
 
 
 def named_source(source: Source) -> str | list[str] | None:
@@ -347,30 +362,12 @@ def named_source(source: Source) -> str | list[str] | None:
     return names[0] if isinstance(source, str | Path) or None in names else [str(name) for name in names]
 
 
-def _check_options(given: Mapping[str, Any]) -> None:
-    options = (
-        ("energy_units", ENERGY_UNITS),
-        ("stress_units", STRESS_UNITS),
-        ("stress_order", STRESS_ORDERS),
-    )
-    for name, values in options:
-        if given[name] is not None:
-            _choose(name, given[name], list(values))
-    if given["force_units"] is not None:
-        factor(given["force_units"], "forces")
-    for name, meaning in (("stress_sign", "tension positive"), ("force_sign", "forces")):
-        if given[name] not in (None, 1, -1):
-            raise ConfigError(f"{name}: got {given[name]!r}; expected 1 ({meaning}) or -1")
-
-
 def split_indices(n: int, n_train: int | float, n_val: int | float, seed: int) -> dict[str, list[int]]:
     """Random split of ``n`` structures; fractions if a number is a float, counts if it is an int.
 
     Raises:
-        ConfigError: more than all structures are asked for, or none to train on; or something is no number.
+        ConfigError: more than all structures are asked for, none to train on, or something is no number.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ConfigError(f"seed: got {seed!r}; expected a whole number from 0")
     sizes = []
     for name, value in (("n_train", n_train), ("n_val", n_val)):
         fraction = isinstance(value, float)
@@ -386,10 +383,3 @@ def split_indices(n: int, n_train: int | float, n_val: int | float, seed: int) -
         )
     order = np.random.default_rng(seed).permutation(n).tolist()
     return {"train": order[:train], "val": order[train : train + val], "test": order[train + val :]}
-
-
-def _choose(name: str, value: str, options: Collection[str]) -> None:
-    if value not in options:
-        raise ConfigError(
-            f"{name}: got {value!r}; expected one of {sorted(options)}{did_you_mean(str(value), options)}"
-        )

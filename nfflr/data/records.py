@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import ase
 import numpy as np
@@ -20,11 +20,13 @@ from .sources import Entry, Source
 
 FORCE_FIELD_LABELS = names_of(LABELLED)
 PER_ATOM = "/atom"
-ENERGY_UNITS = {
-    unit: factor(unit.removesuffix(PER_ATOM), "energy")
-    for unit in ("eV", "eV/atom", "Ha", "Ha/atom", "Ry", "kcal/mol", "kJ/mol")
+EnergyUnit = Literal["eV", "eV/atom", "Ha", "Ha/atom", "Ry", "kcal/mol", "kJ/mol"]
+StressUnit = Literal["eV/Å^3", "GPa", "kbar", "eV"]
+StressOrder = Literal["voigt", "vasp", "3x3"]
+ENERGY_UNITS: dict[str, float] = {
+    unit: factor(unit.removesuffix(PER_ATOM), "energy") for unit in get_args(EnergyUnit)
 }
-STRESS_UNITS = {"eV/Å^3": 1.0, "GPa": GPA, "kbar": factor("kbar", "stress"), "eV": 1.0}
+STRESS_UNITS: dict[str, float] = {"eV/Å^3": 1.0, "GPa": GPA, "kbar": factor("kbar", "stress"), "eV": 1.0}
 VIRIAL = "eV"  # the stress unit that means a virial, to be divided by the volume
 VIRIALS = tuple(f"{code}virial{s}" for code in ("", "REF_", "ref_", "dft_", "DFT_") for s in ("", "s"))
 # Where each element of the 3×3 stands among the six numbers.

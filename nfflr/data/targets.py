@@ -23,6 +23,11 @@ Target = str | Quantity
 Kind = tuple[int, ...] | None  # the shape of numbers; None: a class
 
 
+def name_of(target: Target) -> str:
+    """The name of a target, of which more may be known."""
+    return target.name if isinstance(target, Quantity) else target
+
+
 class Labels(dict[str, torch.Tensor]):
     """Labels of one structure by name; ``per_atom`` names those with a row for each atom."""
 
@@ -39,7 +44,7 @@ def quantities_of(target: Target | Sequence[Target]) -> tuple[Target, ...]:
     expanded: list[Target] = []
     for item in given:
         expanded += FORCE_FIELDS.get(item, (item,)) if isinstance(item, str) else (item,)
-    names = [part.name if isinstance(part, Quantity) else part for part in expanded]
+    names = [name_of(part) for part in expanded]
     if not names or not all(isinstance(n, str) and n for n in names) or len(set(names)) < len(names):
         raise ConfigError(f"target: got {target!r}; expected a name, or several different ones")
     for name in ("forces", "stress"):
@@ -82,7 +87,7 @@ class TargetCheck:
         classes: Mapping[str, Sequence[str]] | None = None,
         allow_missing: bool = False,
     ):
-        self.targets = {q.name if isinstance(q, Quantity) else q: q for q in quantities}
+        self.targets = {name_of(q): q for q in quantities}
         self.others = {name: q for name, q in self.targets.items() if name not in FORCE_FIELD_LABELS}
         self.classify, self.classes = classify, dict(classes or {})
         self.allow_missing = allow_missing

@@ -50,7 +50,8 @@ def test_impossible_splits_are_refused(n_train, n_val):
 
 @pytest.mark.parametrize("seed", ["x", -1, 1.5, None, True])
 def test_a_seed_that_is_no_whole_number_is_refused(seed):
-    with pytest.raises(ConfigError, match=r"^seed: got .*whole number"):
+    expected = "greater than or equal to 0" if seed == -1 else "a whole number"
+    with pytest.raises(ConfigError, match=f"^seed: should be {expected}, got {seed!r}"):
         AtomsDataset(copper(4), seed=seed)
 
 

@@ -127,12 +127,12 @@ def test_an_unknown_choice_gets_the_nearest_match(option):
         "target": ("energy", "total_energy"),
     }
     given, meant = near[option]
-    with pytest.raises(ConfigError, match=f"{option}: got '{given}'.*did you mean '{meant}'"):
+    with pytest.raises(ConfigError, match=f"^{option}: .*got '{given}'.*did you mean '{meant}'"):
         AtomsDataset(copper(2), **{option: given})
 
 
 def test_an_unknown_stress_sign_is_refused():
-    with pytest.raises(ConfigError, match="stress_sign: got 0"):
+    with pytest.raises(ConfigError, match="^stress_sign: should be 1 or -1, got 0"):
         AtomsDataset(copper(2), stress_sign=0)
 
 
