@@ -41,6 +41,7 @@ from .targets import Labels, Target, TargetCheck, label_tensors, name_of, quanti
 
 Share = Annotated[float, Field(ge=0, le=1, strict=True)] | Annotated[int, Field(ge=0, strict=True)]
 Sign = Literal[1, -1]
+STORAGE = ("energy_units", "force_units", "force_sign", "stress_units", "stress_sign", "stress_order", "keys")
 
 
 def _plain_number(value: Any) -> Any:
@@ -101,8 +102,7 @@ class DatasetConfig(BaseModel):
     @property
     def labels(self) -> dict[str, Any]:
         """How labels are stored, as ``read_records`` takes it."""
-        names = ("energy_units", "force_units", "force_sign", "stress_units", "stress_sign", "stress_order")
-        return {name: getattr(self, name) for name in (*names, "keys")}
+        return {name: getattr(self, name) for name in STORAGE}
 
 
 def _checked(options: dict[str, Any]) -> DatasetConfig:
@@ -196,7 +196,7 @@ class AtomsDataset(Dataset):
                 raise ConfigError(f"keys: got {key!r}; expected one of {sorted(labels)}{hint}")
         if config.energy_units not in (None, "eV") and "total_energy" not in names:
             raise ConfigError(f"energy_units: {target!r} keeps its own unit; leave energy_units out")
-        self.transform, self.diskcache = transform, config.diskcache
+        self.target, self.transform, self.diskcache = target, transform, config.diskcache
         self.origin = {
             "source": named_source(source),
             "test_source": None if test_source is None else named_source(test_source),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -46,24 +47,23 @@ class Comparison:
         # A prediction that is not finite must show in the errors.
         return self.reference != MISSING_CLASS if is_class else np.isfinite(self.reference)
 
-    def rows(self, chosen: np.ndarray) -> Comparison:
-        """Of some structures or atoms only."""
-        spread = None if self.spread is None else self.spread[chosen]
-        return replace(
-            self, predicted=self.predicted[chosen], reference=self.reference[chosen], spread=spread
-        )
+    def rows(self, mask: np.ndarray) -> Comparison:
+        """The comparison on some structures or atoms only."""
+        spread = None if self.spread is None else self.spread[mask]
+        return Comparison(self.quantity, self.predicted[mask], self.reference[mask], spread)
 
     def errors(self) -> dict[str, float]:
         """``<key>_mae`` and ``_rmse`` pooled over components, or ``<key>_accuracy``; NaN without labels."""
-        key, known = self.quantity.key, self.labelled
+        key = self.quantity.key
+        predicted, reference = self.predicted[self.labelled], self.reference[self.labelled]
         if self.quantity.classes is not None:
-            right = self.predicted[known].argmax(axis=1) == self.reference[known]
-            return {f"{key}_accuracy": float(right.mean()) if right.size else float("nan")}
-        error = self.predicted[known] - self.reference[known]
-        return {
-            f"{key}_mae": float(np.abs(error).mean()) if error.size else float("nan"),
-            f"{key}_rmse": float(np.sqrt(np.square(error).mean())) if error.size else float("nan"),
-        }
+            return {f"{key}_accuracy": _mean(predicted.argmax(axis=1) == reference)}
+        error = predicted - reference
+        return {f"{key}_mae": _mean(np.abs(error)), f"{key}_rmse": math.sqrt(_mean(np.square(error)))}
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else math.nan
 
 
 @dataclass(frozen=True)
@@ -169,10 +169,10 @@ def predict(model: Potential | Committee, dataset: AtomsDataset, indices: Sequen
     was_training = model.training
     model.eval()
     parts: dict[str, list[tuple[torch.Tensor, ...]]] = {q.name: [] for q in dataset.quantities}
-    sizes = []
+    sizes: list[int] = []
     for x, labels in by_atoms(dataset, indices):
         output = by_name(model(x), dataset.targets)
-        sizes.append(labels["n_atoms"])
+        sizes += labels["n_atoms"].tolist()
         for q in dataset.quantities:
             parts[q.name].append(_beside(q, output, labels))
     model.train(was_training)
@@ -182,7 +182,7 @@ def predict(model: Potential | Committee, dataset: AtomsDataset, indices: Sequen
         comparisons[q.name] = Comparison(q, *arrays)
     return Predictions(
         comparisons,
-        owner=np.repeat(np.arange(len(indices)), torch.cat(sizes).numpy()),
+        owner=np.repeat(np.arange(len(indices)), sizes),
         groups=np.array([dataset.records[k].group for k in indices]),
     )
 
@@ -218,13 +218,13 @@ def calibration(predictions: Predictions) -> dict[str, float]:
             continue
         off = comparison.predicted - comparison.reference
         errors = np.linalg.norm(off.reshape(len(off), -1), axis=1)  # (S,) or (ΣN,)
-        known = np.isfinite(errors)
-        if not known.any():
+        labelled = np.isfinite(errors)
+        if not labelled.any():
             continue
-        errors, spread = errors[known], spread[known]
+        errors, spread = errors[labelled], spread[labelled]
         size, varied = np.sqrt(np.square(spread).mean()), len(errors) > 2 and np.ptp(spread) * np.ptp(errors)
-        table[f"{key}_ratio"] = float(np.sqrt(np.square(errors).mean()) / size) if size else float("nan")
-        table[f"{key}_correlation"] = float(spearmanr(errors, spread)[0]) if varied else float("nan")
+        table[f"{key}_ratio"] = float(np.sqrt(np.square(errors).mean()) / size) if size else math.nan
+        table[f"{key}_correlation"] = float(spearmanr(errors, spread)[0]) if varied else math.nan
     return table
 
 

@@ -104,9 +104,9 @@ def scatter(axes, comparison: Comparison, groups: np.ndarray) -> None:
 
 def confusion(axes, predicted: np.ndarray, labelled: np.ndarray, classes: Sequence[str]) -> None:
     """Draw how often each class was taken for which, (S,) each."""
-    known = labelled != MISSING_CLASS
+    rows = labelled != MISSING_CLASS
     counts = np.zeros((len(classes), len(classes)), int)
-    np.add.at(counts, (labelled[known], predicted[known]), 1)
+    np.add.at(counts, (labelled[rows], predicted[rows]), 1)
     axes.imshow(counts, cmap="Blues")
     for (row, column), count in np.ndenumerate(counts):
         axes.text(

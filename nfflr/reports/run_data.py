@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,17 +14,16 @@ from typing import Any
 import numpy as np
 
 from ..checkpoint import find_checkpoint, find_members, sources_of
-from ..data.dataset import AtomsDataset
+from ..data.dataset import STORAGE, AtomsDataset
 from ..data.quality.label_checks import short_fingerprint
 from ..data.records import Record, read_records
 from ..data.sources import ase_files
 from ..data.targets import Target
 from ..errors import NFFLrError
 from ..quantities import Quantity, from_description
-from ..units import GPA
 from .run_record import DataRecord, read_record
 
-UNITS = ("energy_units", "force_units", "force_sign", "stress_units", "stress_sign", "stress_order")
+FILES = ("source", "test_source")
 PARTS = {"train": "trained on", "val": "used to choose the weights"}  # of the parts of a run's data
 MOST_FINGERPRINTS = 50_000  # structures; a megabyte of text
 SPLITS = {"val": "Validation split", "test": "Test split"}
@@ -31,14 +31,13 @@ SPLITS = {"val": "Validation split", "test": "Test split"}
 
 def described_data(dataset: AtomsDataset) -> DataRecord:
     """Where data are from, their digests, and the sizes of their splits."""
-    origin = json.loads(json.dumps(dataset.origin, default=_plain))
-    files = {name: origin[name] for name in ("source", "test_source") if origin[name]}
+    origin = json.loads(json.dumps(dataset.origin, default=repr))
     few = len(dataset) <= MOST_FINGERPRINTS
     return DataRecord(
         origin=origin,
-        sha256={name: _digests(file) for name, file in files.items()},
-        # By these the structures that training sees are known again.
-        structures={p: list(map(short_fingerprint, dataset.part(p))) for p in ("train", "val") if few},
+        sha256={name: _digests(origin[name]) for name in FILES if origin[name]},
+        # By these, ``familiar`` recognises structures of the training.
+        structures={p: list(map(short_fingerprint, dataset.part(p))) for p in PARTS if few},
         digest=dataset.digest(),
         split={name: len(indices) for name, indices in dataset.split.items()},
         elements=list(dataset.elements),
@@ -46,9 +45,12 @@ def described_data(dataset: AtomsDataset) -> DataRecord:
 
 
 def _digests(files: str | list[str]) -> str | list[str | None] | None:
-    return (
-        [file_digest(Path(file)) for file in files] if isinstance(files, list) else file_digest(Path(files))
-    )
+    digests = [file_digest(Path(file)) for file in _listed(files)]
+    return digests if isinstance(files, list) else digests[0]
+
+
+def _listed(item: Any) -> list:
+    return item if isinstance(item, list) else [item]
 
 
 def file_digest(path: Path) -> str | None:
@@ -59,10 +61,6 @@ def file_digest(path: Path) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _plain(value):
-    return value.item() if isinstance(value, np.generic) else repr(value)
-
-
 @dataclass(frozen=True)
 class RunData:
     """Data beside a run: the whole data set with its splits, or a file of which nothing more is known.
@@ -70,41 +68,41 @@ class RunData:
     Attributes:
         dataset: the data, or None where there are none.
         parts: name → indices, in the order of the page.
-        said: what the page says about them.
+        message: what the page says about them.
     """
 
     dataset: AtomsDataset | None
     parts: Mapping[str, Sequence[int]]
-    said: str
+    message: str
 
 
-def run_data(metadata: dict, record: dict | None, given: Path | None) -> RunData:
+def run_data(metadata: dict, record: DataRecord, file: Path | None) -> RunData:
     """Data of a run: those of its record if they are still the same, else the file that is given.
 
-    A given file that is one of the run's sources (by its digest) stands for it, wherever it lies now.
+    A file that is one of the run's sources (by its digest) stands for it, wherever it lies now.
 
     Raises:
-        NFFLrError: the given file cannot be used.
+        NFFLrError: the file cannot be used.
     """
-    known, digest = (record or {}).get("data") or {}, metadata.get("data_digest")
-    sources = _sources(known, given)
+    sources, digest = _sources(record, file), metadata.get("data_digest")
     if sources:
         try:
-            dataset = _rebuilt(known["origin"], sources)
-        except (NFFLrError, KeyError, TypeError) as error:  # the record may be of another version
-            if given is not None and isinstance(error, NFFLrError):
+            dataset = AtomsDataset(**{**record.origin, **sources})
+        except (NFFLrError, TypeError) as error:  # the record may be of another version
+            if file is not None and isinstance(error, NFFLrError):
                 raise
             return RunData(None, {}, f"The run's data cannot be read as its record says ({error}).")
-        if dataset.digest() == digest or (known.get("digest") == digest and _same_bytes(known, sources)):
+        if dataset.digest() == digest or (record.digest == digest and _same_bytes(record, sources)):
             parts = {title: dataset.split[name] for name, title in SPLITS.items() if dataset.split[name]}
             return RunData(dataset, parts, "The data were read again and are those of the training.")
-        if given is None:
+        if file is None:
             return RunData(None, {}, "The data changed since this run: their digest is another one.")
-    if given is not None:
-        dataset = _alone(given, metadata, known.get("origin") or {})
-        said = "The file is not the run's data: its structures may be ones that the model was trained on."
-        return RunData(dataset, {given.name: range(len(dataset))}, said)
-    return RunData(None, {}, "The run's data are not at hand; give their file with --data.")
+    if file is None:
+        return RunData(None, {}, "The run's data are not at hand; give their file with --data.")
+    options = {name: record.origin[name] for name in STORAGE if record.origin.get(name)}
+    dataset = judged_dataset(file, metadata, options)
+    message = "The file is not the run's data: its structures may be ones that the model was trained on."
+    return RunData(dataset, {file.name: range(len(dataset))}, message)
 
 
 def summary(
@@ -112,36 +110,27 @@ def summary(
 ) -> tuple[list[str], list[list[object]]]:
     """A table of splits: structures, atoms, and the ranges of what is labelled."""
     headers = ["split", "structures", "atoms", "atoms per structure"]
-    headers += [SPECIAL[q.name][0] if q.name in SPECIAL else _header(q) for q in dataset.quantities]
+    for q in dataset.quantities:
+        unit, _ = q.value_display
+        headers.append(f"{q.name} ({unit})" if unit else q.name)
     rows: list[list[object]] = []
     for name, indices in parts.items():
         records = [dataset.records[k] for k in indices]
         sizes = [len(r.atoms) for r in records]
-        rows.append([name, len(records), sum(sizes), _range(sizes)])
-        rows[-1] += [_labels_range(records, q) for q in dataset.quantities]
+        ranges = [_labels_range(records, q) for q in dataset.quantities]
+        rows.append([name, len(records), sum(sizes), _range(sizes), *ranges])
     return headers, rows
 
 
-# Headers and numbers of the force field's labels, which are not shown component by component.
-SPECIAL: dict[str, tuple[str, Callable[[Record], float]]] = {
-    "total_energy": ("energy (eV/atom)", lambda r: float(r.labels["total_energy"]) / len(r.atoms)),
-    "forces": ("largest force (eV/Å)", lambda r: float(np.linalg.norm(r.labels["forces"], axis=1).max())),
-    "stress": ("pressure (GPa)", lambda r: -float(np.trace(r.labels["stress"])) / 3 / GPA),
-}
-
-
-def _header(q: Quantity) -> str:
-    return f"{q.name} ({q.unit})" if q.unit else q.name
-
-
-def _labels_range(records: Sequence[Record], q: Quantity) -> object:
+def _labels_range(records: Sequence[Record], q: Quantity) -> str:
+    """The range of all components in the unit of ``value_display``, or the number of labels of a class."""
     labelled = [r for r in records if q.name in r.labels]
     if q.classes is not None:
         return f"{len(labelled)} labelled, {len(q.classes)} classes"
-    if q.name in SPECIAL:
-        values = [SPECIAL[q.name][1](r) for r in labelled]
-        return max(values, default=None) if q.name == "forces" else _range(values)
-    return _range([v for r in labelled for v in np.ravel(r.labels[q.name]).tolist()])
+    _, factor = q.value_display
+    scales = [factor / (len(r.atoms) if q.extensive else 1) for r in labelled]
+    values = [np.ravel(r.labels[q.name]) * scale for r, scale in zip(labelled, scales, strict=True)]
+    return _range(np.concatenate(values) if values else ())
 
 
 def _range(values) -> str:
@@ -152,49 +141,30 @@ def _range(values) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _sources(known: dict, given: Path | None) -> dict[str, Path | list[Path]] | None:
-    """Files of the record that exist, the given one in the place of its equal; None if one is missing."""
-    origin, digests = known.get("origin") or {}, known.get("sha256") or {}
-    if not origin.get("source"):
-        return None
-    given_digest = file_digest(given) if given is not None else None
-    found: dict[str, Path | list[Path]] = {}
-    for name in ("source", "test_source"):
-        if origin.get(name):
-            same = given is not None and digests.get(name) == given_digest
-            listed = isinstance(origin[name], list)
-            own = [Path(path) for path in origin[name]] if listed else Path(origin[name])
-            found[name] = given if given is not None and same else own
-    paths = [path for source in found.values() for path in _paths(source)]
-    if given is not None and given.resolve() not in [p.resolve() for p in paths]:
-        return None  # another file: what it holds is what was asked for
-    return found if all(path.exists() for path in paths) else None
+def _sources(record: DataRecord, file: Path | None) -> dict[str, Any]:
+    """Paths of the record's sources, ``file`` in the place of its equal; empty if one is missing."""
+    digest = file_digest(file) if file is not None else None
+    sources: dict[str, Any] = {}
+    for name in FILES:
+        if names := record.origin.get(name):
+            paths = [Path(path) for path in names] if isinstance(names, list) else Path(names)
+            is_equal = file is not None and record.sha256.get(name) == digest
+            sources[name] = file if is_equal else paths
+    every = [path for source in sources.values() for path in _listed(source)]
+    if "source" not in sources or not all(path.exists() for path in every):
+        return {}
+    if file is not None and file.resolve() not in [path.resolve() for path in every]:
+        return {}  # the user asks about another file
+    return sources
 
 
-def _paths(source: Path | list[Path]) -> list[Path]:
-    return source if isinstance(source, list) else [source]
-
-
-def _same_bytes(known: dict, sources: dict[str, Path | list[Path]]) -> bool:
+def _same_bytes(record: DataRecord, sources: dict[str, Any]) -> bool:
     """Whether files are those of the record, whatever their names (which the data's digest is over too)."""
-    recorded = known.get("sha256") or {}
     for name, source in sources.items():
-        digests = recorded.get(name)
-        digests = digests if isinstance(digests, list) else [digests]
-        if not all(digests) or [file_digest(path) for path in _paths(source)] != digests:
+        digests = _listed(record.sha256.get(name))
+        if not all(digests) or [file_digest(path) for path in _listed(source)] != digests:
             return False
     return True
-
-
-def _rebuilt(origin: dict, sources: dict[str, Path | list[Path]]) -> AtomsDataset:
-    options = {k: v for k, v in origin.items() if k not in ("source", "test_source", "target")}
-    test = sources.get("test_source")
-    return AtomsDataset(sources["source"], origin["target"], test_source=test, **options)
-
-
-def _alone(given: Path, metadata: dict, origin: dict) -> AtomsDataset:
-    """All structures of a file, its labels in the units of the run's."""
-    return judged_dataset(given, metadata, {n: origin[n] for n in (*UNITS, "keys") if origin.get(n)})
 
 
 def judged_dataset(source: Any, metadata: dict, options: dict[str, Any]) -> AtomsDataset:
@@ -205,14 +175,13 @@ def judged_dataset(source: Any, metadata: dict, options: dict[str, Any]) -> Atom
         metadata: of the checkpoint.
         options: of ``AtomsDataset``; those that do not concern the labels are left out.
     """
-    targets: list[Target] = list(metadata.get("targets") or ["energy_and_forces"])
+    described: dict[str, dict] = metadata.get("targets") or {}
+    targets: list[Target] = list(described or ["energy_and_forces"])
     if "targets" not in metadata:
-        options = {name: value for name, value in options.items() if value is not None}
         members = metadata.get("members") or [metadata]
         targets += [from_description(output) for output in members[0].get("outputs") or ()]
     elif "total_energy" not in targets:
         options = {name: value for name, value in options.items() if name in ("energy_units", "keys")}
-    described = (metadata.get("targets") or {}).items()
     return AtomsDataset(
         source,
         targets,
@@ -220,19 +189,14 @@ def judged_dataset(source: Any, metadata: dict, options: dict[str, Any]) -> Atom
         n_val=0.0,
         allow_missing=True,
         allow_duplicates=True,
-        classes={name: tuple(t["classes"]) for name, t in described if t["kind"] == "class"},
+        classes={name: tuple(t["classes"]) for name, t in described.items() if t["kind"] == "class"},
         **options,
     )
 
 
 @dataclass(frozen=True)
 class Familiar:
-    """How many structures of a data set a model has met in training.
-
-    Attributes:
-        counts: by ``train``, ``val``; empty if none is known.
-        message: what to say about them; empty likewise.
-    """
+    """How many structures of a data set a model has met in training and validation, in words too."""
 
     counts: dict[str, int] = field(default_factory=dict)
     message: str = ""
@@ -259,20 +223,19 @@ def familiar(checkpoint: str, dataset: AtomsDataset, files: Sequence[str]) -> Fa
         checkpoint: as ``nfflr.checkpoint.load_model`` takes it.
         dataset, files: the data, and where they are from.
     """
-    counts: dict[str, int] = {}
-    whole = False
+    counts: Counter[str] = Counter()
+    digests: set[str] = set()
     own = {short_fingerprint(record) for record in dataset.records}
     for folder in _folders(checkpoint):
-        fingerprints, digests = _trained_on(folder)
-        whole |= bool(digests & {file_digest(Path(file)) for file in files})
-        for part, trained in fingerprints.items():
-            counts[part] = max(counts.get(part, 0), len(own & trained))
-    counts = {part: count for part, count in counts.items() if count}
+        fingerprints, sources = _trained_on(folder)
+        digests |= sources
+        counts |= Counter({part: len(own & trained) for part, trained in fingerprints.items()})
+    counts = +counts
     consequence = "their errors say little about new structures"
     if counts:
         parts = " and ".join(f"{count} were {PARTS[part]}" for part, count in counts.items())
-        return Familiar(counts, f"of the {len(own)} structures {parts}; {consequence}")
-    if whole:
+        return Familiar(dict(counts), f"of the {len(own)} structures {parts}; {consequence}")
+    if digests & {file_digest(Path(file)) for file in files}:
         return Familiar({}, f"this file is what the model was trained on, by its digest; {consequence}")
     return Familiar()
 
@@ -291,8 +254,7 @@ def _trained_on(folder: Path) -> tuple[dict[str, set[str]], set[str]]:
     """Fingerprints of structures that were trained on, by part, and digests of files."""
     with suppress(NFFLrError):
         record = read_record(folder)
-        digest = record.data.sha256.get("source") if record else None
-        digests = {d for d in (digest if isinstance(digest, list) else [digest]) if d is not None}
+        digests = {d for d in _listed(record.data.sha256.get("source")) if d} if record else set()
         if record and (record.data.structures or digests):
             return {part: set(record.data.structures.get(part, ())) for part in PARTS}, digests
         train = folder / "train.xyz.xz"

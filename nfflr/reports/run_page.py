@@ -206,7 +206,7 @@ def run_page(
         NFFLrError: the data that were given cannot be used.
     """
     run = read_run(folder)
-    beside = run_data(run.metadata, {"data": run.record.data.model_dump()} if run.record else None, data)
+    beside = run_data(run.metadata, run.record.data if run.record else DataRecord(), data)
     grouped = beside.dataset is not None
     return render(
         "run.html",

@@ -24,7 +24,7 @@ from ..data.dataset import AtomsDataset
 from ..data.sources import modules as source_modules
 from ..errors import ConfigError, plain_reason
 from ..models.base import Potential
-from ..quantities import further
+from ..quantities import LABELLED, further
 from ..structures.kinds import CHECKPOINT, CONFIG, DATA, SETTINGS, STRUCTURE, kind_of
 from ..validation.reading import read_suite
 from ..validation.suite import Suite, Task
@@ -46,10 +46,8 @@ def read_tasks(items: Sequence[Task | Suite | str | Path]) -> tuple[Task, ...]:
     """
     tasks: list[Task] = []
     for item in [items] if isinstance(items, Task | Suite | str | Path) else items:
-        if isinstance(item, Task):
-            tasks.append(item)
-        else:
-            tasks.extend((item if isinstance(item, Suite) else read_suite(Path(item))).tasks)
+        suite = read_suite(Path(item)) if isinstance(item, str | Path) else item
+        tasks += [suite] if isinstance(suite, Task) else suite.tasks
     return Suite(tuple(tasks), "tasks").tasks if tasks else ()
 
 
@@ -149,8 +147,8 @@ class TrainingConfig(BaseModel):
     @field_validator("criterion")
     @classmethod
     def _averages(cls, criterion: nn.Module | dict[str, nn.Module]) -> nn.Module | dict[str, nn.Module]:
-        for one in criterion.values() if isinstance(criterion, dict) else [criterion]:
-            if getattr(one, "reduction", "mean") != "mean":
+        for loss in criterion.values() if isinstance(criterion, dict) else [criterion]:
+            if getattr(loss, "reduction", "mean") != "mean":
                 raise ValueError("a criterion must average (reduction='mean'), as a batch comes in parts")
         return criterion
 
@@ -180,21 +178,24 @@ class TrainingConfig(BaseModel):
             raise ValueError("swag_samples needs swa_start below 1, from where weights are collected")
         return self
 
-    own_settings: ClassVar[dict[str, dict[str, str]]] = {  # of a potential's quantities
-        "total_energy": {"weight": "energy_weight", "scale": "energy_scale"},
-        "forces": {"weight": "force_weight", "scale": "force_scale"},
-        "stress": {"weight": "stress_weight", "scale": "stress_scale"},
-    }
+    own_settings: ClassVar[dict[str, str]] = {"total_energy": "energy", "forces": "force", "stress": "stress"}
+
+    def own_setting(self, name: str, kind: str) -> str | None:
+        """The setting of a potential's energies, forces or stresses; None for another quantity."""
+        own = self.own_settings.get(name) if self.model.is_potential else None
+        return own and f"{own}_{kind}"
 
     def weight(self, name: str, progress: float) -> float:
         """Weight in the loss of a quantity at a fraction of the run; a ramp is half a cosine."""
-        own = self.model.is_potential and self.own_settings.get(name)
-        return _at(getattr(self, own["weight"]) if own else self.target_weights.get(name, 1.0), progress)
+        own = self.own_setting(name, "weight")
+        weight: Weight = getattr(self, own) if own else self.target_weights.get(name, 1.0)
+        start, end = weight if isinstance(weight, tuple) else (weight, weight)
+        ramp = 0.5 - 0.5 * torch.cos(torch.tensor(torch.pi * min(max(progress, 0.0), 1.0))).item()
+        return start + (end - start) * ramp
 
     def weights(self, progress: float) -> dict[str, float]:
         """Weights of energies, forces and stresses at a fraction of the run."""
-        pairs = {"energy": self.energy_weight, "forces": self.force_weight, "stress": self.stress_weight}
-        return {key: _at(weight, progress) for key, weight in pairs.items()}
+        return {q.key: self.weight(q.name, progress) for q in LABELLED}
 
     def plain(self) -> dict:
         """Settings as JSON, without model, data and where the output goes; a resume compares these."""
@@ -210,13 +211,6 @@ class TrainingConfig(BaseModel):
         """Architecture, hyper-parameters and dtype as JSON."""
         model = self.model
         return {"key": model.key, "dtype": str(model.dtype), **model.config.model_dump(mode="json")}
-
-
-def _at(weight: float | tuple[float, float], progress: float) -> float:
-    """A weight at a fraction of the run."""
-    ramp = 0.5 - 0.5 * torch.cos(torch.tensor(torch.pi * min(max(progress, 0.0), 1.0))).item()
-    start, end = weight if isinstance(weight, tuple) else (weight, weight)
-    return start + (end - start) * ramp
 
 
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> TrainingConfig:
@@ -240,16 +234,16 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Tr
     else:
         names = run_config(path, seed)
         _report_misspelt(path, names)
-    known = TrainingConfig.model_fields
-    values = {**names, **overrides}
+    fields = TrainingConfig.model_fields
+    values = {name: value for name, value in {**names, **overrides}.items() if name in fields}
     try:
-        return TrainingConfig(**{name: value for name, value in values.items() if name in known})
+        return TrainingConfig(**values)
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:
             raise ConfigError(f"{path}: {first['msg'].removeprefix('Value error, ')}") from error
         field = str(first["loc"][0])
-        raise ConfigError(f"{path}: {field}: {plain_reason(first)} ({known[field].description})") from error
+        raise ConfigError(f"{path}: {field}: {plain_reason(first)} ({fields[field].description})") from error
 
 
 def _refuse_other_kinds(path: Path) -> None:
@@ -286,13 +280,12 @@ SYNONYMS |= {"max_epochs": "epochs", "wd": "weight_decay", "ema": "ema_decay", "
 
 
 def _report_misspelt(path: Path, names: dict) -> None:
-    known = list(TrainingConfig.model_fields)
-    for name in SYNONYMS.keys() & names.keys():
-        raise ConfigError(f"{path}: unknown setting {name!r}; did you mean {SYNONYMS[name]!r}?")
-    for name, value in names.items():
-        # Classes and functions are the file's own; a value nearly named like a setting is a slip.
-        if name in known or name.startswith("_") or callable(value):
-            continue
-        nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.85)
-        if nearest:
-            raise ConfigError(f"{path}: unknown setting {name!r}; did you mean {nearest[0]!r}?")
+    fields = list(TrainingConfig.model_fields)
+    # Classes and functions are the file's own; a value nearly named like a setting is a slip.
+    values = [n for n, value in names.items() if n not in fields and n[:1] != "_" and not callable(value)]
+    slips = {name: SYNONYMS[name] for name in SYNONYMS.keys() & names.keys()}
+    for name in values:
+        for nearest in difflib.get_close_matches(name.lower(), fields, n=1, cutoff=0.85):
+            slips.setdefault(name, nearest)
+    for name, setting in slips.items():
+        raise ConfigError(f"{path}: unknown setting {name!r}; did you mean {setting!r}?")

@@ -48,30 +48,31 @@ class Term:
     def count(self, labels: Labels) -> torch.Tensor:
         """How many labels, () float64; of classes with weights their sum, by which the criterion divides."""
         label = labels[self.quantity.name]
-        known, weight = self._labelled(label), getattr(self.criterion, "weight", None)
-        return known.sum().double() if weight is None else weight[label[known]].sum()
+        mask, weight = self._labelled(label), getattr(self.criterion, "weight", None)
+        return mask.sum().double() if weight is None else weight[label[mask]].sum()
 
     def loss(self, output: Mapping[str, torch.Tensor], labels: Labels) -> torch.Tensor:
         """Mean over the labels of a batch, () float64; zero without any, or where nothing is predicted."""
         q, label = self.quantity, labels[self.quantity.name]
+        zero = label.new_zeros((), dtype=torch.float64)
         if q.name not in output:
-            return label.new_zeros((), dtype=torch.float64)
-        predicted, known = as_batch(q, output[q.name], label), self._labelled(label)
-        if not known.any():
-            return label.new_zeros((), dtype=torch.float64)
+            return zero
+        predicted, mask = as_batch(q, output[q.name], label), self._labelled(label)
+        if not mask.any():
+            return zero
         n = labels["n_atoms"].view(-1, *[1] * len(q.shape)) if q.extensive else None
         if self.of_errors:
             error = predicted - label
-            return self._of(error[known] if n is None else (error / n)[known])
+            return self._of(error[mask] if n is None else (error / n)[mask])
         pair = (predicted, label) if n is None else (predicted / n, label / n)
-        return self._of(*(x[known] for x in pair))
+        return self._of(*(x[mask] for x in pair))
 
     def compared(self, comparison: Comparison) -> torch.Tensor:
         """The same of predictions that are known, () float64."""
-        known = comparison.labelled
-        if not known.any():
+        mask = comparison.labelled
+        if not mask.any():
             return torch.zeros((), dtype=torch.float64)
-        pair = comparison.predicted[known], comparison.reference[known]
+        pair = comparison.predicted[mask], comparison.reference[mask]
         return self._of(*map(torch.from_numpy, (pair[0] - pair[1],) if self.of_errors else pair))
 
     def _of(self, *values: torch.Tensor) -> torch.Tensor:
@@ -101,40 +102,40 @@ class Objective:
     def __init__(self, config: TrainingConfig):
         self.config, names = config, config.dataset.targets
         dataset = config.dataset.declared(outputs_of(config.model, names))
-        given = config.criterion if isinstance(config.criterion, dict) else {}
-        _check("criterion", given, names)
-        for kind, chosen in (("weight", config.target_weights), ("scale", config.target_scales)):
-            _check(f"target_{kind}s", chosen, names)
-            for name in config.own_settings.keys() & chosen.keys() if config.model.is_potential else ():
-                own = config.own_settings[name][kind]
-                raise ConfigError(f"target_{kind}s: {name!r} has a setting of its own; set {own}")
-        self.terms = tuple(self._term(q, dataset, given.get(q.name)) for q in dataset.quantities)
+        losses = config.criterion if isinstance(config.criterion, dict) else {}
+        _check("criterion", losses, names)
+        for kind, values in (("weight", config.target_weights), ("scale", config.target_scales)):
+            _check(f"target_{kind}s", values, names)
+            for name in values:
+                if own := config.own_setting(name, kind):
+                    raise ConfigError(f"target_{kind}s: {name!r} has a setting of its own; set {own}")
+        self.terms = tuple(self._term(q, dataset, losses.get(q.name)) for q in dataset.quantities)
         self.columns = columns_of(dataset.quantities)
         # The training step's forward pass, compiled at the first step if that is asked for.
         self._compiled: TrainingGraph | Potential | None = None
-        has_stress = any(term.quantity.name == "stress" for term in self.terms)
-        self.with_stress = has_stress and any(config.weights(end)["stress"] for end in (0.0, 1.0))
+        weights = [config.weight("stress", end) for end in (0.0, 1.0)]
+        self.with_stress = any(weights) and "stress" in names
 
-    def _term(self, q: Quantity, dataset: AtomsDataset, given: nn.Module | None) -> Term:
-        criterion = self._criterion(q, given)
-        own = self.config.model.is_potential and self.config.own_settings.get(q.name)
-        scale = getattr(self.config, own["scale"]) if own else self.config.target_scales.get(q.name, q.scale)
+    def _term(self, q: Quantity, dataset: AtomsDataset, loss: nn.Module | None) -> Term:
+        criterion = self._criterion(q, loss)
         if q.classes is not None:
             return Term(q, criterion, of_errors=False)
+        own = self.config.own_setting(q.name, "scale")
+        scale = getattr(self.config, own) if own else self.config.target_scales.get(q.name, q.scale)
         return Term(q, criterion, scale or _spread(dataset, q.name), of_errors=scale is not None)
 
-    def _criterion(self, q: Quantity, given: nn.Module | None) -> nn.Module:
+    def _criterion(self, q: Quantity, loss: nn.Module | None) -> nn.Module:
         shared = self.config.criterion
-        chosen = given or (None if isinstance(shared, dict) else shared)
-        is_class = isinstance(chosen, nn.CrossEntropyLoss)
-        if q.classes is not None and given is None and not is_class:
+        criterion = loss or (None if isinstance(shared, dict) else shared)
+        is_class = isinstance(criterion, nn.CrossEntropyLoss)
+        if q.classes is not None and loss is None and not is_class:
             return nn.CrossEntropyLoss()
-        if chosen is None:
+        if criterion is None:
             return nn.HuberLoss()
         if is_class != (q.classes is not None):
-            suited = "a class, which needs" if q.classes is not None else "a number, not for"
-            raise ConfigError(f"criterion: {q.name} is {suited} CrossEntropyLoss; choose another")
-        return copy.deepcopy(chosen).to(self.config.model.device, torch.float64)
+            needs = "a class, which needs" if q.classes is not None else "a number, not for"
+            raise ConfigError(f"criterion: {q.name} is {needs} CrossEntropyLoss; choose another")
+        return copy.deepcopy(criterion).to(self.config.model.device, torch.float64)
 
     def output(self, model: Potential, x) -> Mapping[str, torch.Tensor]:
         """The model's output by name, as ``losses`` takes it."""
@@ -162,8 +163,8 @@ class Objective:
         return float(sum(w * term.compared(predictions[term.quantity.name]) for w, term in pairs if w))
 
 
-def _check(setting: str, chosen: Collection[str], names: Sequence[str]) -> None:
-    for name in chosen:
+def _check(setting: str, values: Collection[str], names: Sequence[str]) -> None:
+    for name in values:
         if name not in names:
             raise ConfigError(f"{setting}: no target {name!r}; the data set has {list(names)}")
 

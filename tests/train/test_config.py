@@ -4,7 +4,7 @@ import json
 import random
 import sys
 from itertools import count
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -259,7 +259,7 @@ def test_the_callers_random_state_is_left_alone(write):
 
 
 def settings(**values) -> TrainingConfig:
-    return TrainingConfig.model_construct(**values)
+    return TrainingConfig.model_construct(model=SimpleNamespace(is_potential=True), **values)
 
 
 def test_weights_ramp_by_half_a_cosine_from_start_to_end():

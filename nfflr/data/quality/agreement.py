@@ -118,11 +118,11 @@ def _nearest(window: Sequence[int], structures: Sequence[ase.Atoms], family: int
             step = Step(window[a], window[b], family, way[0] - way[0].mean(axis=0), *way[1:])
             if step.largest < LARGEST_STEP and step.size > LEAST_STEP:
                 steps[a, b] = step
-    kept = set()
+    nearest = set()
     for k in range(len(window)):
         own = sorted((step.size, pair) for pair, step in steps.items() if k in pair)
-        kept |= {pair for _, pair in own[:PARTNERS]}
-    return [steps[pair] for pair in sorted(kept)]
+        nearest |= {pair for _, pair in own[:PARTNERS]}
+    return [steps[pair] for pair in sorted(nearest)]
 
 
 def _scaled(atoms: ase.Atoms) -> np.ndarray:
@@ -134,20 +134,16 @@ def _way(first: ase.Atoms, second: ase.Atoms, places: np.ndarray, others: np.nda
     """Ways of atoms, strain, rotation and volumes from one structure to another; None if it is too far."""
     if first.pbc.all():
         return _crystal(first, second, others - places)
-    nothing = np.zeros((3, 3)), np.eye(3), np.full(2, np.nan)
+    no_strain, no_turn, no_volumes = np.zeros((3, 3)), np.eye(3), np.full(2, np.nan)
     if not first.pbc.any():
         turn = _turn(places, others)
-        return (
-            (others - others.mean(axis=0)) @ turn.T - (places - places.mean(axis=0)),
-            *nothing[:1],
-            turn,
-            nothing[2],
-        )
+        moved = (others - others.mean(axis=0)) @ turn.T - (places - places.mean(axis=0))
+        return moved, no_strain, turn, no_volumes
     boxes = [complete_box(x.cell.array, x.pbc) for x in (first, second)]
     if np.abs(boxes[0] - boxes[1]).max() > SAME_CELL:
         return None
     moved = np.linalg.solve(boxes[0].T, (others - places).T).T
-    return (moved - _images(moved) * first.pbc) @ boxes[0], *nothing
+    return (moved - _images(moved) * first.pbc) @ boxes[0], no_strain, no_turn, no_volumes
 
 
 def _crystal(first: ase.Atoms, second: ase.Atoms, moved: np.ndarray) -> tuple | None:
@@ -251,15 +247,15 @@ def _slopes(
     sizes = np.array([step.size for step in steps])
     atoms = np.array([len(step.moved) for step in steps])
     weight = 1 / (sizes**3 * np.sqrt(atoms) + 1e-3 * np.median(sizes))
-    rows, kept, terms = _without_strain(rows, weight, records, steps)
-    if not len(kept):
+    rows, places, terms = _without_strain(rows, weight, records, steps)
+    if not len(places):
         return [None] * columns, 1.0
-    families = {steps[k].family for k in kept}
-    structures = {place for k in kept for place in (steps[k].first, steps[k].second)}
+    families = {steps[k].family for k in places}
+    structures = {end for k in places for end in (steps[k].first, steps[k].second)}
     freedom = len(structures) - len(families) - terms  # differences of energy that are independent
-    change, forces, *stresses = rows[kept].T
+    change, forces, *stresses = rows[places].T
     design = [forces, *(stresses if shear else [sum(stresses)])]
-    slopes, residual = _fit(change, np.stack(design, axis=1), weight[kept], freedom)
+    slopes, residual = _fit(change, np.stack(design, axis=1), weight[places], freedom)
     short = len(steps) == len(near)
     return [slope and replace(slope, short=short) for slope in slopes], residual
 
@@ -370,22 +366,22 @@ def stress_offset(records: Sequence[Record]) -> StressOffset | None:
     rows = [row for family in families.values() for row in _differences(family)]
     if len(rows) < LEAST_CELLS:
         return None
-    trace, volume, rest = np.array(rows).T
+    trace, volume, unexplained = np.array(rows).T
     # The mean of two stresses misses the curvature between them by a term of third order.
     design = -(volume * trace)[:, None] * np.stack([np.ones(len(trace)), trace**2], axis=1)  # (cells, 2)
     if np.ptp(trace) < LEAST_CHANGE:
         return None
-    solution = np.linalg.lstsq(design, rest, rcond=None)[0]
-    variance = np.sum((rest - design @ solution) ** 2) / (len(rest) - 2)
+    solution = np.linalg.lstsq(design, unexplained, rcond=None)[0]
+    variance = np.sum((unexplained - design @ solution) ** 2) / (len(rows) - 2)
     error = np.sqrt(variance * np.linalg.pinv(design.T @ design)[0, 0])
-    return StressOffset(float(solution[0]), float(error), len(rest))
+    return StressOffset(float(solution[0]), float(error), len(rows))
 
 
 def _differences(family: list[Record]) -> list[tuple[float, float, float]]:
     """tr ε, ⟨V⟩ (Å³) and ΔE − ⟨Vσ⟩:ε (eV) of each cell against that of lowest energy."""
     reference = min(family, key=lambda record: float(record.labels["total_energy"]))
     sites = reference.atoms.get_scaled_positions(wrap=False)
-    found = []
+    rows = []
     for record in family:
         atoms = record.atoms
         moved = atoms.get_scaled_positions(wrap=False) - sites
@@ -395,8 +391,8 @@ def _differences(family: list[Record]) -> list[tuple[float, float, float]]:
         if record is reference or moves or np.linalg.norm(strain, 2) > LARGEST_CELL_STRAIN:
             continue
         turned = turn @ record.labels["stress"] @ turn.T  # into the frame of the reference
-        ends = (reference.atoms.get_volume(), reference.labels["stress"]), (atoms.get_volume(), turned)
-        work = sum(volume * np.sum(stress * strain) for volume, stress in ends) / 2
+        volumes = reference.atoms.get_volume(), atoms.get_volume()
+        virial = (volumes[0] * reference.labels["stress"] + volumes[1] * turned) / 2
         change = float(record.labels["total_energy"] - reference.labels["total_energy"])
-        found.append((float(np.trace(strain)), (ends[0][0] + ends[1][0]) / 2, change - work))
-    return found
+        rows.append((float(np.trace(strain)), sum(volumes) / 2, change - float(np.sum(virial * strain))))
+    return rows

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,10 @@ OTHER = {
     "fmax", "net", "mean", "weight", "weights", "energies", "local",
 }
 # fmt: on
-ENERGY_TOLERANCE = 0.005  # eV/atom; basis sets and smearing leave less
-FORCE_TOLERANCE = 0.02  # eV/Å
+TOLERANCES = (
+    ("total_energy", "eV/atom", 0.005),
+    ("forces", "eV/Å", 0.02),
+)  # basis sets and smearing leave less
 LOOKED_AT = 400  # structures, evenly spaced
 STATES = {  # names of what an energy depends on besides the structure
     "charge": ("charge", "total_charge", "net_charge", "system_charge", "tot_charge", "q_tot"),
@@ -96,61 +99,61 @@ def diagnose(source: Any, **options: Any) -> Diagnosis:
         ConfigError, StructureError: the source cannot be read at all.
     """
     options = {name: value for name, value in options.items() if value is not None and value != {}}
-    modules = [sources.find(part) for part in sources.parts(source)]
-    # Where the format fixes no unit and none is given, the numbers are read as they stand, to be looked at.
-    assumed: dict[str, Any] = {}
-    if any(module.ENERGY_UNITS is None for module in modules) and "energy_units" not in options:
-        assumed["energy_units"] = "eV"
-    no_stress_unit = any(module.STRESS is None for module in modules) and "stress_units" not in options
-    if no_stress_unit:
-        assumed |= {"stress_units": "eV/Å^3", "stress_sign": 1, "stress_order": "voigt"}
-    stored = str(options.get("keys", {}).get("stress", ""))
-    if "virial" in stored.lower() and "stress" not in stored.lower() and "stress_units" not in options:
-        assumed |= {"stress_units": VIRIAL, "stress_sign": options.get("stress_sign", -1)}
-    elif options.get("stress_units") == VIRIAL and "stress_sign" not in options:
-        assumed["stress_sign"] = -1
-    found = readings(source, everything=True, **(assumed | options))
-    six = None if "stress_order" in options else six_numbers(found)
+    assumed = _assumed(source, options)
+    opened = readings(source, everything=True, **(assumed | options))
+    six = None if "stress_order" in options else six_numbers(opened)
     if six is not None:
-        found = [replace(r, conversion=replace(r.conversion, stress_order="voigt")) for r in found]
-    records = joined([reading.records() for reading in found])
-    malformed = _malformed(records)
-    if malformed:
-        return Diagnosis(options, None, tuple(malformed))
+        opened = [replace(r, conversion=replace(r.conversion, stress_order="voigt")) for r in opened]
+    records = joined([reading.records() for reading in opened])
+    if malformed := _malformed(records):
+        return Diagnosis(options, None, (malformed,))
     name, steps = sources.display_name(source), near_steps(records)
-    rival = rival_finding(found, options, name)
-    findings = [*unnamed_findings(found, records, options, name), *([rival] if rival else [])]
+    findings = [*unnamed_findings(opened, records, options, name), *rival_findings(opened, options, name)]
     fit = agreement(records, steps)
     findings += _energies(records, "energy_units" in assumed, options, fit)
-    stress = StressJudge(found, records, steps, options, assumed, six, fit)
+    stress = StressJudge(opened, records, steps, options, assumed, six, fit)
+    no_stress_unit = "stress_order" in assumed
     findings += stress.findings(no_stress_unit)
     if no_stress_unit:
         records = [replace(r, labels={k: v for k, v in r.labels.items() if k != "stress"}) for r in records]
-    survey_ = survey(records)
-    findings += [*state_findings(found, records), *_unbalanced(records), *_structures(records, survey_, name)]
+    counts = survey(records)
+    findings += [*state_findings(opened, records), *_unbalanced(records), *_structures(records, counts, name)]
     if no_stress_unit or any(finding.fatal for finding in findings):
-        return Diagnosis(options, survey_, tuple(findings))
+        return Diagnosis(options, counts, tuple(findings))
     fault, reason = stress.fault()
-    return Diagnosis(options, survey_, (*findings, *fault), reason)
+    return Diagnosis(options, counts, (*findings, *fault), reason)
 
 
-def _malformed(records: Sequence[Record]) -> list[Finding]:
+def _assumed(source: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Units and signs by which numbers are looked at where neither the format nor the user fixes them."""
+    modules = [sources.find(part) for part in sources.parts(source)]
+    assumed: dict[str, Any] = {}
+    if any(module.ENERGY_UNITS is None for module in modules) and "energy_units" not in options:
+        assumed["energy_units"] = "eV"
+    if any(module.STRESS is None for module in modules) and "stress_units" not in options:
+        assumed |= {"stress_units": "eV/Å^3", "stress_sign": 1, "stress_order": "voigt"}
+    stored = str(options.get("keys", {}).get("stress", "")).lower()
+    if "virial" in stored and "stress" not in stored and "stress_units" not in options:
+        assumed |= {"stress_units": VIRIAL, "stress_sign": options.get("stress_sign", -1)}
+    elif options.get("stress_units") == VIRIAL and "stress_sign" not in options:
+        assumed["stress_sign"] = -1
+    return assumed
+
+
+def _malformed(records: Sequence[Record]) -> Finding | None:
     objection = objection_of(records, checks.LabelCheck(()))
     if objection and ": stress " in objection:
-        return [
-            Finding(
-                reason_of(objection), "correct it, or leave all stresses out: --key stress=none", fatal=True
-            )
-        ]
-    return [Finding(objection, fatal=True)] if objection else []
+        advice = "correct it, or leave all stresses out: --key stress=none"
+        return Finding(reason_of(objection), advice, fatal=True)
+    return Finding(objection, fatal=True) if objection else None
 
 
 def _energies(
     records: Sequence[Record], assumed: bool, options: Mapping[str, Any], fit: Agreement
 ) -> list[Finding]:
     objection = objection_of(records, checks.EnergyCheck(len(records)))
-    as_mean = [_times(r, "total_energy", len(r.atoms)) for r in records] if objection else []
-    per_atom = bool(objection) and objection_of(as_mean, checks.EnergyCheck(len(records))) is None
+    as_totals = [_as_total(record) for record in records] if objection else []
+    per_atom = bool(objection) and objection_of(as_totals, checks.EnergyCheck(len(records))) is None
     if assumed and any("total_energy" in r.labels for r in records):
         return [Finding(_unknown_unit(records, per_atom), fatal=True, kind=ConfigError)]
     if objection and per_atom:
@@ -163,16 +166,17 @@ def _energies(
 
 def _unknown_unit(records: Sequence[Record], per_atom: bool) -> str:
     """Both readings of energies without a unit, and what tells between them."""
-    known = [(float(r.labels["total_energy"]), len(r.atoms)) for r in records if "total_energy" in r.labels]
-    energy, sizes = np.array(known).T
-    told = "the format does not say, and structures of equal size do not tell"
+    labelled = [r for r in records if "total_energy" in r.labels]
+    energy = np.array([float(r.labels["total_energy"]) for r in labelled])
+    sizes = np.array([len(r.atoms) for r in labelled])
+    evidence = "structures of equal size do not tell"
     if sizes.max() >= checks.SIZES_TELL * sizes.min():
-        told = (
-            f"the format does not say; they look like energies {'per atom' if per_atom else 'of whole cells'}"
-        )
+        evidence = f"they look like energies {'per atom' if per_atom else 'of whole cells'}"
     total, mean = (f"{e.min():.4g} … {e.max():.4g} eV/atom" for e in (energy / sizes, energy))
-    others = "Ha or kcal/mol (MD17)"
-    return f"energy_units: {told}; give --energy-units eV (then they are {total}), eV/atom ({mean}), {others}"
+    return (
+        f"energy_units: the format does not say; {evidence}; give --energy-units eV (then they are {total}), "
+        f"eV/atom ({mean}), Ha or kcal/mol (MD17)"
+    )
 
 
 def _large_forces(records: Sequence[Record]) -> list[Finding]:
@@ -184,10 +188,10 @@ def _large_forces(records: Sequence[Record]) -> list[Finding]:
     return [Finding(reason, "if they are in kcal/mol, give --energy-units kcal/mol")]
 
 
-def _times(record: Record, label: str, factor: float) -> Record:
-    if label not in record.labels:
-        return record
-    return replace(record, labels={**record.labels, label: record.labels[label] * factor})
+def _as_total(record: Record) -> Record:
+    """The record, its energy read as one per atom."""
+    totals = {k: v * len(record.atoms) for k, v in record.labels.items() if k == "total_energy"}
+    return replace(record, labels={**record.labels, **totals})
 
 
 def _unbalanced(records: Sequence[Record]) -> list[Finding]:
@@ -200,7 +204,7 @@ def _unbalanced(records: Sequence[Record]) -> list[Finding]:
         odd["force"].append((net_force(forces), record.id))
         if not atoms.pbc.any():
             odd["torque"].append((net_torque(atoms.positions, forces), record.id))
-    found = []
+    findings = []
     for what, values in odd.items():
         beyond = [value for value in values if value[0] > NET]
         if beyond:
@@ -210,48 +214,52 @@ def _unbalanced(records: Sequence[Record]) -> list[Finding]:
                 f"{share:.0%} of what unrelated forces would add up to)"
             )
             advice = "without fixed atoms or a field that is an error: are these the forces of these atoms?"
-            found.append(Finding(reason, advice))
-    return found
+            findings.append(Finding(reason, advice))
+    return findings
 
 
-def _structures(records: Sequence[Record], seen: Survey, name: str) -> list[Finding]:
-    found = []
-    for same in seen.copies:
-        for a, b in pairwise(same):
-            label = _differing(records[a], records[b])
-            if label:
-                reason = f"{seen.ids[a]} and {seen.ids[b]} are the same structure with different {label}"
-                found.append(Finding(reason, "keep the one that is right", fatal=True))
-    if seen.copies:
-        first, second = (seen.ids[k] for k in seen.copies[0][:2])
-        count = len(seen.repeats)
-        several = f"{count} structures repeat others" if count > 1 else "1 structure repeats another"
-        reason = f"{several} (the first: {second} repeats {first})"
-        found.append(Finding(reason, "a copy in both splits would flatter the validation"))
-    useful = len(seen) - len(set(seen.isolated) | set(seen.repeats))
+def _structures(records: Sequence[Record], counts: Survey, name: str) -> list[Finding]:
+    findings = _copies(records, counts)
+    useful = len(counts) - len({*counts.isolated, *counts.repeats})
     if useful < 2:
         reason = f"{name}: distinct structures of more than isolated atoms: {useful}, expected at least 2"
-        found.append(Finding(reason, "give more data", fatal=True))
+        findings.append(Finding(reason, "give more data", fatal=True))
     elif useful < FEW:
         reason = f"{useful} structures are few: too few to hold some out and judge the errors by them"
-        found.append(Finding(reason, "compute more, at least some tens"))
-    if seen.labels.get("total_energy") and not seen.labels.get("forces"):
+        findings.append(Finding(reason, "compute more, at least some tens"))
+    if counts.labels.get("total_energy") and not counts.labels.get("forces"):
         reason = "no structure has forces, so that energies alone are trained on"
         advice = "one energy says far less than the forces of all atoms; compute forces if you can"
-        found.append(Finding(reason, advice))
-    if alone := [e for e in seen.elements if e not in seen.bonded]:
+        findings.append(Finding(reason, advice))
+    if alone := [e for e in counts.elements if e not in counts.bonded]:
         verb = "occurs" if len(alone) == 1 else "occur"
         reason = f"{', '.join(alone)} {verb} only in isolated atoms, which say nothing about neighbours"
-        found.append(Finding(reason, "the potential will not know it"))
-    for distance in seen.pairs.values():
+        findings.append(Finding(reason, "the potential will not know it"))
+    for distance in counts.pairs.values():
         if distance.min() < COINCIDENT:
-            reason = f"{seen.ids[int(distance.argmin())]}: two atoms coincide"
-            found.append(Finding(reason, "move or remove one of them", fatal=True))
-    for label in ("total_energy", "forces", "stress"):
-        if 0 < seen.labels.get(label, 0) < len(seen):
+            reason = f"{counts.ids[int(distance.argmin())]}: two atoms coincide"
+            findings.append(Finding(reason, "move or remove one of them", fatal=True))
+    for label in FORCE_FIELD_LABELS:
+        if 0 < counts.labels.get(label, 0) < len(counts):
             first = next(r.id for r in records if label not in r.labels)
-            found.append(Finding(f"{seen.missing(label)} structures have no {label} (the first: {first})"))
-    return found
+            reason = f"{counts.missing(label)} structures have no {label} (the first: {first})"
+            findings.append(Finding(reason))
+    return findings
+
+
+def _copies(records: Sequence[Record], counts: Survey) -> list[Finding]:
+    findings = []
+    for a, b in chain.from_iterable(map(pairwise, counts.copies)):
+        if label := _differing(records[a], records[b]):
+            reason = f"{counts.ids[a]} and {counts.ids[b]} are the same structure with different {label}"
+            findings.append(Finding(reason, "keep the one that is right", fatal=True))
+    if counts.copies:
+        first, second = (counts.ids[k] for k in counts.copies[0][:2])
+        count = len(counts.repeats)
+        several = f"{count} structures repeat others" if count > 1 else "1 structure repeats another"
+        reason = f"{several} (the first: {second} repeats {first})"
+        findings.append(Finding(reason, "a copy in both splits would flatter the validation"))
+    return findings
 
 
 def _differing(first: Record, second: Record) -> str | None:
@@ -281,48 +289,42 @@ def _words(name: str) -> set[str]:
     return set(re.split(r"[^a-z0-9]+", parted.lower()))
 
 
-def rival_finding(readings: Sequence[Reading], options: Mapping[str, Any], name: str) -> Finding | None:
+def rival_findings(readings: Sequence[Reading], options: Mapping[str, Any], name: str) -> list[Finding]:
     """Energies or forces of several names that contradict each other, where none was chosen."""
-    keys = options.get("keys", {})
-    found: dict[str, dict[str, float]] = {}
-    for label in ("total_energy", "forces"):
-        if label not in keys:
-            found[label] = _differences(readings, label)
-    limits = {"total_energy": ENERGY_TOLERANCE, "forces": FORCE_TOLERANCE}
-    beyond = {label: {n: v for n, v in found[label].items() if v > limits[label]} for label in found}
-    if not any(beyond.values()):
-        return None
-    told, other = [], []
-    for label, unit in (("total_energy", "eV/atom"), ("forces", "eV/Å")):
-        if beyond.get(label):
-            rival = max(beyond[label], key=beyond[label].__getitem__)
+    reasons, choices = [], []
+    for label, unit, tolerance in TOLERANCES:
+        differences = {} if label in options.get("keys", {}) else _differences(readings, label)
+        rival = max(differences, key=differences.__getitem__, default="")
+        if rival and differences[rival] > tolerance:
             own = readings[0].conversion.names[label][0]
-            told.append(f"{own} and {rival} differ by {beyond[label][rival]:.3g} {unit} rms")
-            other.append((label, own, rival))
-    reason = f"{name}: {', '.join(told)}, so they are of different calculations"
-    first, second = (" ".join(f"--key {o[0]}={o[k]}" for o in other) for k in (2, 1))
-    return Finding(reason, f"choose by {first}, or by {second}", fatal=True)
+            reasons.append(f"{own} and {rival} differ by {differences[rival]:.3g} {unit} rms")
+            choices.append((f"--key {label}={rival}", f"--key {label}={own}"))
+    if not choices:
+        return []
+    reason = f"{name}: {', '.join(reasons)}, so they are of different calculations"
+    first, second = (" ".join(options) for options in zip(*choices, strict=True))
+    return [Finding(reason, f"choose by {first}, or by {second}", fatal=True)]
 
 
 def _differences(readings: Sequence[Reading], label: str) -> dict[str, float]:
     """Rms difference of values of other names from the label; of energies less what composition explains."""
-    pairs: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = defaultdict(list)
+    pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)  # differences and composition
     for reading in readings:
         own = reading.conversion.names.get(label, ())
         for entry in sample_of(reading.entries, LOOKED_AT):
             value = next((entry.values[n] for n in own if n in entry.values), None)
             if value is None:
                 continue
-            counts = np.bincount(entry.atoms.numbers, minlength=119)
+            counts = np.bincount(entry.atoms.numbers, minlength=119).astype(float)
             for name in alike(entry, label):
                 if name not in own:
-                    pairs[name].append((np.ravel(value), np.ravel(entry.values[name]), counts))
+                    off = np.ravel(value).astype(float) - np.ravel(entry.values[name]).astype(float)
+                    pairs[name].append((off, counts))
     differences = {}
     for name, values in pairs.items():
-        own_values, others = (np.concatenate([v[k] for v in values]).astype(float) for k in (0, 1))
-        off = own_values - others
+        off = np.concatenate([value[0] for value in values])
         if label == "total_energy":
-            counts = np.array([v[2] for v in values], dtype=float)
+            counts = np.array([value[1] for value in values])
             counts = counts[:, counts.any(axis=0)]
             if len(off) > 2 * counts.shape[1]:  # another zero of energies is no contradiction
                 off = off - counts @ np.linalg.lstsq(counts, off, rcond=None)[0]
@@ -336,68 +338,52 @@ def _differences(readings: Sequence[Reading], label: str) -> dict[str, float]:
 def state_findings(readings: Sequence[Reading], records: Sequence[Record]) -> list[Finding]:
     """Charges, spins and magnetic moments that differ between structures of one composition."""
     findings = []
-    energy = {record.id: record for record in records}
+    energy = {r.id: float(r.labels["total_energy"]) for r in records if "total_energy" in r.labels}
     for what, names in STATES.items():
-        values = _state_values(readings, names)
-        groups: dict[bytes, list[tuple[float, str]]] = defaultdict(list)
-        for ident, numbers, value in values:
-            groups[numbers].append((value, ident))
-        spread = max((_spread(own, what) for own in groups.values()), default=0.0)
-        across = what == "charge" and values and np.ptp([v for *_, v in values]) >= LEAST_STATE[what]
-        if spread or across:
-            findings.append(_state_finding(what, values, groups, energy))
+        groups = _states(readings, names)  # of each composition
+        values = np.array([value for group in groups for value in group.values()])
+        across = what == "charge" and len(values) and np.ptp(values) >= LEAST_STATE[what]
+        if not across and not any(_differ(list(group.values()), what) for group in groups):
+            continue
+        numbers = sorted(set(np.round(values, 3).tolist()))
+        listed = ", ".join(f"{n:g}" for n in numbers[:6]) + (", …" if len(numbers) > 6 else "")
+        reason = f"the data mix states: {what} {listed}"
+        apart = max(_apart(group, energy) for group in groups)
+        if apart > 0:
+            reason += f"; energies of one composition lie {apart:.3g} eV apart between them"
+        advice = f"a potential does not know the {what}: train on structures of one {what}"
+        findings.append(Finding(reason, advice))
     return findings
 
 
-def _state_values(readings: Sequence[Reading], names: Sequence[str]) -> list[tuple[str, bytes, float]]:
-    found = []
+def _states(readings: Sequence[Reading], names: Sequence[str]) -> list[dict[str, float]]:
+    """Values of a state by the name of the structure, for each composition."""
+    groups: dict[bytes, dict[str, float]] = defaultdict(dict)
     for reading in readings:
         for entry in reading.entries:
             lowered = {key.lower(): value for key, value in entry.values.items()}
-            value = next((lowered[n] for n in names if n in lowered), None)
-            try:
-                number = float(value)  # type: ignore[arg-type]  # what is none is passed over
-            except (TypeError, ValueError):
-                continue
-            if np.isfinite(number):
-                ident = f"{reading.conversion.folder}{entry.id}"
-                found.append((ident, np.sort(entry.atoms.numbers).tobytes(), number))
-    return found
+            value: Any = next((lowered[n] for n in names if n in lowered), None)
+            with suppress(TypeError, ValueError):  # what is no number is passed over
+                if np.isfinite(float(value)):
+                    composition = np.sort(entry.atoms.numbers).tobytes()
+                    groups[composition][f"{reading.conversion.folder}{entry.id}"] = float(value)
+    return list(groups.values())
 
 
-def _spread(own: Sequence[tuple[float, str]], what: str) -> float:
-    values = np.array([value for value, _ in own])
+def _differ(values: Sequence[float], what: str) -> bool:
     least = LEAST_STATE[what]
     if what == "magnetic moment":  # it fluctuates in metals
         least = max(least, 0.3 * np.abs(values).max())
-    return float(np.ptp(values)) if np.ptp(values) >= least else 0.0
+    return bool(np.ptp(values) >= least)
 
 
-def _state_finding(
-    what: str,
-    values: Sequence[tuple[str, bytes, float]],
-    groups: Mapping[bytes, Sequence[tuple[float, str]]],
-    records: Mapping[str, Record],
-) -> Finding:
-    numbers = sorted({round(value, 3) for *_, value in values})
-    listed = ", ".join(f"{n:g}" for n in numbers[:6]) + (", …" if len(numbers) > 6 else "")
-    reason = f"the data mix states: {what} {listed}"
-    apart = max((_apart(own, records) for own in groups.values()), default=0.0)
-    if apart > 0:
-        reason += f"; energies of one composition lie {apart:.3g} eV apart between them"
-    advice = f"a potential does not know the {what}: train on structures of one {what}"
-    return Finding(reason, advice)
-
-
-def _apart(own: Sequence[tuple[float, str]], records: Mapping[str, Record]) -> float:
+def _apart(group: Mapping[str, float], energy: Mapping[str, float]) -> float:
     """Largest difference between mean energies (eV) of the states of one composition."""
     energies: dict[float, list[float]] = defaultdict(list)
-    for value, ident in own:
-        record = records.get(ident)
-        if record is not None and "total_energy" in record.labels:
-            energies[round(value, 3)].append(float(record.labels["total_energy"]))
-    means = [float(np.mean(e)) for e in energies.values()]
-    return max(means) - min(means) if len(means) > 1 else 0.0
+    for ident, value in group.items():
+        if ident in energy:
+            energies[round(value, 3)].append(energy[ident])
+    return float(np.ptp([np.mean(values) for values in energies.values()])) if energies else 0.0
 
 
 def unnamed_findings(

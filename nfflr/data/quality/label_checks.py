@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import ase
 import numpy as np
 
 from ...errors import StructureError
+from ...quantities import LABELLED
 from ...structures.cells import complete_box
 from ...units import GPA
 from ..records import Record
@@ -58,8 +59,6 @@ class LabelCheck:
         self.required = required
 
     def add(self, index: int, record: Record) -> None:
-        n = len(record.atoms)
-        shapes = {"total_energy": (), "forces": (n, 3), "stress": (3, 3)}
         for key in self.required:
             if key not in record.labels:
                 raise StructureError(
@@ -69,15 +68,17 @@ class LabelCheck:
             raise StructureError(
                 f"{record.id}: stress label of a structure whose cell has no volume; drop it"
             )
-        for key in shapes.keys() & record.labels.keys():
-            value = record.labels[key]
-            if value.shape != shapes[key]:
-                raise StructureError(f"{record.id}: {key} has shape {value.shape}, expected {shapes[key]}")
+        for q in LABELLED:
+            value, shape = record.labels.get(q.name), q.array_shape(len(record.atoms))
+            if value is None:
+                continue
+            if value.shape != shape:
+                raise StructureError(f"{record.id}: {q.name} has shape {value.shape}, expected {shape}")
             if not np.isfinite(value).all():
-                raise StructureError(f"{record.id}: {key} is not finite; drop the structure or correct it")
+                raise StructureError(f"{record.id}: {q.name} is not finite; drop the structure or correct it")
 
     def finish(self, records: Sequence[Record]) -> None:
-        pass  # everything has been said
+        pass
 
 
 class StressCheck:
@@ -110,7 +111,12 @@ class StressCheck:
                 f"{worst.id}: stress reaches {largest:.3g} eV/Å³ ({largest / GPA:.3g} GPa), "
                 f"which looks like another unit; {advice}"
             )
-        for slope, correlation, count in _stiffness(self.groups):
+        for volumes, means in (np.array(group).T for group in self.groups.values()):
+            log_volume, count = np.log(volumes), len(volumes)
+            if count < 5 or np.ptp(log_volume) <= 0.01 or means.std() == 0:
+                continue
+            slope = np.polyfit(log_volume, means, 1)[0]  # d(trace σ/3)/d ln V
+            correlation = np.corrcoef(log_volume, means)[0, 1]
             t_statistic = abs(correlation) * np.sqrt((count - 2) / max(1 - correlation**2, 1e-12))
             if t_statistic < 6:  # chance and temperature would do this
                 continue
@@ -123,17 +129,6 @@ class StressCheck:
                     f"{worst.id}: stresses imply a bulk modulus of {slope / GPA:.3g} GPa, "
                     f"which looks like another unit; {advice}"
                 )
-
-
-def _stiffness(groups: Mapping[bytes, list[tuple[float, float]]]) -> list[tuple[float, float, int]]:
-    """d(trace σ/3)/d ln V, correlation and count, for each composition with volumes that differ."""
-    found = []
-    for values in groups.values():
-        log_v, mean = np.log([v for v, _ in values]), np.array([s for _, s in values])
-        if len(values) >= 5 and np.ptp(log_v) > 0.01 and mean.std() > 0:
-            slope = np.polyfit(log_v, mean, 1)[0]
-            found.append((float(slope), float(np.corrcoef(log_v, mean)[0, 1]), len(values)))
-    return found
 
 
 class EnergyCheck:

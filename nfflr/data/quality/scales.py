@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ SURE = 4  # standard errors that the slope is off
 NEAR = 1.15  # ratio to which a unit explains a slope
 RARER, ODDER = 0.02, 0.05  # how much the rank below and an unusual size of forces count beside the slope
 USUAL_FORCE = 0.7  # eV/Å rms of a component; data near equilibrium have less, liquids more
+CONVENTION = "if they are −stress × volume, as QUIP, GAP and MACE store them"
 DISTINCT = 0.7  # ratio of unexplained parts from which one order of six numbers is the better
 # In the order in which people have them: a sign or unit of VASP's is commoner than its other half.
 STRESSES = (("eV/Å^3", 1), ("eV/Å^3", -1), ("kbar", -1), ("GPa", 1), ("GPa", -1), ("kbar", 1))
@@ -43,7 +45,7 @@ def contradicts(slope: Slope | None, far: float = FAR) -> bool:
 
 
 def force_finding(
-    slope: Slope | None, records: Sequence[Record], options: Mapping[str, object]
+    slope: Slope | None, records: Sequence[Record], options: Mapping[str, Any]
 ) -> Finding | None:
     """What a slope of energies along forces means, if they contradict each other.
 
@@ -53,42 +55,36 @@ def force_finding(
     """
     if slope is None or not contradicts(slope):
         return None
-    energy_units, force_units = str(options.get("energy_units", "eV")), options.get("force_units")
-    size = float(np.median([len(r.atoms) for r in records if "forces" in r.labels]))
-    squares = [np.mean(r.labels["forces"] ** 2) for r in records if "forces" in r.labels and len(r.atoms) > 1]
+    labelled = [r for r in records if "forces" in r.labels]
+    size = float(np.median([len(r.atoms) for r in labelled]))
+    squares = [np.mean(r.labels["forces"] ** 2) for r in labelled if len(r.atoms) > 1]
     strength = max(1e-6, float(np.sqrt(np.mean(squares))))  # eV/Å as read now
-    now_force = abs(_force_scale(energy_units, force_units, 1))
-    now = _force_scale(energy_units, force_units, options.get("force_sign", 1)) / _energy_scale(
-        energy_units, size
-    )
+    now_energy, now_force = _scales(options.get("energy_units", "eV"), options.get("force_units"), size)
+    now = slope.value * options.get("force_sign", 1) * now_force / now_energy
     tolerance = max(np.log(NEAR), 3 * slope.error / abs(slope.value))
     fits = []
-    for rank, (energy, force) in enumerate(PAIRS):
-        for sign in (1, -1):
-            ratio = _force_scale(energy, force, sign) / _energy_scale(energy, size) / (slope.value * now)
-            if ratio > 0 and abs(np.log(ratio)) < tolerance:
-                size_off = abs(np.log(strength * _force_scale(energy, force, 1) / now_force / USUAL_FORCE))
-                fits.append((abs(np.log(ratio)) + RARER * rank + ODDER * size_off, energy, force, sign))
-    told = (
-        f"energies change by {slope} times what the forces say ({slope.count} steps between near structures)"
-    )
+    for (rank, (energy, force)), sign in product(enumerate(PAIRS), (1, -1)):
+        energy_scale, force_scale = _scales(energy, force, size)
+        ratio = sign * force_scale / energy_scale / now
+        if ratio > 0 and abs(np.log(ratio)) < tolerance:
+            size_off = abs(np.log(strength * force_scale / now_force / USUAL_FORCE))
+            fits.append((abs(np.log(ratio)) + RARER * rank + ODDER * size_off, energy, force, sign))
+    reason = f"energies change by {slope} times what the forces say"
+    reason += f" ({slope.count} steps between near structures)"
     if not fits:
-        return Finding(told, "no unit explains it: are they of one calculation?")
+        return Finding(reason, "no unit explains it: are they of one calculation?")
     best, *others = sorted(fits)
-    meaning = f"{told}, as if {_meaning(*best[1:])}"
-    alike = [other for other in others if other[0] < best[0] + np.log(NEAR)]
-    if alike:
-        meaning += f" (or {_meaning(*alike[0][1:])}: {_force_options(*alike[0][1:])})"
-    return Finding(meaning, f"give {_force_options(*best[1:])}", fatal=True)
+    reason += f", as if {_meaning(*best[1:])}"
+    if others and others[0][0] < best[0] + np.log(NEAR):
+        reason += f" (or {_meaning(*others[0][1:])}: {_force_options(*others[0][1:])})"
+    return Finding(reason, f"give {_force_options(*best[1:])}", fatal=True)
 
 
-def _energy_scale(units: str, size: float) -> float:
-    return ENERGY_UNITS[units] * (size if units.endswith(PER_ATOM) else 1)
-
-
-def _force_scale(energy_units: str, force_units: object, sign: object) -> float:
-    scale = factor(str(force_units), "forces") if force_units else ENERGY_UNITS[energy_units]
-    return scale * (-1 if sign == -1 else 1)
+def _scales(energy_units: str, force_units: str | None, size: float) -> tuple[float, float]:
+    """Factors that lead to eV and eV/Å in structures of ``size`` atoms."""
+    scale = ENERGY_UNITS[energy_units]
+    energy = scale * (size if energy_units.endswith(PER_ATOM) else 1)
+    return energy, factor(force_units, "forces") if force_units else scale
 
 
 def _meaning(energy: str, force: str, sign: int) -> str:
@@ -116,10 +112,6 @@ class StressReading:
     sign: int
     order: str | None = None
 
-    @property
-    def sign_and_unit(self) -> tuple[str, int]:
-        return self.units, self.sign
-
     def __str__(self) -> str:
         order = f" --stress-order {self.order}" if self.order else ""
         return f"--stress-units {self.units} --stress-sign {self.sign}{order}"
@@ -136,36 +128,30 @@ def stress_reading(
         stored: the name of the values; default: those that are read now.
         six: whether they are six numbers of unknown order.
     """
-    best: tuple[float, StressReading] | None = None
-    residuals: dict[str | None, float] = {}
+    fits: list[tuple[float, float, StressReading]] = []  # the best of each order
     for order in ("voigt", "vasp") if six else (None,):
-        fits = []
+        candidates = []
         for unit in ("eV/Å^3", VIRIAL):  # as they stand: times the volume, or a virial already
-            found = agreement(reread(readings, unit, 1, order, stored), steps)
-            fits += _stress_units(found, unit, order)
-        if fits:
-            off, reading, residuals[order] = min(fits, key=lambda fit: fit[0])
-            if best is None or residuals[order] < residuals[best[1].order]:
-                best = (off, reading)
-    if best is None or not six:
-        return best and best[1]
-    other = residuals.get("vasp" if best[1].order == "voigt" else "voigt", np.inf)
-    told = residuals[best[1].order] < DISTINCT * other
-    return best[1] if told else replace(best[1], order=None)
+            fit = agreement(reread(readings, unit, 1, order, stored), steps)
+            candidates += _stress_units(fit, unit, order)
+        if candidates:
+            fits.append(min(candidates, key=lambda candidate: candidate[1]))
+    if not fits:
+        return None
+    (residual, _, reading), *others = sorted(fits, key=lambda candidate: candidate[0])
+    is_distinct = not others or residual < DISTINCT * others[0][0]
+    return reading if is_distinct else replace(reading, order=None)
 
 
-def _stress_units(found: Agreement, unit: str, order: str | None) -> list[tuple[float, StressReading, float]]:
-    """Readings that a slope along numbers as stored allows, with how far it is off."""
-    slope = found.stress
+def _stress_units(fit: Agreement, unit: str, order: str | None) -> list[tuple[float, float, StressReading]]:
+    """What a fit leaves unexplained, how far its slope is off, and the reading, for each that it allows."""
+    slope = fit.stress
     if slope is None or not slope.sharp:
         return []
-    fits = []
-    for name, scale in {VIRIAL: 1.0}.items() if unit == VIRIAL else STRESS_UNITS.items():
-        if (name == VIRIAL) == (unit == VIRIAL):
-            off = abs(np.log(abs(slope.value) / scale))
-            if off < np.log(FAR):
-                fits.append((off, StressReading(name, int(np.sign(slope.value)), order), found.residual))
-    return fits
+    units = [VIRIAL] if unit == VIRIAL else [name for name in STRESS_UNITS if name != VIRIAL]
+    off = {name: abs(np.log(abs(slope.value) / STRESS_UNITS[name])) for name in units}
+    sign = int(np.sign(slope.value))
+    return [(fit.residual, o, StressReading(name, sign, order)) for name, o in off.items() if o < np.log(FAR)]
 
 
 def reread(
@@ -196,12 +182,8 @@ def six_numbers(readings: Sequence[Reading], stored: str | None = None, ordered:
             continue
         names = (stored,) if stored else reading.conversion.names.get("stress", ())
         for entry in reading.entries:
-            value = next((entry.values[n] for n in names if n in entry.values), None)
-            if (
-                value is not None
-                and np.shape(value) == (6,)
-                and np.ptp(np.asarray(value, dtype=float)[3:]) > 0
-            ):
+            value: Any = next((entry.values[n] for n in names if n in entry.values), None)
+            if np.shape(value) == (6,) and np.ptp(np.asarray(value, dtype=float)[3:]) > 0:
                 return f"{reading.conversion.folder}{entry.id}"
     return None
 
@@ -215,11 +197,8 @@ def virial_name(readings: Sequence[Reading]) -> str | None:
     for reading in readings:
         for entry in sample_of(reading.entries, 20):
             for name, value in entry.values.items():
-                if (
-                    "virial" in name.lower()
-                    and not isinstance(value, str | dict)
-                    and np.size(value) in (6, 9)
-                ):
+                is_numeric = not isinstance(value, str | dict)
+                if "virial" in name.lower() and is_numeric and np.size(value) in (6, 9):
                     return name
     return None
 
@@ -270,18 +249,11 @@ class StressJudge:
         if self.options.get("stress_order") and six_numbers(self.readings, ordered=False):
             likely = stress_reading(self.readings, self.steps, six=True)
             if likely and likely.order not in (None, self.options["stress_order"]):
-                return [
-                    Finding(
-                        "energies along strains contradict the order of stresses",
-                        f"give {likely}",
-                        fatal=True,
-                    )
-                ]
+                reason = "energies along strains contradict the order of stresses"
+                return [Finding(reason, f"give {likely}", fatal=True)]
         objection = objection_of(self.records, checks.StressCheck())
-        if not contradicts(self.fit.stress) and objection is None:
-            return []
-        if contradicts(self.fit.forces) and objection is None:
-            return []  # energies are in another unit; that is said first
+        if objection is None and (not contradicts(self.fit.stress) or contradicts(self.fit.forces)):
+            return []  # a wrong unit of energies is said elsewhere
         likely = stress_reading(self.readings, self.steps) or self._plausible()
         advice = f"give {likely}" if likely else "correct or drop them"
         if objection is not None:
@@ -292,34 +264,23 @@ class StressJudge:
     def _asked(self) -> Finding:
         """The order of six numbers, or the unit and sign of virials, which have to be given."""
         likely = stress_reading(self.readings, self.steps, six=self.six is not None)
-        virial = bool(self.assumed.keys() & {"stress_units", "stress_sign"})
-        what = f"{self.six} has six stress components whose order is not known" if self.six else ""
-        if virial:
-            what = "virials are read by --key stress, which says neither their unit nor their sign"
-        if likely is None:
-            guess = StressReading(VIRIAL, -1) if virial else None
-            advice = (
-                f"give {guess} if they are −stress × volume, as QUIP, GAP and MACE store them"
-                if guess
-                else ""
-            )
-            orders = "--stress-order voigt (ASE: yz, xz, xy) or --stress-order vasp (xy, yz, zx)"
-            advice = "; ".join(part for part in (advice, f"give {orders}" if self.six else "") if part)
-            return Finding(
-                f"{what}; energies along strains do not tell", advice, fatal=True, kind=ConfigError
-            )
-        if self.six and likely.order is None:
-            orders = "--stress-order voigt (ASE: yz, xz, xy) or vasp (xy, yz, zx)"
-            what, advice = f"{what}; energies along strains do not tell", f"give {orders}"
-            advice += f" with {likely}" if str(likely) != str(self._now()) else ""
-            return Finding(what, advice, fatal=True, kind=ConfigError)
-        known = likely.sign_and_unit == self._now().sign_and_unit and not virial
-        given = f"--stress-order {likely.order}" if known else str(likely)
-        return Finding(what, f"energies along strains agree with {given}", fatal=True, kind=ConfigError)
-
-    def _now(self) -> StressReading:
+        is_virial = bool(self.assumed.keys() & {"stress_units", "stress_sign"})
+        reason = f"{self.six} has six stress components whose order is not known"
+        if is_virial:
+            reason = "virials are read by --key stress, which says neither their unit nor their sign"
+        orders = "--stress-order voigt (ASE: yz, xz, xy) or vasp (xy, yz, zx)"
         conversion = self.readings[0].conversion
-        return StressReading(conversion.stress_units, conversion.stress_sign)
+        is_read = likely and (likely.units, likely.sign) == (conversion.stress_units, conversion.stress_sign)
+        if likely and (likely.order or not self.six):
+            given = f"--stress-order {likely.order}" if is_read and not is_virial else str(likely)
+            return Finding(reason, f"energies along strains agree with {given}", fatal=True, kind=ConfigError)
+        advice = []
+        if likely is None and is_virial:
+            advice.append(f"give {StressReading(VIRIAL, -1)} {CONVENTION}")
+        if self.six:
+            advice.append(f"give {orders}" + (f" with {likely}" if likely and not is_read else ""))
+        reason += "; energies along strains do not tell"
+        return Finding(reason, "; ".join(advice), fatal=True, kind=ConfigError)
 
     def _virials(self) -> list[Finding]:
         """Virials beside no stress: by which options they would be read."""
@@ -328,15 +289,11 @@ class StressJudge:
             return []
         six = six_numbers(self.readings, stored) is not None
         likely = stress_reading(self.readings, self.steps, stored, six)
-        told = "as their agreement with energies along strains tells"
-        if likely is None:
-            likely, told = (
-                StressReading(VIRIAL, -1),
-                "if they are −stress × volume, as QUIP, GAP and MACE store them",
-            )
+        basis = "as their agreement with energies along strains tells" if likely else CONVENTION
+        likely = likely or StressReading(VIRIAL, -1)
         order = " --stress-order voigt or vasp" if six and likely.order is None else ""
         reason = f"no stress is read; there are values named {stored}"
-        return [Finding(reason, f"to train on them give --key stress={stored} {likely}{order}, {told}")]
+        return [Finding(reason, f"to train on them give --key stress={stored} {likely}{order}, {basis}")]
 
     def _plausible(self) -> StressReading | None:
         """The first unit and sign with which stresses grow with volume as in a solid."""
@@ -352,20 +309,17 @@ class StressJudge:
         for part, slope in (("shear", self.fit.shear), ("normal", self.fit.normal)):
             if slope is not None and contradicts(slope, FAR_PART):
                 reason = (
-                    f"{part} stresses disagree with energies along strains, which change by {slope} times"
+                    f"{part} stresses disagree with energies along strains, which change by {slope} times "
+                    f"what these stresses say ({slope.count} steps, {self._groups(part)})"
                 )
-                reason += f" what these stresses say ({slope.count} steps, {self._groups(part)})"
                 return [Finding(reason, advice)], f"energies along strains contradict the {part} components"
         offset = stress_offset(self.records)
         if offset is None or not offset.matters:
             return [], ""
-        size = f"{offset.value / GPA:+.2f} ± {offset.error / GPA:.2f} GPa"
-        reason = (
-            f"stresses are off the strain derivative of energies by {size} ({offset.count} strained cells)"
-        )
-        return [
-            Finding(reason, advice)
-        ], f"stresses are {offset.value / GPA:+.1f} GPa off what the energies say"
+        value, error = offset.value / GPA, offset.error / GPA
+        reason = f"stresses are off the strain derivative of energies by {value:+.2f} ± {error:.2f} GPa"
+        finding = Finding(f"{reason} ({offset.count} strained cells)", advice)
+        return [finding], f"stresses are {value:+.1f} GPa off what the energies say"
 
     def _groups(self, part: str) -> str:
         """Groups of the structures between which a part of the strain differs."""
