@@ -10,8 +10,8 @@ import click
 
 from ..errors import ConfigError
 from ..jobs.opening import set_threads, source_name
-from .judgement import Judgement
 from .options import FILE, POTENTIAL, Whole, shared
+from .output import Judgement
 
 TOPIC = "Judge a potential"
 PLACE = 6

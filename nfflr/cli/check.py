@@ -14,9 +14,9 @@ import click
 
 from ..errors import ConfigError
 from ..jobs.opening import set_threads, source_name
-from ..jobs.structure_files import find_structures
-from .judgement import Judgement
+from ..jobs.plan import find_structures
 from .options import FILE, Choice, Number, shared
+from .output import Judgement
 
 TOPIC = "Judge a potential"
 PLACE = 5

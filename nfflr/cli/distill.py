@@ -11,12 +11,12 @@ import click
 
 from ..errors import ConfigError, NFFLrError, StoppedError
 from ..jobs.opening import set_threads
-from ..jobs.structure_files import find_structures, result_stems
-from ..learn.distill_settings import DistillSettings
+from ..jobs.plan import find_structures, result_stems
+from ..learn import DistillSettings
 from ..storage.files import claim_folder
 from ..workflows.framework.progress_bar import training_bar
-from .judgement import provenance
 from .options import FILE, FOLDER, SettingsCommand, read_settings, settings_options, shared
+from .output import provenance
 
 TOPIC = "Make a potential"
 PLACE = 5
@@ -66,7 +66,7 @@ def run(
 ) -> int:
     """Distil in a folder that is held, tell, and return the exit code."""
     from ..learn.loop import Distillation
-    from ..learn.student_report import write_data, write_results
+    from ..learn.students import write_data, write_results
 
     say = partial(print, flush=True)  # not click.echo, which writes past the bar instead of above it
     with training_bar("calls") as update:

@@ -11,11 +11,11 @@ import click
 
 from ..errors import StructureError
 from ..jobs.opening import set_threads
-from ..jobs.structure_files import data_stem, find_data
+from ..jobs.plan import data_stem, find_data
 from ..storage.files import all_or_none, claim_folder, write_figure, write_json
 from ..workflows.framework.result_files import refuse_existing
-from .judgement import provenance
 from .options import DATA, LABELS, SHARED, SOURCE, dataset_arguments, shared
+from .output import provenance
 
 if TYPE_CHECKING:
     from ..reports.run_record import Column

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from ..jobs.structure_files import data_stem, find_data
+from ..jobs.plan import data_stem, find_data
 from ..storage.files import claim_folder, write_atomically, write_figure, write_json
 from ..units import GPA
 from ..workflows.framework.result_files import refuse_existing
 from .console import PIPE_WIDTH, Console, narrow_table, show, wrapped
 from .options import DATA, SOURCE, dataset_arguments, shared
-from .printing import say_written
+from .output import say_written
 
 if TYPE_CHECKING:  # help needs none of what computes
     from ..data.quality.diagnosis import Diagnosis

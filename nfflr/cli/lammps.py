@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..storage.files import claim_folder, stem
 from ..workflows.framework.result_files import refuse_existing
 from .options import FILE, Number, SettingsCommand, Whole, read_settings, settings_options, shared
-from .printing import say_written
+from .output import say_written
 
 TOPIC = "Faster, and in other programs"
 PLACE = 2

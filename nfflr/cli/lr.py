@@ -11,7 +11,7 @@ from ..storage.files import all_or_none, claim_folder, write_atomically, write_f
 from ..workflows.framework.progress_bar import steady, training_bar
 from ..workflows.framework.result_files import refuse_existing
 from .options import FILE, Number, Whole, shared
-from .printing import say_written
+from .output import say_written
 
 TOPIC = "Make a potential"
 PLACE = 2

@@ -20,7 +20,7 @@ from click.shell_completion import CompletionItem
 from .. import __version__, workflows
 from ..errors import StoppedError
 from .grammar import as_click_takes, command_meant, usage_message
-from .printing import fail, fail_by, printed_notes
+from .output import fail, fail_by, printed_notes
 
 ROOT = Path(__file__).parent
 TOPICS = (  # what people want to do, in the order of the map; a file may name a new one

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 from ..jobs.opening import set_threads
 from ..workflows.framework.progress_bar import steady, training_bar
-from .judgement import command_line
 from .options import FILE, FOLDER, POTENTIAL, Whole, shared
+from .output import command_line
 
 TOPIC = "Make a potential"
 PLACE = 3

@@ -12,8 +12,8 @@ import click
 from ..errors import ConfigError
 from ..jobs.opening import Models, source_name
 from .console import PIPE_WIDTH, Console, Table, styled
-from .judgement import Judgement
 from .options import FOLDER, shared
+from .output import Judgement
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -13,9 +13,8 @@ from ..workflows.framework.contract import Workflow, find_workflow
 from ..workflows.framework.interface import Progress
 from ..workflows.framework.progress_bar import step_bar, training_bar
 from ..workflows.framework.results import describe, file_fields
-from .judgement import command_line
 from .options import FILE, Choice, SettingsCommand, Whole, read_settings, settings_options, shared_option
-from .printing import fail, say_written
+from .output import command_line, fail, say_written
 
 SPREAD = [
     click.Option(

@@ -1,10 +1,24 @@
-"""``run_many``: a workflow on many structures, from Python and from the command line alike."""
+"""``run_many``: a workflow on many structures, one after another, spread over processes, or in a batch."""
 
 from __future__ import annotations
 
+import functools
+import io
+import logging
+import multiprocessing
+import os
+import pickle
+import runpy
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +26,14 @@ import ase
 from ase.calculators.calculator import Calculator
 
 from .. import workflows
-from ..errors import ConfigError, did_you_mean
+from ..errors import ConfigError, NFFLrError, ResourceError, StoppedError, did_you_mean
+from ..notes import LOGGER, note
+from ..workflows import RelaxSettings
 from ..workflows.framework.contract import Workflow, find_workflow
 from ..workflows.framework.interface import Settings
-from .job_run import Run
-from .opening import threads_restored
-from .plan import Job, Listener, Outcome, Plan
-from .spreading import Workers, all_together, one_by_one, parsl_workers, side_by_side
-from .structure_files import find_structures, result_stems
-
-Structure = str | Path | ase.Atoms
+from .job_run import Begun, Run
+from .opening import VARIABLE, description_of, threads_restored
+from .plan import Job, Listener, Outcome, Plan, Structure, jobs_of
 
 
 def run_many(
@@ -104,7 +116,7 @@ def run_many(
     plan = Plan(
         workflow=kind.name,
         settings=settings or kind.settings(),
-        jobs=tuple(_jobs(kind, structures)),
+        jobs=tuple(jobs_of(kind, structures)),
         calculators=tuple(calculators),
         command=command or shlex.join(sys.argv),
         out=Path(out),
@@ -127,7 +139,9 @@ def run_many(
         if batch:
             all_together(run)
         elif len(plan.jobs) == 1 or (cluster is None and jobs == 1):
-            one_by_one(run)
+            run.claim()
+            for number, job in enumerate(plan.jobs):
+                run.finish(number, run.attempt(job))
         elif cluster is not None:
             side_by_side(run, parsl_workers(Path(cluster)))
         else:
@@ -143,56 +157,292 @@ def _workflow(workflow: str | Callable) -> Workflow:
     return find_workflow(name)
 
 
-def _jobs(workflow: Workflow, structures: Any) -> list[Job]:
-    """The jobs that structures stand for, each with a name of its own.
+class Workers(ThreadPoolExecutor):
+    """Worker processes on this machine, each replaced when it dies, at the cost of the call it was in.
+
+    A pool of the standard library is lost as a whole with any of its processes, and does not tell which call
+    was to blame; so each thread here has a pool of one process. They end with this process, however it ends.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self._own = threading.local()  # of each thread, its pool
+        self._lines: list[Connection] | None = []  # by which the processes are ended; None: they are
+
+    def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:
+        return super().submit(self._call, function, args, kwargs)
+
+    def _call(self, function: Callable, args: tuple, kwargs: dict) -> Any:
+        pool = self._own.pool = getattr(self._own, "pool", None) or self._start()
+        try:
+            return pool.submit(function, *args, **kwargs).result()
+        except BrokenProcessPool:
+            pool.shutdown()
+            self._own.pool = None
+            raise
+
+    def _start(self) -> ProcessPoolExecutor:
+        if self._lines is None:
+            raise BrokenProcessPool("the worker was stopped")
+        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+        theirs, ours = context.Pipe(duplex=False)
+        self._lines.append(ours)
+        return ProcessPoolExecutor(1, context, _prepare_process, (theirs,))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the workers; with ``cancel_futures`` at once, in the middle of a call."""
+        super().shutdown(wait=not cancel_futures, cancel_futures=cancel_futures)
+        lines, self._lines = self._lines or [], None
+        for line in lines:
+            line.close()
+        super().shutdown(wait=wait)
+
+
+def _prepare_process(line: Connection) -> None:
+    """Make a new process end when the parent closes its end of the line, or is no more."""
+    os.environ[VARIABLE] = "1"  # for libraries that are not loaded yet
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
+
+    def watch() -> None:
+        try:
+            line.recv()
+        except (EOFError, OSError):
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def parsl_workers(file: Path) -> Executor:
+    """Workers of the ``parsl.Config`` that a Python file calls ``config``: on a cluster, by its queue.
 
     Raises:
-        ConfigError: there is none, one is no structure, or two would have one name.
+        ConfigError: Parsl is not installed, or the file is missing or has no such name.
     """
-    number = len(workflow.structures)
-    if isinstance(structures, Mapping):
-        groups = [_group(entry, workflow) for entry in structures.values()]
-        labels = [_numbered(str(name), number) for name in structures]
-        stems = [str(name) for name in structures]
-    else:
-        entries = [structures] if isinstance(structures, Structure) else list(structures)
-        groups = [_group(entry, workflow) for entry in (_expanded(entries) if number == 1 else entries)]
-        labels = [tuple(_label(part, k) for part in group) for k, group in enumerate(groups, 1)]
-        stems = result_stems(
-            [
-                Path(label[0]) if isinstance(group[0], Path) else Path(f"{label[0]}.xyz")
-                for group, label in zip(groups, labels, strict=True)
-            ]
+    try:
+        from parsl import Config
+        from parsl.concurrent import ParslPoolExecutor
+    except ImportError as error:
+        raise ConfigError("--cluster: Parsl is not installed; pip install 'nfflr[cluster]'") from error
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file; give a Python file that makes a parsl.Config")
+    try:
+        config = runpy.run_path(str(file)).get("config")
+    except Exception as error:
+        raise ConfigError(f"{file}: {type(error).__name__}: {error}; correct the file") from error
+    if not isinstance(config, Config):
+        raise ConfigError(f"{file}: no parsl.Config named 'config'; see the Parsl user guide")
+    return ParslPoolExecutor(config)
+
+
+def side_by_side(run: Run, workers: Executor) -> None:
+    """Do every job in some worker. A job whose worker dies is a failure like others, exit code 6.
+
+    Raises:
+        ConfigError: the plan cannot be sent to another process.
+        StoppedError: an interrupt came; the workers are stopped.
+    """
+    packed, total = _packed(run.plan), len(run.plan.jobs)
+    run.claim()
+    with _resumable(run), _ending(workers), run.listener.counts(run.workflow.name) as update:
+        futures = {workers.submit(_work, packed, number): number for number in range(total)}
+        update(0, total, "")
+        for future in as_completed(futures):
+            number = futures.pop(future)
+            error = future.exception()  # of the engine, since jobs report theirs
+            run.finish(number, [_lost(run, number, error)] if error else _reported(run, future.result()))
+            update(len(run.outcomes), total, _failures(run))
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What a worker sends: what came of a job, what was printed meanwhile, and notes."""
+
+    outcomes: Sequence[Outcome]
+    printed: str
+    notes: Sequence[str]
+
+
+class _NoteList(logging.Handler):
+    """Keeps notes, for the process that shows them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.notes: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.notes.append(record.getMessage())
+
+
+class _Printer(Listener):
+    """Prints what is said, which ``_work`` keeps for the parent."""
+
+    def say(self, line: str) -> None:
+        print(line)
+
+
+def _packed(plan: Plan) -> bytes:
+    """As bytes, by which a worker knows that it has met the plan before."""
+    try:
+        return pickle.dumps(plan)
+    except Exception as error:  # of whatever a calculator holds
+        raise ConfigError(
+            f"calculator: cannot be sent to another process ({error}); give its name, or jobs=1"
+        ) from error
+
+
+def _work(packed: bytes, number: int) -> _Report:
+    """Do the job of this number in this process, with one thread of torch."""
+    printed, handler = io.StringIO(), _NoteList()
+    LOGGER.addHandler(handler)
+    try:
+        with redirect_stdout(printed), redirect_stderr(printed):
+            run = _begin(packed)
+            outcomes = run.attempt(run.plan.jobs[number])
+    finally:
+        LOGGER.removeHandler(handler)
+    return _Report(outcomes, printed.getvalue(), handler.notes)
+
+
+@functools.lru_cache(maxsize=1)
+def _begin(packed: bytes) -> Run:
+    import torch
+
+    os.environ["MPLBACKEND"] = "agg"  # another machine has its own environment; see nfflr.cli.main
+    torch.set_num_threads(1)  # the process is ours alone, and one of many
+    os.environ[VARIABLE] = "1"  # so it stays
+    plan: Plan = pickle.loads(packed)
+    os.chdir(plan.folder)
+    run = Run(plan, _Printer())
+    run.models.say = lambda line: None  # the same for every job, and the parent has said which models
+    return run
+
+
+def _reported(run: Run, report: _Report) -> Sequence[Outcome]:
+    """Pass on what a worker printed and noted, as one block; what came of the job."""
+    for message in report.notes:
+        note(message)
+    if report.printed:
+        run.listener.say(report.printed.rstrip("\n"))
+    return report.outcomes
+
+
+def _lost(run: Run, number: int, error: BaseException) -> Outcome:
+    """The outcome of a job whose worker is no more."""
+    died = "terminated abruptly" in str(error)  # each engine has a class of its own for it
+    reason = "died (killed, or out of memory)" if died else f"{type(error).__name__}: {error}"
+    name = run.plan.jobs[number].name
+    lost = ResourceError(f"{name}: worker: {reason}; do what is missing with --resume")
+    return Outcome(name, error=lost)
+
+
+def _failures(run: Run) -> str:
+    codes = [max(one.exit_code for one in outcomes) for outcomes in run.outcomes.values()]
+    return f"{sum(map(bool, codes))} failed"
+
+
+@contextmanager
+def _resumable(run: Run) -> Iterator[None]:
+    """Say how to go on if an interrupt comes.
+
+    Raises:
+        StoppedError: it came.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        count = f"{len(run.outcomes)} of {len(run.plan.jobs)}"
+        text = f"interrupted, {count} are done; continue with --resume"
+        raise StoppedError(text, getattr(error, "signum", signal.SIGINT)) from error
+
+
+@contextmanager
+def _ending(workers: Executor) -> Iterator[None]:
+    """End the workers; at once if something comes between."""
+    try:
+        yield
+    except BaseException:
+        workers.shutdown(cancel_futures=True)
+        raise
+    workers.shutdown()
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A job that can go into a batch."""
+
+    number: int
+    job: Job
+    atoms: ase.Atoms
+    begun: Begun
+
+
+def all_together(run: Run) -> None:
+    """Relax all structures together on one device, each written as soon as it has converged.
+
+    Raises:
+        ConfigError: torch-sim is not installed, or cannot do what is asked for.
+        StoppedError: an interrupt came.
+    """
+    settings = _batch_settings(run)
+    run.claim()
+    ready: dict[str, list[_Ready]] = {}  # by model
+    with _resumable(run), run.listener.counts(f"{run.workflow.name} (batch)") as update:
+        for number, job in enumerate(run.plan.jobs):
+            outcomes = run.attempt(job, functools.partial(_prepare, run, number, ready))
+            if outcomes:  # done already, or failed
+                run.finish(number, outcomes)
+        for source, members in ready.items():
+            for number, outcome in _relaxed(run, settings, source, members):
+                run.finish(number, [outcome])
+                update(len(run.outcomes), len(run.plan.jobs), _failures(run))
+
+
+def _batch_settings(run: Run) -> RelaxSettings:
+    try:
+        from ..engines.torchsim import check_batch
+    except ImportError as error:
+        raise ConfigError("--batch: torch-sim is not installed; pip install 'nfflr[torch-sim]'") from error
+    if not isinstance(run.plan.settings, RelaxSettings):
+        raise ConfigError(f"--batch: relaxes structures; leave it out for {run.workflow.name}")
+    if run.plan.compare or len(run.models.sources) > 1 or run.models.compile:
+        raise ConfigError(
+            "--batch: takes one model, not compiled, to compare with nothing; leave the others out"
         )
-    if not groups:
-        raise ConfigError("structures: there is none; give at least one")
-    for stem in stems:
-        if Path(stem).name != stem:
-            raise ConfigError(f"structures: {stem!r} cannot be part of a file's name; choose another name")
-    return [Job(*job) for job in zip(groups, labels, stems, strict=True)]
+    run.models.compile = False
+    for source in run.models.sources:
+        check_batch(run.models.calculator(source), run.plan.settings)
+    return run.plan.settings
 
 
-def _expanded(entries: Iterable[Structure]) -> list[Path | ase.Atoms]:
-    """Files that files, folders and patterns stand for, without repeats; then the structures."""
-    paths = find_structures(entry for entry in entries if isinstance(entry, str | Path))
-    return [*paths, *(entry for entry in entries if not isinstance(entry, str | Path))]
+def _prepare(run: Run, number: int, ready: dict[str, list[_Ready]], job: Job) -> Sequence[Outcome]:
+    """Put a job into the batch of its model, or return what a run that is being resumed has made of it."""
+    (atoms,) = run.read(job)
+    try:
+        (source,) = run.models.sources_for(atoms)
+        begun = run.begin(job, [atoms], (source,))
+    except NFFLrError as error:
+        raise job.named(error) from error
+    if begun.done is not None:
+        return [begun.done]
+    ready.setdefault(source, []).append(_Ready(number, job, atoms, begun))
+    return []
 
 
-def _group(entry: Any, workflow: Workflow) -> tuple[Path | ase.Atoms, ...]:
-    """The structures of one job."""
-    parts = tuple(entry) if isinstance(entry, tuple | list) else (entry,)
-    number = len(workflow.structures)
-    if len(parts) != number or not all(isinstance(part, Structure) for part in parts):
-        expected = "a file or ase.Atoms" if number == 1 else f"{number} files or ase.Atoms"
-        raise ConfigError(f"structures: got {entry!r}; expected {expected} for each {workflow.name}")
-    return tuple(Path(part) if isinstance(part, str) else part for part in parts)
+def _relaxed(
+    run: Run, settings: RelaxSettings, source: str, members: list[_Ready]
+) -> Iterator[tuple[int, Outcome]]:
+    """The number and the written outcome of each job, as they converge."""
+    from ..engines.torchsim import relax_together
 
+    calculator = run.models.calculator(source)
+    for k, result in relax_together([member.atoms for member in members], calculator, settings):
+        member = members[k]
 
-def _label(structure: Path | ase.Atoms, place: int) -> str:
-    if isinstance(structure, Path):
-        return str(structure)
-    return f"{structure.get_chemical_formula()}-{place}"
+        def write(job: Job, result=result, begun: Begun = member.begun) -> Sequence[Outcome]:
+            if isinstance(result, NFFLrError):
+                raise job.named(result) from result
+            outcome = Outcome(job.name, source, result, calculator=description_of(calculator))
+            return [run.write(begun, outcome)]
 
-
-def _numbered(name: str, number: int) -> tuple[str, ...]:
-    return (name,) if number == 1 else tuple(f"{name} {k}" for k in range(1, number + 1))
+        (outcome,) = run.attempt(member.job, write)
+        yield member.number, outcome

@@ -28,7 +28,7 @@ from ..storage.archives import StoredFrames, write_trajectory
 from ..storage.files import claim_folder
 from ..storage.sealed import Record
 from ..validation.suite import Suite
-from .distill_settings import DistillSettings
+from . import DistillSettings
 from .sampling import choose, md_frames, rattled, relaxation_frames, seed_structures
 from .students import Judgement, describe, judge, train_student
 from .teacher import LABELS, Labels, Teacher, label, make_suite, relaxed, supercells_of

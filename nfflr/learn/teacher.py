@@ -32,7 +32,7 @@ from ..workflows.lattice.harmonic import displaced, supercells
 from ..workflows.lattice.supercells import supercell_matrix
 from ..workflows.phonon_dispersion import PhononsSettings
 from ..workflows.relaxation import RelaxSettings, relax
-from .distill_settings import DistillSettings
+from . import DistillSettings
 from .sampling import rattled, timestep
 from .students import write_frames
 

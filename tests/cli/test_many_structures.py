@@ -11,7 +11,7 @@ from test_bad_input import fails
 from nfflr.checkpoint import FILE, save_checkpoint
 from nfflr.cli.main import run
 from nfflr.errors import ConfigError
-from nfflr.jobs.structure_files import find_structures, result_stems
+from nfflr.jobs.plan import find_structures, result_stems
 from nfflr.models.moment import MomentConfig, MomentNetwork
 from nfflr.storage.files import stem
 

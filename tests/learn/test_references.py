@@ -8,7 +8,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from nfflr.errors import NumericsError
-from nfflr.learn.distill_settings import DistillSettings
+from nfflr.learn import DistillSettings
 from nfflr.learn.teacher import LABELS, LEFT_OUT, Labels, LeftOut, Teacher, make_suite
 
 SETTINGS = DistillSettings(budget=60, supercell=(2, 2, 2), md_reference=0)

@@ -6,7 +6,6 @@ atoms and writes the files; a potential is asked for forces by each rank through
 
 from __future__ import annotations
 
-from .external import attach
-from .region import hops
+from .external import attach, hops
 
 __all__ = ["attach", "hops"]

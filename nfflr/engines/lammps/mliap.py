@@ -20,8 +20,7 @@ from ...models.assemble import Inputs, differentiate
 from ...models.base import Potential
 from ...models.evaluator import Evaluator
 from ...storage.files import write_atomically
-from .external import potential_of
-from .region import hops
+from .external import hops, potential_of
 
 try:  # what LAMMPS checks is the name of its methods
     from lammps.mliap.mliap_unified_abc import MLIAPUnified as _Base

@@ -19,8 +19,8 @@ from ase.md.verlet import VelocityVerlet
 
 from nfflr.calculator import NFFLrCalculator
 from nfflr.cli.main import run
+from nfflr.engines.lammps.external import hops
 from nfflr.engines.lammps.mliap import UnifiedPotential
-from nfflr.engines.lammps.region import hops
 from nfflr.engines.lammps.script import LammpsSettings, data_file, input_script, types_of
 from nfflr.errors import ConfigError, StructureError
 from nfflr.models.gnn.alignn_ff import ALIGNN, ALIGNNConfig

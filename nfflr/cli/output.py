@@ -1,0 +1,108 @@
+"""What commands print beside tables, and the record and figure of a judgement.
+
+The group of commands imports this file for every call, so that it loads neither ASE nor numpy by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import StoppedError, as_nfflr_error
+from ..notes import LOGGER
+from ..storage.files import all_or_none, claim_folder, write_figure, write_json
+
+if TYPE_CHECKING:  # nothing else here needs matplotlib
+    from matplotlib.figure import Figure
+
+
+def fail(message: str, code: int) -> int:
+    """Print an error on one line of stderr and return its exit code."""
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    return code
+
+
+def fail_by(error: BaseException, debug: bool) -> int:
+    """Print an error of any kind, with ``debug`` its traceback too, and return its exit code."""
+    if debug:
+        traceback.print_exception(error)
+    known = error if isinstance(error, StoppedError) else as_nfflr_error(error)
+    return fail(str(known), known.exit_code)
+
+
+def say_written(paths: Iterable[Path]) -> None:
+    for path in paths:
+        click.echo(f"  wrote {path}")
+
+
+class NoteHandler(logging.Handler):
+    """Writes each message once, as ``note: ...``."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = " ".join(record.getMessage().split())
+        if message not in self.messages:
+            self.messages.add(message)
+            click.echo(f"note: {message}", err=True)
+
+
+@contextmanager
+def printed_notes() -> Iterator[None]:
+    """Print notes while a command runs."""
+    handler = NoteHandler()
+    LOGGER.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+
+
+class Judgement:
+    """The record and the figure of a command that judges a potential: ``<name>.json`` and ``<name>.png``.
+
+    Raises:
+        ConfigError: one of them exists and ``overwrite`` is not set.
+    """
+
+    def __init__(self, out: Path, name: str, overwrite: bool):
+        from ..workflows.framework.result_files import refuse_existing
+
+        self.out, self.paths = out, {kind: out / f"{name}.{kind}" for kind in ("json", "png")}
+        self.started = time.perf_counter()
+        refuse_existing(self.paths.values(), overwrite)
+
+    def begin(self) -> None:
+        """Make the folder, and start the clock."""
+        claim_folder(self.out)
+        self.started = time.perf_counter()
+
+    def write(self, record: dict[str, Any], figure: Figure) -> None:
+        """Write both files or none, with wall time, versions and the command line, and say so."""
+        seconds = time.perf_counter() - self.started
+        with all_or_none(self.paths.values()):
+            write_figure(self.paths["png"], figure)
+            write_json(self.paths["json"], {**record, "wall_time_s": seconds, **provenance()})
+        say_written(self.paths.values())
+
+
+def provenance() -> dict[str, Any]:
+    """Versions and the command line."""
+    from ..workflows.framework.result_files import versions
+
+    return {"versions": versions(), "command": command_line()}
+
+
+def command_line() -> str:
+    """The command as it was typed, which results name as their origin."""
+    return shlex.join(["nff", *click.get_current_context().obj])
