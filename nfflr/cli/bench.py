@@ -11,7 +11,7 @@ import click
 from ..errors import ConfigError
 from ..jobs.opening import set_threads, source_name
 from .options import FILE, POTENTIAL, Whole, shared
-from .output import Judgement
+from .output import Judgement, describe
 
 TOPIC = "Judge a potential"
 PLACE = 6
@@ -23,6 +23,7 @@ EXAMPLES = (
 )
 
 SIZES = (8, 64, 216, 512, 1000)
+DESCRIPTION = ("package", "version", "digest", "dtype", "device", "compiled")
 
 
 @click.command("bench")
@@ -53,20 +54,7 @@ SIZES = (8, 64, 216, 512, 1000)
 @click.option("--rounds", type=Whole(1), default=7, show_default=True, help="Calls that the median is of.")
 @shared("out", "overwrite", "threads")
 def command(
-    structure,
-    model,
-    others,
-    sizes,
-    element,
-    compiled,
-    dtype,
-    device,
-    trust,
-    config,
-    rounds,
-    out,
-    overwrite,
-    threads,
+    structure, model, others, sizes, element, config, rounds, out, overwrite, threads, **opening
 ) -> int:
     """Time a force field at a ladder of sizes, beside others in the same run.
 
@@ -77,35 +65,40 @@ def command(
     takes at most beyond what was in use. There is one thread if --threads or OMP_NUM_THREADS do not say
     otherwise. Prints a table and writes <name>-bench.json and <name>-bench.png.
     """
+    import torch
+
+    from ..train.config import load_config
+    from ..train.trainer import training_pace
     from ..validation.speed import measure_speed, plot_speed
     from ..workflows.framework.progress_bar import training_bar
 
-    name = source_name(model)
+    name, device = source_name(model), opening["device"]
     files = Judgement(out, f"{name}-bench", overwrite)
-    contestants = _contestants([model, *others], compiled, dtype, device, trust)
+    contestants = _contestants([model, *others], **opening)
     structures = _structures(contestants[0].calculator, element, structure, sizes or SIZES)
     files.begin()
     click.echo(set_threads(threads))
-    training = _training(config, device) if config else None
+    training = training_pace(load_config(config, {"device": device})) if config else None
     with training_bar(f"bench {name}") as update:
         timings = measure_speed(contestants, structures, rounds, update)
     rows = _rows(timings, device)
     if training:
-        shown = "{atoms_per_s:.4g} atoms/s, {step_ms:.3g} ms a step of {atoms_per_step:.4g} atoms"
-        click.echo(f"training by {config}: {shown.format(**training)}")
+        text = "{atoms_per_s:.4g} atoms/s, {step_ms:.3g} ms a step of {atoms_per_step:.4g} atoms"
+        click.echo(f"training by {config}: {text.format(**training)}")
     _print(rows, f"{model}, {structures[0].get_chemical_formula(empirical=True)}, {device}")
     record = {
-        "calculators": {c.name: _describe(c.calculator) for c in contestants},
+        "calculators": {c.name: describe(c.calculator, *DESCRIPTION) for c in contestants},
         "timings": rows,
         **({"training": {"config": str(config), **training}} if training else {}),
         "rounds": rounds,
-        "threads": _threads(),
+        "threads": torch.get_num_threads(),
     }
     files.write(record, plot_speed(timings, model))
     return 0
 
 
-def _contestants(sources, compiled: bool, dtype: str | None, device: str, trust: bool) -> list:
+def _contestants(sources, compiled: bool, **opening) -> list:
+    """The calculators under distinct names, each also compiled if that is possible."""
     from ..adapters import is_foreign
     from ..calculator import NFFLrCalculator
     from ..potentials import open_calculator
@@ -113,32 +106,21 @@ def _contestants(sources, compiled: bool, dtype: str | None, device: str, trust:
 
     contestants: list[Contestant] = []
     for source in sources:
-        kinds = {"": False, " compiled": True} if compiled and not is_foreign(source) else {"": False}
-        calculators = {
-            kind: open_calculator(source, device=device, dtype=dtype, compile=compile, trust=trust)
-            for kind, compile in kinds.items()
-        }
-        for kind, calculator in calculators.items():
-            if kind and calculator.compiled is None:
+        for compile in (False, True) if compiled and not is_foreign(source) else (False,):
+            calculator = open_calculator(source, compile=compile, **opening)
+            if compile and calculator.compiled is None:
                 continue  # the reason has been logged
-            label = source_name(source) + kind
-            repeats = sum(c.name.startswith(label) for c in contestants)
-            if any(c.name == label for c in contestants):
+            label = source_name(source) + " compiled" * compile
+            repeats = sum(contestant.name.startswith(label) for contestant in contestants)
+            if any(contestant.name == label for contestant in contestants):
                 label += f" ({repeats + 1})"
-            split = Stopwatch(calculator) if isinstance(calculator, NFFLrCalculator) else dict
-            contestants.append(Contestant(label, calculator, split))
+            parts = Stopwatch(calculator) if isinstance(calculator, NFFLrCalculator) else dict
+            contestants.append(Contestant(label, calculator, parts))
     return contestants
 
 
-def _training(config: Path, device: str) -> dict[str, float]:
-    from ..train.config import load_config
-    from ..train.trainer import training_pace
-
-    return training_pace(load_config(config, {"device": device}))
-
-
 def _structures(calculator, element: str | None, structure: Path | None, sizes) -> list:
-    """One for each size, of the numbers of atoms that repeats of the cell come nearest to."""
+    """A supercell for each size, with the number of atoms that comes nearest to it."""
     from ..structures.readers import read_structure
     from ..validation.samples import make_samples
 
@@ -174,19 +156,6 @@ def _rows(timings, device: str) -> list[dict]:
     ]
 
 
-def _describe(calculator) -> dict:
-    description, kind = calculator.todict(), type(calculator)
-    names = ("package", "version", "digest", "dtype", "device", "compiled")
-    kept = {name: description[name] for name in names if name in description}
-    return {"class": f"{kind.__module__}.{kind.__qualname__}", **kept}
-
-
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
-
-
 def _print(rows: list[dict], title: str) -> None:
     """A table that fits into 80 columns."""
     from rich.box import SIMPLE_HEAD
@@ -204,9 +173,9 @@ def _print(rows: list[dict], title: str) -> None:
         split = row["split_ms"]
         values = [row[key] for key in ("time_ms", "processor_ms", "processor_per_atom_us", "ratio")]
         values += [split.get(part) for part in ("neighbours", "model", "ase")]
-        shown = ["–" if v is None else f"{v:.3g}" for v in values]
-        shown.append("–" if row["memory_MB"] is None else f"{row['memory_MB']:.1f}")
-        view.add_row(str(row["atoms"]), row["calculator"], *shown)
+        cells = ["–" if value is None else f"{value:.3g}" for value in values]
+        cells.append("–" if row["memory_MB"] is None else f"{row['memory_MB']:.1f}")
+        view.add_row(str(row["atoms"]), row["calculator"], *cells)
         if row["message"]:
             failures.append(f"{row['calculator']}, {row['atoms']} atoms: {row['message']}")
     Console(width=None if Console().is_terminal else 100).print(view)
@@ -216,17 +185,15 @@ def _print(rows: list[dict], title: str) -> None:
 
 
 class Stopwatch:
-    """Adds up processor seconds of ``NFFLrCalculator``, in neighbours and model; called, it says how many.
+    """Adds up the processor seconds that an ``NFFLrCalculator`` spends on neighbours and in the model.
 
-    It looks at the calculator from outside and changes nothing in what it computes.
+    A call returns both. The results of the calculator stay the same.
     """
 
     def __init__(self, calculator):
         self.totals = {"neighbours": 0.0, "model": 0.0}
-        neighbours = calculator._neighbours
+        calculator._graph = self._timed("neighbours", calculator._graph)
         compiled = calculator.compiled
-        search = "candidates" if compiled is not None and compiled.takes_candidates else "graph"
-        setattr(neighbours, search, self._timed("neighbours", getattr(neighbours, search)))
         if compiled is not None:
             calculator._compiled = _Watched(compiled, self._timed("model", compiled))
         else:
@@ -247,7 +214,7 @@ class Stopwatch:
 
 
 class _Watched:
-    """A compiled potential and its timed call; all else is the potential's."""
+    """A compiled potential with a timed call."""
 
     def __init__(self, compiled, call: Callable):
         self.compiled, self.call = compiled, call

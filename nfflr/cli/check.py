@@ -7,6 +7,7 @@ import sys
 import textwrap
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..errors import ConfigError
 from ..jobs.opening import set_threads, source_name
 from ..jobs.plan import find_structures
 from .options import FILE, Choice, Number, shared
-from .output import Judgement
+from .output import Judgement, describe, finite
 
 TOPIC = "Judge a potential"
 PLACE = 5
@@ -75,12 +76,13 @@ def command(structures, model, elements, cutoff, dtype, trust, device, out, over
     name = source_name(model)
     files = Judgement(out, f"{name}-check", overwrite)
     atoms = [read_structure(path) for path in find_structures(structures)]
-    calculators, covered, own = _load(model, device, dtype, trust)
-    if cutoff is not None and own is not None:
-        raise ConfigError(f"--cutoff: {model} has its own, {own:g} Å; leave --cutoff out")
+    calculators = _load(model, device, dtype, trust)
+    first = next(iter(calculators.values()))
+    if cutoff is not None and first.cutoff is not None:
+        raise ConfigError(f"--cutoff: {model} has its own, {first.cutoff:g} Å; leave --cutoff out")
     if not atoms and not elements:
-        atoms = _molecules(model, calculators)
-    samples = make_samples(_elements(elements, covered, atoms), atoms, own or cutoff)
+        atoms = _molecules(model, first)
+    samples = make_samples(_elements(elements, first.elements, atoms), atoms, first.cutoff or cutoff)
     click.echo(set_threads(threads))
     files.begin()
     with training_bar(f"check {name}") as update:
@@ -89,9 +91,13 @@ def command(structures, model, elements, cutoff, dtype, trust, device, out, over
     _print(report.results, f"{model} on {', '.join(samples.elements)}")
     record = {
         "version": CheckRecord.model_fields["version"].default,
-        "calculator": {"source": model, **_describe(calculators)},
+        "calculator": {
+            "source": model,
+            **describe(first, "package", "version", "digest"),
+            "dtypes": list(calculators),
+        },
         "passed": report.passed,
-        "checks": [_plain(asdict(r) | {"status": r.status}) for r in report.results],
+        "checks": [asdict(r) | {"status": r.status} | finite({"value": r.value}) for r in report.results],
         "elements": list(samples.elements),
         "structures": list(map(str, structures)),
     }
@@ -102,35 +108,28 @@ def command(structures, model, elements, cutoff, dtype, trust, device, out, over
     return FAILED if failed else 0
 
 
-def _load(
-    source: str, device: str, dtype: str | None, trust: bool
-) -> tuple[dict, tuple[str, ...], float | None]:
-    """Calculators by precision, the elements that are covered (none: not known) and the cutoff."""
+def _load(source: str, device: str, dtype: str | None, trust: bool) -> dict:
+    """Calculators by precision, the finest first; all precisions of the model unless one is given."""
     from ..adapters import is_foreign, precisions
     from ..potentials import open_calculator
 
-    def load(d: str | None):
-        return open_calculator(source, device=device, dtype=d, trust=trust)
-
-    if dtype is None and is_foreign(source):
-        first = load(None)
-        loaded = {first.dtype: first}
-        for other in set(precisions(source)) - {first.dtype}:
-            with suppress(ConfigError):  # of some packages every model has one precision
-                loaded[other] = load(other)
-        loaded = dict(sorted(loaded.items(), reverse=True))
-    else:
-        loaded = {d: load(d) for d in ((dtype,) if dtype else DTYPES)}
-    first = next(iter(loaded.values()))
-    return loaded, first.elements, first.cutoff
+    load = partial(open_calculator, source, device=device, trust=trust)
+    if dtype is not None or not is_foreign(source):
+        return {name: load(dtype=name) for name in ((dtype,) if dtype else DTYPES)}
+    default = load()
+    calculators = {default.dtype: default}
+    for name in set(precisions(source)) - {default.dtype}:
+        with suppress(ConfigError):  # of some packages every model has one precision
+            calculators[name] = load(dtype=name)
+    return dict(sorted(calculators.items(), reverse=True))
 
 
 def _elements(symbols, covered, atoms) -> list[str]:
-    """Those that were chosen, else those of the structures, else all that are covered."""
-    present = sorted({symbol for structure in atoms for symbol in structure.symbols})
-    elements = list(dict.fromkeys(symbols)) or present or list(covered)
+    """The elements of the command line, else those of the structures, else all that are covered."""
     from ase.data import chemical_symbols
 
+    present = sorted({symbol for structure in atoms for symbol in structure.symbols})
+    elements = list(dict.fromkeys(symbols)) or present or list(covered)
     for symbol in elements:
         if symbol not in chemical_symbols[1:]:
             raise ConfigError(f"--elements: {symbol!r} is no element; expected a symbol such as Si")
@@ -139,16 +138,12 @@ def _elements(symbols, covered, atoms) -> list[str]:
     return elements
 
 
-def _molecules(source: str, calculators: dict) -> list:
-    """Of a potential of one molecule that molecule, from the files of its suite; else nothing.
-
-    Raises:
-        ConfigError: there is no such file.
-    """
+def _molecules(source: str, calculator) -> list:
+    """The molecule of a potential that is for one molecule, from the files of its suite; else nothing."""
     from ..cards import bundled_calculators, domains_in
     from ..structures.readers import read_structures
 
-    domains = domains_in(getattr(next(iter(calculators.values())), "metadata", {}))
+    domains = domains_in(getattr(calculator, "metadata", {}))
     formulas = {domain.compositions[0] for domain in domains if domain.molecule}
     if not formulas:
         return []
@@ -160,22 +155,8 @@ def _molecules(source: str, calculators: dict) -> list:
     raise ConfigError(f"{source}: is a potential of {', '.join(formulas)} alone; give one as STRUCTURE")
 
 
-def _describe(calculators: dict) -> dict:
-    first = next(iter(calculators.values()))
-    description = first.todict()
-    kind = f"{type(first).__module__}.{type(first).__qualname__}"
-    kept = {name: description[name] for name in ("package", "version", "digest") if name in description}
-    return {"class": kind, **kept, "dtypes": list(calculators)}
-
-
-def _plain(row: dict) -> dict:
-    """JSON knows no NaN."""
-    value = row["value"]
-    return row | {"value": value if value is None or abs(value) < float("inf") else None}
-
-
 def _print(results, title: str) -> None:
-    """A row for each check, and below it what else to know, in the width of the terminal."""
+    """A row for each check, and its message below, in the width of the terminal."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 100
     click.echo(title)
     longest = max(len(result.name) for result in results)

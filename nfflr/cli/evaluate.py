@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import StructureError
+from ..errors import ConfigError, StructureError
 from ..jobs.opening import set_threads
 from ..jobs.plan import data_stem, find_data
-from ..storage.files import all_or_none, claim_folder, write_figure, write_json
-from ..workflows.framework.result_files import refuse_existing
-from .options import DATA, LABELS, SHARED, SOURCE, dataset_arguments, shared
-from .output import provenance
+from ..quantities import LABELLED, names_of
+from .options import DATA, SHARED, SOURCE, dataset_arguments, shared
+from .output import Judgement, finite
 
 if TYPE_CHECKING:
     from ..reports.run_record import Column
@@ -25,14 +23,14 @@ PLACE = 3
 EXAMPLES = ("nff evaluate calculators/mlearn-si/test.xyz.xz --model mlearn-si",)
 
 MOST_COLUMNS = 8  # in a table of 80 characters
-FORCE_FIELD = ("energy", "forces", "stress")  # which the table shows even where the data lack them
+ALWAYS = tuple(quantity.key for quantity in LABELLED)  # in the table even where the data lack them
 
 
 @click.command("evaluate")
 @click.argument("data", type=SOURCE, nargs=-1, required=True)
 @click.option("--model", "-m", "checkpoint", **SHARED["model"][1])
 @shared("out", *DATA, "overwrite", "threads")
-def command(data, checkpoint, out, overwrite, threads, **given) -> int:
+def command(data, checkpoint, out, overwrite, threads, **options) -> int:
     """Compare a checkpoint with labelled data: errors per group, parity plot.
 
     DATA are files, folders of files, patterns, or the name of a JARVIS data set; several are taken together.
@@ -41,35 +39,39 @@ def command(data, checkpoint, out, overwrite, threads, **given) -> int:
     or a,b,c) the errors are compared with its spread too. Structures that the checkpoint was trained on are
     counted in a note, as far as they are known.
     """
-    from ..checkpoint import load_model
+    from ..checkpoint import load_model, terms_of
     from ..data.sources import display_name
     from ..notes import note
     from ..reports.evaluation import calibration, error_table, predict
     from ..reports.figures import parity
     from ..reports.run_data import familiar, judged_dataset
     from ..reports.run_record import columns_of
+    from ..terms import open_evaluator
 
-    files = find_data(data)
-    source = files[0] if len(files) == 1 else files
-    paths = {kind: out / f"{data_stem(files)}-evaluate.{kind}" for kind in ("json", "png")}
-    refuse_existing(paths.values(), overwrite)
-    model, metadata = load_model(checkpoint)
+    sources = find_data(data)
+    source = sources[0] if len(sources) == 1 else sources
+    files = Judgement(out, f"{data_stem(sources)}-evaluate", overwrite)
+    terms = terms_of(checkpoint)
+    model, metadata = load_model(checkpoint) if len(terms) == 1 else open_evaluator(checkpoint)
+    if not model.takes_batches:
+        raise ConfigError(f"{checkpoint}: a term takes no batches; expected NFFLr's own potentials")
     click.echo(set_threads(threads))
-    arguments = dataset_arguments(given, _labels(metadata))
+    arguments = dataset_arguments(options, _labels(metadata))
     dataset = judged_dataset(source, metadata, arguments)
-    claim_folder(out)
+    files.begin()
     name = display_name(source)
-    started, title = time.perf_counter(), f"{checkpoint} on {name}"
-    trained_on = familiar(checkpoint, dataset, files)
+    title = f"{checkpoint} on {name}"
+    matches = [familiar(term, dataset, sources) for term in terms]
+    trained_on = next(filter(None, matches), matches[0])
     if trained_on:
         note(f"{name}: {trained_on}")
     predictions = predict(model, dataset, range(len(dataset)))
     quantities = [comparison.quantity for comparison in predictions.comparisons.values()]
     table, spread = error_table(predictions), calibration(predictions)
     columns = [
-        c
-        for c in columns_of(quantities)
-        if c.key.startswith(FORCE_FIELD) or not math.isnan(table["all"][c.key])
+        column
+        for column in columns_of(quantities)
+        if column.key.startswith(ALWAYS) or not math.isnan(table["all"][column.key])
     ]
     if not any(math.isfinite(row[column.key]) for row in table.values() for column in columns):
         raise StructureError(f"{name}: holds no label that the model predicts; nothing to compare with")
@@ -77,38 +79,26 @@ def command(data, checkpoint, out, overwrite, threads, **given) -> int:
     _print_spread(spread)
     record = {
         "checkpoint": {"source": str(checkpoint), "digest": metadata["sha256"]},
-        "data": {
-            "file": source,
-            "digest": dataset.digest(),
-            **trained_on.record,
-        },
+        "data": {"file": source, "digest": dataset.digest(), **trained_on.record},
         "settings": arguments,
-        "errors": {
-            g: {k: v if math.isfinite(v) else None for k, v in row.items()} for g, row in table.items()
-        },
-        **({"spread": {k: v if math.isfinite(v) else None for k, v in spread.items()}} if spread else {}),
+        "errors": {group: finite(row) for group, row in table.items()},
+        **({"spread": finite(spread)} if spread else {}),
         "units": {q.key: q.error_unit for q in quantities if q.error_unit},
-        "wall_time_s": time.perf_counter() - started,
-        **provenance(),
     }
-    with all_or_none(paths.values()):
-        write_figure(paths["png"], parity(predictions, title))
-        write_json(paths["json"], record)
-    for path in paths.values():
-        click.echo(f"  wrote {path}")
+    files.write(record, parity(predictions, title))
     return 0
 
 
 def _labels(metadata: dict) -> tuple[str, ...]:
-    """Names of what a checkpoint predicts and data may label."""
+    """Names of the quantities that a checkpoint predicts and data may label."""
     if "targets" in metadata:
         return tuple(metadata["targets"])
     members = metadata.get("members") or [metadata]
-    return (*LABELS, *(output["name"] for output in members[0].get("outputs") or ()))
+    return (*names_of(LABELLED), *(output["name"] for output in members[0].get("outputs") or ()))
 
 
 def _print(table: dict[str, dict[str, float]], columns: Sequence[Column], title: str) -> None:
-    """A row for each group, or, of many metrics, a row for each of these."""
+    """A row for each group, or for each metric where there are many."""
     from .console import narrow_table, show
 
     headers = ["group", "number", *(f"{column.title}\n{column.unit}".rstrip() for column in columns)]

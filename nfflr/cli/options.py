@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from ..errors import ConfigError, did_you_mean, plain_reason
+from ..quantities import LABELLED, names_of
 from ..units import plain_type, unit_of
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -204,7 +205,6 @@ DATA = {  # of labelled data: what their numbers are
         help="Name of a label in the data, as total_energy=dft_energy; repeated.",
     ),
 }
-LABELS = ("total_energy", "forces", "stress")
 
 
 def shared_option(name: str, **changes: Any) -> click.Option:
@@ -226,7 +226,7 @@ def shared(*names: str, **changes: Any) -> Callable[[F], F]:
     return add
 
 
-def dataset_arguments(options: dict[str, Any], labels: Sequence[str] = LABELS) -> dict[str, Any]:
+def dataset_arguments(options: dict[str, Any], labels: Sequence[str] = names_of(LABELLED)) -> dict[str, Any]:
     """Arguments of ``AtomsDataset`` for ``DATA`` as given; ``labels`` may be named by ``--key``.
 
     Raises:

@@ -6,10 +6,11 @@ The group of commands imports this file for every call, so that it loads neither
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ from ..errors import StoppedError, as_nfflr_error
 from ..notes import LOGGER
 from ..storage.files import all_or_none, claim_folder, write_figure, write_json
 
-if TYPE_CHECKING:  # nothing else here needs matplotlib
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
     from matplotlib.figure import Figure
 
 
@@ -106,3 +108,15 @@ def provenance() -> dict[str, Any]:
 def command_line() -> str:
     """The command as it was typed, which results name as their origin."""
     return shlex.join(["nff", *click.get_current_context().obj])
+
+
+def describe(calculator: Calculator, *names: str) -> dict[str, Any]:
+    """The class of a calculator, and those entries of its description that it has."""
+    description, kind = calculator.todict(), type(calculator)
+    known = {name: description[name] for name in names if name in description}
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", **known}
+
+
+def finite(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """The same values for JSON, which knows no NaN and no infinity."""
+    return {n: None if value is None or not math.isfinite(value) else value for n, value in values.items()}

@@ -1,4 +1,4 @@
-"""One run's work: a workflow on one structure after another, each result written by itself."""
+"""One run: a workflow on one structure after another, each result written by itself."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from .plan import Job, Listener, Outcome, Plan
 
 @dataclass
 class Begun:
-    """A job that is about to be done: its files, what was asked for, since when; or what is done already."""
+    """A job whose files are claimed, or that an earlier run has finished."""
 
     outputs: Outputs
-    asked: dict
-    started: float  # s, of a clock that starts anywhere
+    request: dict  # structure, its digest and the settings, for the JSON
+    started: float  # s, of ``time.perf_counter``
     done: Outcome | None = None
-    seconds: float | None = None  # taken, if what followed is not to count
+    seconds: float | None = None  # of the calculation, where others follow before the result is written
 
 
 class Run:
@@ -54,7 +54,7 @@ class Run:
             raise ConfigError(f"--model: nff {plan.workflow} does not compare models; give one")
         for path in plan.compare:
             if not path.is_dir():
-                read_result(path, self.workflow)  # a wrong one is noticed before anything is computed
+                read_result(path, self.workflow)  # refuses a wrong file before anything is computed
         self.models = Models(
             plan.calculators, plan.device, plan.dtype, plan.compile, plan.trust, plan.threads, listener.say
         )
@@ -62,26 +62,26 @@ class Run:
         self.summary = plan.out / f"{plan.workflow}-summary.csv"
 
     def claim(self) -> None:
-        """Refuse to replace a table unasked, and say that the work begins.
+        """Say that the work begins.
 
         Raises:
-            ConfigError: a table is there.
+            ConfigError: a table exists, and nobody asked to replace it.
         """
         if self.plan.count > 1:
             refuse_existing([self.summary], self.plan.overwrite or self.plan.resume)
         self.listener.begin(self.plan)
 
     def finish(self, number: int, outcomes: Sequence[Outcome]) -> None:
-        """Take what came of a job: into the table, which is whole at any time, and to who listens."""
+        """Enter the outcomes of a job in the table, which is whole at any time, and report them."""
         self.outcomes[number] = outcomes
         self.listener.finished(outcomes)
         if self.plan.count > 1 and self.plan.out.is_dir():
-            self._write_table()  # the folder is made by the first result; where all fail, nothing is left
+            self._write_table()  # the first result makes the folder; where all fail, nothing is left
 
     def attempt(
         self, job: Job, action: Callable[[Job], Sequence[Outcome]] | None = None
     ) -> Sequence[Outcome]:
-        """Do a job, or something else with it; whatever goes wrong is its outcome."""
+        """Do a job, or another action with it; an exception becomes its outcome."""
         try:
             return (action or self.do)(job)
         except BrokenPipeError:
@@ -106,29 +106,31 @@ class Run:
             raise job.named(error) from error
 
     def read(self, job: Job) -> list[ase.Atoms]:
-        """The structures with the workflow's rule for what they carry applied."""
+        """The structures, after the workflow's rule for constraints, velocities and the like."""
         return self.workflow.prepare(job.read(), self.plan.settings, job.names)
 
     def begin(self, job: Job, structures: list[ase.Atoms], sources: Sequence[str]) -> Begun:
-        """Claim the files of a job, or find what a run that is being resumed has made of it already."""
+        """Claim the files of a job, or find the outcome of the run that this one resumes."""
         description = description_of(self.attach(sources[0], structures, computes=False))
         outputs = self._outputs(job, structures)
-        asked = {
+        request = {
             "structure": job.name,
             "structure_sha256": job.digests(),  # now, since a file may change during a long run
             "settings": self.plan.settings.model_dump(mode="json"),
         }
-        done = self._finished(job, asked, sources[0], description, outputs) if self.plan.resume else None
-        begun = Begun(outputs, asked, time.perf_counter(), done)
-        if done is not None:
-            for source in sources:  # of a run that was killed after its results were written
-                _settle(self.archive(job, source), source == sources[0] and bool(self.workflow.extends))
-            return begun
-        # Killed while it wrote its results, of which the JSON is the last: they are written again.
-        half = self.plan.resume and not outputs.paths["json"].exists()
-        longer = self.plan.resume and self._extends(job, asked, sources[0], description, outputs)
+        begun = Begun(outputs, request, time.perf_counter())
+        replaces = self.plan.overwrite
+        if self.plan.resume:
+            begun.done = self._finished(job, request, sources[0], description, outputs)
+            if begun.done is not None:
+                for source in sources:  # of a run that was killed after it wrote its results
+                    _settle(self.archive(job, source), source == sources[0] and bool(self.workflow.extends))
+                return begun
+            # The JSON is written last: without it a run was killed while it wrote its results.
+            replaces = replaces or not outputs.paths["json"].exists()
+            replaces = replaces or self._extends(job, request, sources[0], description, outputs)
         inputs = {path.resolve() for other in self.plan.jobs for path in other.files()}
-        outputs.claim(self.plan.overwrite or half or longer, inputs)
+        outputs.claim(replaces, inputs)
         return begun
 
     def write(
@@ -138,25 +140,30 @@ class Run:
         others: Mapping[str, Result] = MappingProxyType({}),
         compared: Mapping[str, dict] = MappingProxyType({}),
     ) -> Outcome:
-        """Write the files of a result, drawn beside ``others``; the outcome with its files."""
-        assert outcome.result is not None  # else it was raised
+        """Write the files of a result, drawn beside ``others``; returns the outcome with its files."""
+        assert outcome.result is not None  # an error was raised before
         record = {
             "workflow": self.workflow.name,
-            **begun.asked,
+            **begun.request,
             "calculator": outcome.calculator,
             "wall_time_s": begun.seconds or time.perf_counter() - begun.started,
             "versions": versions(),
             "command": self.plan.command,
             **({"compared": dict(compared)} if compared else {}),
         }
-        begun.outputs.write(outcome.result, record, self._figure(outcome, others))
-        return _with_files(outcome, begun.outputs)
+        outputs = begun.outputs
+        outputs.write(outcome.result, record, self._figure(outcome, others))
+        # The archive goes, so that frames are read from the files.
+        kinds = outputs.kinds.items()
+        frames = {name: StoredFrames(outputs.paths[name]) for name, kind in kinds if kind == "trajectory"}
+        result = outcome.result.model_copy(update=frames)
+        return replace(outcome, result=result, files=dict(outputs.paths))
 
     def attach(self, source: str, structures: list[ase.Atoms], computes: bool = True) -> Any:
-        """A calculator, which refuses unknown elements before the first step, and atoms far too close."""
+        """A calculator on the structures, which refuses unknown elements and atoms far too close."""
         from ..structures.checks import check_trained_distances
 
-        # Of md alone the number of steps is known beforehand.
+        # Only md takes all its steps; other workflows may end before.
         steps = self.plan.settings.model_dump()["steps"] if self.workflow.name == "md" else 0
         calculator = self.models.calculator(source, max(map(len, structures)), steps, computes)
         shortest = getattr(calculator, "shortest_distances", None)
@@ -167,7 +174,7 @@ class Run:
         return calculator
 
     def archive(self, job: Job, source: str | None = None) -> Path:
-        """Folder of the archive; each model to compare with has its own."""
+        """Folder of the archive, one for each model."""
         number = self.models.sources.index(source) if source in self.models.sources else 0
         return self.plan.out / f"{job.stem}-{self.workflow.name}{f'.{number}' if number else ''}.state"
 
@@ -175,7 +182,7 @@ class Run:
         self, job: Job, structures: list[ase.Atoms], sources: Sequence[str], begun: Begun
     ) -> list[Outcome]:
         compared, others = self._earlier(job, sources)
-        with ExitStack() as stack:  # archives go when the results are written
+        with ExitStack() as stack:  # deletes the archives when the results are written
             first = self._evaluate(job, structures, sources[0], stack)
             begun.seconds = time.perf_counter() - begun.started
             rivals = [self._rival(job, structures, source, stack) for source in sources[1:]]
@@ -200,7 +207,7 @@ class Run:
         return Outcome(job.name, source, result, calculator=description_of(calculator))
 
     def _rival(self, job: Job, structures: list[ase.Atoms], source: str, stack: ExitStack) -> Outcome:
-        """What came of a model to compare with; if it fails, the subject's result is written all the same."""
+        """The outcome of a model to compare with; its failure does not concern the first model's result."""
         try:
             return self._evaluate(job, structures, source, stack)
         except NFFLrError as error:
@@ -208,30 +215,30 @@ class Run:
             return Outcome.failed(job.name, named, source)
 
     def _finished(
-        self, job: Job, asked: dict, source: str, description: dict, outputs: Outputs
+        self, job: Job, request: dict, source: str, description: dict, outputs: Outputs
     ) -> Outcome | None:
-        """What a run that is being resumed has written already, if it was asked for the same thing."""
+        """The outcome that an earlier run has written, if the request was the same."""
         path = outputs.paths["json"]
         if not path.is_file():
             return None
         _, record = read_result(path, self.workflow)
-        if not _same_calculator(record, description) or any(record.get(n) != v for n, v in asked.items()):
+        if not _same_calculator(record, description) or any(record.get(n) != v for n, v in request.items()):
             return None
         result = read_whole_result(path)
         outputs.paths = {name: path.with_name(file) for name, file in record["files"].items()}
         return Outcome(job.name, source, result, calculator=description, files=outputs.paths)
 
-    def _extends(self, job: Job, asked: dict, source: str, description: dict, outputs: Outputs) -> bool:
-        """Whether this makes a finished run longer, of which the records are kept."""
+    def _extends(self, job: Job, request: dict, source: str, description: dict, outputs: Outputs) -> bool:
+        """Whether this makes a finished run longer, whose records are still there."""
         path = outputs.paths["json"]
         if not (self.workflow.extends and path.is_file() and self.archive(job, source).is_dir()):
             return False
         _, record = read_result(path, self.workflow)
-        before, now = dict(record.get("settings") or {}), dict(asked["settings"])
+        before, now = dict(record.get("settings") or {}), dict(request["settings"])
         for name in self.workflow.extends:
             if name not in before or not now.pop(name) >= before.pop(name):
                 return False
-        same = before == now and record.get("structure_sha256") == asked["structure_sha256"]
+        same = before == now and record.get("structure_sha256") == request["structure_sha256"]
         return same and _same_calculator(record, description)
 
     def _outputs(self, job: Job, structures: list[ase.Atoms]) -> Outputs:
@@ -242,7 +249,7 @@ class Run:
         )
 
     def _earlier(self, job: Job, sources: Sequence[str]) -> tuple[dict[str, dict], dict[str, Result]]:
-        """Earlier results by the name of what made them: where they are from, and what they hold."""
+        """By the name of their calculator, the files of earlier results, and the results."""
         compared: dict[str, dict] = {}
         others: dict[str, Result] = {}
         for path in self.plan.compare:
@@ -260,15 +267,15 @@ class Run:
         return lambda: plot(outcome.result, others, outcome.model) if others else plot(outcome.result)
 
     def _write_table(self) -> None:
-        """One row per structure and model, in the order of the jobs whenever each was done."""
+        """One row per structure and model, in the order of the jobs."""
         fields = scalar_fields(self.workflow.result)
         content = io.StringIO()
         writer = csv.writer(content, lineterminator="\n")
         writer.writerow(["structure", "model", "converged", "exit code", "message", *fields.values()])
         for _, outcomes in sorted(self.outcomes.items()):
-            for one in outcomes:
-                row = [one.item, one.model, one.converged, one.exit_code, one.message]
-                row += [getattr(one.result, name, None) for name in fields]
+            for outcome in outcomes:
+                row = [outcome.item, outcome.model, outcome.converged, outcome.exit_code, outcome.message]
+                row += [getattr(outcome.result, name, None) for name in fields]
                 writer.writerow([str(cell).lower() if isinstance(cell, bool) else cell for cell in row])
         write_atomically(self.summary, content.getvalue().encode())
 
@@ -276,12 +283,12 @@ class Run:
     def _archived(self, folder: Path, trajectory: Path | None) -> Iterator[FolderArchive]:
         """The archive of a job; deleted when the block ends, kept when the run is interrupted.
 
-        A run that is refused before it saved anything leaves nothing. Of a run that can be made longer, whose
-        frames go to ``trajectory``, the records stay.
+        Without anything saved it is deleted too. A run that can be made longer has its frames in
+        ``trajectory``, and its records stay.
 
         Raises:
-            ConfigError: another run was interrupted here, and nobody says what to do with it.
-            ResourceError: another run is going on here.
+            ConfigError: an earlier run was interrupted here; it needs --resume or --overwrite.
+            ResourceError: another process uses the archive.
             StoppedError: an interrupt came; says how to go on.
         """
         claim_folder(folder)
@@ -301,50 +308,40 @@ class Run:
                 archive.reopen(trajectory)
             try:
                 yield archive
-            except NFFLrError:
+            except (NFFLrError, KeyboardInterrupt) as error:
                 if archive.is_new():
                     archive.remove()
-                raise
-            except KeyboardInterrupt as error:
-                if archive.is_new():
-                    archive.remove()
+                    raise
+                if isinstance(error, NFFLrError):
                     raise
                 text = f"{folder}: interrupted, what is finished is kept there; continue with --resume"
                 raise StoppedError(text, getattr(error, "signum", signal.SIGINT)) from error
             finally:
                 archive.close()
-            if trajectory is None:
-                archive.remove()
-            else:
-                archive.keep_records()
-
-
-def _with_files(outcome: Outcome, outputs: Outputs) -> Outcome:
-    """The outcome with its files; frames of an archive, which goes, are read from them."""
-    assert outcome.result is not None
-    kinds = outputs.kinds.items()
-    frames = {name: StoredFrames(outputs.paths[name]) for name, kind in kinds if kind == "trajectory"}
-    result = outcome.result.model_copy(update=frames)
-    return replace(outcome, result=result, files=dict(outputs.paths))
+            _end(archive, trajectory is not None)
 
 
 def _settle(folder: Path, records_stay: bool) -> None:
-    """Delete the archive of a run whose results are written, or keep its records alone."""
+    """End an archive that a killed run left beside its results."""
     if folder.is_dir():
         with locked(folder):
-            archive = FolderArchive(folder)
-            if records_stay:
-                archive.keep_records()
-            else:
-                archive.remove()
+            _end(FolderArchive(folder), records_stay)
+
+
+def _end(archive: FolderArchive, records_stay: bool) -> None:
+    """Delete the archive of a run whose results are written, or keep its records alone."""
+    if records_stay:
+        archive.keep_records()
+    else:
+        archive.remove()
 
 
 def _records(folder: Path) -> list[Path]:
-    """What a run left in its folder, which has begun if there is something."""
+    """The files of a run that has begun."""
     return [path for path in folder.iterdir() if path.name[0] != "."]
 
 
 def _same_calculator(record: dict, calculator: dict) -> bool:
-    """Whether a result's model is this one: where it was read from may change, and how it is evaluated."""
+    """Whether a result is of this model, wherever it was read from and however it is evaluated."""
     free = {"source": None, "compiled": None}
     return {**calculator, **free} == {**(record.get("calculator") or {}), **free}

@@ -1,4 +1,4 @@
-"""What is to be done for many structures: the files, the jobs with their names, and what comes of them."""
+"""What is done for many structures: their files, the jobs with their names, and the outcomes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from ..errors import ConfigError, NFFLrError, as_nfflr_error
 from ..storage.files import COMPRESSIONS, stem
+from ..structures import readers
 from ..structures.kinds import LABELLED, LABELLED_NAMES, STRUCTURE_NAMES, STRUCTURES
 from ..structures.readers import file_and_frame
 from ..workflows.framework.contract import Workflow
@@ -43,15 +44,13 @@ class Job:
 
     def read(self) -> list[ase.Atoms]:
         """The structures, without calculators."""
-        from ..structures import readers
-
         return [
             readers.read_structure(structure) if isinstance(structure, Path) else structure.copy()
             for structure in self.structures
         ]
 
     def digests(self) -> list[str]:
-        """SHA-256 of each file or structure, which tells that one has changed since."""
+        """SHA-256 of each file or structure, by which a later run notices a change."""
         contents = [
             file_and_frame(structure)[0].read_bytes()
             if isinstance(structure, Path)
@@ -65,16 +64,16 @@ class Job:
         return [file_and_frame(path)[0] for path in self.structures if isinstance(path, Path)]
 
     def named(self, error: NFFLrError) -> NFFLrError:
-        """An error of a workflow, which says "structure", with the name that the structure has here."""
+        """An error of a workflow about "structure", with the name of this job's structure instead."""
         word, _, number = error.item.partition(" ")
-        return error.named(self.name + f" {number}".rstrip()) if word == "structure" else error
+        return error.named(f"{self.name} {number}".rstrip()) if word == "structure" else error
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a process needs to do some of the jobs, on this machine or another that shares its files.
+    """All that a process needs to do some of the jobs, on any machine that shares the files.
 
-    ``run_many`` says what the fields mean.
+    ``run_many`` documents the fields.
     """
 
     workflow: str
@@ -100,13 +99,13 @@ class Plan:
         return len(self.jobs) * max(1, len(self.calculators))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outcome:
-    """What came of one structure with one calculator: a result, or an error.
+    """The result of one structure with one calculator, or an error.
 
     Attributes:
         item: the structure's file or name.
-        model: name of the calculator; empty where it failed before one was chosen.
+        model: name of the calculator; empty where the job failed before it had one.
         result: None where there is an error.
         error: why there is no result; its ``exit_code`` says of which kind it is.
         calculator: description of the calculator, as in the JSON.
@@ -124,9 +123,13 @@ class Outcome:
 
     @classmethod
     def failed(cls, item: str, error: BaseException, model: str = "") -> Outcome:
-        """The outcome of what ended with this error."""
+        """The outcome of a job that ended with this error."""
         lines = "".join(traceback.format_exception(error))
         return cls(item, model, error=as_nfflr_error(error), traceback=lines)
+
+    def __repr__(self) -> str:
+        state = "converged" if self.converged else self.message
+        return f"<{type(self).__name__} {self.item}{self.model and f' with {self.model}'}: {state}>"
 
     @property
     def converged(self) -> bool:
@@ -134,19 +137,19 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """What ``nff`` exits with: 0 if all is well, 5 if it is not converged, or the error's code."""
+        """The exit code of ``nff``: 0 if all is well, 5 if it is not converged, or the error's code."""
         if self.error is not None:
             return self.error.exit_code
         return 0 if self.converged else 5
 
     @property
     def message(self) -> str:
-        """The error, or what the result says of itself."""
+        """The error, or the message of the result."""
         return str(self.error) if self.result is None else self.result.message
 
 
 class Listener:
-    """Is told by ``run_many`` what happens; this one keeps it to itself. Override what you want to know."""
+    """``run_many`` reports to one. This class ignores all reports; override the methods that you need."""
 
     def begin(self, plan: Plan) -> None:
         """The options are sound, and the work begins."""
@@ -158,47 +161,42 @@ class Listener:
         """A job is done: an outcome for each of its models."""
 
     def steps(self, title: str) -> AbstractContextManager[Progress]:
-        """What the steps of a workflow report to while it works on one structure."""
+        """The progress that a workflow reports its steps to, for one structure."""
         return nullcontext(silent)
 
     def counts(self, title: str) -> AbstractContextManager[Callable[[int, int | None, str], None]]:
-        """What the number of finished jobs is reported to: ``update(done, total, text)``."""
+        """A function ``update(done, total, text)`` that takes the number of finished jobs."""
         return nullcontext(lambda done, total, text: None)
 
 
-def jobs_of(workflow: Workflow, structures: Any) -> list[Job]:
-    """The jobs that structures stand for, each with a name of its own.
+def jobs_of(workflow: Workflow, structures: Any) -> tuple[Job, ...]:
+    """A job with a name of its own for each structure, or for each pair; see ``run_many``.
 
     Raises:
         ConfigError: there is none, one is no structure, or two would have one name.
     """
-    number = len(workflow.structures)
+    pairs = len(workflow.structures) > 1
     if isinstance(structures, Mapping):
         groups = [_group(entry, workflow) for entry in structures.values()]
-        labels = [_numbered(str(name), number) for name in structures]
-        stems = [str(name) for name in structures]
+        stems = list(map(str, structures))
+        labels = [tuple(f"{name} {k}" for k in (1, 2)) if pairs else (name,) for name in stems]
     else:
         entries = [structures] if isinstance(structures, Structure) else list(structures)
-        groups = [_group(entry, workflow) for entry in (_expanded(entries) if number == 1 else entries)]
+        if not pairs:
+            paths = find_structures(entry for entry in entries if isinstance(entry, str | Path))
+            entries = [*paths, *(entry for entry in entries if not isinstance(entry, str | Path))]
+        groups = [_group(entry, workflow) for entry in entries]
         labels = [tuple(_label(part, k) for part in group) for k, group in enumerate(groups, 1)]
+        firsts = zip(groups, labels, strict=True)
         stems = result_stems(
-            [
-                Path(label[0]) if isinstance(group[0], Path) else Path(f"{label[0]}.xyz")
-                for group, label in zip(groups, labels, strict=True)
-            ]
+            [group[0] if isinstance(group[0], Path) else Path(f"{names[0]}.xyz") for group, names in firsts]
         )
     if not groups:
         raise ConfigError("structures: there is none; give at least one")
     for name in stems:
         if Path(name).name != name:
             raise ConfigError(f"structures: {name!r} cannot be part of a file's name; choose another name")
-    return [Job(*job) for job in zip(groups, labels, stems, strict=True)]
-
-
-def _expanded(entries: Iterable[Structure]) -> list[Path | ase.Atoms]:
-    """Files that files, folders and patterns stand for, without repeats; then the structures."""
-    paths = find_structures(entry for entry in entries if isinstance(entry, str | Path))
-    return [*paths, *(entry for entry in entries if not isinstance(entry, str | Path))]
+    return tuple(Job(*job) for job in zip(groups, labels, stems, strict=True))
 
 
 def _group(entry: Any, workflow: Workflow) -> tuple[Path | ase.Atoms, ...]:
@@ -212,13 +210,7 @@ def _group(entry: Any, workflow: Workflow) -> tuple[Path | ase.Atoms, ...]:
 
 
 def _label(structure: Path | ase.Atoms, place: int) -> str:
-    if isinstance(structure, Path):
-        return str(structure)
-    return f"{structure.get_chemical_formula()}-{place}"
-
-
-def _numbered(name: str, number: int) -> tuple[str, ...]:
-    return (name,) if number == 1 else tuple(f"{name} {k}" for k in range(1, number + 1))
+    return str(structure) if isinstance(structure, Path) else f"{structure.get_chemical_formula()}-{place}"
 
 
 def find_structures(arguments: Iterable[str | Path]) -> list[Path]:
@@ -235,7 +227,7 @@ def find_structures(arguments: Iterable[str | Path]) -> list[Path]:
 def find_data(arguments: Iterable[str]) -> list[str]:
     """Sources of labelled data that arguments name: files, folders, patterns, names of JARVIS data sets.
 
-    As ``find_structures`` does for structures.
+    See ``find_structures``.
     """
     from ..data.sources import modules
 
@@ -263,7 +255,7 @@ def _expand(argument: str, files_in: Callable[[Path], list[Path]]) -> list[Path]
 
 
 def _structures_in(folder: Path) -> list[Path]:
-    files = [path for path in sorted(folder.iterdir()) if _has_kind(path, STRUCTURES, STRUCTURE_NAMES)]
+    files = _of_kind(folder.iterdir(), STRUCTURES, STRUCTURE_NAMES)
     if not files:
         formats = ", ".join(sorted(STRUCTURES))
         raise ConfigError(f"{folder}: no structure in this folder; expected files {formats} or POSCAR")
@@ -271,10 +263,10 @@ def _structures_in(folder: Path) -> list[Path]:
 
 
 def _data_in(folder: Path) -> list[Path]:
-    files = [path for path in sorted(folder.iterdir()) if _has_kind(path, LABELLED, LABELLED_NAMES)]
+    files = _of_kind(folder.iterdir(), LABELLED, LABELLED_NAMES)
     if files:
         return files
-    below = [path for path in sorted(folder.glob("*/*")) if _has_kind(path, LABELLED, LABELLED_NAMES)]
+    below = _of_kind(folder.glob("*/*"), LABELLED, LABELLED_NAMES)
     hint = f"; give '{folder}/*/{below[0].name}' for those in its folders" if below else ""
     raise ConfigError(
         f"{folder}: no labelled data in this folder; expected files {', '.join(sorted(LABELLED))}, OUTCAR, "
@@ -282,37 +274,41 @@ def _data_in(folder: Path) -> list[Path]:
     )
 
 
-def _has_kind(path: Path, formats: set[str], names: Sequence[str]) -> bool:
-    """Whether a visible file has one of the formats, compressed or not, or one of the names."""
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in COMPRESSIONS]
-    fits = bool(suffixes) and suffixes[-1] in formats
-    fits = fits or any(fnmatch(path.name, name) for name in names)
-    return fits and path.is_file() and not path.name.startswith(".")
+def _of_kind(paths: Iterable[Path], formats: set[str], names: Sequence[str]) -> list[Path]:
+    """Visible files, sorted, that have one of the formats, compressed or not, or one of the names."""
+
+    def fits(path: Path) -> bool:
+        suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in COMPRESSIONS]
+        return (suffixes[-1:] and suffixes[-1] in formats) or any(fnmatch(path.name, name) for name in names)
+
+    return sorted(path for path in paths if path.name[0] != "." and fits(path) and path.is_file())
 
 
 def data_stem(sources: Sequence[str]) -> str:
-    """What results are called: the stem of a file, of several that of the first and their number."""
+    """The name of results: the stem of a file, and of several the first stem and how many follow."""
     first = stem(Path(sources[0]).absolute())
     return first if len(sources) == 1 else f"{first}-and-{len(sources) - 1}-more"
 
 
 def result_stems(paths: Sequence[Path]) -> list[str]:
-    """A distinct name for the results of each file: its stem, or the whole name where stems of a folder
-    are equal, with folders in front where names still are.
+    """A distinct name for the results of each file.
+
+    It is the stem, or the whole name where stems of a folder are equal, with folders in front where two
+    names still are equal.
 
     Raises:
         ConfigError: two files would have one name all the same.
     """
     names = [stem(path) for path in paths]
     places = [(path.resolve().parent, name) for path, name in zip(paths, names, strict=True)]
-    together = Counter(places)
+    counts = Counter(places)
     for k, place in enumerate(places):
-        if together[place] > 1:  # POSCAR.a and POSCAR.b
+        if counts[place] > 1:  # POSCAR.a and POSCAR.b
             names[k] = paths[k].name.replace(".", "-")
     folders = [list(path.resolve().parent.parts[1:]) for path in paths]
     while True:
-        counts = Counter(names)
-        clashing = [k for k, name in enumerate(names) if counts[name] > 1]
+        repeats = Counter(names)
+        clashing = [k for k, name in enumerate(names) if repeats[name] > 1]
         if not clashing:
             return names
         if not all(folders[k] for k in clashing):

@@ -154,3 +154,19 @@ def test_a_note_says_nothing_about_a_model_whose_data_are_not_known(frames, tmp_
     dataset = AtomsDataset(tmp_path / "data.xyz", n_train=1.0, n_val=0.0)
     assert not familiar("mlearn-si-alignn", dataset, [str(tmp_path / "data.xyz")])
     assert np.isfinite(dataset.records[0].labels["total_energy"])
+
+
+def test_the_errors_of_a_sum_are_those_of_the_sum(frames, tmp_path, capsys):
+    parameters = "elements: [Cu]\nepsilon: {Cu: 0.01}\nsigma: {Cu: 2.0}\ncutoff: 4.0\n"
+    (tmp_path / "pair.yaml").write_text(parameters)
+    total = f"mlearn-cu + lennard-jones:{tmp_path / 'pair.yaml'}"
+    ase.io.write(tmp_path / "data.xyz", frames)
+    assert run(["evaluate", "--model", total, str(tmp_path / "data.xyz"), "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "data-evaluate.json").read_text())
+    pair = NFFLrCalculator.load(f"lennard-jones:{tmp_path / 'pair.yaml'}")
+    errors = [abs(pair.get_potential_energy(atoms)) / len(atoms) for atoms in frames]
+    assert record["errors"]["all"]["energy_mae"] == pytest.approx(np.mean(errors), rel=1e-5)
+    assert len(record["checkpoint"]["digest"]) == 2
+    total = "mlearn-cu + ase:ase.calculators.emt:EMT"
+    assert run(["evaluate", "--model", total, str(tmp_path / "data.xyz"), "--out", str(tmp_path / "o")]) == 2
+    assert "no batches" in capsys.readouterr().err
