@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import suppress
 from importlib import metadata, util
 from pathlib import Path
 from types import ModuleType
@@ -51,12 +52,12 @@ def installed_universal() -> list[str]:
 
 
 def precisions(source: str) -> tuple[str, ...]:
-    """Those in which a source can be had, the finest first; none if that is not known of it."""
+    """Precisions that a source offers, the finest first; none if that is not known."""
     prefix = source.partition(":")[0]
     if not is_foreign(source) or prefix not in names():
         return ()
-    known = adapter(prefix)
-    return tuple(sorted(known.DTYPES, reverse=True)) if known.PACKAGE else ("float64",)
+    kind = adapter(prefix)
+    return tuple(sorted(kind.DTYPES, reverse=True)) if kind.PACKAGE else ("float64",)
 
 
 def open_foreign(
@@ -107,11 +108,20 @@ def open_foreign(
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise CheckpointError(f"{source}: {kind.PACKAGE} cannot read it ({reason})") from error
-    return ForeignCalculator(peer, _describe(source, kind, peer, device), _reopening(source, device, dtype))
+    description = {
+        "name": prefix,
+        "source": source,
+        "package": kind.PACKAGE,
+        "version": metadata.version(kind.PACKAGE) if kind.PACKAGE else None,
+        "digest": _digest(peer.weights),
+        "dtype": peer.dtype,
+        "device": device,
+    }
+    return ForeignCalculator(peer, description, (open_foreign, (source, device, dtype, True)))
 
 
 def _check_file(source: str, argument: str, kind: ModuleType, trust: bool) -> None:
-    """Refuse a file that is not there, and one that may run code unless that is agreed to."""
+    """Refuse a file that does not exist, and one that may run code unless it is trusted."""
     if not Path(argument).exists():
         raise CheckpointError(
             f"{source}: no such file; download a model from {kind.MODELS} and put it at {argument}"
@@ -123,34 +133,13 @@ def _check_file(source: str, argument: str, kind: ModuleType, trust: bool) -> No
         )
 
 
-def _describe(source: str, kind: ModuleType, peer: Peer, device: str) -> dict:
-    return {
-        "name": source.partition(":")[0],
-        "source": source,
-        "package": kind.PACKAGE,
-        "version": metadata.version(kind.PACKAGE) if kind.PACKAGE else None,
-        "digest": _digest(peer.weights),
-        "dtype": peer.dtype,
-        "device": device,
-    }
-
-
-def _reopening(source: str, device: str, dtype: str | None) -> tuple:
-    return open_foreign, (source, device, dtype, True)
-
-
 def _digest(files: tuple[Path, ...]) -> str | None:
     """SHA-256 of a file, or of several one after another."""
-    if not files:
-        return None
-    found = hashlib.sha256()
-    for file in files:
-        found.update(file.read_bytes())
-    return found.hexdigest()
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else None
 
 
 def hint(source: str) -> str:
-    """How the potential is given that a name resembles, as the end of a message; else an empty string."""
+    """The end of a message: how to give the potential that a name resembles; else an empty string."""
     word = source.lower()
     for start, name in {**{name: name for name in names()}, **ALIASES}.items():
         if re.match(rf"{start}([^a-z]|$)", word):
@@ -158,15 +147,8 @@ def hint(source: str) -> str:
             if kind.MODELS is None:
                 return f"; did you mean {name!r}?"
             return f"; potentials of {name} are files from {kind.MODELS}, given as {name}:FILE"
-    return _of_ase(word) or did_you_mean(source, names())
-
-
-def _of_ase(word: str) -> str:
-    """The calculator of ASE's with this name."""
-    if word not in calculators:
-        return ""
-    try:
-        calculator = get_calculator_class(word)
-    except ImportError:  # it needs another package
-        return ""
-    return f"; did you mean 'ase:{calculator.__module__}:{calculator.__name__}'?"
+    if word in calculators:
+        with suppress(ImportError):  # some calculators of ASE need another package
+            calculator = get_calculator_class(word)
+            return f"; did you mean 'ase:{calculator.__module__}:{calculator.__name__}'?"
+    return did_you_mean(source, names())

@@ -1,4 +1,4 @@
-"""``ForeignCalculator``: another package's ASE calculator, held to the contract of NFFLr's own."""
+"""``ForeignCalculator``: another package's ASE calculator under the contract of NFFLr's own."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from ..workflows.framework.interface import has_stress, require_stress
 
 @dataclass(frozen=True)
 class Peer:
-    """What an adapter makes of a source.
+    """The calculator that an adapter makes, and what is known about it.
 
     Attributes:
         calculator: the package's own ASE calculator.
         dtype: ``"float32"`` or ``"float64"``, in which it computes.
         elements: symbols that it covers; empty if not known.
         cutoff: Å within which it sees neighbours; None if not known.
-        properties: what it gives, in ASE's names; None: what it says itself.
+        properties: its properties in ASE's names; None: its ``implemented_properties``.
         weights: files that its numbers come from.
         closed: whether it takes only structures that are periodic along all three axes.
         ambient: torch's default dtype that a call needs; None if it needs none.
@@ -75,8 +75,8 @@ class ForeignCalculator(Calculator):
     def __init__(self, peer: Peer, description: dict, reopen: tuple):
         super().__init__()
         self.peer, self.dtype, self.elements, self.cutoff = peer, peer.dtype, peer.elements, peer.cutoff
-        given = peer.calculator.implemented_properties if peer.properties is None else peer.properties
-        self.implemented_properties = [n for n in all_properties if n in given or n == "free_energy"]
+        offered = peer.calculator.implemented_properties if peer.properties is None else peer.properties
+        self.implemented_properties = [n for n in all_properties if n in offered or n == "free_energy"]
         self._description, self._reopen = description, reopen
 
     @property
@@ -85,13 +85,13 @@ class ForeignCalculator(Calculator):
         return self._description["name"]
 
     def kernel_is_ready(self) -> None:
-        """None: there is no kernel of ours."""
+        """None: NFFLr has no kernel for it."""
 
     def __reduce__(self) -> tuple:
         return self._reopen
 
     def __deepcopy__(self, memo: dict) -> ForeignCalculator:
-        """A calculator of its own; what the package cannot copy (compiled code) is opened anew."""
+        """An independent calculator; opened anew where the package cannot copy its own (compiled code)."""
         try:
             with undisturbed():
                 peer = copy.deepcopy(self.peer)  # a memo of its own: a copy that fails leaves halves in it
@@ -123,7 +123,7 @@ class ForeignCalculator(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = all_changes,
     ) -> None:
-        """One evaluation by the package; all that it gives is kept.
+        """One evaluation by the package; all its results are kept.
 
         Raises:
             StructureError: the structure cannot be treated.
@@ -131,18 +131,18 @@ class ForeignCalculator(Calculator):
         """
         self.results = {}  # a call that fails must not leave those of another structure
         super().calculate(atoms, properties, system_changes)
-        assert self.atoms is not None  # ASE keeps a copy of what it is given
+        assert self.atoms is not None  # ASE keeps a copy
         check_structure(self.atoms)
         self.set_atoms(self.atoms)
-        shown = self.atoms.copy()  # the package may do with it what it likes
-        if self.peer.closed and not shown.pbc.all():
-            close(shown, self.cutoff or 10.0)
-        # Some fill in free_energy without saying that they can, and refuse to be asked for it.
-        wanted = dict.fromkeys(["energy", *(name for name in properties if name != "free_energy")])
+        atoms, package = self.atoms.copy(), self.peer.calculator  # a copy, which the package may change
+        if self.peer.closed and not atoms.pbc.all():
+            close(atoms, self.cutoff or 10.0)
+        # Some calculators return free_energy, but refuse to be asked for it.
+        names = dict.fromkeys(["energy", *(name for name in properties if name != "free_energy")])
         try:
             with undisturbed(self.peer.ambient):
-                found = {name: self.peer.calculator.get_property(name, shown) for name in wanted}
-                found = {**getattr(self.peer.calculator, "results", {}), **found}
+                values = {name: package.get_property(name, atoms) for name in names}
+                values = {**getattr(package, "results", {}), **values}
         except (NFFLrError, PropertyNotImplementedError):
             raise
         except Exception as error:
@@ -151,13 +151,13 @@ class ForeignCalculator(Calculator):
             raise NumericsError(
                 f"structure: {self.name} failed ({type(error).__name__}: {error}); check the structure"
             ) from error
-        if "stress" in found and has_stress(self.atoms):
-            # Of the box that was shown: the virial is that of the user's cell, the volume is not.
-            found["stress"] = _voigt(found["stress"]) * (shown.cell.volume / self.atoms.cell.volume)
+        if "stress" in values and has_stress(self.atoms):
+            # The box may have been closed: its virial is that of the user's cell, its volume is not.
+            values["stress"] = as_voigt(values["stress"]) * (atoms.cell.volume / self.atoms.cell.volume)
         else:
-            found.pop("stress", None)
-        found.setdefault("free_energy", found["energy"])
-        self.results = {n: self._plain(n, found[n]) for n in self.implemented_properties if n in found}
+            values.pop("stress", None)
+        values.setdefault("free_energy", values["energy"])
+        self.results = {n: self._plain(n, values[n]) for n in self.implemented_properties if n in values}
 
     def _plain(self, name: str, value: Any) -> float | np.ndarray:
         array = np.array(value, dtype=np.float64, order="C")  # a copy: the package may write into its own
@@ -166,12 +166,11 @@ class ForeignCalculator(Calculator):
         return float(array.item()) if name in ("energy", "free_energy", "magmom") else array
 
     def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
-        """What has changed, to the last bit, and what else the package looks at, as charges in ``info``."""
-        changes = super().check_state(atoms, tol=tol)
-        ask = getattr(self.peer.calculator, "check_state", None)
-        if changes or ask is None or self.peer.closed:
+        """Changes to the last bit, also of what only the package reads, such as charges in ``info``."""
+        changes, package = super().check_state(atoms, tol=tol), self.peer.calculator
+        if changes or self.peer.closed or not hasattr(package, "check_state") or package.atoms is None:
             return changes
-        return ask(atoms) if self.peer.calculator.atoms is not None else changes
+        return package.check_state(atoms)
 
     def reset(self) -> None:
         """Forget results and structure, here and in the package."""
@@ -194,8 +193,10 @@ class ForeignCalculator(Calculator):
 
 
 def close(atoms: ase.Atoms, gap: float) -> None:
-    """Make all axes of a structure periodic, the open ones with ``gap`` Å of vacuum, so that no atom sees
-    another across them: a sum over neighbours within ``gap`` is then what it was."""
+    """Make all axes of a structure periodic, with ``gap`` Å of vacuum along the open ones.
+
+    No atom has new neighbours within ``gap`` then.
+    """
     cell = atoms.cell.array.copy()
     cell[~atoms.pbc] = 0
     cell = complete_cell(cell)
@@ -206,7 +207,7 @@ def close(atoms: ase.Atoms, gap: float) -> None:
     atoms.cell, atoms.pbc = cell, True
 
 
-def _voigt(stress: Any) -> np.ndarray:
+def as_voigt(stress: Any) -> np.ndarray:
     """(6,) of ASE's order, from that or from (3, 3)."""
     array = np.asarray(stress, dtype=np.float64)
     return array if array.shape == (6,) else full_3x3_to_voigt_6_stress(array.reshape(3, 3))
@@ -214,12 +215,12 @@ def _voigt(stress: Any) -> np.ndarray:
 
 @contextmanager
 def undisturbed(ambient: str | None = None) -> Iterator[None]:
-    """Put back what the code inside changes of the process's state, which is not its own.
+    """Restore the state of the process after code of another package.
 
     That is torch's default dtype and device, gradient mode, threads and matmul precision, the generators of
     torch, numpy and Python, warning filters, the environment, the root logger, and the list of properties of
     ASE's base class, which MACE extends. Inside, gradients are on, ``ambient`` is the default dtype if it is
-    given, and warnings and what is printed are dropped.
+    given, and warnings and prints are dropped.
     """
     import torch  # here, so that names of packages are listed without it
 

@@ -1,4 +1,4 @@
-"""What a model from elsewhere takes, by its signature, and how it names and measures its results."""
+"""The input of a model from elsewhere, by its signature, and the names, units and signs of its results."""
 
 from __future__ import annotations
 
@@ -22,9 +22,27 @@ from ..models.assemble import stress_from_virial
 from ..units import KINDS as UNIT_KINDS
 from ..units import factor
 
+# Kinds of input: by class, by package, and by the name of a type that only type checkers can resolve.
+CLASSES = {
+    "ase": ase.Atoms,
+    "atoms": Atoms,
+    "graph": Graph,
+    "ghosts": GhostAtoms,
+    "dict": Mapping,
+    "tensors": torch.Tensor,
+}
+PACKAGES = {"dgl": "dgl", "torch_geometric": "pyg"}
+TYPE_NAMES = {
+    "ase.Atoms": "ase",
+    "nfflr.Atoms": "atoms",
+    "Graph": "graph",
+    "GhostAtoms": "ghosts",
+    **dict.fromkeys(("dgl.DGLGraph", "DGLGraph"), "dgl"),
+    **dict.fromkeys(("Data", "Batch"), "pyg"),
+}
 KINDS = ("ase", "atoms", "graph", "ghosts", "dgl", "pyg", "dict", "tensors")
 NEED_CUTOFF = ("graph", "ghosts", "dgl")
-# Tensors by name, and the names that parameters of a model may have for them.
+# Tensors, and other names that parameters of a model may have for them.
 TENSORS = {
     "positions": ("pos", "coordinates", "R"),  # (N, 3)
     "numbers": ("z", "Z", "atomic_numbers"),  # (N,) int64
@@ -41,7 +59,7 @@ PERIODIC = {"cell", "shifts", "vectors"}
 
 @dataclass(frozen=True)
 class Door:
-    """What a model is given.
+    """The input of a model.
 
     Attributes:
         kind: one of ``KINDS``.
@@ -62,46 +80,43 @@ class Door:
 
     @property
     def knows_cell(self) -> bool:
-        """Whether what it is given tells that a structure is periodic."""
+        """Whether the input tells that a structure is periodic."""
         return self.kind != "tensors" or bool(self.tensors & PERIODIC)
 
 
-def find_door(model: Any, name: str, given: str | type | Sequence[str] | None) -> Door:
-    """What ``model`` takes, as ``given`` says, or by the annotation or the names of its parameters.
+def find_door(model: Any, name: str, choice: str | type | Sequence[str] | None) -> Door:
+    """The input of ``model``: the user's choice, or by the annotation or the names of its parameters.
 
     A module whose ``forward(self, x)`` has no annotation, nor a name of a tensor for ``x``, is given
-    ``nfflr.Atoms``. A function has to say what it takes.
+    ``nfflr.Atoms``. A function needs annotations, names or a choice.
 
     Raises:
-        ConfigError: that cannot be told, or ``given`` is no representation.
+        ConfigError: the signature does not say it, or the choice is no kind of input.
     """
-    if isinstance(given, str) and given not in KINDS:
-        raise ConfigError(
-            f"input: got {given!r}; expected one of {', '.join(KINDS)}{did_you_mean(given, KINDS)}"
-        )
-    if isinstance(given, type):
-        kind = _kind(given)
+    if isinstance(choice, type):
+        kind = _kind(choice)
         if kind is None:
-            raise ConfigError(f"input: a {given.__qualname__} cannot be made; expected one of {KINDS}")
+            raise ConfigError(f"input: a {choice.__qualname__} cannot be made; expected one of {KINDS}")
         return Door(kind)
-    if given is not None and not isinstance(given, str):
-        unknown = [n for n in given if n not in NAMES]
-        if unknown:
+    if choice is not None and not isinstance(choice, str):
+        for unknown in (tensor for tensor in choice if tensor not in NAMES):
             raise ConfigError(
-                f"input: no tensor {unknown[0]!r}; expected some of {', '.join(TENSORS)}"
-                f"{did_you_mean(unknown[0], NAMES)}"
+                f"input: no tensor {unknown!r}; expected some of {', '.join(TENSORS)}"
+                f"{did_you_mean(unknown, NAMES)}"
             )
-        return Door("tensors", positional=tuple(NAMES[n] for n in given))
+        return Door("tensors", positional=tuple(NAMES[tensor] for tensor in choice))
+    if choice is not None and choice not in KINDS:
+        raise ConfigError(
+            f"input: got {choice!r}; expected one of {', '.join(KINDS)}{did_you_mean(choice, KINDS)}"
+        )
     parameters = _parameters(model)
-    kind = given or (_kind(parameters[0].annotation) if parameters else None)
-    if kind in (None, "tensors"):
-        door = _tensor_door(parameters)
-        if door is not None:
-            return door
-        if kind is None and isinstance(model, nn.Module) and _takes_one(parameters):
-            return Door("atoms")
-    elif kind is not None:
+    kind = choice or (_kind(parameters[0].annotation) if parameters else None)
+    if kind not in (None, "tensors"):
         return Door(kind)
+    if (door := _tensor_door(parameters)) is not None:
+        return door
+    if kind is None and isinstance(model, nn.Module) and _takes_one(parameters):
+        return Door("atoms")
     signature = ", ".join(p.name for p in parameters)
     raise ConfigError(
         f"{name}({signature}): the signature does not say what the model takes; give input=, one of "
@@ -110,13 +125,12 @@ def find_door(model: Any, name: str, given: str | type | Sequence[str] | None) -
 
 
 def _takes_one(parameters: list[inspect.Parameter]) -> bool:
-    """Whether it is called with one thing, of which the signature says nothing: ``forward(self, x)``."""
+    """Whether the call has one argument, of which the signature says nothing: ``forward(self, x)``."""
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     required = [p for p in named if p.default is p.empty]
-    return len(required) == 1 and required == named[:1] and _says_nothing(required[0])
-
-
-def _says_nothing(p: inspect.Parameter) -> bool:
+    if len(required) != 1 or required != named[:1]:
+        return False
+    (p,) = required
     return p.annotation is p.empty and p.kind != p.KEYWORD_ONLY and p.name not in NAMES
 
 
@@ -149,24 +163,16 @@ def _parameters(model: Any) -> list[inspect.Parameter]:
 
 
 def _kind(hint: Any) -> str | None:
-    if isinstance(hint, str):  # not resolved
-        known = {"ase.Atoms": "ase", "nfflr.Atoms": "atoms", "Graph": "graph", "GhostAtoms": "ghosts"}
-        known |= {"dgl.DGLGraph": "dgl", "DGLGraph": "dgl", "Data": "pyg", "Batch": "pyg"}
-        return known.get(hint)
+    if isinstance(hint, str):
+        return TYPE_NAMES.get(hint)
     origin = typing.get_origin(hint)
     if origin in (typing.Union, UnionType):
         return next((kind for kind in map(_kind, typing.get_args(hint)) if kind), None)
     cls = origin or hint
     if not isinstance(cls, type):
         return None
-    package = cls.__module__.partition(".")[0]
-    if package == "torch_geometric":
-        return "pyg"
-    if package == "dgl":
-        return "dgl"
-    kinds = {"ase": ase.Atoms, "atoms": Atoms, "graph": Graph, "ghosts": GhostAtoms, "dict": Mapping}
-    kinds["tensors"] = torch.Tensor
-    return next((kind for kind, known in kinds.items() if issubclass(cls, known)), None)
+    package = PACKAGES.get(cls.__module__.partition(".")[0])
+    return package or next((kind for kind, base in CLASSES.items() if issubclass(cls, base)), None)
 
 
 def _tensor_door(parameters: list[inspect.Parameter]) -> Door | None:
@@ -185,45 +191,40 @@ def _tensor_door(parameters: list[inspect.Parameter]) -> Door | None:
             positional.append(NAMES[p.name])
         else:
             named.append((p.name, NAMES[p.name]))
-    known = {*positional, *(name for _, name in named)}
-    return Door("tensors", tuple(positional), tuple(named)) if known & {"positions", "vectors"} else None
+    door = Door("tensors", tuple(positional), tuple(named))
+    return door if door.tensors & {"positions", "vectors"} else None
 
 
 def call(model: Callable, door: Door, graph: Graph, cutoff: float | None, dtype: torch.dtype) -> Any:
-    """The model's answer for a graph in its own unit of length, as the representation that it takes.
+    """The model's output for a graph in its own unit of length, passed as the input that it takes.
 
-    What describes structures for us is in float64; plain tensors, DGL and PyG are in ``dtype``.
+    Our own classes are in float64; plain tensors, DGL and PyG are in ``dtype``.
     """
-    if door.kind == "tensors":
-        known = _tensors(graph, dtype)
-        return model(*(known[n] for n in door.positional), **{p: known[n] for p, n in door.named})
-    return model(_represent(door.kind, graph, cutoff, dtype))
-
-
-def _represent(kind: str, graph: Graph, cutoff: float | None, dtype: torch.dtype) -> Any:
     atoms = graph.atoms
-    if kind == "ase":
-        return atoms.to_ase()
-    if kind == "atoms":
-        return atoms
-    if kind == "graph":
-        return graph
-    if kind == "ghosts":
-        return _ghosts(graph)
-    if kind == "dict":
-        return {n: t for n, t in _tensors(graph, dtype).items() if cutoff is not None or n not in EDGES}
+    if door.kind == "ase":
+        return model(atoms.to_ase())
+    if door.kind in ("atoms", "graph"):
+        return model({"atoms": atoms, "graph": graph}[door.kind])
+    if door.kind == "ghosts":
+        return model(_ghosts(graph))
+    if door.kind == "tensors":
+        tensors = _tensors(graph, dtype)
+        return model(*(tensors[n] for n in door.positional), **{p: tensors[n] for p, n in door.named})
+    if door.kind == "dict":
+        tensors = _tensors(graph, dtype)
+        return model({n: t for n, t in tensors.items() if cutoff is not None or n not in EDGES})
     atoms = replace(atoms, positions=atoms.positions.to(dtype), cell=atoms.cell.to(dtype))
     graph = replace(graph, atoms=atoms, shift=graph.shift.to(dtype))
-    if kind == "dgl":
+    if door.kind == "dgl":
         from ..data.inputs import to_dgl
 
-        return to_dgl(graph)
+        return model(to_dgl(graph))
     from ..data.inputs import to_pyg
 
     data = to_pyg(graph)
     if cutoff is None:
         del data.edge_index, data.edge_shift
-    return data
+    return model(data)
 
 
 def _ghosts(graph: Graph) -> GhostAtoms:
@@ -264,7 +265,7 @@ class Convention:
     """Names, units and signs of a model's results; see ``Wrapped``.
 
     Raises:
-        ConfigError: a name, unit or sign that is none.
+        ConfigError: a name, unit or sign is unknown.
     """
 
     def __init__(
@@ -289,12 +290,13 @@ class Convention:
         self.factors |= {kind: factor(unit, kind) for kind, unit in units.items()}
 
     def read(self, output: Any, atoms: Atoms, stress: bool) -> dict[str, torch.Tensor]:
-        """``total_energy`` (), ``energies`` (N,), ``forces`` (N, 3), ``stress`` (3, 3), those that there are.
+        """``total_energy`` () and, if the model gives them, ``energies`` (N,), ``forces`` (N, 3), ``stress``
+        (3, 3).
 
         Args:
             output: of the model.
             atoms: the structure, in Å.
-            stress: whether it is looked for.
+            stress: whether to look for stress or virial.
 
         Raises:
             ConfigError: there is no energy, a key is missing, or a virial has no sign.
@@ -314,9 +316,8 @@ class Convention:
         for name, shape in shapes.items():
             key = self._key(name, output)
             if key is not None and (stress or name not in ("stress", "virial")):
-                values[name] = (
-                    self._shaped(output[key], key, shape, atoms.positions.device) * self.factors[name]
-                )
+                tensor = torch.as_tensor(output[key], device=atoms.positions.device).double()
+                values[name] = self._shaped(tensor, key, shape) * self.factors[name]
         if "energy" not in values:
             raise ConfigError(
                 f"{self.name}: returned {sorted(map(str, output))}, no energy; give keys={{'energy': …}}"
@@ -346,20 +347,17 @@ class Convention:
             )
         return key
 
-    def _shaped(
-        self, value: Any, key: str | int, shape: tuple[int, ...], device: torch.device
-    ) -> torch.Tensor:
-        tensor = torch.as_tensor(value, device=device).double()
+    def _shaped(self, tensor: torch.Tensor, key: str | int, shape: tuple[int, ...]) -> torch.Tensor:
         exact = tuple(tensor.shape) in (shape, (1, *shape))
         if not exact and not (len(shape) < 2 and tensor.numel() == math.prod(shape)):
             raise NumericsError(f"{self.name}: {key!r} has the shape {tuple(tensor.shape)}; expected {shape}")
         return tensor.reshape(shape)
 
 
-def _checked(option: str, given: Mapping, names: Sequence[str] | Mapping) -> dict:
-    for name in given:
+def _checked(option: str, entries: Mapping, names: Sequence[str] | Mapping) -> dict:
+    for name in entries:
         if name not in names:
             raise ConfigError(
                 f"{option}: no {name!r}; expected some of {', '.join(names)}{did_you_mean(str(name), names)}"
             )
-    return dict(given)
+    return dict(entries)

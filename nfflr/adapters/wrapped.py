@@ -35,7 +35,7 @@ from ..models.evaluator import Evaluator, Input, within
 from ..quantities import QUANTITIES, STANDARD, Quantity
 from ..structures.checks import check_structure
 from ..workflows.framework.interface import has_stress
-from .foreign_calculator import _voigt
+from .foreign_calculator import as_voigt
 from .signature import Convention, call, find_door
 
 logger = logging.getLogger("nfflr")
@@ -176,24 +176,24 @@ class Wrapped(nn.Module, Evaluator):
         values, slopes = self._evaluate(graph, self.derived - (set() if stress else {"stress"}), stress)
         values |= slopes
         names = ["total_energy", *(n for n in self.results_given if n != "stress" or stress)]
-        lost = [n for n in names if n not in values]
-        if lost:
-            raise NumericsError(f"{self.name}: gave no {lost[0]}, as it did when it was tried")
+        for name in names:
+            if name not in values:
+                raise NumericsError(f"{self.name}: gave no {name}, as it did when it was tried")
         return {name: values[name].detach() for name in names}
 
-    def _evaluate(self, graph: Graph, wanted: frozenset[str] | set[str], stress: bool) -> tuple[dict, dict]:
-        """What the model returns, and the derivatives that are wanted and there are."""
+    def _evaluate(self, graph: Graph, names: frozenset[str] | set[str], stress: bool) -> tuple[dict, dict]:
+        """The model's results, and those of the named derivatives that exist."""
         atoms = graph.atoms
         with torch.enable_grad():
-            positions = atoms.positions.detach().clone().requires_grad_("forces" in wanted)
-            strain = positions.new_zeros(3, 3).requires_grad_("stress" in wanted)
+            positions = atoms.positions.detach().clone().requires_grad_("forces" in names)
+            strain = positions.new_zeros(3, 3).requires_grad_("stress" in names)
             values = self._values(graph, positions, strain, stress)
             energy, leaves = values["total_energy"], {"forces": positions, "stress": strain}
-            leaves = {name: leaf for name, leaf in leaves.items() if name in wanted}
+            leaves = {name: leaf for name, leaf in leaves.items() if name in names}
             slopes = {}
             if leaves and energy.requires_grad:
-                found = torch.autograd.grad(energy, list(leaves.values()), allow_unused=True)
-                slopes = {n: g for n, g in zip(leaves, found, strict=True) if g is not None}
+                gradients = torch.autograd.grad(energy, list(leaves.values()), allow_unused=True)
+                slopes = {n: g for n, g in zip(leaves, gradients, strict=True) if g is not None}
         if "forces" in slopes:
             slopes["forces"] = -slopes["forces"]
         if "stress" in slopes:
@@ -212,16 +212,14 @@ class Wrapped(nn.Module, Evaluator):
         return self.results.read(output, graph.atoms, stress)
 
     def _try(self, example: ase.Atoms | None) -> None:
-        """Find out what there is, and that what is derived is right."""
+        """Find out which results there are, and check those that are derived."""
         atoms = _example(self.elements, self.cutoff, self.door.knows_cell) if example is None else example
         check_structure(atoms, "example")
         volume = bool(atoms.pbc.any()) and atoms.cell.rank == 3 and self.door.knows_cell
-        wanted = {"forces", "stress"} if volume else {"forces"}
         try:
             graph = self.graph(atoms)
             values, _ = self._evaluate(graph, set(), volume)
-            given = set(values) - {"total_energy"}
-            derived = self._derived(graph, wanted - given)
+            derived = self._derived(graph, ({"forces", "stress"} if volume else {"forces"}) - values.keys())
         except NFFLrError:
             raise
         except Exception as error:
@@ -233,19 +231,20 @@ class Wrapped(nn.Module, Evaluator):
                 "that it knows, example= that it takes, or input="
             ) from error
         self.derived = frozenset(derived)
-        self.results_given = tuple(n for n in ("energies", "forces", "stress") if n in given | derived)
+        names = ("energies", "forces", "stress")
+        self.results_given = tuple(n for n in names if n in values.keys() | derived)
 
-    def _derived(self, graph: Graph, wanted: set[str]) -> set[str]:
-        """Which of the wanted derivatives the energy has, checked against its differences."""
-        if not wanted:
+    def _derived(self, graph: Graph, names: set[str]) -> set[str]:
+        """Those of the derivatives that the energy has, checked against its differences."""
+        if not names:
             return set()
         try:
-            slopes = self._evaluate(graph, wanted, False)[1]
+            slopes = self._evaluate(graph, names, False)[1]
         except RuntimeError as error:  # it differentiates, and keeps nothing for a second derivative
             if is_lack_of_resources(error):
                 raise
             reason = str(error).strip().splitlines()[0]
-            logger.warning(f"{self.name}: gives no {' and '.join(sorted(wanted))}: {reason}")
+            logger.warning(f"{self.name}: gives no {' and '.join(sorted(names))}: {reason}")
             return set()
         volume = float(graph.atoms.volumes()[0])
         draw = np.random.default_rng(0)
@@ -261,37 +260,38 @@ class Wrapped(nn.Module, Evaluator):
                 place[k] = place[k] + step * h * way
                 at.append(float(self._values(graph, place[0], place[1], False)["total_energy"].detach()))
             expected = (at[0] - 8 * at[1] + 8 * at[2] - at[3]) / (12 * h)
-            found = scale * float((slope * way).sum())
+            derivative = scale * float((slope * way).sum())
             noise = 20 * torch.finfo(self.dtype).eps * max(map(abs, at)) / h
-            if abs(found - expected) <= 0.01 * abs(expected) + noise:
+            if abs(derivative - expected) <= 0.01 * abs(expected) + noise:
                 sound.add(name)
             else:
                 logger.warning(
                     f"{self.name}: its energy has no derivative that could be its {name} "
-                    f"({found:.4g} instead of {expected:.4g} eV); give input= that it depends on throughout"
+                    f"({derivative:.4g}, not {expected:.4g} eV); give input= that it depends on throughout"
                 )
         return sound
 
 
-def _cutoff(model: Any, given: float | None, name: str, needed: bool) -> float | None:
-    cutoff = getattr(model, "cutoff", None) if given is None else given
+def _cutoff(model: Any, option: float | None, name: str, needed: bool) -> float | None:
+    cutoff = getattr(model, "cutoff", None) if option is None else option
     try:
         cutoff = None if cutoff is None else float(cutoff)
     except (TypeError, ValueError):
         cutoff = None
-    if given is not None and (cutoff is None or not 0 < cutoff < np.inf):
-        raise ConfigError(f"cutoff: got {given}; expected a length in Å, positive")
+    if option is not None and (cutoff is None or not 0 < cutoff < np.inf):
+        raise ConfigError(f"cutoff: got {option}; expected a length in Å, positive")
     if needed and cutoff is None:
         raise ConfigError(f"{name}: takes neighbours, and has no attribute cutoff; give cutoff= in Å")
     return cutoff
 
 
-def _elements(model: Any, given: Sequence[str] | None) -> tuple[str, ...] | None:
-    elements = getattr(model, "elements", None) if given is None else given
-    known = isinstance(elements, list | tuple) and all(str(e) in atomic_numbers for e in elements)
-    if given is not None and not (known and elements):
-        raise ConfigError(f"elements: got {given!r}; expected chemical symbols")
-    return tuple(map(str, elements)) if known and elements else None
+def _elements(model: Any, option: Sequence[str] | None) -> tuple[str, ...] | None:
+    elements = getattr(model, "elements", None) if option is None else option
+    if isinstance(elements, list | tuple) and elements and all(str(e) in atomic_numbers for e in elements):
+        return tuple(map(str, elements))
+    if option is not None:
+        raise ConfigError(f"elements: got {option!r}; expected chemical symbols")
+    return None
 
 
 def _tensors(model: Any) -> list[torch.Tensor]:
@@ -350,12 +350,10 @@ class AseEvaluator(nn.Module, Evaluator):
             elif not stress:
                 continue
             elif has_stress(atoms):
-                value = _voigt(self.calculator.get_property("stress", atoms))
-                value = voigt_6_to_full_3x3_stress(value)
+                value = voigt_6_to_full_3x3_stress(as_voigt(self.calculator.get_property("stress", atoms)))
             else:
                 value = np.zeros((3, 3))
-            value = np.array(value, dtype=np.float64)
-            result[quantity.name] = torch.from_numpy(value).to(self.device)
+            result[quantity.name] = torch.tensor(value, dtype=torch.float64, device=self.device)
         return result
 
 

@@ -64,7 +64,7 @@ def command(structures, model, out, device, config, trust, resume, threads, **va
 def run(
     out: Path, cells: dict[str, Atoms], calculator: Calculator, settings: DistillSettings, teacher: str
 ) -> int:
-    """Distil in a folder that is held, tell, and return the exit code."""
+    """Distil in a locked folder, print the results, and return the exit code."""
     from ..learn.loop import Distillation
     from ..learn.students import write_data, write_results
 
@@ -89,7 +89,7 @@ def run(
 
 
 def summary(record: dict) -> str:
-    """What came out, in three lines."""
+    """Calls, errors and speed in three lines."""
     settings, suite, speed = record["settings"], record["final"]["suite"], record["speed"]
     lines = [
         f"{record['calls']} calls of {record['teacher']} in {record['wall_time_s']:.0f} s; force error "
@@ -104,13 +104,13 @@ def summary(record: dict) -> str:
     if speed["teacher_ms"] and speed["student_ms"]:
         lines.append(
             f"{speed['atoms']} atoms: teacher {speed['teacher_ms']:.4g} ms, potential "
-            f"{speed['student_ms']:.3g} ms ({_told(speed['student_speed_up'])}), compiled "
-            f"{speed['student_compiled_ms']:.3g} ms ({_told(speed['student_compiled_speed_up'])})"
+            f"{speed['student_ms']:.3g} ms ({_ratio(speed['student_speed_up'])}), compiled "
+            f"{speed['student_compiled_ms']:.3g} ms ({_ratio(speed['student_compiled_speed_up'])})"
         )
     return "\n".join(lines if record["good"] else [*lines, "the limits do not hold; raise --budget"])
 
 
-def _told(speed_up: float) -> str:
+def _ratio(speed_up: float) -> str:
     """A ratio in two digits, and in words where it is no gain."""
     text = f"{speed_up:.0f}" if speed_up >= 10 else f"{speed_up:.2g}"
     return f"{text} ×" if speed_up >= 1 else f"{text} × as fast"

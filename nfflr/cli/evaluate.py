@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -52,6 +52,7 @@ def command(data, checkpoint, out, overwrite, threads, **options) -> int:
     source = sources[0] if len(sources) == 1 else sources
     files = Judgement(out, f"{data_stem(sources)}-evaluate", overwrite)
     terms = terms_of(checkpoint)
+    model: Any
     model, metadata = load_model(checkpoint) if len(terms) == 1 else open_evaluator(checkpoint)
     if not model.takes_batches:
         raise ConfigError(f"{checkpoint}: a term takes no batches; expected NFFLr's own potentials")

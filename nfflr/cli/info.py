@@ -57,7 +57,7 @@ def command(model: str, as_json: bool) -> int:
 
 
 def _folded(name: str, value: str) -> str:
-    """On a terminal, lines after the first begin where it does; on a pipe there is one."""
+    """The value in indented lines on a terminal, in one line on a pipe."""
     if not sys.stdout.isatty() or " " not in value:
         return name + value
     width = max(40, shutil.get_terminal_size().columns)
@@ -65,28 +65,28 @@ def _folded(name: str, value: str) -> str:
 
 
 def _scores(metadata: dict) -> str:
-    """In the units of the tables people publish."""
+    """Scores in the units of published tables."""
     from ..quantities import LABELLED, from_description
     from ..reports.run_record import columns_of
 
     outputs = [from_description(output) for output in metadata.get("outputs") or ()]
     columns = {f"val/{column.key}": column for column in columns_of([*LABELLED, *outputs])}
-    told = []
-    for name, value in metadata["scores"].items():
-        column = columns.get(name)
-        told.append(
-            f"{column.title} {value * column.factor:.4g} {column.unit}" if column else f"{name} {value:.4g}"
-        )
-    return ", ".join(told)
+    return ", ".join(
+        f"{columns[name].title} {value * columns[name].factor:.4g} {columns[name].unit}"
+        if name in columns
+        else f"{name} {value:.4g}"
+        for name, value in metadata["scores"].items()
+    )
 
 
 def _energetic(metadata: dict) -> dict[str, str]:
     references = ", ".join(f"{k} {v:.6f} eV" for k, v in metadata["reference_energies"].items())
     lines = {"reference energies": references, "stress": metadata["stress_convention"]}
-    outputs = metadata.get("outputs") or ()
-    return lines | ({"predicts too": ", ".join(output["name"] for output in outputs)} if outputs else {})
+    if outputs := metadata.get("outputs"):
+        lines["predicts too"] = ", ".join(output["name"] for output in outputs)
+    return lines
 
 
 def _predicted(targets: dict[str, dict]) -> dict[str, str]:
-    told = [f"{name} ({', '.join(map(str, t.get('classes', ['number'])))})" for name, t in targets.items()]
-    return {"predicts": "; ".join(told)}
+    kinds = {name: map(str, target.get("classes", ["number"])) for name, target in targets.items()}
+    return {"predicts": "; ".join(f"{name} ({', '.join(kind)})" for name, kind in kinds.items())}

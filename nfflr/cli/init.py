@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -28,7 +29,8 @@ EXAMPLES = (
     "nff init 'runs/*/OUTCAR' --out mine --yaml",
 )
 
-
+ENERGIES = ("lowest E\neV/atom", "highest E\neV/atom", "rms\nmeV/atom")
+HEADERS = ("number", "atoms", *ENERGIES, "max |F|\neV/Å", "max |σ|\nGPa")
 MOST_ROWS = 16
 MOST_OUTLIERS = 10
 MOST_PAIRS = 20
@@ -80,126 +82,93 @@ def command(data, out, declared, overwrite, **options) -> int:
 
 def _print_diagnosis(diagnosis: Diagnosis, name: str) -> None:
     """Print the survey, then what is suspicious."""
-    if diagnosis.survey is not None:
-        _table(diagnosis.survey, name)
-        for title, text in _lines(diagnosis.survey).items():
-            first, *others = textwrap.wrap(text, _room() - 20)
-            click.echo(f"{title:19s} {first}")
-            for line in others:
-                click.echo(" " * 20 + line)
-        _outliers(diagnosis.survey)
+    survey = diagnosis.survey
+    if survey is not None:
+        _table(survey, name)
+        width = min(PIPE_WIDTH, Console(PIPE_WIDTH).width)
+        for title, text in _lines(survey).items():
+            click.echo(textwrap.fill(text, width, initial_indent=f"{title:20}", subsequent_indent=" " * 20))
+        _outliers(survey)
     fatal = [finding for finding in diagnosis.findings if finding.fatal]
     for finding in fatal[1:]:  # the first becomes the error
         click.echo(wrapped(f"{click.style('problem', fg='red')}: {finding}", "  "))
     for finding in diagnosis.findings:
         if not finding.fatal:
             click.echo(wrapped(f"{click.style('note', fg='yellow')}: {finding}", "  "))
-    if diagnosis.survey is not None and not (diagnosis.findings or diagnosis.survey.outliers):
+    if survey is not None and not (diagnosis.findings or survey.outliers):
         click.echo(click.style("nothing suspicious", fg="green"))
 
 
-def _room() -> int:
-    """Characters of a line."""
-    return min(PIPE_WIDTH, Console(PIPE_WIDTH).width)
-
-
-def _table(seen: Survey, name: str) -> None:
+def _table(survey: Survey, name: str) -> None:
     """Counts and ranges by group and composition."""
-    counts = Counter(zip(seen.groups, seen.compositions, strict=True))
+    counts = Counter(zip(survey.groups, survey.compositions, strict=True))
     by_group = len(counts) > MOST_ROWS  # then the compositions of a group share a row
-    keys = [(g, "" if by_group else c) for g, c in zip(seen.groups, seen.compositions, strict=True)]
+    keys = [(g, "" if by_group else c) for g, c in zip(survey.groups, survey.compositions, strict=True)]
     rows = Counter(keys).most_common()
-    view = narrow_table(f"{name}: {len(seen)} structures, {seen.sizes.sum()} atoms")
+    view = narrow_table(f"{name}: {len(survey)} structures, {survey.sizes.sum()} atoms")
     view.add_column("group", overflow="fold", min_width=5)
     view.add_column("formula", overflow="fold", min_width=4)
-    for header in (
-        "number",
-        "atoms",
-        "lowest E\neV/atom",
-        "highest E\neV/atom",
-        "rms\nmeV/atom",
-        "max |F|\neV/Å",
-    ):
+    for header in HEADERS:
         view.add_column(header, justify="right", no_wrap=True)
-    view.add_column("max |σ|\nGPa", justify="right", no_wrap=True)
     for key, count in rows[:MOST_ROWS]:
-        members = np.array([k == key for k in keys])
-        kinds = {c for (g, c), _ in counts.items() if g == key[0]}
-        shown = key[1] or (f"{len(kinds)} of them" if len(kinds) > 1 else min(kinds))
-        view.add_row(key[0], shown, str(count), *_numbers(seen, members))
+        formulas = {formula for group, formula in counts if group == key[0]}
+        formula = key[1] or (f"{len(formulas)} of them" if len(formulas) > 1 else min(formulas))
+        view.add_row(key[0], formula, str(count), *_numbers(survey, np.array([k == key for k in keys])))
     if len(rows) > MOST_ROWS:
         others = {key for key, _ in rows[MOST_ROWS:]}
         members = np.array([key in others for key in keys])
-        view.add_row(f"{len(rows) - MOST_ROWS} more", "", str(members.sum()), *_numbers(seen, members))
+        view.add_row(f"{len(rows) - MOST_ROWS} more", "", str(members.sum()), *_numbers(survey, members))
     if len(rows) > 1:
         view.add_section()
-        view.add_row("all", "", str(len(seen)), *_numbers(seen, np.ones(len(seen), bool)))
+        view.add_row("all", "", str(len(survey)), *_numbers(survey, np.ones(len(survey), bool)))
     show(view)
 
 
-def _numbers(seen: Survey, chosen: np.ndarray) -> list[str]:
-    residuals = seen.residuals[chosen]
-    residuals = residuals[np.isfinite(residuals)]
-    rms = f"{1e3 * np.sqrt(np.mean(residuals**2)):.3g}" if len(residuals) else "–"
+def _numbers(survey: Survey, members: np.ndarray) -> list[str]:
+    """The cells below ``HEADERS`` for some structures; of energies to 0.1 meV."""
+
+    def cells(values: np.ndarray, form: str, *reduce: Callable[[np.ndarray], float]) -> list[str]:
+        numbers = values[members][np.isfinite(values[members])]
+        return [format(function(numbers), form) if len(numbers) else "–" for function in reduce]
+
+    least, most = survey.sizes[members].min(), survey.sizes[members].max()
     return [
-        _range(seen.sizes[chosen]),
-        *_ends(seen.energy[chosen]),
-        rms,
-        _largest(seen.largest_force[chosen]),
-        _largest(seen.largest_stress[chosen] / GPA),
+        f"{least}" if least == most else f"{least}–{most}",
+        *cells(survey.energy, ".4f", np.min, np.max),
+        *cells(1e3 * survey.residuals, ".3g", lambda values: np.sqrt(np.mean(values**2))),
+        *cells(survey.largest_force, ".3g", np.max),
+        *cells(survey.largest_stress / GPA, ".3g", np.max),
     ]
 
 
-def _ends(values: np.ndarray) -> tuple[str, str]:
-    """The least and the largest energy to 0.1 meV."""
-    values = values[np.isfinite(values)]
-    return (f"{values.min():.4f}", f"{values.max():.4f}") if len(values) else ("–", "–")
-
-
-def _range(values: np.ndarray) -> str:
-    low, high = values.min(), values.max()
-    return f"{low}" if low == high else f"{low}–{high}"
-
-
-def _largest(values: np.ndarray) -> str:
-    values = values[np.isfinite(values)]
-    return f"{values.max():.3g}" if len(values) else "–"
-
-
-def _lines(seen: Survey) -> dict[str, str]:
-    reach = {f"{a}–{b}": d.min() for (a, b), d in seen.pairs.items() if np.isfinite(d).any()}
-    closest = [f"{pair} {reach[pair]:.2f}" for pair in sorted(reach, key=reach.__getitem__)]
-    closest = (
-        [*closest[:MOST_PAIRS], f"{len(closest) - MOST_PAIRS} more"] if len(closest) > MOST_PAIRS else closest
-    )
-    labels = [f"{name} {count} of {len(seen)}" for name, count in seen.labels.items()]
-    references = ", ".join(f"{e} {v:.4f}" for e, v in seen.references.items()) + " eV"
+def _lines(survey: Survey) -> dict[str, str]:
+    nearest = {f"{a}–{b}": d.min() for (a, b), d in survey.pairs.items() if np.isfinite(d).any()}
+    closest = [f"{pair} {nearest[pair]:.2f}" for pair in sorted(nearest, key=nearest.__getitem__)]
+    if len(closest) > MOST_PAIRS:
+        closest[MOST_PAIRS:] = [f"{len(closest) - MOST_PAIRS} more"]
+    labels = [f"{name} {count} of {len(survey)}" for name, count in survey.labels.items()]
     lines = {
-        "elements": ", ".join(f"{e}" for e in seen.elements),
+        "elements": ", ".join(survey.elements),
         "labels": ", ".join(labels) or "none",
         "nearest (Å)": ", ".join(closest) or "no neighbours",
-        "typical (Å)": ", ".join(f"{e} {d:.2f}" for e, d in seen.spacing.items()) or "no neighbours",
+        "typical (Å)": ", ".join(f"{e} {d:.2f}" for e, d in survey.spacing.items()) or "no neighbours",
     }
-    if seen.labels.get("total_energy") and seen.spacing:
+    if survey.labels.get("total_energy") and survey.spacing:
+        references = ", ".join(f"{element} {value:.4f}" for element, value in survey.references.items())
         unknown = "not unique: the compositions do not tell the elements apart"
-        lines["element energies"] = f"{references}; rms: what they leave" if seen.determined else unknown
-    if seen.isolated:
-        lines["isolated atoms"] = f"{len(seen.isolated)}: {_some(seen, seen.isolated)}"
-    if seen.repeats:
-        lines["copies"] = f"{len(seen.repeats)}: {_some(seen, seen.repeats)}"
+        lines["element energies"] = f"{references} eV; rms: what they leave" if survey.determined else unknown
+    for title, indices in {"isolated atoms": survey.isolated, "copies": survey.repeats}.items():
+        if indices:
+            names = [survey.ids[k] for k in indices[:4]] + ["…"] * (len(indices) > 4)
+            lines[title] = f"{len(indices)}: {', '.join(names)}"
     return lines
 
 
-def _some(seen: Survey, indices, most: int = 4) -> str:
-    told = [seen.ids[k] for k in indices[:most]]
-    return ", ".join(told) + (", …" if len(indices) > most else "")
-
-
-def _outliers(seen: Survey) -> None:
-    if not seen.outliers:
+def _outliers(survey: Survey) -> None:
+    if not survey.outliers:
         return
-    click.echo(f"{'outliers':19s} {len(seen.outliers)}; look at these before you train:")
-    for outlier in seen.outliers[:MOST_OUTLIERS]:
+    click.echo(f"{'outliers':19s} {len(survey.outliers)}; look at these before you train:")
+    for outlier in survey.outliers[:MOST_OUTLIERS]:
         click.echo(f"  {outlier.id}: {outlier.what}")
-    if len(seen.outliers) > MOST_OUTLIERS:
-        click.echo(f"  and {len(seen.outliers) - MOST_OUTLIERS} more")
+    if len(survey.outliers) > MOST_OUTLIERS:
+        click.echo(f"  and {len(survey.outliers) - MOST_OUTLIERS} more")

@@ -52,13 +52,13 @@ def command(config, out, start, end, steps, seed, write, overwrite, threads) -> 
         def on_step(now: dict) -> None:
             update(now["step"], now["total"], f"loss {steady(now['loss'])}")
 
-        found = find_learning_rate(settings, start, end, steps, on_step)
+        search = find_learning_rate(settings, start, end, steps, on_step)
     with all_or_none(paths.values()):
         if write:
-            copy_with_rate(config, found.suggestion, paths["config"])
-        write_atomically(paths["csv"], as_csv(found).encode())
-        write_figure(paths["png"], plot(found))
-    click.echo(f"suggested learning_rate = {found.suggestion:.3g}")
+            copy_with_rate(config, search.suggestion, paths["config"])
+        write_atomically(paths["csv"], as_csv(search).encode())
+        write_figure(paths["png"], plot(search))
+    click.echo(f"suggested learning_rate = {search.suggestion:.3g}")
     say_written(paths.values())
     if write:
         click.echo(f"next: nff train {shlex.quote(str(paths['config']))}")

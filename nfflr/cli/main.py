@@ -11,8 +11,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 from click.shell_completion import CompletionItem
@@ -54,35 +54,31 @@ def command_files() -> dict[str, Path | None]:
     return files | {p.stem: p for p in own if "\nTOPIC = " in p.read_text(encoding="utf-8")}
 
 
-@dataclass(frozen=True)
-class Description:
-    """What a command's file says about it, read without importing it."""
+class Description(NamedTuple):
+    """What the file of a command says about it, read without importing it."""
 
     summary: str
-    topic: str
-    place: int  # in the section of its topic
-    examples: tuple[str, ...]
+    topic: str = "More"
+    place: int = 0  # in the section of its topic
+    examples: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, path: Path | None) -> Description:
-        """Of a file; None, or one that cannot be read, is a broken workflow of another package."""
+        """The description in a file; None stands for a broken workflow of another package."""
         try:
-            tree = ast.parse("" if path is None else path.read_text(encoding="utf-8"))
+            tree = ast.parse(path.read_text(encoding="utf-8") if path else "")
         except (SyntaxError, ValueError, OSError):
             path = None
         if path is None:
-            return cls("Belongs to another package, whose file cannot be read", "More", 0, ())
+            return cls("Belongs to another package, whose file cannot be read")
         constants = {
-            target.id: ast.literal_eval(node.value)
+            target.id.lower(): ast.literal_eval(node.value)
             for node in tree.body
             if isinstance(node, ast.Assign)
             for target in node.targets
             if isinstance(target, ast.Name) and target.id in ("TOPIC", "PLACE", "EXAMPLES")
         }
-        summary = (ast.get_docstring(tree) or "").split("\n")[0]
-        return cls(
-            summary, constants.get("TOPIC", "More"), constants.get("PLACE", 0), constants.get("EXAMPLES", ())
-        )
+        return cls((ast.get_docstring(tree) or "").split("\n")[0], **constants)
 
 
 class Formatter(click.HelpFormatter):
@@ -95,10 +91,7 @@ class Formatter(click.HelpFormatter):
         super().write_dl([(first, _unbroken(second)) for first, second in rows], *args, **options)
 
     def getvalue(self) -> str:
-        text = super().getvalue()
-        for plain, held in UNBROKEN.items():
-            text = text.replace(held, plain)
-        return text
+        return super().getvalue().translate({ord(held): plain for plain, held in UNBROKEN.items()})
 
 
 def _unbroken(text: str) -> str:
@@ -107,7 +100,7 @@ def _unbroken(text: str) -> str:
 
 
 class Context(click.Context):
-    """A context whose help is written by ``Formatter``."""
+    """A context whose help ``Formatter`` writes."""
 
     formatter_class = Formatter
 
@@ -115,8 +108,8 @@ class Context(click.Context):
 class LazyGroup(click.Group):
     """Finds commands by file name, so that ``nff --help`` imports neither torch nor ASE.
 
-    Every workflow is a command, and so is every file beside this that has a ``TOPIC``. The map shows the
-    first line of its docstring, its help ends with its ``EXAMPLES``.
+    Every workflow is a command, and so is every file beside this one with a ``TOPIC``. The map shows the
+    first line of its docstring, and its help ends with its ``EXAMPLES``.
     """
 
     context_class = Context
@@ -150,11 +143,11 @@ class LazyGroup(click.Group):
             )
         _, command, args = super().resolve_command(ctx, args)
         if command is not None:
-            own = click.Context(command, info_name=name, parent=ctx)
+            context = click.Context(command, info_name=name, parent=ctx)
             try:
-                args = as_click_takes(command.get_params(own), args)
+                args = as_click_takes(command.get_params(context), args)
             except click.UsageError as error:
-                raise click.UsageError(error.message, own) from error
+                raise click.UsageError(error.message, context) from error
         return name, command, args
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -192,8 +185,8 @@ def nff(debug: bool) -> None:
 
 def main() -> None:
     """Entry point: run a command and exit with the code of ``nfflr.errors``."""
-    # Figures go to files. The backend of a notebook or a desktop, which this process inherits, need not exist
-    # here, and matplotlib would then refuse to be imported. Processes started from here inherit it.
+    # Figures go to files. The backend of a notebook, which this process may inherit, need not exist here, and
+    # matplotlib would then refuse to be imported.
     os.environ["MPLBACKEND"] = "agg"
     sys.exit(run(sys.argv[1:]))
 
@@ -216,7 +209,7 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         return fail(usage_message(error, arguments, command_files()), 2)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; be quiet
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more
         return 141
     except Exception as error:
         return fail_by(error, debug)
@@ -224,9 +217,9 @@ def run(arguments: list[str]) -> int:
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Raise ``StoppedError`` where SIGTERM comes, as Ctrl-C raises ``KeyboardInterrupt``.
+    """Raise ``StoppedError`` on SIGTERM, as Ctrl-C raises ``KeyboardInterrupt``.
 
-    Only in the main thread, to which signals come, and not where the program that called this handles it.
+    Only the main thread gets signals, and a program that calls this may have a handler of its own.
     """
     if (
         threading.current_thread() is not threading.main_thread()

@@ -49,11 +49,6 @@ def command(elements, as_json) -> int:
     return 0
 
 
-def _source(citation: str) -> str:
-    """Authors, journal and year of the first reference."""
-    return citation.partition(";")[0].partition(", doi")[0]
-
-
 def _print(cards: list) -> None:
     from .console import Table, show
 
@@ -66,8 +61,7 @@ def _print(cards: list) -> None:
     for card in cards:
         test, speed = card.test, card.speed
         errors = ("–", "–") if test is None else (f"{test.energy_mae:.2f}", f"{test.force_mae:.1f}")
-        taken = "–" if speed is None else f"{speed.results['us_per_atom']:g}"
-        view.add_row(
-            card.name, card.formula or ", ".join(card.elements), *errors, taken, _source(card.citation)
-        )
+        time = "–" if speed is None else f"{speed.results['us_per_atom']:g}"
+        source = card.citation.partition(";")[0].partition(", doi")[0]  # authors, journal and year
+        view.add_row(card.name, card.formula or ", ".join(card.elements), *errors, time, source)
     show(view)

@@ -23,7 +23,7 @@ FEW = 3  # choices, among which no hint is needed
 
 
 class Typed(click.ParamType):
-    """A type that says what stands for its value in help; an argument has its own name there."""
+    """A type whose letters stand for the value of an option in help."""
 
     letters = ""
 
@@ -273,17 +273,17 @@ def settings_options(settings: type[BaseModel]) -> list[click.Parameter]:
 
 
 def _option(name: str, field: FieldInfo) -> Setting:
-    flag, kind, shown = name.replace("_", "-"), plain_type(field.annotation), field.default
+    flag, kind, default = name.replace("_", "-"), plain_type(field.annotation), field.default
     text = with_unit(field.description or name, unit_of(field))
     if kind is bool:
-        shown = {True: flag, False: f"no-{flag}"}.get(shown)
-    elif isinstance(shown, tuple):
-        shown = " ".join(map(str, shown))
+        default = {True: flag, False: f"no-{flag}"}.get(default)
+    elif isinstance(default, tuple):
+        default = " ".join(map(str, default))
     choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
     if is_long(choices):
         text += f" One of {', '.join(choices)}."
-    if shown is not None or "default:" not in text:
-        text += f"  [default: {'none' if shown is None else shown}]"
+    if default is not None or "default:" not in text:
+        text += f"  [default: {'none' if default is None else default}]"
     declaration = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
     # The default is shown but not set, so that a --config file stands where no option is given.
     return Setting([declaration, name], default=None, help=text, **_click_type(kind))

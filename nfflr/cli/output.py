@@ -36,8 +36,8 @@ def fail_by(error: BaseException, debug: bool) -> int:
     """Print an error of any kind, with ``debug`` its traceback too, and return its exit code."""
     if debug:
         traceback.print_exception(error)
-    known = error if isinstance(error, StoppedError) else as_nfflr_error(error)
-    return fail(str(known), known.exit_code)
+    typed = error if isinstance(error, StoppedError) else as_nfflr_error(error)
+    return fail(str(typed), typed.exit_code)
 
 
 def say_written(paths: Iterable[Path]) -> None:

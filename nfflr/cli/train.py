@@ -28,9 +28,9 @@ PLACE = 3
 EXAMPLES = ("nff train calculators/mlearn-si/config.py --out runs/si",)
 
 
-def print_schema(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
+def print_schema(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     """Print the JSON schema of YAML configs and end."""
-    if not asked or context.resilient_parsing:
+    if not value or context.resilient_parsing:
         return
     from ..train.config import TrainingConfig
     from ..train.config_files import json_schema
@@ -65,7 +65,7 @@ def print_schema(context: click.Context, parameter: click.Parameter, asked: bool
     help="Print the JSON schema of YAML configs, and end.",
 )
 @shared("threads")
-def command(config, out, seed, epochs, device, init_from, compile, nproc, resume, overwrite, threads) -> int:
+def command(config, out, seed, nproc, resume, overwrite, **options) -> int:
     """Train a model from a config file.
 
     CONFIG is Python that defines the settings, or YAML that names them; nff init writes both.
@@ -75,23 +75,14 @@ def command(config, out, seed, epochs, device, init_from, compile, nproc, resume
     """
     from ..train.distributed import launch
 
-    given = {
-        "output_dir": out,
-        "random_seed": seed,
-        "epochs": epochs,
-        "device": device,
-        "init_from": init_from,
-        "compile": compile,
-        "threads": threads,
-    }
-    overrides = {name: value for name, value in given.items() if value is not None}
+    options |= {"output_dir": out, "random_seed": seed}
+    overrides = {name: value for name, value in options.items() if value is not None}
     arguments = {"config": config, "overrides": overrides, "resume": resume, "overwrite": overwrite}
-    arguments["command"] = command_line()
-    return launch(run, arguments, nproc)
+    return launch(run, {**arguments, "command": command_line()}, nproc)
 
 
 def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: str | None = None) -> int:
-    """What each process does; only the first one speaks."""
+    """Train in one of several processes, of which only the first one prints."""
     from ..train.config import load_config
     from ..train.distributed import is_first
     from ..train.objective import Objective
@@ -107,15 +98,14 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
         f"{sizes['train']} training, {sizes['val']} validation structures; "
         f"{sum(p.numel() for p in settings.model.parameters())} parameters; output in {out}"
     )
-    # A step is thousands of small operations, which threads make no faster; on a busy machine they wait for
-    # each other. Nothing is measured here: rounding depends on the number of threads, and a run that is
-    # resumed equals the uninterrupted one to the last bit.
+    # Threads do not make the small operations of a step faster. Their number is not measured, since rounding
+    # depends on it, and a resumed run has to equal the uninterrupted one to the last bit.
     say(set_threads(overrides.get("threads"), configured=settings.threads))
-    columns, wanted = Objective(settings).columns, selectors(settings.select_by)
+    columns, metrics = Objective(settings).columns, selectors(settings.select_by)
     watched = settings.progress and sys.stderr.isatty()
     with training_bar("train", watched and is_first()) as update:
         now: dict[str, Any] = {"step": 0, "total": None}
-        latest = ""  # the step; the metrics that select
+        latest = ""  # the metrics that select
 
         def on_stage(text: str) -> None:
             update(0, None, text)
@@ -132,8 +122,8 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
         def on_validation(row: dict[str, float]) -> None:
             nonlocal latest
             say(line(row, columns))
-            if wanted.keys() <= row.keys():
-                latest = "".join(f"  {short(name)} {steady(row[name])}" for name in wanted)
+            if metrics.keys() <= row.keys():
+                latest = "".join(f"  {short(name)} {steady(row[name])}" for name in metrics)
 
         path = train(
             settings,
@@ -152,7 +142,7 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
 
 
 def next_steps(settings: TrainingConfig, out: Path) -> str:
-    """What one does with a run, as commands to copy; words in capitals stand for files."""
+    """Commands to use a run with; words in capitals stand for files."""
     folder = shlex.quote(str(_near(out)))
     source = settings.dataset.origin["test_source"]
     data = shlex.quote(str(_near(Path(source)))) if isinstance(source, str | Path) else "DATA"
@@ -163,16 +153,13 @@ def next_steps(settings: TrainingConfig, out: Path) -> str:
 
 
 def _near(path: Path) -> Path:
-    """A path as one would type it here."""
+    """The path relative to this folder, if it lies below."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path
 
 
 def line(row: dict[str, float], columns: Sequence[Column]) -> str:
-    """One line per validation: of what is labelled, in the units of the tables people publish.
-
-    Energies, forces and stresses have room in 80 columns.
-    """
+    """A line about a validation: errors of the labels in the units of published tables."""
     values = [(c, row[f"val/{c.key}"] * c.factor) for c in columns if c.panel]
     numbers = [
         f"{c.title.removesuffix(' MAE')} {steady(value)} {c.unit}".rstrip()
@@ -192,8 +179,8 @@ def tasks_lines(report: Report) -> str:
     """One line per validation task: its scores, or why there are none."""
     lines = []
     for outcome in report.outcomes:
-        told = [f"{name} {outcome.scores[name]:.4g} {unit}".rstrip() for name, unit in outcome.units.items()]
+        texts = [f"{name} {outcome.scores[name]:.4g} {unit}".rstrip() for name, unit in outcome.units.items()]
         if outcome.status != "scored":
-            told = [f"{outcome.status}: {outcome.message}"]
-        lines.append("  ".join([f"  task {outcome.task.name:12}", *told]))
+            texts = [f"{outcome.status}: {outcome.message}"]
+        lines.append("  ".join([f"  task {outcome.task.name:12}", *texts]))
     return "\n".join(lines)

@@ -65,19 +65,15 @@ def command(suite, model, tasks, device, dtype, trust, out, overwrite, threads) 
 
 
 def _own_suite(checkpoint: str) -> Path:
-    """The suite that a bundled calculator brings.
-
-    Raises:
-        ConfigError: there is no such calculator, or it has none.
-    """
+    """The suite of a bundled calculator."""
     from ..cards import bundled_calculators
     from ..validation.reading import FILE
 
-    having = {n: f / "suite" for n, f in bundled_calculators().items() if (f / "suite" / FILE).is_file()}
-    if checkpoint not in having:
-        bundled = ", ".join(sorted(having)) or "none"
+    suites = {n: f / "suite" for n, f in bundled_calculators().items() if (f / "suite" / FILE).is_file()}
+    if checkpoint not in suites:
+        bundled = ", ".join(sorted(suites)) or "none"
         raise ConfigError(f"{checkpoint}: brings no suite; give the folder of one (bundled: {bundled})")
-    return having[checkpoint]
+    return suites[checkpoint]
 
 
 HEADERS = ("task", "", "score", "value", "limit", "unit", "time (s)")
@@ -110,22 +106,20 @@ def _print_report(report: Report, title: str) -> None:
 
 
 def _rows(outcome: Outcome) -> Iterator[list[str | Text]]:
-    first: list[str | Text] = [outcome.task.name, _verdict(outcome)]
+    if outcome.status != "scored":
+        verdict: str | Text = styled(outcome.status, "red")
+    else:
+        verdict = styled("over", "red") if outcome.exceeded else "ok"
+    first: list[str | Text] = [outcome.task.name, verdict]
     for name, value in outcome.scores.items():
         limit = outcome.task.limits.get(name)
-        shown = f"{value:.4g}" if math.isfinite(value) else "–"
+        number = f"{value:.4g}" if math.isfinite(value) else "–"
         yield [
             *first,
             name,
-            styled(shown, "red") if name in outcome.exceeded else shown,
+            styled(number, "red") if name in outcome.exceeded else number,
             "" if limit is None else f"{limit:g}",
             outcome.units[name],
             f"{outcome.seconds:.1f}" if first[0] else "",
         ]
         first = ["", ""]
-
-
-def _verdict(outcome: Outcome) -> str | Text:
-    if outcome.status != "scored":
-        return styled(outcome.status, "red")
-    return styled("over", "red") if outcome.exceeded else "ok"

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..jobs.plan import Listener, Outcome, Plan
+from ..structures.writers import FORMATS
 from ..workflows.framework.contract import Workflow, find_workflow
 from ..workflows.framework.interface import Progress
 from ..workflows.framework.progress_bar import step_bar, training_bar
@@ -16,21 +17,41 @@ from ..workflows.framework.results import describe, file_fields
 from .options import FILE, Choice, SettingsCommand, Whole, read_settings, settings_options, shared_option
 from .output import command_line, fail, say_written
 
-SPREAD = [
-    click.Option(
-        ["--jobs", "-j"],
-        type=Whole(1),
-        default=1,
-        show_default=True,
-        help="Structures done at a time, each by a process of its own with one thread.",
-    ),
-    click.Option(
-        ["--cluster"],
-        type=FILE,
-        help="Python file with a parsl.Config, 'config', whose workers do the structures (default: none).",
-    ),
-]
-BATCHED = {"relax": "Relax together on one device through torch-sim; of the trajectory the ends are kept."}
+MODEL_HELP = (
+    "Bundled name, run folder, checkpoint, or another package's: chgnet, mace:FILE, ase:MODULE:CLASS, …; "
+    "'a + b' adds potentials, of which one may be lennard-jones:FILE.yaml, and 'a,b' is a committee; "
+    "default: a bundled one that fits, else an installed universal one. Given again: further models to "
+    "compare the first with."
+)
+COMPARE = click.Option(
+    ["--compare"],
+    type=FILE,
+    multiple=True,
+    help="JSON of an earlier result, or a folder of them, to draw in the plot too; may be repeated.",
+)
+FORMAT = click.Option(
+    ["--format"],
+    type=Choice(list(FORMATS)),
+    help="Format of structures that are written; default: the input's, or extended XYZ where that cannot "
+    "hold what a structure carries.",
+)
+JOBS = click.Option(
+    ["--jobs", "-j"],
+    type=Whole(1),
+    default=1,
+    show_default=True,
+    help="Structures done at a time, each by a process of its own with one thread.",
+)
+CLUSTER = click.Option(
+    ["--cluster"],
+    type=FILE,
+    help="Python file with a parsl.Config, 'config', whose workers do the structures (default: none).",
+)
+BATCH = click.Option(
+    ["--batch"],
+    is_flag=True,
+    help="Relax together on one device through torch-sim; of the trajectory the ends are kept.",
+)
 
 
 def workflow_command(name: str) -> click.Command:
@@ -59,55 +80,25 @@ def workflow_command(name: str) -> click.Command:
 
 
 def _shared_options(workflow: Workflow, several: bool) -> list[click.Parameter]:
-    model = shared_option(
-        "model",
-        multiple=True,
-        required=False,
-        help="Bundled name, run folder, checkpoint, or another package's: chgnet, mace:FILE, "
-        "ase:MODULE:CLASS, …; 'a + b' adds potentials, of which one may be lennard-jones:FILE.yaml, and "
-        "'a,b' is a committee; default: a bundled one that fits, else an installed universal one. "
-        "Given again: further models to compare the first with.",
-    )
-    compare = click.Option(
-        ["--compare"],
-        type=FILE,
-        multiple=True,
-        help="JSON of an earlier result, or a folder of them, to draw in the plot too; may be repeated.",
-    )
-    common = map(shared_option, ("device", "dtype", "compile", "threads", "trust", "out"))
+    writes_structures = "structure" in file_fields(workflow.result).values()
     return [
-        model,
-        *([compare] if workflow.overlays else []),
-        *common,
-        *([_format_option()] if "structure" in file_fields(workflow.result).values() else []),
+        shared_option("model", multiple=True, required=False, help=MODEL_HELP),
+        *([COMPARE] if workflow.overlays else []),
+        *map(shared_option, ("device", "dtype", "compile", "threads", "trust", "out")),
+        *([FORMAT] if writes_structures else []),
         *map(shared_option, ("config", "overwrite")),
         *([shared_option("resume")] if workflow.archives or several else []),
-        *(SPREAD if several else []),
-        *(
-            [click.Option(["--batch"], is_flag=True, help=BATCHED[workflow.name])]
-            if workflow.name in BATCHED
-            else []
-        ),
+        *([JOBS, CLUSTER] if several else []),
+        *([BATCH] if workflow.name == "relax" else []),
     ]
-
-
-def _format_option() -> click.Option:
-    from ..structures.writers import FORMATS
-
-    return click.Option(
-        ["--format"],
-        type=Choice(list(FORMATS)),
-        help="Format of structures that are written; default: the input's, or extended XYZ where that cannot "
-        "hold what a structure carries.",
-    )
 
 
 def run_workflow(workflow: Workflow, values: dict[str, Any]) -> int:
     """Run a workflow on every structure named; returns the largest exit code (5: not converged)."""
     from ..jobs.many import run_many
 
-    arguments = [values.pop(name) for name in ("structure",) if name in values]
-    structures = arguments[0] if arguments else [tuple(values.pop(name) for name in workflow.structures)]
+    pair = len(workflow.structures) == 2
+    structures = [tuple(map(values.pop, workflow.structures))] if pair else values.pop("structure")
     settings = {name: values.pop(name) for name in workflow.settings.model_fields}
     outcomes = run_many(
         workflow.name,
@@ -122,7 +113,7 @@ def run_workflow(workflow: Workflow, values: dict[str, Any]) -> int:
 
 
 class Printer(Listener):
-    """Prints what ``run_many`` tells."""
+    """Prints the reports of ``run_many``."""
 
     def __init__(self, debug: bool):
         self.debug, self.several = debug, False
@@ -148,7 +139,7 @@ class Printer(Listener):
             if self.debug and outcome.traceback:
                 click.echo(outcome.traceback, nl=False, err=True)
             if outcome.exit_code:
-                named = "" if outcome.result is None else f"{outcome.item}: "
-                fail(named + outcome.message, outcome.exit_code)
+                item = "" if outcome.result is None else f"{outcome.item}: "
+                fail(item + outcome.message, outcome.exit_code)
         for outcome in outcomes:
             say_written(outcome.files.values())
