@@ -104,13 +104,13 @@ def summary(record: dict) -> str:
     if speed["teacher_ms"] and speed["student_ms"]:
         lines.append(
             f"{speed['atoms']} atoms: teacher {speed['teacher_ms']:.4g} ms, potential "
-            f"{speed['student_ms']:.3g} ms ({_ratio(speed['student_speed_up'])}), compiled "
-            f"{speed['student_compiled_ms']:.3g} ms ({_ratio(speed['student_compiled_speed_up'])})"
+            f"{speed['student_ms']:.3g} ms ({speed_text(speed['student_speed_up'])}), compiled "
+            f"{speed['student_compiled_ms']:.3g} ms ({speed_text(speed['student_compiled_speed_up'])})"
         )
     return "\n".join(lines if record["good"] else [*lines, "the limits do not hold; raise --budget"])
 
 
-def _ratio(speed_up: float) -> str:
+def speed_text(speed_up: float) -> str:
     """A ratio in two digits, and in words where it is no gain."""
     text = f"{speed_up:.0f}" if speed_up >= 10 else f"{speed_up:.2g}"
     return f"{text} ×" if speed_up >= 1 else f"{text} × as fast"

@@ -119,18 +119,15 @@ class Run:
             "settings": self.plan.settings.model_dump(mode="json"),
         }
         begun = Begun(outputs, request, time.perf_counter())
-        replaces = self.plan.overwrite
+        replaces = False
         if self.plan.resume:
-            begun.done = self._finished(job, request, sources[0], description, outputs)
-            if begun.done is not None:
-                for source in sources:  # of a run that was killed after it wrote its results
-                    _settle(self.archive(job, source), source == sources[0] and bool(self.workflow.extends))
-                return begun
-            # The JSON is written last: without it a run was killed while it wrote its results.
-            replaces = replaces or not outputs.paths["json"].exists()
-            replaces = replaces or self._extends(job, request, sources[0], description, outputs)
+            begun.done, replaces = self._earlier_outcome(job, request, sources[0], description, outputs)
+        if begun.done is not None:
+            for source in sources:  # of a run that was killed after it wrote its results
+                _settle(self.archive(job, source), source == sources[0] and bool(self.workflow.extends))
+            return begun
         inputs = {path.resolve() for other in self.plan.jobs for path in other.files()}
-        outputs.claim(replaces, inputs)
+        outputs.claim(self.plan.overwrite or replaces, inputs)
         return begun
 
     def write(
@@ -214,32 +211,29 @@ class Run:
             named = type(error)(f"{job.named(error)} (model {source})")
             return Outcome.failed(job.name, named, source)
 
-    def _finished(
+    def _earlier_outcome(
         self, job: Job, request: dict, source: str, description: dict, outputs: Outputs
-    ) -> Outcome | None:
-        """The outcome that an earlier run has written, if the request was the same."""
+    ) -> tuple[Outcome | None, bool]:
+        """The outcome of the run that this one resumes, if it was the same; and whether files may go.
+
+        They may if that run was killed before it wrote the JSON, which is last, or if this makes it longer.
+        """
         path = outputs.paths["json"]
         if not path.is_file():
-            return None
+            return None, True
         _, record = read_result(path, self.workflow)
-        if not _same_calculator(record, description) or any(record.get(n) != v for n, v in request.items()):
-            return None
-        result = read_whole_result(path)
-        outputs.paths = {name: path.with_name(file) for name, file in record["files"].items()}
-        return Outcome(job.name, source, result, calculator=description, files=outputs.paths)
-
-    def _extends(self, job: Job, request: dict, source: str, description: dict, outputs: Outputs) -> bool:
-        """Whether this makes a finished run longer, whose records are still there."""
-        path = outputs.paths["json"]
-        if not (self.workflow.extends and path.is_file() and self.archive(job, source).is_dir()):
-            return False
-        _, record = read_result(path, self.workflow)
+        if not _same_calculator(record, description):
+            return None, False
+        if all(record.get(name) == value for name, value in request.items()):
+            outputs.paths = {name: path.with_name(file) for name, file in record["files"].items()}
+            result = read_whole_result(path)
+            return Outcome(job.name, source, result, calculator=description, files=outputs.paths), False
         before, now = dict(record.get("settings") or {}), dict(request["settings"])
+        longer = bool(self.workflow.extends) and self.archive(job, source).is_dir()
         for name in self.workflow.extends:
-            if name not in before or not now.pop(name) >= before.pop(name):
-                return False
+            longer = longer and name in before and now.pop(name) >= before.pop(name)
         same = before == now and record.get("structure_sha256") == request["structure_sha256"]
-        return same and _same_calculator(record, description)
+        return None, longer and same
 
     def _outputs(self, job: Job, structures: list[ase.Atoms]) -> Outputs:
         first = job.structures[0]

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from logging.handlers import BufferingHandler
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ase
 from ase.calculators.calculator import Calculator
@@ -29,7 +29,7 @@ from .. import workflows
 from ..errors import ConfigError, NFFLrError, ResourceError, StoppedError, did_you_mean
 from ..notes import LOGGER, note
 from ..workflows import RelaxSettings
-from ..workflows.framework.contract import Workflow, find_workflow
+from ..workflows.framework.contract import find_workflow
 from ..workflows.framework.interface import Settings
 from .job_run import Begun, Run
 from .opening import VARIABLE, description_of, threads_restored
@@ -89,8 +89,8 @@ def run_many(
         device, dtype, compile, trust: as ``open_calculator`` takes them; ``compile=None`` evaluates a kernel
             if it is built already, or if a run is so long that to build it pays.
         threads: of this process meanwhile; default: ``OMP_NUM_THREADS``, or no more than help.
-        listener: is told what happens.
-        command: what the results name as their origin; default: the command line of this process.
+        listener: receives reports on the run.
+        command: the origin that the results name; default: the command line of this process.
 
     Returns:
         An outcome for each structure and calculator, in the order of the structures.
@@ -111,12 +111,16 @@ def run_many(
         silver 0 ['json']
         iron 5 []
     """
-    kind = _workflow(workflow)
+    name = workflow if isinstance(workflow, str) else workflow.__name__
+    if name not in workflows.workflow_names():
+        hint = did_you_mean(name, workflows.workflow_names())
+        raise ConfigError(f"{name}: no such workflow{hint or '; see nff --help'}")
+    kind = find_workflow(name)
     calculators = [calculator] if isinstance(calculator, str | Calculator) else calculator or ()
     plan = Plan(
         workflow=kind.name,
         settings=settings or kind.settings(),
-        jobs=tuple(jobs_of(kind, structures)),
+        jobs=jobs_of(kind, structures),
         calculators=tuple(calculators),
         command=command or shlex.join(sys.argv),
         out=Path(out),
@@ -149,25 +153,17 @@ def run_many(
     return [outcome for _, outcomes in sorted(run.outcomes.items()) for outcome in outcomes]
 
 
-def _workflow(workflow: str | Callable) -> Workflow:
-    name = workflow if isinstance(workflow, str) else workflow.__name__
-    if name not in workflows.workflow_names():
-        hint = did_you_mean(name, workflows.workflow_names())
-        raise ConfigError(f"{name}: no such workflow{hint or '; see nff --help'}")
-    return find_workflow(name)
-
-
 class Workers(ThreadPoolExecutor):
-    """Worker processes on this machine, each replaced when it dies, at the cost of the call it was in.
+    """Worker processes on this machine; one that dies is replaced, and only its call fails.
 
-    A pool of the standard library is lost as a whole with any of its processes, and does not tell which call
-    was to blame; so each thread here has a pool of one process. They end with this process, however it ends.
+    A pool of the standard library breaks as a whole with any of its processes, and does not name the call.
+    So each thread here has a pool of one process. They end with this process, however it ends.
     """
 
     def __init__(self, number: int):
         super().__init__(number)
         self._own = threading.local()  # of each thread, its pool
-        self._lines: list[Connection] | None = []  # by which the processes are ended; None: they are
+        self._lines: list[Connection] | None = []  # to the processes; None after the end
 
     def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:
         return super().submit(self._call, function, args, kwargs)
@@ -185,9 +181,9 @@ class Workers(ThreadPoolExecutor):
         if self._lines is None:
             raise BrokenProcessPool("the worker was stopped")
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-        theirs, ours = context.Pipe(duplex=False)
-        self._lines.append(ours)
-        return ProcessPoolExecutor(1, context, _prepare_process, (theirs,))
+        reader, writer = context.Pipe(duplex=False)
+        self._lines.append(writer)
+        return ProcessPoolExecutor(1, context, _prepare_process, (reader,))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the workers; with ``cancel_futures`` at once, in the middle of a call."""
@@ -199,7 +195,7 @@ class Workers(ThreadPoolExecutor):
 
 
 def _prepare_process(line: Connection) -> None:
-    """Make a new process end when the parent closes its end of the line, or is no more."""
+    """Make a new process end when the parent closes its end of the line, or dies."""
     os.environ[VARIABLE] = "1"  # for libraries that are not loaded yet
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
 
@@ -213,7 +209,7 @@ def _prepare_process(line: Connection) -> None:
 
 
 def parsl_workers(file: Path) -> Executor:
-    """Workers of the ``parsl.Config`` that a Python file calls ``config``: on a cluster, by its queue.
+    """Workers on a cluster, by the ``parsl.Config`` that a Python file calls ``config``.
 
     Raises:
         ConfigError: Parsl is not installed, or the file is missing or has no such name.
@@ -235,64 +231,48 @@ def parsl_workers(file: Path) -> Executor:
 
 
 def side_by_side(run: Run, workers: Executor) -> None:
-    """Do every job in some worker. A job whose worker dies is a failure like others, exit code 6.
+    """Spread the jobs over workers. A job whose worker dies is a failure like others, exit code 6.
 
     Raises:
         ConfigError: the plan cannot be sent to another process.
         StoppedError: an interrupt came; the workers are stopped.
     """
-    packed, total = _packed(run.plan), len(run.plan.jobs)
+    try:
+        packed = pickle.dumps(run.plan)
+    except Exception as error:  # of anything that a calculator holds
+        raise ConfigError(
+            f"calculator: cannot be sent to another process ({error}); give its name, or jobs=1"
+        ) from error
+    total = len(run.plan.jobs)
     run.claim()
     with _resumable(run), _ending(workers), run.listener.counts(run.workflow.name) as update:
         futures = {workers.submit(_work, packed, number): number for number in range(total)}
         update(0, total, "")
         for future in as_completed(futures):
             number = futures.pop(future)
-            error = future.exception()  # of the engine, since jobs report theirs
-            run.finish(number, [_lost(run, number, error)] if error else _reported(run, future.result()))
+            if failure := future.exception():  # of the worker, since jobs report theirs
+                outcomes: Sequence[Outcome] = [_lost(run, number, failure)]
+            else:
+                outcomes, text, notes = future.result()
+                for message in notes:
+                    note(message)
+                if text:
+                    run.listener.say(text)
+            run.finish(number, outcomes)
             update(len(run.outcomes), total, _failures(run))
 
 
-@dataclass(frozen=True)
-class _Report:
-    """What a worker sends: what came of a job, what was printed meanwhile, and notes."""
-
-    outcomes: Sequence[Outcome]
-    printed: str
-    notes: Sequence[str]
-
-
-class _NoteList(logging.Handler):
-    """Keeps notes, for the process that shows them."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.notes: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.notes.append(record.getMessage())
-
-
 class _Printer(Listener):
-    """Prints what is said, which ``_work`` keeps for the parent."""
+    """Prints lines, which ``_work`` keeps for the parent."""
 
     def say(self, line: str) -> None:
         print(line)
 
 
-def _packed(plan: Plan) -> bytes:
-    """As bytes, by which a worker knows that it has met the plan before."""
-    try:
-        return pickle.dumps(plan)
-    except Exception as error:  # of whatever a calculator holds
-        raise ConfigError(
-            f"calculator: cannot be sent to another process ({error}); give its name, or jobs=1"
-        ) from error
-
-
-def _work(packed: bytes, number: int) -> _Report:
-    """Do the job of this number in this process, with one thread of torch."""
-    printed, handler = io.StringIO(), _NoteList()
+def _work(packed: bytes, number: int) -> tuple[Sequence[Outcome], str, list[str]]:
+    """Do a job in this process: its outcomes, and the lines and notes for the parent to show."""
+    printed, handler = io.StringIO(), BufferingHandler(sys.maxsize)
+    handler.setLevel(logging.WARNING)
     LOGGER.addHandler(handler)
     try:
         with redirect_stdout(printed), redirect_stderr(printed):
@@ -300,35 +280,28 @@ def _work(packed: bytes, number: int) -> _Report:
             outcomes = run.attempt(run.plan.jobs[number])
     finally:
         LOGGER.removeHandler(handler)
-    return _Report(outcomes, printed.getvalue(), handler.notes)
+    notes = [record.getMessage() for record in handler.buffer]
+    return outcomes, printed.getvalue().rstrip("\n"), notes
 
 
 @functools.lru_cache(maxsize=1)
 def _begin(packed: bytes) -> Run:
+    """The run of a plan in this worker, which loads the models for all jobs that it does."""
     import torch
 
     os.environ["MPLBACKEND"] = "agg"  # another machine has its own environment; see nfflr.cli.main
-    torch.set_num_threads(1)  # the process is ours alone, and one of many
-    os.environ[VARIABLE] = "1"  # so it stays
+    torch.set_num_threads(1)  # one of many processes
+    os.environ[VARIABLE] = "1"
     plan: Plan = pickle.loads(packed)
     os.chdir(plan.folder)
     run = Run(plan, _Printer())
-    run.models.say = lambda line: None  # the same for every job, and the parent has said which models
+    run.models.say = lambda line: None  # the parent has named the models
     return run
 
 
-def _reported(run: Run, report: _Report) -> Sequence[Outcome]:
-    """Pass on what a worker printed and noted, as one block; what came of the job."""
-    for message in report.notes:
-        note(message)
-    if report.printed:
-        run.listener.say(report.printed.rstrip("\n"))
-    return report.outcomes
-
-
 def _lost(run: Run, number: int, error: BaseException) -> Outcome:
-    """The outcome of a job whose worker is no more."""
-    died = "terminated abruptly" in str(error)  # each engine has a class of its own for it
+    """The outcome of a job whose worker died."""
+    died = "terminated abruptly" in str(error)  # each executor has its own class of error
     reason = "died (killed, or out of memory)" if died else f"{type(error).__name__}: {error}"
     name = run.plan.jobs[number].name
     lost = ResourceError(f"{name}: worker: {reason}; do what is missing with --resume")
@@ -336,17 +309,13 @@ def _lost(run: Run, number: int, error: BaseException) -> Outcome:
 
 
 def _failures(run: Run) -> str:
-    codes = [max(one.exit_code for one in outcomes) for outcomes in run.outcomes.values()]
-    return f"{sum(map(bool, codes))} failed"
+    failed = [any(outcome.exit_code for outcome in outcomes) for outcomes in run.outcomes.values()]
+    return f"{sum(failed)} failed"
 
 
 @contextmanager
 def _resumable(run: Run) -> Iterator[None]:
-    """Say how to go on if an interrupt comes.
-
-    Raises:
-        StoppedError: it came.
-    """
+    """Make an interrupt a ``StoppedError``, which says how to go on."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -357,7 +326,7 @@ def _resumable(run: Run) -> Iterator[None]:
 
 @contextmanager
 def _ending(workers: Executor) -> Iterator[None]:
-    """End the workers; at once if something comes between."""
+    """End the workers, at once after an exception."""
     try:
         yield
     except BaseException:
@@ -366,8 +335,7 @@ def _ending(workers: Executor) -> Iterator[None]:
     workers.shutdown()
 
 
-@dataclass(frozen=True)
-class _Ready:
+class _Ready(NamedTuple):
     """A job that can go into a batch."""
 
     number: int
@@ -377,21 +345,21 @@ class _Ready:
 
 
 def all_together(run: Run) -> None:
-    """Relax all structures together on one device, each written as soon as it has converged.
+    """Relax all structures together on one device; each result is written as soon as it converges.
 
     Raises:
-        ConfigError: torch-sim is not installed, or cannot do what is asked for.
+        ConfigError: torch-sim is not installed, or cannot do this.
         StoppedError: an interrupt came.
     """
     settings = _batch_settings(run)
     run.claim()
-    ready: dict[str, list[_Ready]] = {}  # by model
+    batches: dict[str, list[_Ready]] = {}  # by model
     with _resumable(run), run.listener.counts(f"{run.workflow.name} (batch)") as update:
         for number, job in enumerate(run.plan.jobs):
-            outcomes = run.attempt(job, functools.partial(_prepare, run, number, ready))
-            if outcomes:  # done already, or failed
+            outcomes = run.attempt(job, functools.partial(_prepare, run, number, batches))
+            if outcomes:  # finished before, or failed
                 run.finish(number, outcomes)
-        for source, members in ready.items():
+        for source, members in batches.items():
             for number, outcome in _relaxed(run, settings, source, members):
                 run.finish(number, [outcome])
                 update(len(run.outcomes), len(run.plan.jobs), _failures(run))
@@ -414,8 +382,8 @@ def _batch_settings(run: Run) -> RelaxSettings:
     return run.plan.settings
 
 
-def _prepare(run: Run, number: int, ready: dict[str, list[_Ready]], job: Job) -> Sequence[Outcome]:
-    """Put a job into the batch of its model, or return what a run that is being resumed has made of it."""
+def _prepare(run: Run, number: int, batches: dict[str, list[_Ready]], job: Job) -> Sequence[Outcome]:
+    """Put a job into the batch of its model, or return the outcome of the run that is resumed."""
     (atoms,) = run.read(job)
     try:
         (source,) = run.models.sources_for(atoms)
@@ -424,14 +392,14 @@ def _prepare(run: Run, number: int, ready: dict[str, list[_Ready]], job: Job) ->
         raise job.named(error) from error
     if begun.done is not None:
         return [begun.done]
-    ready.setdefault(source, []).append(_Ready(number, job, atoms, begun))
+    batches.setdefault(source, []).append(_Ready(number, job, atoms, begun))
     return []
 
 
 def _relaxed(
     run: Run, settings: RelaxSettings, source: str, members: list[_Ready]
 ) -> Iterator[tuple[int, Outcome]]:
-    """The number and the written outcome of each job, as they converge."""
+    """The number and the written outcome of each job, in the order in which they converge."""
     from ..engines.torchsim import relax_together
 
     calculator = run.models.calculator(source)

@@ -85,11 +85,10 @@ ENOUGH = 10.0  # s of a model that is not compiled; to build its kernel takes so
 
 
 class Models:
-    """The calculators of a run, the subject first, or the bundled one that fits each structure.
+    """The calculators of a run, the first of which is compared with the others; loaded once.
 
-    With ``compile`` None the hand-written kernel of a model is evaluated if it is in the user's cache, or if
-    a job is so long that to build it pays. Threads of this process are set for each structure; see
-    ``threads``.
+    Without any, each structure gets the bundled one that fits. With ``compile`` None the hand-written kernel
+    of a model is evaluated if it is in the user's cache, or if a job is so long that building it pays.
 
     Args:
         calculators: names as ``open_calculator`` takes them, or calculators of ASE, of which each structure
@@ -99,8 +98,8 @@ class Models:
         say: takes lines about what is loaded and how it is evaluated.
 
     Raises:
-        ConfigError: a model is named twice, or is not to be found.
-        CheckpointError: one is damaged.
+        ConfigError: a model is named twice, or not found.
+        CheckpointError: a model is damaged.
     """
 
     def __init__(
@@ -122,9 +121,9 @@ class Models:
         self._loaded = {
             s: c for s, c in zip(self.sources, calculators, strict=True) if not isinstance(c, str)
         }
-        self._settled = set(self._loaded)  # models of which it is decided whether they are compiled
+        self._settled = set(self._loaded)  # models that stay as they are, compiled or not
         self._advised: set[str] = set()
-        self._thread_line = ""  # the line that was said last
+        self._thread_line = ""  # the last one
         for source in self.sources:
             self._load(source)
 
@@ -137,14 +136,13 @@ class Models:
         return self.sources or (choose_calculator(atoms),)
 
     def calculator(self, source: str, atoms: int | None = None, steps: int = 0, computes: bool = True) -> Any:
-        """A calculator of its own: what one structure leaves in it must not reach the next.
+        """A copy of a calculator, so that nothing of one structure reaches the next.
 
         Args:
             source: its name.
             atoms: number of atoms of the structure that it is for.
-            steps: evaluations that will be made at least, as far as that is known.
-            computes: False where it is only asked what it covers; a kernel is compared with its model, which
-                takes an evaluation, when computing begins.
+            steps: least number of evaluations, as far as it is known.
+            computes: False for questions about what it covers, which need no kernel.
         """
         calculator = self._load(source)
         if computes:
@@ -159,9 +157,9 @@ class Models:
         return copy.deepcopy(calculator)
 
     def _take_kernel(self, source: str, calculator: Any, work: float) -> None:
-        """Have the kernel of a model evaluated where that saves time; ``work`` is in seconds without it."""
+        """Use the kernel of a model where that saves time; ``work`` is in seconds without it."""
         ready = calculator.kernel_is_ready()
-        if ready is None:  # there is none
+        if ready is None:  # no kernel
             self._settled.add(source)
         elif not ready and work < ENOUGH:
             if source not in self._advised:
@@ -192,16 +190,16 @@ class Models:
 
 
 def _in_brief(calculator: Any) -> str:
-    """``Si; float32``, or the package, its version and the number of elements too."""
+    """As ``Si; float32``, with package and version if there is one."""
     description = calculator.todict()
-    elements = list(getattr(calculator, "model", calculator).elements or ())
-    shown = ", ".join(elements) if len(elements) < 13 else f"{len(elements)} elements"
+    symbols = list(getattr(calculator, "model", calculator).elements or ())
+    elements = ", ".join(symbols) if len(symbols) < 13 else f"{len(symbols)} elements"
     package = f"{description['package']} {description['version']}" if description.get("package") else ""
-    return "; ".join(part for part in (package, shown, description["dtype"]) if part)
+    return "; ".join(part for part in (package, elements, description["dtype"]) if part)
 
 
 def description_of(calculator: Any) -> dict:
-    """What results say of a calculator, as JSON: its own description, or the class and its parameters."""
+    """A calculator in the JSON of results: its own description, or the class and its parameters."""
     description = calculator.todict()
     if "digest" in description:
         return description
@@ -215,7 +213,7 @@ def _name_of(calculator: Any) -> str:
 
 
 def source_name(source: str) -> str:
-    """What files are called: ``mlearn-si``, the name of a run folder, of a model's file, or of a class.
+    """The name of result files: ``mlearn-si``, or the name of a run folder, a model's file, or a class.
 
     Names of the parts of a sum or a committee are joined by ``+``.
     """

@@ -13,7 +13,7 @@ Three = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotate
 
 
 class DistillSettings(Settings):
-    """How much the teacher is asked, where structures are looked for, and what is good enough."""
+    """The number of calls, the structures, and the errors that are good enough."""
 
     budget: int = Field(200, ge=20, description="calls of the teacher, with those of references and tests")
     temperature: Annotated[float, Unit("K")] = Field(
@@ -51,20 +51,20 @@ class DistillSettings(Settings):
 
     @property
     def seeds(self) -> int:
-        """Calls for the structures that are labelled before there is a potential."""
+        """Calls for the first structures."""
         return self.budget // 4
 
     @property
     def batch(self) -> int:
-        """Calls for what a round chooses."""
+        """Calls for the structures of a round."""
         return max(4, self.budget // 8)
 
     @property
     def tests(self) -> int:
-        """Calls for the frames on which a potential is judged, each time."""
+        """Calls for the frames of one test."""
         return max(3, self.budget // 25)
 
     @property
     def references(self) -> int:
-        """Most calls for relaxing the structures and for references."""
+        """Most calls for relaxations and references."""
         return self.budget // 2

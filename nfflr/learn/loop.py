@@ -1,8 +1,7 @@
-"""The loop: label, train a committee, judge it, let it look for what it does not know, label that.
+"""The loop: label, train a committee, judge it, and label the structures on which its members disagree.
 
-Everything follows from structures, settings and seed; what is expensive is kept in the output folder
-(labels, trained potentials, the frames that a round chose), so that a killed run does again what is cheap and
-finds the rest.
+Everything follows from structures, settings and seed. The output folder keeps the expensive parts (labels,
+trained potentials, the frames of each round), so that a resumed run repeats only cheap ones.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ from .sampling import choose, md_frames, rattled, relaxation_frames, seed_struct
 from .students import Judgement, describe, judge, train_student
 from .teacher import LABELS, Labels, Teacher, label, make_suite, relaxed, supercells_of
 
-DOUBT = 0.5  # of the rms force norm; a committee that disagrees by more is not followed
-NEAR = 1.5  # times the limits; what a short training reaches so nearly, one of full length may reach
+DOUBT = 0.5  # of the rms force norm, the largest disagreement of a committee that MD follows
+NEAR = 1.5  # times the limits, from where a training of full length may reach them
 FRESH = 24  # rattled supercells among the candidates
 
 Tell = Callable[[str], None]
@@ -42,7 +41,7 @@ Update = Callable[[int, int, str], None]
 
 
 class Plan(Record):
-    """``plan.json``: what a distillation was begun with; a resume must be given the same."""
+    """``plan.json``: the input of a distillation, which a resumed run has to repeat."""
 
     kind: ClassVar[str] = "the plan.json of nff distill"
 
@@ -52,10 +51,10 @@ class Plan(Record):
     settings: dict[str, Any] = Field(default_factory=dict)
 
     def claim(self, path: Path, resume: bool) -> None:
-        """Note the plan in a folder, or see that it continues the one there.
+        """Write the plan, or check that it continues the run that was begun there.
 
         Raises:
-            ConfigError: another run was begun here, or one that is not to be resumed.
+            ConfigError: it does not, or ``resume`` is not set.
         """
         if path.exists():
             if not resume:
@@ -87,11 +86,11 @@ class Distillation:
     """One run in its folder.
 
     Args:
-        out: the folder; it must be held by this process alone.
+        out: the folder, which this process has locked.
         cells: structures by name.
         calculator: the teacher.
-        tell: is given a line about each stage.
-        update: is given calls, budget and a text, all the time.
+        tell: takes a line about each stage.
+        update: takes calls, budget and a text at every step.
     """
 
     out: Path
@@ -112,10 +111,10 @@ class Distillation:
         self.suite: Suite | None = None
 
     def run(self) -> Judgement:
-        """Label, train and judge until the limits hold or the budget is spent; the final potential's worth.
+        """Label, train and judge until the limits hold or the budget is spent; returns the last judgement.
 
         Raises:
-            NumericsError: the teacher failed for the structures themselves.
+            NumericsError: the teacher failed for most of the first structures.
         """
         settings = self.settings
         self._prepare()
@@ -147,12 +146,12 @@ class Distillation:
             rng = self._rng("seeds", 0)
             return seed_structures(cells, self.supercells, settings.seeds, settings.temperature, rng)
 
-        self._label(self._kept("seeds", seeds), "train")
+        self._label(self._stored("seeds", seeds), "train")
         if len(self._trainable(0)) < 8:
             raise NumericsError("teacher: it failed for most of the first structures; see labels.traj")
 
     def _committee(self, k: int) -> NFFLrCalculator:
-        """Potentials trained on all there is, with different seeds and splits."""
+        """Potentials trained on all labels, with different seeds and splits."""
         settings, frames = self.settings, self._trainable(k)
         for member, folder in enumerate(self._members(k)):
             self._train(folder, frames, member, settings.committee_length * settings.length)
@@ -168,18 +167,18 @@ class Distillation:
         train_student(folder, frames, seed=seed, length=length, compile=compile, on_step=on_step)
 
     def _best(self, k: int) -> Path:
-        """The member with the lowest loss on what it was not trained on, per its own split."""
+        """The member with the lowest force error on the validation part of its split."""
         return min(self._members(k), key=lambda p: load_checkpoint(p)[1]["scores"]["val/forces_rmse"])
 
     def _final(self, k: int) -> Judgement:
-        """The potential that is kept: a training of full length, judged on frames of its own MD too."""
+        """A potential of full training length, also judged on frames of its own MD."""
         folder = self.out / "rounds" / str(k) / "final"
         self._train(folder, self._trainable(k), 0, self.settings.length)
         self._test(k, NFFLrCalculator.load(folder, compile=self.settings.compile), "final")
         return self._judge(k, folder)
 
     def _test(self, k: int, student: NFFLrCalculator, who: str = "committee") -> None:
-        """Have the teacher label frames of a potential's own MD, drawn at random; no training sees them."""
+        """Label random frames of a potential's own MD, for tests alone."""
         settings, name = self.settings, f"{k}-test-{who}"
 
         def draw() -> list[ase.Atoms]:
@@ -188,21 +187,21 @@ class Distillation:
             frames = self._md(student, rng)
             tests = [frames[i] for i in rng.permutation(len(frames))[: settings.tests]]
             for supercell in self.supercells.values() if len(tests) < settings.tests else ():
-                tests += rattled(supercell, settings.tests, settings.temperature, rng)  # it got nowhere
+                tests += rattled(supercell, settings.tests, settings.temperature, rng)  # MD ended early
             return tests[: settings.tests]
 
-        self._label(self._kept(name, draw), "test", reserve=0)
+        self._label(self._stored(name, draw), "test", reserve=0)
 
     def _md(self, calculator: NFFLrCalculator, rng: np.random.Generator) -> list[ase.Atoms]:
-        """Frames of MD with a potential or committee, up to where it is too much in doubt."""
+        """Frames of MD with a potential, or with a committee as long as its members agree."""
         forces = np.concatenate([f.get_forces() for f in self.labels.used_for("train")])  # (atoms, 3)
         limit = DOUBT * float(np.sqrt(np.mean(np.sum(forces**2, axis=1))))  # eV/Å
         settings = self.settings
         return md_frames(self.supercells, calculator, settings.temperature, settings.walk_steps, limit, rng)
 
     def _label_next(self, k: int, committee: NFFLrCalculator) -> bool:
-        """Choose and label a round's structures; False if there was nothing to label, or no call left."""
-        frames = self._kept(f"{k}-chosen", lambda: self._choose(k, committee))
+        """Choose and label a round's structures; False if that gave no new label."""
+        frames = self._stored(f"{k}-chosen", lambda: self._choose(k, committee))
         self._label(frames, "train", reserve=self.settings.tests)
         return len(self._trainable(k + 1)) > len(self._trainable(k))
 
@@ -233,14 +232,14 @@ class Distillation:
         return judged
 
     def _label(self, frames: list[ase.Atoms], use: str, reserve: int | None = None) -> None:
-        """Label frames as far as the budget goes, ``reserve`` calls of which are kept for what comes."""
-        kept = 2 * self.settings.tests if reserve is None else reserve
+        """Label frames within the budget less ``reserve`` calls; default: the tests of a whole round."""
+        reserve = 2 * self.settings.tests if reserve is None else reserve
         for frame in frames:
-            label(self.teacher, [frame], use, self.settings.budget - kept)
+            label(self.teacher, [frame], use, self.settings.budget - reserve)
             self._say(f"labelling, {use}")
 
-    def _kept(self, name: str, make: Callable[[], list[ase.Atoms]]) -> list[ase.Atoms]:
-        """Frames as they were made the first time: a resumed run asks for the same labels."""
+    def _stored(self, name: str, make: Callable[[], list[ase.Atoms]]) -> list[ase.Atoms]:
+        """Frames that are made once and read by a resumed run, which then needs the same labels."""
         path = self.out / "rounds" / f"{name}.traj"
         if not path.exists():
             claim_folder(path.parent)
@@ -252,14 +251,14 @@ class Distillation:
         names = ["seeds", *(f"{j}-chosen" for j in range(k))]
         frames = [f for name in names for f in StoredFrames(self.out / "rounds" / f"{name}.traj")]
         labelled = map(self.labels.find, frames)
-        # What a reference asked for first, as the structure at rest, may be trained on; tests never.
+        # Labels of references, such as the structure at rest, may be trained on; tests never.
         return [f for f in labelled if f is not None and f.calc is not None and f.info["use"] != "test"]
 
     def _members(self, k: int) -> list[Path]:
         return [self.out / "rounds" / str(k) / f"member-{m}" for m in range(self.settings.members)]
 
     def _rng(self, name: str, k: int) -> np.random.Generator:
-        """A stream of its own for each purpose, whatever was drawn before."""
+        """An independent random stream for each purpose."""
         return np.random.default_rng([self.settings.seed, k, *name.encode()])
 
     def _say(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Structures to label: strained and rattled ones, those that a potential meets, and which of them to take."""
+"""Structures to label: strained and rattled ones, frames of MD and relaxations, and the choice among them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..structures.neighbours import close_pairs
 from ..workflows.molecular_dynamics import MdSettings, md
 from ..workflows.relaxation import RelaxSettings, relax
 
-OVERLAP = 0.6  # of the sum of covalent radii; nothing bonds so shortly
+OVERLAP = 0.6  # of the sum of covalent radii; no bond is shorter
 REACH = 8.0  # Å within which an atom has a neighbour
 AMPLITUDES = np.array([0.2, 0.4, 0.7, 1.0])  # of the largest rattling
 LARGEST = 0.05  # standard deviation of a coordinate over the nearest distance; crystals melt at about 0.06
@@ -26,15 +26,15 @@ PURE = np.array([0.02, -0.02, 0.01, -0.01, 0.03, -0.03])  # of a strain along on
 AXES = np.array([[1, 1, 1, 0, 0, 0], *np.eye(6)])  # volume, three lengths, three shears (Voigt)
 RUNGS = np.array([0.3, 0.65, 1.0])  # of the highest temperature
 FRAMES = 20  # of one walk
-STRAIN = 0.015  # largest component of the cell's, as a barostat or a hot crystal would have it
+STRAIN = 0.015  # largest component of the cell's strain, as of a hot crystal
 
 
 class _DoubtfulError(Exception):
-    """The members of the committee disagree too much for their mean to be followed."""
+    """The members of the committee disagree too much."""
 
 
 def too_close(atoms: ase.Atoms) -> bool:
-    """Whether two atoms are nearer than anything bonds."""
+    """Whether two atoms are nearer than any bond."""
     radii = OVERLAP * covalent_radii[atoms.numbers]  # (N,) Å
     pairs = close_pairs(atoms.positions, atoms.cell.array, atoms.pbc, 2 * radii.max(initial=0.0))
     return bool((pairs.distances < radii[pairs.first] + radii[pairs.second]).any())
@@ -47,7 +47,7 @@ def spacing(atoms: ase.Atoms) -> float:
 
 
 def strained_crystal(atoms: ase.Atoms, strain: np.ndarray) -> ase.Atoms:
-    """Copy under a strain (6,), see ``strained``; as it is where an axis is open."""
+    """A copy under a strain (6,), see ``strained``; without one where an axis is open."""
     return strained(atoms, strain) if atoms.pbc.all() else atoms.copy()
 
 
@@ -88,7 +88,7 @@ def seed_structures(
     temperature: float,
     rng: np.random.Generator,
 ) -> list[ase.Atoms]:
-    """What is labelled first: the structures, strained ones, and mostly rattled supercells."""
+    """The first structures to label: the given ones, strained ones, and mostly rattled supercells."""
     frames: list[ase.Atoms] = []
     share = max(2, count // len(cells))
     for name, atoms in cells.items():
@@ -105,15 +105,15 @@ def timestep(atoms: ase.Atoms) -> float:
 
 
 def walk(atoms: ase.Atoms, calculator: Calculator, settings: MdSettings, limit: float) -> list[ase.Atoms]:
-    """Frames of an MD run up to the last one on whose forces the committee agrees to ``limit`` (eV/Å).
+    """Frames of an MD run as long as the forces of a committee agree to ``limit`` (eV/Å).
 
-    A calculator without ``forces_std`` agrees with itself. An explosion ends a walk too.
+    An explosion ends a walk too.
     """
     archive, agreed = Archive(), 0
 
     def watch(step: int, total: int, numbers: dict[str, float], atoms: ase.Atoms) -> None:
         nonlocal agreed
-        if np.max(calculator.results.get("forces_std", 0.0)) > limit:  # of this frame, evaluated just now
+        if np.max(calculator.results.get("forces_std", 0.0)) > limit:  # of this frame
             raise _DoubtfulError
         agreed += 1
 
@@ -156,7 +156,7 @@ def md_frames(
 def relaxation_frames(
     supercells: Mapping[str, ase.Atoms], calculator: Calculator, temperature: float, rng: np.random.Generator
 ) -> list[ase.Atoms]:
-    """Some of the steps from rattled supercells downhill."""
+    """Some steps of relaxations of rattled supercells."""
     frames = []
     for supercell in supercells.values():
         for start in rattled(supercell, 4, temperature, rng)[-1:]:

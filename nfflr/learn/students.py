@@ -52,15 +52,15 @@ def train_student(
     compile: bool,
     on_step: Callable[[dict], None],
 ) -> Path:
-    """Train on labelled frames in a folder of its own, or go on where a killed training was.
+    """Train on labelled frames in a folder, or continue a killed training there.
 
-    The folder is what ``nff init data.xyz`` and ``nff train config.py`` would leave, but for the number of
-    epochs, and for the split, which is the seed's.
+    The folder is the one of ``nff init data.xyz`` and ``nff train config.py``, except for the number of
+    epochs, and for the split, which follows from the seed.
 
     Args:
         frames: with energies and forces.
         length: of the training over the recipe's.
-        on_step: told of every step.
+        on_step: called after every step.
 
     Returns:
         the checkpoint with the lowest validation loss.
@@ -91,7 +91,7 @@ def _config(folder: Path, seed: int, length: float, compile: bool) -> TrainingCo
     epochs = max(2, round(length * config.epochs))
     changed: dict = {"epochs": epochs, "validate_every": max(1, min(config.validate_every, epochs // 10))}
     steps = epochs * -(-len(config.dataset.split["train"]) // config.batch_size)
-    # An average over more than the run's last tenth would still hold weights of its beginning.
+    # A longer average than the run's last tenth would include weights of its beginning.
     changed["ema_decay"] = min(config.ema_decay, 1 - 1 / max(2, steps / 20))
     if config.dataset.origin["source"] is not None:
         arguments: dict[str, Any] = {**config.dataset.origin, "seed": seed}
@@ -113,28 +113,28 @@ def write_frames(path: Path, frames: Sequence[ase.Atoms]) -> None:
 @torch.no_grad()
 def describe(model: MomentNetwork, frames: Sequence[ase.Atoms]) -> np.ndarray:
     """Mean and standard deviation over a structure's atoms of the network's invariants, (F, D) float64."""
-    seen: list[torch.Tensor] = []
-    handle = model.layers[0].hidden.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    invariants: list[torch.Tensor] = []
+    handle = model.layers[0].hidden.register_forward_pre_hook(lambda _, inputs: invariants.append(inputs[0]))
     try:
         for atoms in frames:
             model(atoms, stress=False)
     finally:
         handle.remove()
-    rows = [torch.cat([x.mean(0), x.std(0, correction=0)]) for x in seen]  # (2 F·C,) each
+    rows = [torch.cat([x.mean(0), x.std(0, correction=0)]) for x in invariants]  # (2 F·C,) each
     return torch.stack(rows).double().cpu().numpy() if rows else np.zeros((0, 1))
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a potential is worth against the teacher.
+    """Errors of a potential against the teacher.
 
     Attributes:
         checkpoint: of the potential.
         rms_force: eV/Å, root mean square of the teacher's force components on the test frames.
         errors: as ``Predictions.errors``, on the test frames.
-        report: on the suite, or None where there is none.
+        report: on the suite, or None without one.
         calls: of the teacher so far.
-        trained: structures it was made from, those that chose its weights included.
+        trained: structures of training and validation.
         seconds: since the run began or was resumed.
     """
 
@@ -153,7 +153,7 @@ class Judgement:
         return 100 * self.errors["forces_rmse"] / self.rms_force
 
     def good(self, settings: DistillSettings, slack: float = 1.0) -> bool:
-        """Whether all limits hold, or would if they were ``slack`` times as wide."""
+        """Whether all limits, times ``slack``, hold."""
         outcomes = self.report.outcomes if self.report else ()
         within = all(o.scores[n] <= slack * limit for o in outcomes for n, limit in o.task.limits.items())
         return within and self.force_error <= slack * settings.force_limit
@@ -167,7 +167,7 @@ class Judgement:
 
 
 def judge(checkpoint: Path, tests: Sequence[ase.Atoms], suite: Suite | None, compile: bool) -> Judgement:
-    """Measure a potential on labelled test frames, none of which it was trained on, and on the suite."""
+    """Measure a potential on labelled test frames and on the suite."""
     dataset = AtomsDataset(list(tests), n_train=1.0, n_val=0.0)
     pairs = predict(load_checkpoint(checkpoint)[0], dataset, range(len(tests)))
     calculator = NFFLrCalculator.load(checkpoint, compile=compile)
@@ -184,14 +184,14 @@ def write_results(
     run: Distillation, final: Judgement, teacher: str, command: str, more: dict[str, Any]
 ) -> dict[str, Any]:
     """Write ``model.safetensors``, ``config.py``, ``data.xyz``, ``test.xyz``, ``card.yaml``, ``distill.png``
-    and, last, ``distill.json``; returns what that holds.
+    and, last, ``distill.json``; returns the contents of the last.
 
     Args:
         run: the finished run.
-        final: the worth of the potential that is kept.
+        final: the judgement of the potential that is kept.
         teacher: its name.
         command: the command line.
-        more: what else the JSON says, such as versions.
+        more: further entries of the JSON, such as versions.
     """
     out = run.out
     write_data(run)
@@ -234,7 +234,7 @@ def write_data(run: Distillation) -> None:
 def speed(run: Distillation, final: Judgement) -> dict[str, Any]:
     """Least milliseconds per call of teacher and potential for the largest supercell.
 
-    The teacher is not asked again; the least is what other work on the machine disturbs least.
+    The least time is the one that other work on the machine disturbs least.
     """
     supercell = max(run.supercells.values(), key=len)
     contestants = [
@@ -252,7 +252,7 @@ def speed(run: Distillation, final: Judgement) -> dict[str, Any]:
 
 
 def card(run: Distillation, record: dict[str, Any]) -> str:
-    """What ``calculators/*/card.yaml`` holds, as far as it is known here."""
+    """The text of ``card.yaml``, as those of ``calculators/``."""
     model, metadata = load_checkpoint(run.out)
     errors = record["final"]["test"]
     shown = {f"{k}_{e}": 1e3 * errors[f"{name}_{e}"] for k, name in SHOWN.items() for e in ("mae", "rmse")}

@@ -1,4 +1,4 @@
-"""The teacher, each of whose answers is kept on disk, and the suite of what it says about the material."""
+"""The teacher, whose labels are all kept on disk, and a validation suite with references by the teacher."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 import yaml
 from ase.calculators.calculator import Calculator, CalculatorError, all_changes
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.stress import full_3x3_to_voigt_6_stress
 
+from ..adapters.foreign_calculator import as_voigt
 from ..errors import NFFLrError, NumericsError, is_lack_of_resources
 from ..notes import quiet
 from ..storage.archives import FrameWriter, StoredFrames, write_trajectory
@@ -51,10 +51,10 @@ class LeftOut(Record):
 
 
 class Labels:
-    """Labelled structures in the order they were asked for; on the disk before the next is.
+    """Labelled structures in the order of the calls, each on the disk before the next call.
 
-    A frame's ``info`` says what it is for (``use``: train, test or reference), where it comes from
-    (``config_type``) and what it took (``seconds``). One without results is a call that failed.
+    A frame's ``info`` holds its purpose (``use``: train, test or reference), its origin (``config_type``) and
+    the time of the call (``seconds``). A frame without results is a call that failed.
 
     Args:
         path: an ASE trajectory, which keeps every bit.
@@ -62,9 +62,9 @@ class Labels:
 
     def __init__(self, path: Path):
         self.frames: list[ase.Atoms] = list(StoredFrames(path))
-        if path.exists():  # without the half frame that a killed writer may have left
+        if path.exists():  # drop the half frame that a killed writer may have left
             write_trajectory(path, self.frames) if self.frames else path.unlink()
-        self._known = {_digest(frame): frame for frame in self.frames}
+        self._by_digest = {_digest(frame): frame for frame in self.frames}
         self._writer = FrameWriter(path)
 
     def __len__(self) -> int:
@@ -72,22 +72,21 @@ class Labels:
 
     def find(self, atoms: ase.Atoms) -> ase.Atoms | None:
         """The labelled structure of the very same geometry."""
-        return self._known.get(_digest(atoms))
+        return self._by_digest.get(_digest(atoms))
 
     def add(self, frame: ase.Atoms) -> None:
-        """Keep a frame; when this returns the disk has it."""
+        """Write a frame to the disk."""
         self._writer.write(frame)
         self._writer.flush()
         self.frames.append(frame)
-        self._known[_digest(frame)] = frame
+        self._by_digest[_digest(frame)] = frame
 
     def used_for(self, use: str) -> list[ase.Atoms]:
-        """Frames with results that were asked for to this end."""
+        """Frames with results for this use."""
         return [f for f in self.frames if f.info["use"] == use and f.calc is not None]
 
     def seconds(self, n_atoms: int) -> float | None:
-        """Shortest time of the teacher for a structure of this size, when the machine did nothing else; None
-        if there was none."""
+        """Shortest time of the teacher for a structure of this size, or None."""
         return min((f.info["seconds"] for f in self.frames if len(f) == n_atoms), default=None)
 
     def close(self) -> None:
@@ -95,30 +94,30 @@ class Labels:
 
 
 class Teacher(Calculator):
-    """A calculator whose answers are labels: kept, counted, never asked for twice.
+    """A calculator whose results are kept as labels, so that no structure is computed twice.
 
     Args:
         calculator: any ASE calculator with energy and forces.
-        labels: what it said before.
-        limit: most calls, those before included.
+        labels: its earlier results, and where new ones go.
+        limit: most calls, with those of earlier runs.
 
     Raises:
         BudgetSpentError: on a call beyond the limit.
-        NumericsError: on a structure for which the calculator failed, or gave what is not finite.
+        NumericsError: the calculator failed, or its results are not finite.
     """
 
     def __init__(self, calculator: Calculator, labels: Labels, limit: int):
         super().__init__()
         self.calculator, self.labels, self.limit = calculator, labels, limit
-        known = calculator.implemented_properties
-        self.implemented_properties = [name for name in ("energy", "forces", "stress") if name in known]
+        offered = calculator.implemented_properties
+        self.implemented_properties = [name for name in ("energy", "forces", "stress") if name in offered]
         # With smeared electrons the forces are those of the free energy.
-        self._energy = "free_energy" if "free_energy" in known else "energy"
+        self._energy = "free_energy" if "free_energy" in offered else "energy"
         self._purpose = {"use": "reference", "config_type": "reference"}
 
     @contextmanager
     def asked_for(self, use: str, kind: str, limit: int) -> Iterator[None]:
-        """Within the block calls are labels of this use and kind, and end at this limit."""
+        """Within the block, calls make labels of this use and kind, up to this limit."""
         before = self._purpose, self.limit
         self._purpose, self.limit = {"use": use, "config_type": kind}, min(limit, self.limit)
         try:
@@ -145,13 +144,13 @@ class Teacher(Calculator):
             raise BudgetSpentError
         frame = ase.Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
         frame.info = dict(self._purpose)
-        # What it remembers (a neighbour list) would change the last bits after a resume.
+        # A kept neighbour list would change the last bits after a resume.
         if hasattr(self.calculator, "reset"):
             self.calculator.reset()
-        asked = [n for n in self.implemented_properties if n != "stress" or has_stress(frame)]
+        names = [n for n in self.implemented_properties if n != "stress" or has_stress(frame)]
         started = time.perf_counter()
         try:
-            results = {n: self._value(n, frame) for n in asked}
+            results = {name: self._value(name, frame) for name in names}
         except (CalculatorError, NumericsError) as error:
             frame.info["failure"] = " ".join(str(error).split()) or type(error).__name__
         else:
@@ -164,17 +163,14 @@ class Teacher(Calculator):
         value = self.calculator.get_property(self._energy if name == "energy" else name, frame)
         if not np.isfinite(value).all():
             raise NumericsError(f"{name} is not finite")
-        if name == "stress" and np.shape(value) == (3, 3):  # as some calculators give it
-            value = full_3x3_to_voigt_6_stress(value)
-        # Python floats and double precision, so that what is read back is what was written.
+        if name == "stress":
+            value = as_voigt(value)
+        # The trajectory keeps Python floats and double precision to the last bit.
         return float(value) if name == "energy" else np.array(value, dtype=float)
 
 
 def label(teacher: Teacher, frames: Sequence[ase.Atoms], use: str, limit: int) -> int:
-    """Have frames labelled until the limit, and return how many were.
-
-    Each label is of the kind ``info["config_type"]``. A structure for which the teacher fails is left out.
-    """
+    """Label frames up to the limit, each as its ``info["config_type"]``; returns how many succeeded."""
     done = 0
     for frame in frames:
         with teacher.asked_for(use, frame.info.get("config_type", use), limit):
@@ -189,10 +185,8 @@ def label(teacher: Teacher, frames: Sequence[ase.Atoms], use: str, limit: int) -
 
 
 def _digest(atoms: ase.Atoms) -> bytes:
-    content = hashlib.sha256()
-    for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
-        content.update(np.ascontiguousarray(array).tobytes())
-    return content.digest()
+    arrays = atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).digest()
 
 
 def supercells_of(cells: Mapping[str, ase.Atoms], settings: DistillSettings) -> dict[str, ase.Atoms]:
@@ -213,7 +207,7 @@ def _repeats(atoms: ase.Atoms, settings: DistillSettings) -> tuple[int, int, int
 def relaxed(
     cells: Mapping[str, ase.Atoms], teacher: Teacher, settings: DistillSettings
 ) -> dict[str, ase.Atoms]:
-    """The structures at the teacher's minimum, as far as half of the references' budget carries."""
+    """The structures at the teacher's minimum, or where half of the references' budget was spent."""
     minima = {name: atoms.copy() for name, atoms in cells.items()}
     for name, atoms in cells.items() if settings.relax else ():
         crystal = bool(atoms.pbc.all()) and "stress" in teacher.implemented_properties
@@ -222,7 +216,7 @@ def relaxed(
         def keep(
             step: int, total: int, numbers: dict[str, float], atoms: ase.Atoms, name: str = name
         ) -> None:
-            minima[name] = atoms.copy()  # of a relaxation that the budget breaks off, the last step
+            minima[name] = atoms.copy()  # the last step, where the budget ends a relaxation
 
         asking = teacher.asked_for("reference", "relaxation", settings.references // 2)
         with asking, suppress(BudgetSpentError):
@@ -234,10 +228,10 @@ def relaxed(
 def make_suite(
     folder: Path, cells: Mapping[str, ase.Atoms], teacher: Teacher, settings: DistillSettings
 ) -> tuple[Suite | None, dict[str, str]]:
-    """The suite of a folder, written now unless it is there, and why tasks were left out.
+    """The suite in a folder, written unless it exists, and why tasks were left out.
 
-    A task is left out where the teacher fails, or would be asked more than ``settings.references`` in all.
-    A lack of memory or disk ends the run instead: a resumed one has every task.
+    A task is left out where the teacher fails, or where the calls would be more than ``settings.references``.
+    A lack of memory or disk ends the run instead, since a resumed run can have every task.
     """
     claim_folder(folder)
     if not (folder / LEFT_OUT).exists():
@@ -284,15 +278,15 @@ def _entries(atoms: ase.Atoms, teacher: Teacher, settings: DistillSettings) -> l
 def _compute(
     folder: Path, entry: dict, structure: ase.Atoms, teacher: Teacher, settings: DistillSettings
 ) -> str:
-    """Write the structure and the teacher's result of a task; returns why there is none, or nothing."""
+    """Write the structure and the teacher's result of a task; returns why there is none, or ""."""
     workflow = find_workflow(entry["workflow"])
     options = workflow.settings.model_validate(entry["settings"])
     entry |= {"structure": f"{entry['name']}.xyz", "reference": f"{entry['name']}.json"}
     write_frames(folder / entry["structure"], [structure])
-    atoms = read_structure(folder / entry["structure"])  # what others will read, to the last digit
-    cost, left = _cost(entry["workflow"], atoms, options), settings.references - len(teacher.labels)
-    if cost > left:
-        return f"needs {cost} calls, {left} were left for references"
+    atoms = read_structure(folder / entry["structure"])  # with the digits that the suite will have
+    cost, budget = _cost(entry["workflow"], atoms, options), settings.references - len(teacher.labels)
+    if cost > budget:
+        return f"needs {cost} calls, {budget} were left for references"
     with teacher.asked_for("reference", f"reference-{entry['workflow']}", settings.references):
         teacher.reset()
         try:
@@ -300,7 +294,7 @@ def _compute(
                 result = workflow.function(atoms, teacher, options)
         except BudgetSpentError:
             return f"needs more than the {settings.references} calls for references"
-        except Exception as error:  # other libraries object in their own ways to what they are given
+        except Exception as error:  # of any library below
             if is_lack_of_resources(error):
                 raise
             name = "" if isinstance(error, NFFLrError) else f"{type(error).__name__}: "
@@ -314,7 +308,7 @@ def _compute(
 
 
 def _cost(workflow: str, atoms: ase.Atoms, options: Settings) -> int:
-    """Calls that a task takes at least."""
+    """Least number of calls of a task."""
     if isinstance(options, PhononsSettings):
         return len(supercells(displaced(atoms, supercell_matrix(atoms, options), options)))
     return {"eos": 7, "elastic": 9, "md": getattr(options, "steps", 0) + 1}[workflow]

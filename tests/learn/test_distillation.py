@@ -15,6 +15,7 @@ from ase.calculators.emt import EMT
 
 from nfflr.calculator import NFFLrCalculator
 from nfflr.cards import read_card
+from nfflr.cli.distill import speed_text
 from nfflr.cli.main import run
 from nfflr.storage.archives import StoredFrames
 from nfflr.validation.reading import read_suite
@@ -170,3 +171,11 @@ def test_what_is_wrong_is_told_in_a_line(structure, tmp_path, monkeypatch, capsy
     assert nff("distill", structure, *arguments, *more) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("ratio", "expected"),
+    [(0.6, "0.6 × as fast"), (0.043, "0.043 × as fast"), (1.26, "1.3 ×"), (9.4, "9.4 ×"), (316.4, "316 ×")],
+)
+def test_a_loss_of_speed_does_not_read_as_a_gain(ratio, expected):
+    assert speed_text(ratio) == expected
