@@ -82,20 +82,7 @@ def open_foreign(
         hint = hint or (f"; did you mean 'ase:{source}'?" if "." in prefix else "")
         raise ConfigError(f"{source}: no kind of potential {prefix!r}; expected {', '.join(names())}{hint}")
     kind = adapter(prefix)
-    from_file = kind.MODELS is not None and argument not in getattr(kind, "HELD", ())
-    if from_file and not argument:
-        raise ConfigError(
-            f"{source}: expected {prefix}:<file>; download a model from {kind.MODELS}, put it here, give "
-            f"its path, such as {prefix}:{kind.EXAMPLE}"
-        )
-    if kind.PACKAGE and util.find_spec(kind.MODULE) is None:
-        raise ConfigError(
-            f'{source}: the package {kind.PACKAGE} is not installed; pip install "nfflr[{kind.EXTRA}]"'
-        )
-    if dtype is not None and dtype not in kind.DTYPES:
-        raise ConfigError(f"--dtype: {prefix} computes in {' or '.join(kind.DTYPES)} only; got {dtype}")
-    if from_file:
-        _check_file(source, argument, kind, trust)
+    _check(source, kind, argument, dtype, trust)
     try:
         with undisturbed():
             peer = kind.load(argument, device, dtype)
@@ -120,13 +107,26 @@ def open_foreign(
     return ForeignCalculator(peer, description, (open_foreign, (source, device, dtype, True)))
 
 
-def _check_file(source: str, argument: str, kind: ModuleType, trust: bool) -> None:
-    """Refuse a file that does not exist, and one that may run code unless it is trusted."""
-    if not Path(argument).exists():
+def _check(source: str, kind: ModuleType, argument: str, dtype: str | None, trust: bool) -> None:
+    """Refuse a source without its package, precision or file, or with a file that needs to be trusted."""
+    prefix = source.partition(":")[0]
+    from_file = kind.MODELS is not None and argument not in getattr(kind, "HELD", ())
+    if from_file and not argument:
+        raise ConfigError(
+            f"{source}: expected {prefix}:<file>; download a model from {kind.MODELS}, put it here, give "
+            f"its path, such as {prefix}:{kind.EXAMPLE}"
+        )
+    if kind.PACKAGE and util.find_spec(kind.MODULE) is None:
+        raise ConfigError(
+            f'{source}: the package {kind.PACKAGE} is not installed; pip install "nfflr[{kind.EXTRA}]"'
+        )
+    if dtype is not None and dtype not in kind.DTYPES:
+        raise ConfigError(f"--dtype: {prefix} computes in {' or '.join(kind.DTYPES)} only; got {dtype}")
+    if from_file and not Path(argument).exists():
         raise CheckpointError(
             f"{source}: no such file; download a model from {kind.MODELS} and put it at {argument}"
         )
-    if not trust:
+    if from_file and not trust:
         raise CheckpointError(
             f"{source}: reading a file of {kind.PACKAGE} can run code that it holds; "
             "if you trust where it is from, add --trust (in Python trust=True)"

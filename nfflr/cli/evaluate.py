@@ -69,14 +69,9 @@ def command(data, checkpoint, out, overwrite, threads, **options) -> int:
     predictions = predict(model, dataset, range(len(dataset)))
     quantities = [comparison.quantity for comparison in predictions.comparisons.values()]
     table, spread = error_table(predictions), calibration(predictions)
-    columns = [
-        column
-        for column in columns_of(quantities)
-        if column.key.startswith(ALWAYS) or not math.isnan(table["all"][column.key])
-    ]
-    if not any(math.isfinite(row[column.key]) for row in table.values() for column in columns):
+    if not any(math.isfinite(row[c.key]) for row in table.values() for c in columns_of(quantities)):
         raise StructureError(f"{name}: holds no label that the model predicts; nothing to compare with")
-    _print(table, columns, title)
+    _print(table, columns_of(quantities), title)
     _print_spread(spread)
     record = {
         "checkpoint": {"source": str(checkpoint), "digest": metadata["sha256"]},
@@ -102,6 +97,7 @@ def _print(table: dict[str, dict[str, float]], columns: Sequence[Column], title:
     """A row for each group, or for each metric where there are many."""
     from .console import narrow_table, show
 
+    columns = [c for c in columns if c.key.startswith(ALWAYS) or not math.isnan(table["all"][c.key])]
     headers = ["group", "number", *(f"{column.title}\n{column.unit}".rstrip() for column in columns)]
     rows = [
         [group, str(row["structures"]), *(_number(row[column.key] * column.factor) for column in columns)]

@@ -67,14 +67,14 @@ def command(
     """
     from ..calculator import NFFLrCalculator
     from ..compiled import kernel
-    from ..engines.lammps.external import check_species, potential_of
+    from ..engines.lammps.external import potential_of
     from ..engines.lammps.script import mpiexec, prepare, run_ranks, write_inputs
     from ..terms import absolute
 
     settings = read_settings(LammpsSettings, config, values)
     if sum(x is not None for x in (structure, script, mliap)) != 1:
         raise ConfigError("nff lammps: give one of STRUCTURE, --in and --mliap; see nff lammps --help")
-    # Loaded here first: what is wrong is said once, and ranks find the kernel in the cache.
+    # Loaded here first, so that errors appear once and ranks find the kernel in the cache.
     calculator = NFFLrCalculator.load(model, device=device, dtype=dtype)
     potential = potential_of(calculator)
     if mliap is not None:
@@ -82,31 +82,33 @@ def command(
     options = ["--model", absolute(model), "--device", device, "--skin", str(skin)]
     options += ["--dtype", dtype] if dtype else []
     options += [] if compile else ["--no-compile"]
-    if script is not None:
-        from ..engines.lammps.__main__ import parts
-
-        if not species:
-            raise ConfigError("--species: name the element of each atom type of your input, as --species Si")
-        parts(script)
-        check_species(potential, species)
-        folder, name = Path("."), str(script)
-    else:
-        folder, name = out, f"{stem(structure)}-lammps.in"
-        atoms, types = prepare(structure, calculator, settings, out, overwrite)
-        species = [kind.symbol for kind in types]
-        options += ["--final", f"{Path(name).stem}-final.data"]
-    program = [sys.executable, "-m", f"{__package__.partition('.')[0]}.engines.lammps"]
-    ranks = [*program, name, *options, "--species", *species]
     start = shlex.split(launcher) if launcher else [mpiexec(write_only), "-n", str(processes)]
-    if script is None:
-        command_line = shlex.join([*start, *ranks])
-        say_written(write_inputs(folder, Path(name).stem, atoms, types, settings, command_line))
+    program = [*start, sys.executable, "-m", f"{__package__.partition('.')[0]}.engines.lammps"]
+    if script is not None:
+        _check_input(script, potential, species)
+        folder, ranks = Path("."), [*program, str(script), *options, "--species", *species]
+    else:
+        folder, name = out, f"{stem(structure)}-lammps"
+        atoms, types = prepare(structure, calculator, settings, out, overwrite)
+        options += ["--final", f"{name}-final.data", "--species", *(kind.symbol for kind in types)]
+        ranks = [*program, f"{name}.in", *options]
+        say_written(write_inputs(out, name, atoms, types, settings, shlex.join(ranks)))
     if compile:
         kernel(potential)
     if write_only:
-        click.echo(f"run it in {folder}: {shlex.join([*start, *ranks])}")
+        click.echo(f"run it in {folder}: {shlex.join(ranks)}")
         return 0
-    return run_ranks([*start, *ranks], folder)
+    return run_ranks(ranks, folder)
+
+
+def _check_input(script: Path, potential, species) -> None:
+    from ..engines.lammps.__main__ import parts
+    from ..engines.lammps.external import check_species
+
+    if not species:
+        raise ConfigError("--species: name the element of each atom type of your input, as --species Si")
+    parts(script)
+    check_species(potential, species)
 
 
 def _write_unified(path: Path, calculator, overwrite: bool) -> int:

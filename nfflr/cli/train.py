@@ -6,10 +6,10 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..validation.suite import Report
 
 from ..jobs.opening import set_threads
-from ..workflows.framework.progress_bar import steady, training_bar
+from ..workflows.framework.progress_bar import Update, steady, training_bar
 from .options import FILE, FOLDER, POTENTIAL, Whole, shared
 from .output import command_line
 
@@ -85,8 +85,6 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
     """Train in one of several processes, of which only the first one prints."""
     from ..train.config import load_config
     from ..train.distributed import is_first
-    from ..train.objective import Objective
-    from ..train.run import selectors
     from ..train.trainer import train
 
     settings = load_config(config, overrides)
@@ -101,44 +99,52 @@ def run(config: Path, overrides: dict, resume: bool, overwrite: bool, command: s
     # Threads do not make the small operations of a step faster. Their number is not measured, since rounding
     # depends on it, and a resumed run has to equal the uninterrupted one to the last bit.
     say(set_threads(overrides.get("threads"), configured=settings.threads))
-    columns, metrics = Objective(settings).columns, selectors(settings.select_by)
     watched = settings.progress and sys.stderr.isatty()
     with training_bar("train", watched and is_first()) as update:
-        now: dict[str, Any] = {"step": 0, "total": None}
-        latest = ""  # the metrics that select
-
-        def on_stage(text: str) -> None:
-            update(0, None, text)
-            if not watched:  # there is no bar
-                say(text)
-
-        def on_step(step: dict) -> None:
-            now.update(step)
-            update(now["step"], now["total"], f"loss {steady(now['loss'])}{latest}")
-
-        def on_task(name: str) -> None:
-            update(now["step"], now["total"], f"task {name}{latest}")
-
-        def on_validation(row: dict[str, float]) -> None:
-            nonlocal latest
-            say(line(row, columns))
-            if metrics.keys() <= row.keys():
-                latest = "".join(f"  {short(name)} {steady(row[name])}" for name in metrics)
-
+        display = Display(settings, update, say, watched)
         path = train(
             settings,
             resume=resume,
             overwrite=overwrite,
             command=command,
-            on_stage=on_stage,
-            on_step=on_step,
-            on_validation=on_validation,
-            on_task=on_task,
+            on_stage=display.on_stage,
+            on_step=display.on_step,
+            on_validation=display.on_validation,
+            on_task=display.on_task,
             on_report=lambda report: say(tasks_lines(report)),
         )
     say(f"wrote {_near(path)}")
     say(next_steps(settings, path.parent))
     return 0
+
+
+class Display:
+    """Shows a training: steps in a bar, validations in lines, and stages in lines where there is no bar."""
+
+    def __init__(self, settings: TrainingConfig, update: Update, say: Callable[[str], None], watched: bool):
+        from ..train.objective import Objective
+        from ..train.run import selectors
+
+        self.update, self.say, self.watched = update, say, watched
+        self.columns, self.metrics = Objective(settings).columns, selectors(settings.select_by)
+        self.step, self.total, self.latest = 0, None, ""  # the last: values of the metrics that select
+
+    def on_stage(self, text: str) -> None:
+        self.update(0, None, text)
+        if not self.watched:
+            self.say(text)
+
+    def on_step(self, step: dict) -> None:
+        self.step, self.total = step["step"], step["total"]
+        self.update(self.step, self.total, f"loss {steady(step['loss'])}{self.latest}")
+
+    def on_task(self, name: str) -> None:
+        self.update(self.step, self.total, f"task {name}{self.latest}")
+
+    def on_validation(self, row: dict[str, float]) -> None:
+        self.say(line(row, self.columns))
+        if self.metrics.keys() <= row.keys():
+            self.latest = "".join(f"  {short(name)} {steady(row[name])}" for name in self.metrics)
 
 
 def next_steps(settings: TrainingConfig, out: Path) -> str:

@@ -33,15 +33,15 @@ from ..workflows.relaxation import (
     result_of,
 )
 
-ATOMS = 2000  # in a batch, where nothing else is said
-MARGIN = 0.999  # of fmax: what has converged in a batch has so alone too, rounding aside
+ATOMS = 2000  # in a batch
+MARGIN = 0.999  # of fmax, so that a structure that converges in a batch does so alone, despite rounding
 
 
 class TorchSimModel(ModelInterface):
     """A potential behind torch-sim's model interface, for its ``optimize``, ``integrate`` and ``static``.
 
-    torch-sim's states should be of this model's ``dtype``, float64: positions stay exact to the last bit
-    whatever the precision of the weights, as everywhere in NFFLr.
+    torch-sim's states should be in float64, this model's ``dtype``: positions keep all bits whatever the
+    precision of the weights.
 
     Args:
         model: an ``Evaluator`` that takes batches; used as it is, on the device where it is.
@@ -55,7 +55,7 @@ class TorchSimModel(ModelInterface):
         self._compute_stress, self._compute_forces = stress, True
 
     def forward(self, state: torch_sim.SimState | dict, **kwargs: Any) -> dict[str, torch.Tensor]:
-        """``energy`` (B,) eV, ``forces`` (N, 3) eV/Å and, if asked for, ``stress`` (B, 3, 3) eV/Å³.
+        """``energy`` (B,) eV, ``forces`` (N, 3) eV/Å and, if computed, ``stress`` (B, 3, 3) eV/Å³.
 
         Raises:
             StructureError: an element that the model does not cover, or two atoms coincide.
@@ -76,19 +76,19 @@ def relax_together(
     settings: RelaxSettings = RelaxSettings(),
     max_atoms: int = ATOMS,
 ) -> Iterator[tuple[int, RelaxResult | NFFLrError]]:
-    """Relax structures together by FIRE; one that has converged makes room for the next.
+    """Relax structures together by FIRE; one that converges makes room for the next.
 
     Each starts, steps and stops as in ``workflows.relax``, whose minimum it finds within ``fmax``; energy and
-    largest force at the end are the calculator's. Of the trajectory the two ends are kept.
+    largest force at the end are the calculator's. The trajectory has the first and the last frame.
 
     Args:
         structures: periodic along all axes or none, without constraints.
         calculator: of one of NFFLr's own models.
         settings: with ``optimizer="fire"``, without ``symmetry`` and limits of a committee's spread.
-        max_atoms: that are in a batch; a larger structure is one by itself.
+        max_atoms: of a batch; a larger structure is a batch by itself.
 
     Yields:
-        the index of a structure and its result, or why there is none, as soon as it is known.
+        the index of a structure and its result or its error, as soon as it ends.
 
     Raises:
         ConfigError: a setting or a model that torch-sim cannot serve.
@@ -122,7 +122,7 @@ class _Run:
     """One structure on its way down."""
 
     def __init__(self, index: int, atoms: ase.Atoms, settings: RelaxSettings):
-        self.index, self.given, self.atoms = index, atoms, atoms
+        self.index, self.start, self.atoms = index, atoms, atoms  # the last one with the supercell
         self.settings = settings
         self.energies: list[float] = []
         self.fmax: list[float] = []
@@ -132,13 +132,13 @@ class _Run:
 
     @property
     def size(self) -> int:
-        """Number of atoms, those of the supercell."""
-        return len(self.given) * int(np.prod(self.settings.supercell or 1))
+        """Number of atoms of the supercell."""
+        return len(self.start) * int(np.prod(self.settings.supercell or 1))
 
     def check(self) -> None:
         """Make the supercell; refuse a structure that cannot go into a batch."""
         check_structure(self.atoms)
-        self.atoms = repeated(self.given, self.settings.supercell or (1, 1, 1))
+        self.atoms = repeated(self.start, self.settings.supercell or (1, 1, 1))
         if self.atoms.pbc.any() and not self.atoms.pbc.all():
             raise StructureError(
                 "structure: torch-sim knows structures periodic along three axes or none; leave --batch out"
@@ -149,10 +149,10 @@ class _Run:
             check_axes(self.atoms, self.settings)
 
     def observe(self, energy: float, fmax: float) -> bool:
-        """Take note of a step; whether it was the last.
+        """Record a step; returns whether it was the last.
 
         Raises:
-            NumericsError: not even the start has finite forces.
+            NumericsError: the forces at the start are not finite.
         """
         finite = bool(np.isfinite([energy, fmax]).all())
         if not (finite or self.fmax):
@@ -168,15 +168,15 @@ class _Run:
         return not self.failed and self.fmax[-1] < MARGIN * self.settings.fmax
 
     def result(self, calculator: NFFLrCalculator) -> RelaxResult:
-        """The result, its two ends evaluated by the calculator; where a batch led astray, that of no batch.
+        """The result, with both ends evaluated by the calculator; by ``relax`` where the batch failed.
 
         Raises:
-            NFFLrError: there is none.
+            NFFLrError: the error of this structure.
         """
         if self.error is not None:
             raise self.error
         if self.failed or self.state is None:
-            return relax(self.given, calculator, self.settings)
+            return relax(self.start, calculator, self.settings)
         atoms = self.atoms.copy()
         atoms.calc = calculator
         moving = atoms
@@ -217,7 +217,7 @@ class _Together:
         yield from self._results()
 
     def _enter(self, runs: list[_Run]) -> Iterator[torch_sim.SimState]:
-        """States that have some way to go; each is made when there is room for it."""
+        """States of structures that have not converged, each made when there is room for it."""
         for run in runs:
             try:
                 run.check()
@@ -246,18 +246,18 @@ class _Together:
             current = [self.entered[k] for k in batcher.current_idx]
             try:
                 batch = self.step(batch)
-            except NFFLrError:  # of one of them, but of which is not said; each is relaxed alone
-                left = set(batcher.completed_idx_og_order)
-                unfinished = [run for k, run in enumerate(self.entered) if k not in left]
+            except NFFLrError:  # of an unknown one of them, so that each is relaxed alone
+                finished = set(batcher.completed_idx_og_order)
+                unfinished = [run for k, run in enumerate(self.entered) if k not in finished]
                 for run in unfinished:
                     run.state = None
                 self.ended += unfinished
                 return
-            found = self._measure(batch)
-            done = [run.observe(*values) for run, values in zip(current, found, strict=True)]
+            pairs = zip(current, self._measure(batch), strict=True)
+            done = [run.observe(*values) for run, values in pairs]
             if any(done):
-                batch, left = batcher.next_batch(batch, torch.tensor(done, device=self.model.device))
-                for k, state in zip(batcher.completed_idx_og_order[-len(left) :], left, strict=True):
+                batch, ended = batcher.next_batch(batch, torch.tensor(done, device=self.model.device))
+                for k, state in zip(batcher.completed_idx_og_order[-len(ended) :], ended, strict=True):
                     self.entered[k].state = state
                     self.ended.append(self.entered[k])
 
@@ -271,7 +271,7 @@ class _Together:
                 yield run.index, error
 
     def _measure(self, state: Any) -> list[tuple[float, float]]:
-        """Energy (eV) and largest force (eV/Å) of each system, the latter as ``workflows.relax`` has it."""
+        """Energy (eV) and largest force (eV/Å) of each system, as in ``workflows.relax``."""
         forces = state.forces
         if self.settings.cell:  # on atoms that move with the cell
             forces = torch.einsum("ni,nij->nj", forces, state.deform_grad()[state.system_idx])
@@ -283,10 +283,10 @@ class _Together:
 
 
 def _at_rest(state: Any) -> Any:
-    """A state that is about to take its first step, made so that others in a batch do not notice.
+    """A state before its first step that does not disturb others in the batch.
 
     torch-sim marks it by velocities that are not numbers, and then no system of the batch mixes velocities or
-    changes its time step. At rest with twice the time step, which the first step halves, it starts as ASE's.
+    changes its time step. At rest with twice the time step, which the first step halves, it starts as in ASE.
     """
     for name in ("velocities", "cell_velocities"):
         if hasattr(state, name):

