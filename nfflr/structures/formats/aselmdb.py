@@ -106,10 +106,9 @@ def _atoms(row: dict) -> ase.Atoms:
     for part in ("data", "key_value_pairs"):
         if isinstance(values.get(part), dict):
             atoms.info |= values[part]
-    results = {
-        name: np.asarray(values[name], float) for name in all_properties if values.get(name) is not None
-    }
-    results = {name: value if value.ndim else float(value) for name, value in results.items()}
+    labels = [name for name in all_properties if values.get(name) is not None]
+    arrays = {name: np.asarray(values[name], float) for name in labels}
+    results = {name: value if value.ndim else float(value) for name, value in arrays.items()}
     shape = np.shape(results.get("forces", atoms.positions))
     if shape != (len(atoms), 3):  # SinglePointCalculator asserts it without a word
         raise ValueError(f"forces have shape {shape}, expected {(len(atoms), 3)}")
