@@ -60,10 +60,10 @@ class Models(Generated):
     """Every registered architecture."""
 
     def text(self):
-        found = {key: cls.__module__ for key, cls in sorted(architectures().items())}
+        modules = {key: cls.__module__ for key, cls in sorted(architectures().items())}
         lines: list[str] = []
-        for name in dict.fromkeys(found.values()):
-            keys = ", ".join(f"``{key}``" for key, where in found.items() if where == name)
+        for name in dict.fromkeys(modules.values()):
+            keys = ", ".join(f"``{key}``" for key, module_name in modules.items() if module_name == name)
             lines += titled(
                 name.rpartition(".")[2], "-", f"In configs and checkpoints: {keys}.", "", *module(name)
             )
@@ -78,8 +78,8 @@ class Commands(Generated):
         files = {name: Description.of(path) for name, path in command_files().items()}
         for topic in TOPICS:
             lines += titled(topic, "-")
-            for name, told in sorted(files.items(), key=lambda item: item[1].place):
-                if told.topic == topic:
+            for name, description in sorted(files.items(), key=lambda item: item[1].place):
+                if description.topic == topic:
                     command = nff.get_command(context, name)
                     shown = command.get_help(
                         click.Context(command, info_name=name, parent=context, terminal_width=90)
