@@ -29,11 +29,11 @@ def check_structure(atoms: ase.Atoms, name: str = "structure") -> None:
         raise StructureError(
             f"{name}: atom {int(np.argmin(finite))} has a coordinate that is not finite; check the file"
         )
-    known = (atoms.numbers > 0) & (atoms.numbers < 119)
-    if not known.all():
-        bad = int(np.argmin(known))
+    elements = (atoms.numbers > 0) & (atoms.numbers < 119)
+    if not elements.all():
+        atom = int(np.argmin(elements))
         raise StructureError(
-            f"{name}: atom {bad} has atomic number {atoms.numbers[bad]}; expected an element (1 to 118)"
+            f"{name}: atom {atom} has atomic number {atoms.numbers[atom]}; expected an element (1 to 118)"
         )
     if not np.isfinite(atoms.cell.array).all():
         raise StructureError(f"{name}: the cell is not finite; check the file")
@@ -81,9 +81,8 @@ def check_trained_distances(atoms: ase.Atoms, shortest: np.ndarray, name: str = 
 def _pair(atoms: ase.Atoms, pairs: ClosePairs, k: int) -> str:
     i, j = int(pairs.first[k]), int(pairs.second[k])
     image = f" in the image {tuple(map(int, pairs.shifts[k]))}" if pairs.shifts[k].any() else ""
-    atoms_named = f"atoms {i} and {j} ({atoms.symbols[i]}, {atoms.symbols[j]}){image}"
-    distance = pairs.distances[k]
-    return f"{atoms_named} " + (f"are {distance:.3g} Å apart" if distance > 1e-3 else "coincide")
+    apart = f"are {pairs.distances[k]:.3g} Å apart" if pairs.distances[k] > 1e-3 else "coincide"
+    return f"atoms {i} and {j} ({atoms.symbols[i]}, {atoms.symbols[j]}){image} {apart}"
 
 
 def advise(atoms: ase.Atoms, name: str) -> None:

@@ -12,8 +12,9 @@ START = 4096  # bytes that are looked at
 CHECKPOINT, CONFIG, DATA, STRUCTURE = "a checkpoint", "a Python file", "a file of structures", "a structure"
 RESULT, SETTINGS, PICTURE = "a result of nff", "a YAML file", "a picture"
 STATE, FOREIGN = "the state of a training", "a model file of another program"
-PICTURES = {".png", ".pdf", ".svg", ".jpg", ".jpeg"}
-MODELS = {".pt", ".pth", ".pt2", ".model", ".ckpt", ".pkl", ".pickle"}
+BY_SUFFIX = {".py": CONFIG, ".yaml": SETTINGS, ".yml": SETTINGS}
+BY_SUFFIX |= dict.fromkeys((".png", ".pdf", ".svg", ".jpg", ".jpeg"), PICTURE)
+BY_SUFFIX |= dict.fromkeys((".pt", ".pth", ".pt2", ".model", ".ckpt", ".pkl", ".pickle"), FOREIGN)
 XYZ, POSCAR = (".xyz", ".extxyz", ".exyz"), (".vasp", ".poscar")
 # What counts as a structure in a folder that is given whole: one structure per file, no results of ours.
 STRUCTURES = {*XYZ, *POSCAR, ".cif", ".gen", ".pdb", ".res", ".xsf"}
@@ -48,38 +49,22 @@ def kind_of(path: str | Path, structures: bool = True) -> str | None:
             start = file.read(START)
     except (OSError, ValueError):  # a name that no file can have
         return None
-    return _by_bytes(start) or _by_name(path) or (_of_structures(path) if structures else None)
-
-
-def _by_bytes(start: bytes) -> str | None:
     if 0 < int.from_bytes(start[:8], "little") < 2**32 and start[8:9] == b"{":  # a header and its length
         if b"nfflr-checkpoint" in start:
             return CHECKPOINT
         return STATE if b"nfflr-" in start else FOREIGN
     if start.startswith(b"\x89PNG"):
         return PICTURE
-    return None
-
-
-def _by_name(path: Path) -> str | None:
     suffix = path.suffix.lower()
-    if suffix == ".py":
-        return CONFIG
-    if suffix in (".yaml", ".yml"):
-        return SETTINGS
-    if suffix in PICTURES:
-        return PICTURE
-    if suffix in MODELS:
-        return FOREIGN
-    return RESULT if suffix == ".json" and _is_result(path) else None
+    if suffix == ".json" and _is_result(path):
+        return RESULT
+    return BY_SUFFIX.get(suffix) or (_of_structures(path) if structures else None)
 
 
 def _is_result(path: Path) -> bool:
     """Whether a JSON file was written by a command of nff."""
     try:
-        if path.stat().st_size > LARGEST:
-            return False
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= LARGEST else None
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(record, dict) and {"command", "versions"} <= record.keys()
@@ -98,5 +83,5 @@ def _of_structures(path: Path) -> str | None:
         kind = ase.io.formats.filetype(str(path))
     except Exception:  # of any file, packed ones included, whatever it holds
         return None
-    known = ase.io.formats.ioformats.get(kind)
-    return DATA if known is not None and known.can_read else None
+    ioformat = ase.io.formats.ioformats.get(kind)
+    return DATA if ioformat is not None and ioformat.can_read else None

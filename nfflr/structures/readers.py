@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,7 +18,7 @@ from ..errors import ConfigError, NFFLrError, StructureError
 from ..notes import note
 from . import formats
 from .checks import advise, check_distances, check_structure
-from .formats import UNPACKING, cannot_unpack, plain_name, start_of
+from .formats import content_of, plain_name, start_of
 from .kinds import OTHERS, kind_of
 
 FRAME = re.compile(r"(.+)@(-?\d+)$")
@@ -103,9 +102,9 @@ def file_and_frame(path: str | Path) -> tuple[Path, int | None]:
 
 
 def _frames(path: Path) -> Iterator[ase.Atoms]:
-    count = 0
+    count, reader = 0, formats.find(path)
     try:
-        for atoms in _iterate(path):
+        for atoms in read_with_ase(path) if reader is None else reader.read(path):
             if not isinstance(atoms, ase.Atoms):  # some of ASE's parsers find nothing without a word
                 raise ValueError("no structure found in it")
             yield atoms
@@ -137,11 +136,6 @@ def _failure(path: Path, error: Exception) -> str:
         f"cannot be read as {kind} (ASE's reader stopped at: {reason}); check the file, or convert it to "
         "extended XYZ or CIF"
     )
-
-
-def _iterate(path: Path) -> Iterator[ase.Atoms]:
-    reader = formats.find(path)
-    yield from read_with_ase(path) if reader is None else reader.read(path)
 
 
 def _ends_inside_a_number(path: Path) -> bool:
@@ -185,7 +179,9 @@ def read_with_ase(path: Path) -> Iterator[ase.Atoms]:
     path = path.absolute()  # ASE takes names such as postgresql.db for servers
     if _needs_unpacking(path):
         with tempfile.TemporaryDirectory() as folder:
-            yield from read_with_ase(_unpacked(path, Path(folder)))
+            plain = Path(folder, plain_name(path))
+            plain.write_bytes(content_of(path))
+            yield from read_with_ase(plain)
         return
     if path.suffix not in DATABASES:
         source = _source(path)
@@ -203,21 +199,9 @@ def read_with_ase(path: Path) -> Iterator[ase.Atoms]:
 
 def _needs_unpacking(path: Path) -> bool:
     """Whether a compressed file is of a format that ASE reads only from a plain file."""
-    if plain_name(path).name == path.name:
-        return False
     suffix = plain_name(path).suffix
-    return suffix in PLAIN_ONLY or (suffix == ".json" and ASE_JSON.match(start_of(path)) is not None)
-
-
-def _unpacked(path: Path, folder: Path) -> Path:
-    """The plain file, written into a folder."""
-    plain = folder / plain_name(path)
-    try:
-        with ase.io.formats.open_with_compression(str(path), "rb") as source, open(plain, "wb") as target:
-            shutil.copyfileobj(source, target)
-    except UNPACKING as error:
-        raise cannot_unpack(path, error) from error
-    return plain
+    packed = plain_name(path).name != path.name
+    return packed and (suffix in PLAIN_ONLY or (suffix == ".json" and bool(ASE_JSON.match(start_of(path)))))
 
 
 def format_of(path: Path, source: str | io.StringIO | None = None) -> str:

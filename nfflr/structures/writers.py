@@ -15,7 +15,7 @@ import ase
 import ase.io
 import ase.io.formats
 import numpy as np
-from ase.constraints import FixScaled
+from ase.constraints import FixCartesian, FixScaled
 from ase.data import atomic_masses
 
 from ..errors import ConfigError, StructureError
@@ -24,17 +24,12 @@ from . import formats
 from .constraints import constraints_of, fixed_directions
 from .formats.lammps_data import lammps_data
 
-# ASE reads isotopes in LAMMPS's files as other elements, so there they count as lost.
 # Words for what a structure may carry beyond elements, positions and a periodic cell.
 OPEN, CONSTRAINTS, MASSES = "an open axis", "its constraints", "masses of isotopes"
 VELOCITIES, CHARGES, MOMENTS = "velocities", "charges", "magnetic moments"
 
-ARRAYS = {
-    MASSES: "masses",
-    VELOCITIES: "momenta",
-    CHARGES: "initial_charges",
-    MOMENTS: "initial_magmoms",
-}  # ASE's names
+# ASE's names
+ARRAYS = {MASSES: "masses", VELOCITIES: "momenta", CHARGES: "initial_charges", MOMENTS: "initial_magmoms"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +47,7 @@ FORMATS = {
     "cif": Format("CIF", ".cif", "cif", frozenset()),
     "vasp": Format("POSCAR", ".vasp", "vasp", frozenset({CONSTRAINTS, VELOCITIES})),
     "xyz": Format("extended XYZ", ".xyz", "extxyz", EVERYTHING),
+    # ASE reads isotopes in LAMMPS's files as other elements, so there they count as lost.
     "lammps": Format("LAMMPS data", ".lammps-data", "lammps-data", frozenset({VELOCITIES, CHARGES})),
     "xsf": Format("XSF", ".xsf", "xsf", frozenset()),
     "gen": Format("DFTB+ gen", ".gen", "gen", frozenset()),
@@ -90,8 +86,7 @@ def carried(atoms: ase.Atoms) -> frozenset[str]:
 def losses(atoms: ase.Atoms, form: Format) -> list[str]:
     """What a format cannot hold of a structure, in words."""
     lost = carried(atoms) - form.holds
-    said_in_axes = form is not TRAJECTORY and bool(atoms.constraints)
-    if said_in_axes and fixed_directions(atoms, lattice=form.kind == "vasp") is None:
+    if form is not TRAJECTORY and fixed_directions(atoms, lattice=form.kind == "vasp") is None:
         lost |= {CONSTRAINTS}
     return sorted(lost)
 
@@ -135,20 +130,20 @@ def _plain(atoms: ase.Atoms, form: Format) -> ase.Atoms:
     """A copy that ASE's writer of this format takes: constraints in its terms, no values twice."""
     calculator, atoms = atoms.calc, atoms.copy()
     atoms.calc = calculator
-    results = calculator.results if calculator is not None else {}
     if form.kind != "traj":
-        fixed = fixed_directions(atoms, lattice=form.kind == "vasp") if atoms.constraints else None
-        kind = {"kind": FixScaled} if form.kind == "vasp" else {}
-        atoms.set_constraint([] if fixed is None else constraints_of(fixed, **kind))
-    for name in [*CIF_VALUES, *results]:
+        in_lattice = form.kind == "vasp"
+        fixed = fixed_directions(atoms, lattice=in_lattice)
+        kind = FixScaled if in_lattice else FixCartesian
+        atoms.set_constraint([] if fixed is None else constraints_of(fixed, kind))
+    for name in [*CIF_VALUES, *(calculator.results if calculator is not None else ())]:
         atoms.info.pop(name, None)
         atoms.arrays.pop(name, None)
     atoms.info = {k: v for k, v in atoms.info.items() if isinstance(v, str | int | float | np.ndarray)}
-    velocities, kept = atoms.get_velocities(), carried(atoms) & form.holds
+    velocities, written = atoms.get_velocities(), carried(atoms) & form.holds
     for word, name in ARRAYS.items():
-        if word not in kept:
+        if word not in written:
             atoms.arrays.pop(name, None)
-    if VELOCITIES in kept:  # which momenta of other masses were
+    if VELOCITIES in written:  # which momenta of other masses were
         atoms.set_momenta(velocities * atoms.get_masses()[:, None], apply_constraint=False)
     return atoms
 
