@@ -107,10 +107,10 @@ def nearest_order(initial: ase.Atoms, final: ase.Atoms) -> np.ndarray:
     """
     order = np.arange(len(initial))
     for number in np.unique(initial.numbers):
-        ours, theirs = np.flatnonzero(initial.numbers == number), np.flatnonzero(final.numbers == number)
-        cost = np.array([_squared(initial, final.positions[theirs], int(k)) for k in ours])  # (n, n)
+        ours, candidates = np.flatnonzero(initial.numbers == number), np.flatnonzero(final.numbers == number)
+        cost = np.array([_squared(initial, final.positions[candidates], int(k)) for k in ours])  # (n, n)
         rows, columns = linear_sum_assignment(cost)
-        order[ours[rows]] = theirs[columns]
+        order[ours[rows]] = candidates[columns]
     return order
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import ase
 import numpy as np
@@ -400,9 +400,9 @@ def _without_repeats(crystal: Crystal, cell: np.ndarray) -> Crystal:
                 "apart; keep one of them"
             )
         repeated.add(b)
-    kept = ~np.isin(crystal.places, list(repeated))
+    new = ~np.isin(crystal.places, list(repeated))
     labels = [crystal.sites[k].label for k in sorted(repeated)]
-    return Crystal(crystal.positions[kept], crystal.places[kept], crystal.sites, crystal.moved, labels)
+    return replace(crystal, positions=crystal.positions[new], places=crystal.places[new], repeated=labels)
 
 
 def closeness(crystal: Crystal, cell: np.ndarray) -> float:

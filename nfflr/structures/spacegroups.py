@@ -213,9 +213,9 @@ class Setting:
         """The operations in ASE's order if ASE has this setting: the order of atoms follows from it."""
         with suppress(Exception):  # ASE has no such setting
             pairs = Spacegroup(self.number, 2 if self.choice in ("2", "R") else 1).get_symop()
-            theirs = Operations(*(np.array(part) for part in zip(*pairs, strict=True)))
-            if theirs.same_as(self.operations) and len(theirs) == len(self.operations):
-                return theirs
+            operations = Operations(*(np.array(part) for part in zip(*pairs, strict=True)))
+            if operations.same_as(self.operations) and len(operations) == len(self.operations):
+                return operations
         return self.operations
 
 

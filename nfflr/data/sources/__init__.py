@@ -3,9 +3,9 @@
 A source is a module with
 
 - ``opens(source) -> bool``: whether ``source`` is of this kind; cheap, raises nothing;
-- ``read(source, wanted=None) -> Sequence[Entry]``: the structures; of the values stored with them only those
-  named in ``wanted`` need be kept (None: all). Raises ``StructureError`` naming file and record. What is
-  returned may read lazily;
+- ``read(source, selection=None) -> Sequence[Entry]``: the structures, with those of the stored values that
+  ``selection`` names (None: all). Raises ``StructureError`` naming file and record. What is returned may read
+  lazily;
 - ``KEYS``: by which names it stores ``total_energy``, ``forces`` and ``stress``;
 - ``ENERGY_UNITS``: the unit that the format fixes, or None if the user has to say it;
 - ``STRESS``: likewise unit, sign and order (see ``nfflr.data.records``), or None;
@@ -25,7 +25,7 @@ import ase
 
 from ...errors import ConfigError
 
-Wanted = Collection[str] | None
+Selection = Collection[str] | None
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Source(Protocol):
 
     def opens(self, source: object, /) -> bool: ...
 
-    def read(self, source: Any, /, wanted: Wanted = None) -> Sequence[Entry]: ...
+    def read(self, source: Any, /, selection: Selection = None) -> Sequence[Entry]: ...
 
 
 @dataclass
@@ -86,9 +86,9 @@ def file_of(source: object) -> Path | None:
     return Path(source) if isinstance(source, str | Path) and Path(source).is_file() else None
 
 
-def kept(values: Mapping[str, Any], wanted: Wanted) -> dict[str, Any]:
-    """Those of the values that are wanted."""
-    return {name: value for name, value in values.items() if wanted is None or name in wanted}
+def selected(values: Mapping[str, Any], selection: Selection) -> dict[str, Any]:
+    """Those of the values that are selection."""
+    return {name: value for name, value in values.items() if selection is None or name in selection}
 
 
 def modules() -> list[Source]:

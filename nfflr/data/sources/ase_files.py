@@ -31,7 +31,7 @@ from ...structures.checks import check_structure
 from ...structures.formats import code_output, molecule_npz, pymatgen_json
 from ...structures.formats.aselmdb import SUFFIX, Rows
 from ...structures.readers import read_structures
-from . import Entry, Kind, LazyEntries, Wanted, display_name, file_of
+from . import Entry, Kind, LazyEntries, Selection, display_name, file_of
 
 FALLBACK = True
 KEYS = {"total_energy": ("energy",), "forces": ("forces",), "stress": ("stress", "stress6")}
@@ -49,16 +49,16 @@ def opens(source: object) -> bool:
     return not len(source) or not all(isinstance(item, str | Path) for item in source)
 
 
-def read(source: str | Path | Sequence[ase.Atoms], wanted: Wanted = None) -> Sequence[Entry]:
+def read(source: str | Path | Sequence[ase.Atoms], selection: Selection = None) -> Sequence[Entry]:
     if not isinstance(source, str | Path):
-        return [_checked(atoms, k, wanted) for k, atoms in enumerate(source)]
+        return [_checked(atoms, k, selection) for k, atoms in enumerate(source)]
     path, name = Path(source), display_name(source)
     if path.suffix == SUFFIX or path.is_dir():
-        return DatabaseEntries([path] if path.is_file() else _databases(path), wanted)
-    return [entry(atoms, k, name, wanted) for k, atoms in enumerate(read_structures(path))]
+        return DatabaseEntries([path] if path.is_file() else _databases(path), selection)
+    return [entry(atoms, k, name, selection) for k, atoms in enumerate(read_structures(path))]
 
 
-def entry(atoms: ase.Atoms, index: int, name: str, wanted: Wanted = None) -> Entry:
+def entry(atoms: ase.Atoms, index: int, name: str, selection: Selection = None) -> Entry:
     """What ASE keeps of a calculation: results, then ``info``, then per-atom arrays.
 
     The result ``stress`` is in Voigt's order by ASE's definition and becomes 3×3; six numbers of any other
@@ -76,16 +76,16 @@ def entry(atoms: ase.Atoms, index: int, name: str, wanted: Wanted = None) -> Ent
         id=f"{name}[{atoms.info.get('config_id', index)}]",
         group=str(atoms.info.get("group", atoms.info.get("config_type", "other"))),
         atoms=plain,
-        values=values if wanted is None else {k: values[k] for k in wanted if k in values},
+        values=values if selection is None else {k: values[k] for k in selection if k in values},
         per_atom=per_atom & values.keys(),
     )
 
 
-def _checked(atoms: ase.Atoms, k: int, wanted: Wanted) -> Entry:
+def _checked(atoms: ase.Atoms, k: int, selection: Selection) -> Entry:
     if not isinstance(atoms, ase.Atoms):
         raise StructureError(f"structures[{k}]: got a {type(atoms).__qualname__}; expected ase.Atoms")
     check_structure(atoms, f"structures[{atoms.info.get('config_id', k)}]")
-    return entry(atoms, k, "structures", wanted)
+    return entry(atoms, k, "structures", selection)
 
 
 def _databases(folder: Path) -> list[Path]:
@@ -95,8 +95,8 @@ def _databases(folder: Path) -> list[Path]:
 class DatabaseEntries(LazyEntries):
     """The rows of ``.aselmdb`` files, the files in order; holds none of them."""
 
-    def __init__(self, paths: Sequence[Path], wanted: Wanted = None):
-        self.files, self.wanted = [Rows(path) for path in paths], wanted
+    def __init__(self, paths: Sequence[Path], selection: Selection = None):
+        self.files, self.selection = [Rows(path) for path in paths], selection
         self.ends = list(accumulate(len(rows) for rows in self.files))
 
     def __len__(self) -> int:
@@ -106,14 +106,14 @@ class DatabaseEntries(LazyEntries):
         place = bisect_right(self.ends, k)
         rows = self.files[place]
         row = k - (self.ends[place] - len(rows))
-        return entry(rows[row], row, Path(rows.name).name, self.wanted)
+        return entry(rows[row], row, Path(rows.name).name, self.selection)
 
 
 class MoleculeEntries(LazyEntries):
     """The frames of a file; holds its arrays and makes a structure when it is asked for."""
 
-    def __init__(self, path: Path, wanted: Wanted = None):
-        self.molecule, self.wanted = molecule_npz.Molecule(path), wanted
+    def __init__(self, path: Path, selection: Selection = None):
+        self.molecule, self.selection = molecule_npz.Molecule(path), selection
         self.name = display_name(path)
 
     def __len__(self) -> int:
@@ -125,7 +125,7 @@ class MoleculeEntries(LazyEntries):
         check_structure(atoms, f"{molecule.path}: frame {k}")
         values: dict = {}
         for label, array in (("energies", molecule.energies), ("forces", molecule.forces)):
-            if array is not None and (self.wanted is None or label in self.wanted):
+            if array is not None and (self.selection is None or label in self.selection):
                 values[label] = float(array[k]) if array.ndim == 1 else array[k]
         return Entry(f"{self.name}[{k}]", "other", atoms, values)
 
@@ -134,17 +134,17 @@ def _is_code_output(source: object) -> bool:
     return (path := file_of(source)) is not None and code_output.is_output(path)
 
 
-def _code_output(source: str | Path, wanted: Wanted = None) -> list[Entry]:
+def _code_output(source: str | Path, selection: Selection = None) -> list[Entry]:
     steps = code_output.converged_steps(Path(source), read_structures)
-    return [entry(atoms, k, display_name(source), wanted) for k, atoms in steps]
+    return [entry(atoms, k, display_name(source), selection) for k, atoms in steps]
 
 
 def _is_molecule(source: object) -> bool:
     return (path := file_of(source)) is not None and molecule_npz.opens(path)
 
 
-def _molecule(source: str | Path, wanted: Wanted = None) -> MoleculeEntries:
-    return MoleculeEntries(Path(source), wanted)
+def _molecule(source: str | Path, selection: Selection = None) -> MoleculeEntries:
+    return MoleculeEntries(Path(source), selection)
 
 
 def _is_pymatgen(source: object) -> bool:

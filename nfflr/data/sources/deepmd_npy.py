@@ -17,7 +17,7 @@ from ase.data import atomic_numbers
 from ...errors import StructureError
 from ...structures.checks import check_structure
 from ...structures.species import is_symbol
-from . import Entry, Wanted, kept
+from . import Entry, Selection, selected
 
 KEYS = {"total_energy": ("energy",), "forces": ("force",), "stress": ("stress",)}
 ENERGY_UNITS = "eV"
@@ -30,12 +30,12 @@ def opens(source: object) -> bool:
     return isinstance(source, str | Path) and Path(source).is_dir() and any(_systems(Path(source)))
 
 
-def read(source: str | Path, wanted: Wanted = None) -> list[Entry]:
+def read(source: str | Path, selection: Selection = None) -> list[Entry]:
     folder = Path(source)
     entries = []
     for system in _systems(folder):
         name = folder.name if system == folder else f"{folder.name}/{system.relative_to(folder).as_posix()}"
-        entries += list(_entries(system, name, wanted))
+        entries += list(_entries(system, name, selection))
     return entries
 
 
@@ -46,7 +46,7 @@ def _systems(folder: Path) -> list[Path]:
     return sorted(file.parent for file in files if any(file.parent.glob("set.*/coord.npy")))
 
 
-def _entries(system: Path, name: str, wanted: Wanted) -> Iterator[Entry]:
+def _entries(system: Path, name: str, selection: Selection) -> Iterator[Entry]:
     types = _types(system)
     names = _names(system)
     periodic = not (system / "nopbc").exists()
@@ -74,7 +74,7 @@ def _entries(system: Path, name: str, wanted: Wanted) -> Iterator[Entry]:
                 values["force"] = values["force"].reshape(-1, 3)[real]
             if "virial" in frames and periodic:
                 values["stress"] = -frames["virial"][k].reshape(3, 3) / atoms.get_volume()
-            yield Entry(f"{name}[{count}]", name, atoms, kept(values, wanted))
+            yield Entry(f"{name}[{count}]", name, atoms, selected(values, selection))
             count += 1
 
 

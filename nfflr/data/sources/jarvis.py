@@ -45,7 +45,7 @@ from ...structures.formats import (
 )
 from ...structures.readers import ASE_JSON, read_structures
 from ...structures.species import is_symbol
-from . import Entry, Wanted, display_name, file_of, kept
+from . import Entry, Selection, display_name, file_of, selected
 
 KEYS = {"total_energy": ("total_energy",), "forces": ("forces",), "stress": ("stresses", "stress")}
 ENERGY_UNITS = None  # per cell in some files, per atom in others
@@ -87,23 +87,23 @@ def opens(source: object) -> bool:
     return suffix in LINES or (suffix == ".json" and not ASE_JSON.match(start_of(path, 200)))
 
 
-def read(source: str | Path, wanted: Wanted = None) -> list[Entry]:
+def read(source: str | Path, selection: Selection = None) -> list[Entry]:
     if _tables(Path(source)):
-        return _read_folder(Path(source), wanted)
+        return _read_folder(Path(source), selection)
     path = file_of(source) or _downloaded(str(source))
     name = display_name(path)
-    entries = [entry(name, k, item, structure(item, where), wanted) for where, k, item in records(path)]
+    entries = [entry(name, k, item, structure(item, where), selection) for where, k, item in records(path)]
     if not entries:
         raise StructureError(f"{path}: holds no record; expected at least one")
     return entries
 
 
-def entry(name: str, k: int, item: dict, atoms: ase.Atoms, wanted: Wanted) -> Entry:
+def entry(name: str, k: int, item: dict, atoms: ase.Atoms, selection: Selection) -> Entry:
     """Record ``k`` of a file of this name."""
     ident = item.get("jid", item.get("id"))
     title = f"{name}[{k}]" if ident is None else f"{name}[{k}:{ident}]"
     values = {key: value for key, value in item.items() if key != "atoms"}
-    return Entry(title, str(item.get("group", "other")), atoms, kept(values, wanted))
+    return Entry(title, str(item.get("group", "other")), atoms, selected(values, selection))
 
 
 def records(path: Path) -> Iterator[tuple[str, int, dict]]:
@@ -252,20 +252,20 @@ def _tables(folder: Path) -> list[str]:
     return [name for name in NAMES if (folder / name).is_file()]
 
 
-def _read_folder(folder: Path, wanted: Wanted) -> list[Entry]:
+def _read_folder(folder: Path, selection: Selection) -> list[Entry]:
     present = _tables(folder)
     if len(present) == 2:
         raise StructureError(
             f"{folder}: holds both {present[0]} and {present[1]}; keep the one that is meant"
         )
     reader = {"id_prop.csv": _read_csv, "id_prop.json": _read_json}[present[0]]
-    entries = reader(folder, wanted)
+    entries = reader(folder, selection)
     if not entries:
         raise StructureError(f"{folder / present[0]}: holds no structure; expected at least one row")
     return entries
 
 
-def _read_csv(folder: Path, wanted: Wanted) -> list[Entry]:
+def _read_csv(folder: Path, selection: Selection) -> list[Entry]:
     path = folder / "id_prop.csv"
     rows = [(number, row) for number, row in _rows(path) if any(cell.strip() for cell in row)]
     header = rows[0][1] if rows and _is_header(folder, rows[0][1]) else None
@@ -283,7 +283,7 @@ def _read_csv(folder: Path, wanted: Wanted) -> list[Entry]:
             values = {UNNAMED: numbers[0] if len(numbers) == 1 else numbers}
         name = row[0].strip()
         atoms = _structure_beside(folder, name, where)
-        entries.append(Entry(f"id_prop.csv[{name}]", "other", atoms, kept(values, wanted)))
+        entries.append(Entry(f"id_prop.csv[{name}]", "other", atoms, selected(values, selection)))
     return entries
 
 
@@ -315,13 +315,13 @@ def _value(cell: str) -> float | bool | str | None:
         return text or None
 
 
-def _read_json(folder: Path, wanted: Wanted) -> list[Entry]:
+def _read_json(folder: Path, selection: Selection) -> list[Entry]:
     entries = []
     for where, k, item in records(folder / "id_prop.json"):
         file = item.get("file", item.get("jid", item.get("id")))
         beside = "atoms" not in item and file is not None
         atoms = _structure_beside(folder, str(file), where) if beside else structure(item, where)
-        entries.append(entry("id_prop.json", k, item, atoms, wanted))
+        entries.append(entry("id_prop.json", k, item, atoms, selection))
     return entries
 
 

@@ -20,7 +20,7 @@ from ...storage.files import replacing
 from ...storage.sealed import Damaged, Foreign, seal, unseal
 from ...structures.checks import check_structure
 from ...structures.formats.aselmdb import LmdbFile, import_lmdb
-from . import Entry, LazyEntries, Wanted, ase_files, kept
+from . import Entry, LazyEntries, Selection, ase_files, selected
 
 KEYS = {"total_energy": ("total_energy",), "forces": ("forces",), "stress": ("stress",)}
 ENERGY_UNITS = "eV"
@@ -35,15 +35,15 @@ def opens(source: object) -> bool:
     return isinstance(source, str | Path) and Path(source).suffix == ".lmdb" and Path(source).exists()
 
 
-def read(source: str | Path, wanted: Wanted = None) -> LmdbEntries:
-    return LmdbEntries(Path(source), wanted)
+def read(source: str | Path, selection: Selection = None) -> LmdbEntries:
+    return LmdbEntries(Path(source), selection)
 
 
 class LmdbEntries(LazyEntries):
     """The records of a file; holds none of them. Goes to other processes by its path."""
 
-    def __init__(self, path: Path, wanted: Wanted = None):
-        self.file, self.wanted = LmdbFile(path), wanted
+    def __init__(self, path: Path, selection: Selection = None):
+        self.file, self.selection = LmdbFile(path), selection
         self.path = self.file.path
         index = _unsealed(self.file.get(INDEX), INDEX_KIND, f"{path}: index")[1]
         size = index.get("count")
@@ -70,7 +70,7 @@ class LmdbEntries(LazyEntries):
             raise
         except (KeyError, TypeError, ValueError) as error:  # whole, but not of our making
             raise StructureError(f"{where} holds no structure ({error}); write the file again") from error
-        return Entry(f"{self.path.name}[{ident}]", group, atoms, kept(values, self.wanted))
+        return Entry(f"{self.path.name}[{ident}]", group, atoms, selected(values, self.selection))
 
 
 def _unsealed(content: bytes | None, kind: str, where: str) -> tuple[dict, dict]:

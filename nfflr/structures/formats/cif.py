@@ -415,11 +415,11 @@ def _opinion(atoms: ase.Atoms, text: str, block: Block) -> Iterator[str]:
         try:
             blocks = ase.io.cif.parse_cif(io.BytesIO(text.encode()))
             (other,) = (entry for entry in blocks if entry.name.strip() == block.name)
-            theirs = other.get_atoms(fractional_occupancies=False)
+            ase_atoms = other.get_atoms(fractional_occupancies=False)
         except Exception:  # what it cannot read, it has no opinion of
             return
-    if not same_atoms(atoms, theirs):
+    if not same_atoms(atoms, ase_atoms):
         yield (
-            f"ASE's reader finds another structure in this file, {theirs.symbols} for {atoms.symbols}; check "
-            "the atoms"
+            f"ASE's reader finds another structure in this file, {ase_atoms.symbols} for "
+            f"{atoms.symbols}; check the atoms"
         )
