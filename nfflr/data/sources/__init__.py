@@ -30,16 +30,13 @@ Selection = Collection[str] | None
 
 @dataclass(frozen=True)
 class Entry:
-    """A structure as a source has it, with the values stored under their own names and in their own units.
-
-    ``per_atom`` names the values of which the source says that every atom has its own.
-    """
+    """A structure as a source has it, with the values stored under their own names and in their own units."""
 
     id: str
     group: str
     atoms: ase.Atoms
     values: Mapping[str, Any]
-    per_atom: Collection[str] = ()
+    per_atom: Collection[str] = ()  # names of the values that the source gives for every atom
 
 
 Names = Mapping[str, Sequence[str]]
@@ -87,12 +84,12 @@ def file_of(source: object) -> Path | None:
 
 
 def selected(values: Mapping[str, Any], selection: Selection) -> dict[str, Any]:
-    """Those of the values that are selection."""
+    """The values whose names are in the selection; all where it is None."""
     return {name: value for name, value in values.items() if selection is None or name in selection}
 
 
 def modules() -> list[Source]:
-    """Every source, those of any file (``FALLBACK``) last."""
+    """Every source; the source that opens any file (``FALLBACK``) is the last."""
     names = sorted(info.name for info in pkgutil.iter_modules(__path__))
     files: list[Any] = [importlib.import_module(f"{__name__}.{name}") for name in names]
     kinds = [kind for module in files for kind in getattr(module, "KINDS", ())]
@@ -100,7 +97,7 @@ def modules() -> list[Source]:
 
 
 def find(source: object) -> Source:
-    """The one that reads ``source``.
+    """The source module or kind that reads ``source``.
 
     Raises:
         ConfigError: none does.
@@ -125,29 +122,25 @@ def find(source: object) -> Source:
 
 
 def parts(source: object) -> list:
-    """The paths and names of a list of them; any other source alone."""
-    if not isinstance(source, Sequence) or isinstance(source, str | bytes):
-        return [source]
-    named = len(source) > 0 and all(isinstance(item, str | Path) for item in source)
-    return list(source) if named else [source]
+    """The members of a list of paths and names; a list with any other source alone."""
+    is_list = isinstance(source, Sequence) and not isinstance(source, str | bytes) and len(source) > 0
+    return list(source) if is_list and all(isinstance(item, str | Path) for item in source) else [source]
 
 
 def display_name(source: object) -> str:
-    """How messages and ids call a source: its file name; of several the first and their number."""
-    several = parts(source)
-    if len(several) > 1:
-        return f"{display_name(several[0])} and {len(several) - 1} more"
-    return Path(several[0]).name if isinstance(several[0], str | Path) else "structures"
+    """The name of a source in messages and ids: its file name, for several the first and their number."""
+    first, *others = parts(source)
+    name = Path(first).name if isinstance(first, str | Path) else "structures"
+    return f"{name} and {len(others)} more" if others else name
 
 
 def folders(sources: Sequence[object]) -> list[str]:
-    """What stands before the display name of each source so that they differ: ``a/`` of ``a/OUTCAR``."""
+    """The folders before the display name of each source by which they differ: ``a/`` of ``a/OUTCAR``."""
     tails = [Path(source).resolve().parts if isinstance(source, str | Path) else () for source in sources]
-    return [_folder(tail, [other for other in tails if other != tail]) for tail in tails]
-
-
-def _folder(tail: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
-    depth = 1
-    while depth < len(tail) and any(other[-depth:] == tail[-depth:] for other in others):
-        depth += 1
-    return "".join(f"{part}/" for part in tail[-depth:-1])
+    prefixes = []
+    for tail in tails:
+        depth = 1
+        while depth < len(tail) and any(x[-depth:] == tail[-depth:] for x in tails if x != tail):
+            depth += 1
+        prefixes.append("".join(f"{part}/" for part in tail[-depth:-1]))
+    return prefixes

@@ -3,7 +3,7 @@
 ``.aselmdb`` files, alone or in a folder, are the form of the data sets of Open Catalyst, OMat24 and OMol25.
 They may be larger than memory and need the extra ``nfflr[lmdb]``.
 
-Of some files the units or the frames are not those of any file:
+Three kinds of file have units or frames of their own:
 
 - Output of electronic structure codes gives the steps that converged (``structures.formats.code_output``).
   The energy is that of ASE (σ → 0 extrapolation); ``keys={"total_energy": "free_energy"}`` takes the free
@@ -27,17 +27,18 @@ import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from ...errors import StructureError
+from ...quantities import STANDARD
 from ...structures.checks import check_structure
 from ...structures.formats import code_output, molecule_npz, pymatgen_json
 from ...structures.formats.aselmdb import SUFFIX, Rows
 from ...structures.readers import read_structures
-from . import Entry, Kind, LazyEntries, Selection, display_name, file_of
+from . import Entry, Kind, LazyEntries, Selection, display_name, file_of, selected
 
 FALLBACK = True
 KEYS = {"total_energy": ("energy",), "forces": ("forces",), "stress": ("stress", "stress6")}
 ENERGY_UNITS = "eV"
 STRESS = ("eV/Å^3", 1, None)  # of six numbers only ASE's own result has an order
-PER_ATOM_RESULTS = {"forces", "energies", "stresses", "charges", "magmoms"}  # of ASE's calculators
+PER_ATOM_RESULTS = {q.ase_name for q in STANDARD if q.per_atom and q.ase_name} | {"stresses"}
 
 
 def opens(source: object) -> bool:
@@ -59,24 +60,22 @@ def read(source: str | Path | Sequence[ase.Atoms], selection: Selection = None) 
 
 
 def entry(atoms: ase.Atoms, index: int, name: str, selection: Selection = None) -> Entry:
-    """What ASE keeps of a calculation: results, then ``info``, then per-atom arrays.
+    """The values that ASE keeps of a calculation: results, then ``info``, then per-atom arrays.
 
     The result ``stress`` is in Voigt's order by ASE's definition and becomes 3×3; six numbers of any other
     name are kept as they stand.
     """
-    values = {k: v for k, v in atoms.arrays.items() if k not in ("numbers", "positions")}
-    values |= atoms.info
     results = dict(atoms.calc.results) if atoms.calc is not None else {}
-    if "stress" in results and np.shape(results["stress"]) == (6,):
+    if np.shape(results.get("stress")) == (6,):
         results["stress"] = voigt_6_to_full_3x3_stress(results["stress"])
-    values |= results
+    arrays = {k: v for k, v in atoms.arrays.items() if k not in ("numbers", "positions")}
+    values = arrays | atoms.info | results
     per_atom = (atoms.arrays.keys() - atoms.info.keys()) | PER_ATOM_RESULTS
-    plain = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     return Entry(
         id=f"{name}[{atoms.info.get('config_id', index)}]",
         group=str(atoms.info.get("group", atoms.info.get("config_type", "other"))),
-        atoms=plain,
-        values=values if selection is None else {k: values[k] for k in selection if k in values},
+        atoms=ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc),
+        values=selected(values, selection),
         per_atom=per_atom & values.keys(),
     )
 
@@ -93,7 +92,7 @@ def _databases(folder: Path) -> list[Path]:
 
 
 class DatabaseEntries(LazyEntries):
-    """The rows of ``.aselmdb`` files, the files in order; holds none of them."""
+    """The rows of ``.aselmdb`` files, the files in order; each is read when it is asked for."""
 
     def __init__(self, paths: Sequence[Path], selection: Selection = None):
         self.files, self.selection = [Rows(path) for path in paths], selection
@@ -120,14 +119,11 @@ class MoleculeEntries(LazyEntries):
         return len(self.molecule)
 
     def entry(self, k: int) -> Entry:
-        molecule = self.molecule
-        atoms = molecule.atoms(k)
-        check_structure(atoms, f"{molecule.path}: frame {k}")
-        values: dict = {}
-        for label, array in (("energies", molecule.energies), ("forces", molecule.forces)):
-            if array is not None and (self.selection is None or label in self.selection):
-                values[label] = float(array[k]) if array.ndim == 1 else array[k]
-        return Entry(f"{self.name}[{k}]", "other", atoms, values)
+        atoms = self.molecule.atoms(k)
+        check_structure(atoms, f"{self.molecule.path}: frame {k}")
+        arrays = {"energies": self.molecule.energies, "forces": self.molecule.forces}
+        values = {name: array[k] for name, array in arrays.items() if array is not None}
+        return Entry(f"{self.name}[{k}]", "other", atoms, selected(values, self.selection))
 
 
 def _is_code_output(source: object) -> bool:

@@ -47,33 +47,26 @@ def _systems(folder: Path) -> list[Path]:
 
 
 def _entries(system: Path, name: str, selection: Selection) -> Iterator[Entry]:
-    types = _types(system)
-    names = _names(system)
+    types, names = _types(system), _names(system)
     periodic = not (system / "nopbc").exists()
     count = 0
     for folder in sorted(system.glob("set.*")):
         frames = _frames(folder, len(types), periodic)
         for k in range(len(frames["coord"])):
-            where = f"{folder}: frame {k}"
-            kinds = types
-            if "real_atom_types" in frames:
-                kinds = np.nan_to_num(frames["real_atom_types"][k], nan=-2).astype(int)
+            values = {label: array[k] for label, array in frames.items()}
+            kinds = np.nan_to_num(values.pop("real_atom_types", types), nan=-2).astype(int)
             real = kinds != VIRTUAL
-            atoms = ase.Atoms(
-                _numbers(kinds[real], names, system),
-                frames["coord"][k].reshape(-1, 3)[real],
-                cell=frames["box"][k].reshape(3, 3) if periodic else None,
-                pbc=periodic,
-            )
-            check_structure(atoms, where)
-            values = {label: frames[label][k] for label in frames if label not in ("coord", "box", "virial")}
-            values.pop("real_atom_types", None)
+            positions, box = values.pop("coord").reshape(-1, 3)[real], values.pop("box", None)
+            cell = box.reshape(3, 3) if periodic else None
+            atoms = ase.Atoms(_numbers(kinds[real], names, system), positions, cell=cell, pbc=periodic)
+            check_structure(atoms, f"{folder}: frame {k}")
             if "energy" in values:
                 values["energy"] = float(values["energy"].reshape(-1)[0])
             if "force" in values:
                 values["force"] = values["force"].reshape(-1, 3)[real]
-            if "virial" in frames and periodic:
-                values["stress"] = -frames["virial"][k].reshape(3, 3) / atoms.get_volume()
+            virial = values.pop("virial", None)
+            if virial is not None and periodic:
+                values["stress"] = -virial.reshape(3, 3) / atoms.get_volume()
             yield Entry(f"{name}[{count}]", name, atoms, selected(values, selection))
             count += 1
 
@@ -104,10 +97,10 @@ def _names(system: Path) -> list[str]:
 
 
 def _numbers(types: np.ndarray, names: list[str], system: Path) -> list[int]:
-    if len(types) and (types.min() < 0 or types.max() >= len(names)):
-        wrong = int(types[(types < 0) | (types >= len(names))][0])
+    wrong = types[(types < 0) | (types >= len(names))]
+    if len(wrong):
         raise StructureError(
-            f"{system}: an atom has the type {wrong}, but type_map.raw has {len(names)} names"
+            f"{system}: an atom has the type {wrong[0]}, but type_map.raw has {len(names)} names"
         )
     return [atomic_numbers[names[k]] for k in types]
 
@@ -115,13 +108,12 @@ def _numbers(types: np.ndarray, names: list[str], system: Path) -> list[int]:
 def _frames(folder: Path, size: int, periodic: bool) -> dict[str, np.ndarray]:
     """Arrays of a set by name, a row each frame, checked for their numbers of rows and columns."""
     frames = {path.stem: _load(path) for path in sorted(folder.glob("*.npy"))}
-    needed = ("coord", "box") if periodic else ("coord",)
-    for name in needed:
+    for name in ("coord", "box") if periodic else ("coord",):
         if name not in frames:
             raise StructureError(f"{folder}: has no {name}.npy; expected one row a frame")
     count = len(frames["coord"])
     columns = {"coord": 3 * size, "force": 3 * size, "box": 9, "virial": 9, "energy": 1}
-    columns["real_atom_types"] = size
+    columns |= {"real_atom_types": size}
     for name, array in frames.items():
         width = int(np.prod(array.shape[1:]))
         if len(array) != count or width != columns.get(name, width):

@@ -156,7 +156,7 @@ def _first_line_is_whole(text: str) -> bool:
 
 
 def structure(item: dict, where: str) -> ase.Atoms:
-    """The ``ase.Atoms`` of a record, periodic along every axis as JARVIS has it.
+    """The ``ase.Atoms`` of a record, periodic along every axis as in JARVIS.
 
     Raises:
         StructureError: something is missing or does not fit; names the record.

@@ -40,7 +40,7 @@ def read(source: str | Path, selection: Selection = None) -> LmdbEntries:
 
 
 class LmdbEntries(LazyEntries):
-    """The records of a file; holds none of them. Goes to other processes by its path."""
+    """The records of a file, read when they are asked for. It goes to other processes by its path."""
 
     def __init__(self, path: Path, selection: Selection = None):
         self.file, self.selection = LmdbFile(path), selection
@@ -62,7 +62,7 @@ class LmdbEntries(LazyEntries):
         try:
             arrays = {name: value.numpy() for name, value in tensors.items()}
             values = {**head["values"], **{n[1:]: v for n, v in arrays.items() if n.startswith("=")}}
-            with np.errstate(invalid="ignore"):  # of numbers that are none, which the check then tells
+            with np.errstate(invalid="ignore"):  # NaN, which the check below refuses
                 atoms = ase.Atoms(**{name: arrays[name] for name in ATOMS})
             ident, group = head["id"], str(head["group"])
             check_structure(atoms, where)
