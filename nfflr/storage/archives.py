@@ -1,4 +1,4 @@
-"""Where a long workflow keeps what is finished, so that a killed run can be continued."""
+"""Archives, in which long workflows keep finished steps so that a killed run can be continued."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ Record = dict[str, np.ndarray]
 
 
 class Archive:
-    """The default: nothing outlives the process. Records are forgotten, frames stay in memory."""
+    """The default archive, which ends with the process: it keeps frames in memory and no records."""
 
     def __init__(self) -> None:
         self._frames: list[ase.Atoms] = []
@@ -193,7 +193,7 @@ class FolderArchive(Archive):
         self._writer.write(frame)
 
     def truncate(self, n_frames: int) -> None:
-        """As ``Archive.truncate``; also clears what a killed writer left behind.
+        """As ``Archive.truncate``; also removes leftovers of a killed writer.
 
         Raises:
             ResourceError: there are fewer frames than that.
@@ -211,9 +211,9 @@ class FolderArchive(Archive):
         return StoredFrames(self._path)
 
     def is_new(self) -> bool:
-        """Whether there is no frame, and no record but that of what the run is."""
-        own = {"run.npz", self._path.name}
-        return not self.frames() and all(p.name in own or p.name[0] == "." for p in self.folder.iterdir())
+        """Whether the folder holds no frame, and no record except ``run``."""
+        names = {"run.npz", self._path.name}
+        return not self.frames() and all(p.name in names or p.name[0] == "." for p in self.folder.iterdir())
 
     def close(self) -> None:
         """Close the trajectory; the next frame opens it again."""
@@ -222,14 +222,14 @@ class FolderArchive(Archive):
             self._writer = None
 
     def keep_records(self) -> None:
-        """Delete the frames, which the results hold now, and what a killed process left; records stay."""
+        """Delete the frames, which the results hold now, and leftovers of killed processes; records stay."""
         self.close()
         for path in self.folder.iterdir():
             if path.suffix == ".tmp" or path == self._path:
                 path.unlink(missing_ok=True)
 
     def is_finished(self) -> bool:
-        """Whether the frames of the run are among its results: it is known what it was, and they are gone."""
+        """Whether the run has ended: its record is here, and its frames are among the results."""
         return (self.folder / "run.npz").exists() and not self._path.exists()
 
     def reopen(self, trajectory: Path) -> None:
@@ -291,13 +291,13 @@ def same_run(
     settings: BaseModel,
     may_grow: tuple[str, ...] = (),
 ) -> None:
-    """Note what an archive's run is, or see that this one continues it.
+    """Store what identifies a run, or check that this run continues the stored one.
 
     Args:
-        may_grow: settings that may be larger than they were.
+        may_grow: settings that may be larger than before.
 
     Raises:
-        ConfigError: the structure, the calculator or a setting is not what it was.
+        ConfigError: the structure, the calculator or a setting has changed.
     """
     model = {"class": type(calculator).__name__, **description_of(calculator)}
     model.pop("source", None)  # where it was read from may change; what it is may not
@@ -319,7 +319,7 @@ def same_run(
 
 
 def description_of(calculator: Calculator) -> dict[str, Any]:
-    """What a calculator says of itself, as JSON takes it."""
+    """The description that a calculator gives by ``todict``, in types that JSON has."""
     model = calculator.todict() if hasattr(calculator, "todict") else {}
     description: dict[str, Any] = json.loads(json.dumps(model, default=_plain))
     return description

@@ -1,7 +1,7 @@
-"""The user's cache: what can be made again, named by a digest of all that it depends on.
+"""The user's cache: files that can be made again, named by a digest of everything on which they depend.
 
-An entry is whole or absent. What is run as code is kept in folders that belong to the user and that nobody
-else may write. All of it may be deleted at any time.
+An entry is whole or absent. Code is kept in folders that belong to the user and that no other user can write.
+The cache may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def user_cache() -> Path:
 
 
 def is_private(path: Path) -> bool:
-    """Whether a file or folder is the user's own and nobody else can write to it."""
+    """Whether a file or folder belongs to the user and no other user can write to it."""
     status = path.lstat()
     mine = not hasattr(os, "getuid") or status.st_uid == os.getuid()
     return mine and not stat.S_ISLNK(status.st_mode) and not status.st_mode & 0o022
@@ -73,14 +73,14 @@ def write_entry(folder: Path, path: Path, content: bytes) -> None:
 
 
 class BuiltEntry:
-    """The place in the cache of one built file; a context, at whose end leftovers go.
+    """The place of one built file in the cache; a context that removes leftovers at its end.
 
-    Only this folder is read. It must belong to the user and be writable by nobody else, and the file must
-    have the digest that was noted when it was built.
+    The folder must belong to the user and be writable by no other user, and the file must have the digest
+    that was stored when it was built.
 
     Args:
         room: folder of the cache.
-        identity: all that the file depends on.
+        identity: everything on which the file depends.
         name: of the file.
     """
 
@@ -112,12 +112,12 @@ class BuiltEntry:
         return {"identity": self.identity, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
     def discard(self) -> None:
-        """Remove what is there."""
+        """Remove the entry."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextmanager
     def new(self) -> Iterator[Path]:
-        """Where to write the file: a folder of this process's own, in the cache if that can be written."""
+        """The path to write the file to, in a folder of this process, in the cache if that is writable."""
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for path in self.root.glob(".build-*"):
@@ -131,9 +131,9 @@ class BuiltEntry:
         yield self._new / self.name
 
     def keep(self) -> str:
-        """Give the new file its place, whole or not at all; where it is now, in words.
+        """Move the new file to its place, whole or not at all, and say in words where it is.
 
-        Another process that was faster is not disturbed; what is damaged there is replaced.
+        An entry of a faster process stays; a damaged entry is replaced.
         """
         assert self._new is not None  # new() was called
         if self._new.parent != self.root or not is_private(self.root):
@@ -152,7 +152,7 @@ class BuiltEntry:
             except OSError:
                 if self.find():
                     return str(self.folder)
-                with suppress(OSError):  # moved first, so that nobody sees half of it
+                with suppress(OSError):  # moved first, so that no process sees half of it
                     aside = tempfile.mkdtemp(prefix=".build-", dir=self.root)
                     self._leftovers.callback(shutil.rmtree, aside, ignore_errors=True)
                     self.folder.rename(Path(aside) / "damaged")

@@ -83,7 +83,7 @@ def temporary_name(path: Path) -> Path:
 
 
 def sweep(paths: Iterable[Path]) -> None:
-    """Remove the temporary files that killed writers of these files left; nobody may be writing them."""
+    """Remove temporary files that killed writers of these files left; no process may be writing them."""
     for path in paths:
         for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
             with suppress(OSError):
@@ -131,7 +131,7 @@ TAKEN = {errno.EACCES, errno.EAGAIN}
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; the lock goes when the process does, however that ends.
+    """Hold a folder for this process; the lock is released when the process ends, in whatever way.
 
     It is a POSIX record lock: processes forked from this one, which may outlive it, do not inherit it, and
     shared file systems carry it to other machines.

@@ -85,7 +85,7 @@ def is_sealed(start: bytes, kind: str) -> bool:
         read_metadata(start, kind)
     except Foreign:
         return False
-    except Damaged:  # of another version, which is told of the whole
+    except Damaged:  # another version, which the check of the whole file reports
         pass
     return True
 

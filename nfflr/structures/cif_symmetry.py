@@ -238,7 +238,7 @@ def _by_name(block: Block, name: str, claimed: int | None, cell: np.ndarray) -> 
 
 
 def _with_choice(block: Block, settings: list[Setting]) -> list[Setting]:
-    """Those of an origin or axes that a tag of its own names, if it names one."""
+    """The settings with the origin or axes that a tag names; all of them if no tag does."""
     code = block.first(*CHOICES).upper()
     meanings = {"1": ("1", "H"), "2": ("2", "R")}.get(code, (code,))  # ASE numbers axes too
     return [setting for setting in settings if setting.choice and setting.choice in meanings] or settings

@@ -73,7 +73,7 @@ def _is_result(path: Path) -> bool:
 def _of_structures(path: Path) -> str | None:
     if path.suffix.lower() in SINGLE or path.name.startswith(("POSCAR", "CONTCAR")):
         return STRUCTURE
-    import ase.io.formats  # where nothing is read, nobody waits for these two
+    import ase.io.formats  # imported here, since both take time
 
     from . import formats
 

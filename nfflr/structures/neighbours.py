@@ -147,7 +147,7 @@ def _narrow_gaps(
 def _vesin(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float) -> Edges:
     import vesin  # it imports torch
 
-    # One thread: callers that want more run more structures, and nobody's cores are taken unasked.
+    # One thread: callers that need more run several structures at once.
     search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
     try:
         i, j, shift = search.compute(positions, box, pbc, quantities="ijS")

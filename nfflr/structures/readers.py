@@ -1,4 +1,4 @@
-"""The one door for structures from files: formats of our own, then ASE's; errors name file and frame."""
+"""Reading of structure files, by NFFLr's own readers or by ASE; errors name the file and the frame."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def read_structures(path: str | Path) -> list[ase.Atoms]:
 def read_structure(path: str | Path) -> ase.Atoms:
     """Read a file for one structure: of several, the last (as ASE does), or frame K of ``file@K``.
 
-    Frames count from 0, and from -1 backwards. A note says which frame was taken where nobody chose it, and
-    what else about the structure may not be as meant.
+    Frames count from 0, and from -1 backwards. A note names the frame that is used if the path names none.
+    Another note gives advice about a doubtful structure.
 
     Raises:
         ConfigError: there is no such file or frame.
@@ -94,7 +94,7 @@ def read_structure(path: str | Path) -> ase.Atoms:
 
 
 def file_and_frame(path: str | Path) -> tuple[Path, int | None]:
-    """The file that ``file@K`` means, and K; a file whose own name is that counts more."""
+    """The file and the frame K that ``file@K`` means; an existing file of that whole name is preferred."""
     match = FRAME.match(str(path))
     if match is None or Path(path).exists():
         return Path(path), None

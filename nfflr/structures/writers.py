@@ -1,6 +1,6 @@
 """Structures to files: the format of the input, as long as it holds all that the structure carries.
 
-The rule is one: a result is written in the format that its input had. If that format cannot hold what the
+A result is written in the format of its input. If that format cannot hold what the
 structure carries (an open axis, constraints, isotopes, velocities, charges, magnetic moments), or cannot be
 written, the result is extended XYZ; an ASE trajectory if even that cannot hold the constraints.
 """
@@ -64,7 +64,7 @@ def format_of(path: Path) -> str:
         return OWN.get(reader.__name__.rpartition(".")[2], "xyz")
     try:
         kind = ase.io.formats.filetype(str(path))
-    except Exception:  # of ASE's registry and of anything that opens a file; the reader tells why
+    except Exception:  # whatever ASE raises; the reader reports the reason
         return "xyz"
     return next((name for name, form in FORMATS.items() if form.kind == kind), "xyz")
 
@@ -115,7 +115,7 @@ def write_structure(path: str | Path, atoms: ase.Atoms) -> None:
 def structure_bytes(atoms: ase.Atoms, form: Format) -> bytes:
     """The content of a file of one structure; what the format cannot hold is left out.
 
-    The door of this package and ``ase.io.read`` read it.
+    ``read_structure`` and ``ase.io.read`` read it.
     """
     atoms = _plain(atoms, form)
     if form.kind == "lammps-data":

@@ -3,14 +3,15 @@
 pymatgen itself is not needed. Site properties are kept: ``magmom`` (μ_B), ``charge`` (e), ``velocities``
 (Å/fs), ``selective_dynamics`` as constraints, ``forces`` (eV/Å). Oxidation states are left out.
 
-Of records, energies are eV per structure and forces eV/Å. What ``stress`` is depends on the data set:
+Energies of records are in eV per structure, forces in eV/Å. The convention of ``stress`` depends on the data
+set:
 
 - MPtrj (Deng et al., Nat. Mach. Intell. 5, 1031 (2023); https://doi.org/10.6084/m9.figshare.23713842): kbar,
   pressure positive, as VASP prints it. The energy is ``corrected_total_energy``; where records have none, it
   follows from ``energy_per_atom``, which is the corrected one too, and else is ``uncorrected_total_energy``.
 - MatPES (Kaplan et al., arXiv:2503.04070; fields at https://matpes.ai): kbar, pressure positive, six numbers
   in the order xx, yy, zz, yz, xz, xy.
-- Of other records nobody knows. Their ``stress`` is kept as ``info["stress_as_stored"]``.
+- Other records state no convention. Their ``stress`` is kept as ``info["stress_as_stored"]``.
 """
 
 from __future__ import annotations
