@@ -20,8 +20,8 @@ from ...notes import note
 from ...storage.files import claim_folder, stem, write_atomically
 from ...structures.cells import complete_box
 from ...structures.constraints import fixed_directions
-from ...structures.formats.lammps_data import AtomType, lammps_data, types_of
 from ...structures.readers import read_structure
+from ...structures.writers import AtomType, lammps_data, types_of
 from ...units import Unit
 from ...workflows.framework.interface import Settings
 from ...workflows.framework.result_files import refuse_existing

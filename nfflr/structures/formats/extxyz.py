@@ -87,43 +87,13 @@ def read(path: Path) -> Iterator[ase.Atoms]:
         ) from error
 
 
-class Lines:
-    """The lines of a text, taken in order.
-
-    Attributes:
-        count: how many lines were taken.
-        last: the last of them.
-    """
-
-    def __init__(self, text: IO[str]):
-        self.text = text
-        self.ahead: list[str] = []  # at most one line, which was looked at
-        self.count, self.last = 0, ""
-
-    def take(self, count: int) -> list[str]:
-        """The next lines, fewer at the end of the text."""
-        lines, self.ahead = self.ahead[:count], self.ahead[count:]
-        lines += islice(self.text, count - len(lines))
-        self.count += len(lines)
-        self.last = lines[-1] if lines else self.last
-        return lines
-
-    def peek(self) -> str:
-        """The next line, which stays; empty at the end of the text."""
-        if not self.ahead:
-            self.ahead = list(islice(self.text, 1))
-        return self.ahead[0] if self.ahead else ""
-
-    def skip_blank(self) -> None:
-        while (line := self.peek()) and not line.strip(BLANK):
-            self.take(1)
-
-
 class Frames:
     """Iterates over the frames of a text, in one pass."""
 
     def __init__(self, path: Path, text: IO[str]):
-        self.path, self.lines = path, Lines(text)
+        self.path, self.text = path, text
+        self.ahead: list[str] = []  # at most one line, which was looked at
+        self.line, self.last = 0, ""  # number and content of the line that was taken last
         self.frame = 0
         self.width = len(PLAIN_COLUMNS)  # of the table in the frame that is being read
         self.count_before: int | None = None  # of atoms, in the frame before
@@ -131,27 +101,44 @@ class Frames:
         self.notes: set[str] = set()
 
     def __iter__(self) -> Iterator[ase.Atoms]:
-        self.lines.skip_blank()
-        while self.lines.peek():
-            start = self.lines.count + 1
+        while self._skip_blank():
+            start = self.line + 1
             try:
                 atoms = self._read()
             except LineError as error:
                 raise self._error(error, start + error.line) from error
             yield atoms
             self.frame += 1
-            self.lines.skip_blank()
+
+    def _take(self, count: int) -> list[str]:
+        """The next lines, fewer at the end of the text."""
+        lines, self.ahead = self.ahead[:count], self.ahead[count:]
+        lines += islice(self.text, count - len(lines))
+        self.line += len(lines)
+        self.last = lines[-1] if lines else self.last
+        return lines
+
+    def _peek(self) -> str:
+        """The next line, which stays; empty at the end of the text."""
+        self.ahead = self.ahead or list(islice(self.text, 1))
+        return self.ahead[0] if self.ahead else ""
+
+    def _skip_blank(self) -> str:
+        """The first line that is not blank, which stays."""
+        while (line := self._peek()) and not line.strip(BLANK):
+            self._take(1)
+        return line
 
     def _read(self) -> ase.Atoms:
         """The next frame."""
-        (first,) = self.lines.take(1)
+        (first,) = self._take(1)
         count = self._count(first.strip(BLANK))
-        comment, *table = self.lines.take(1 + count) or [""]
+        comment, *table = self._take(1 + count) or [""]
         if len(table) < count:
             self._refuse_end([comment, *table], count)
         vectors: list[str] = []
-        while self.lines.peek().lstrip().startswith("VEC"):  # which some programs write for the cell
-            vectors += self.lines.take(1)
+        while self._peek().lstrip().startswith("VEC"):  # which some programs write for the cell
+            vectors += self._take(1)
         header = _header(comment, vectors)
         arrays = self._table(header, table)
         self._set_momenta(arrays)
@@ -202,13 +189,13 @@ class Frames:
         raise LineError(f"expected the number of atoms, got {shown}; write it, or remove the line", 0)
 
     def _refuse_end(self, lines: Sequence[str], count: int) -> None:
-        """Say that the text ends within a frame, unless something is wrong with the lines that are there."""
+        """Say what is wrong with the lines that are there, or that the text ends within a frame."""
         whole = [line for line in lines if line.endswith("\n")]
         if whole:
             self._refuse_other_frame(whole[1:], count)
             self._table(_header(whole[0], []), whole[1:])
         raise StructureError(
-            f"{self.path}: frame {self.frame} ends in line {self.lines.count} after {max(0, len(whole) - 1)} "
+            f"{self.path}: frame {self.frame} ends in line {self.line} after {max(0, len(whole) - 1)} "
             f"of its {count} atoms; the file is truncated, or the count is wrong"
         )
 
@@ -250,28 +237,19 @@ class Frames:
             )
             return [word for words in rows for word in words[: layout.width]]
         self._refuse_other_frame(table, len(table))
-        k = next(
-            k
-            for k, words in enumerate(rows)
-            if len(words) < layout.width or (len(words) > layout.width and not layout.plain)
-        )
+        fits = (lambda n: n >= layout.width) if layout.plain else (lambda n: n == layout.width)
+        k = next(k for k, words in enumerate(rows) if not fits(len(words)))
         if not rows[k]:
             raise LineError(f"the line is blank; expected atom {k} of {len(table)}; remove the line", 2 + k)
         names = "plain XYZ" if layout.plain else "Properties"
-        raise LineError(
-            f"the line has {len(rows[k])} columns, {names} has {layout.width}; correct the line or "
-            "Properties",
-            2 + k,
-        )
+        counts = f"{len(rows[k])} columns, {names} has {layout.width}"
+        raise LineError(f"the line has {counts}; correct the line or Properties", 2 + k)
 
     def _error(self, error: LineError, line: int) -> StructureError:
         """What is wrong with a line, with its place; a last line without its newline may have been cut."""
-        last = self.lines.last
-        words = last.split()
-        cut = (
-            error.line > 1 and line == self.lines.count and not self.lines.peek() and not last.endswith("\n")
-        )
-        if cut and words and (len(words) < self.width or UNFINISHED.fullmatch(words[-1])):
+        words = self.last.split()
+        at_end = error.line > 1 and line == self.line and not self._peek() and not self.last.endswith("\n")
+        if at_end and words and (len(words) < self.width or UNFINISHED.fullmatch(words[-1])):
             return StructureError(
                 f"{self.path}: frame {self.frame} ends in line {line} within an atom; the file is truncated"
             )

@@ -1,25 +1,32 @@
-"""Data files of LAMMPS (``read_data``, ``write_data``), also compressed: https://docs.lammps.org/read_data.html.
+"""Files of LAMMPS, also compressed: data files and text dumps (``dump custom``).
 
-Elements follow from ``Atom Type Labels``, from comments behind ``Masses`` (``1 28.085 # Si``), or from the
-masses. The first line is a comment, from which units and boundaries are taken if it names them, as
-``units = metal, boundary = p p f``; otherwise they are ``metal`` and periodic.
+The formats are those of https://docs.lammps.org/read_data.html and https://docs.lammps.org/dump.html.
+
+Elements of a data file follow from ``Atom Type Labels``, from comments behind ``Masses`` (``1 28.085 # Si``),
+or from the masses. Its first line is a comment, from which units and boundaries are taken if it names them,
+as ``units = metal, boundary = p p f``; otherwise they are ``metal`` and periodic.
+
+Elements of a dump follow from a column ``element`` or ``typelabel``, or from ``mass``. Units are those of an
+``ITEM: UNITS``, otherwise ``metal``. Atoms are sorted by ``id``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ase
 import numpy as np
-from ase.calculators.lammps import Prism, convert
-from ase.data import atomic_masses, atomic_numbers
+from ase.calculators.lammps import convert
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.formats import open_with_compression
 
 from ...errors import StructureError
-from ..species import EQUAL, Element, atoms_of, element_of_type
-from . import content_of, plain_name, start_of, suffix_of
+from ...notes import note
+from ..species import Element, atoms_of, element_of_type
+from . import UNPACKING, cannot_unpack, content_of, plain_name, start_of, suffix_of
 
 SUFFIXES = (".data", ".lmp", ".lammps", ".lammps-data", ".lammps_data", ".lammpsdata")
 STYLES = {
@@ -41,20 +48,37 @@ HEADER = re.compile(
     r"(?P<numbers>[-+.\deEdD\s]+?)\s+(?P<name>atoms|atom\s+types|[xyz]lo\s+[xyz]hi|xy\s+xz\s+yz|[abc]vec|"
     r"abc\s+origin)$"
 )
-ADVICE = "write Masses with comments, as '1 28.085 # Si', or a section Atom Type Labels"
+DATA_ADVICE = "write Masses with comments, as '1 28.085 # Si', or a section Atom Type Labels"
 Line = tuple[int, list[str], str]  # number, words, comment
+START = re.compile(rb"\s*ITEM: (TIMESTEP|UNITS|TIME|NUMBER OF ATOMS)\b")
+DUMP_ADVICE = (
+    "types alone name no elements: dump a column element (dump_modify ... element Si O), typelabel or mass"
+)
+POSITIONS = {"": False, "u": False, "s": True, "su": True}  # whether they are fractions of the box
 
 
 def opens(path: Path) -> bool:
-    start = start_of(path, 2000)
-    if suffix_of(path) in SUFFIXES:
-        return not start.lstrip().startswith(b"ITEM:")  # a dump
+    if suffix_of(path) in SUFFIXES or is_dump(path):
+        return True
     named = plain_name(path).name.startswith("data.")
-    return named and re.search(rb"^\s*\d+\s+atoms\b", start, re.MULTILINE) is not None
+    return named and re.search(rb"^\s*\d+\s+atoms\b", start_of(path, 2000), re.MULTILINE) is not None
+
+
+def is_dump(path: Path) -> bool:
+    """Whether the file is a dump, which begins with an ``ITEM``."""
+    start = start_of(path, 2000)
+    return START.match(start) is not None or (suffix_of(path) == ".lammpstrj" and b"\0" not in start)
 
 
 def read(path: Path) -> Iterator[ase.Atoms]:
-    yield _Data(path, content_of(path).decode("utf-8-sig", "replace")).atoms()
+    if not is_dump(path):
+        yield _Data(path, content_of(path).decode("utf-8-sig", "replace")).atoms()
+        return
+    try:
+        with open_with_compression(str(path), "rb") as file:
+            yield from _Dump(path, (line.decode("utf-8", "replace").strip() for line in file)).frames()
+    except UNPACKING as error:
+        raise cannot_unpack(path, error) from error
 
 
 class _Data:
@@ -209,7 +233,7 @@ class _Data:
             kind = numbers.get(word, word)
             number, weight, comment = masses.get(kind, (0, None, ""))
             where = f"{self.path}: line {number}" if number else f"{self.path}: type {word}"
-            elements[word] = element_of_type(labels.get(kind) or comment, weight, where, ADVICE)
+            elements[word] = element_of_type(labels.get(kind) or comment, weight, where, DATA_ADVICE)
         return elements
 
     def _set_velocities(self, atoms: ase.Atoms, places: dict[int, int]) -> None:
@@ -230,81 +254,163 @@ class _Data:
             atoms.set_velocities(self._convert(velocities, "velocity"))
 
 
-class AtomType(NamedTuple):
-    """What LAMMPS calls a type: a chemical symbol, and the mass in amu."""
+class _Dump:
+    """Lines of a file, and what its items have said so far."""
 
-    symbol: str
-    mass: float
+    def __init__(self, path: Path, lines: Iterator[str]):
+        self.path, self.lines, self.at, self.count = path, lines, 0, 0
+        self.units = "metal"
+        self.default_named = False
 
-    @property
-    def label(self) -> str:
-        """``Si``, or with the mass of an isotope ``Si_29.97``, which tells types of one element apart."""
-        isotope = abs(self.mass - atomic_masses[atomic_numbers[self.symbol]]) >= EQUAL
-        return f"{self.symbol}_{self.mass:.8g}" if isotope else self.symbol
+    def wrong(self, message: str) -> StructureError:
+        return StructureError(f"{self.path}: frame {self.count}: line {self.at}: {message}")
 
+    def next(self) -> str:
+        """The next line; a StructureError where the file ends inside a frame."""
+        for line in self.lines:
+            self.at += 1
+            return line
+        raise StructureError(
+            f"{self.path}: frame {self.count} ends after line {self.at}; the file is truncated"
+        )
 
-def types_of(atoms: ase.Atoms) -> list[AtomType]:
-    """Types in the order in which they first appear; masses that round to the standard one are one type."""
-    return list(dict.fromkeys(_type_by_atom(atoms)))
+    def frames(self) -> Iterator[ase.Atoms]:
+        items: dict = {}
+        while item := self._item(bool(items)):
+            if item == "UNITS":
+                self.units = self.next()
+                if self.units not in UNITS:
+                    raise self.wrong(f"units {self.units} are not read; expected metal or real")
+            elif item in ("TIMESTEP", "NUMBER OF ATOMS"):
+                line = self.next()
+                if not line.isdecimal():
+                    raise self.wrong(f"got {line!r}; expected a number")
+                items[item] = int(line)
+            elif item.startswith("BOX BOUNDS"):
+                items["box"] = self._box(item.split()[2:])
+            elif item.startswith("ATOMS"):
+                if "NUMBER OF ATOMS" not in items or "box" not in items:
+                    raise self.wrong("expected NUMBER OF ATOMS and BOX BOUNDS before ATOMS")
+                yield self._atoms(self._columns(item.split()[1:], items["NUMBER OF ATOMS"]), items)
+                self.count += 1
+                items = {}
+            else:
+                self.next()  # TIME, or an item of a later version: its value
 
+    def _item(self, inside: bool) -> str:
+        """The next ``ITEM:``; empty at the end of the file."""
+        for line in self.lines:
+            self.at += 1
+            if line.startswith("ITEM: "):
+                return line.removeprefix("ITEM: ").strip()
+            if line:
+                self.count -= not inside  # the line belongs to the frame before
+                raise self.wrong(f"got {line[:40]!r}; expected a line ITEM, or NUMBER OF ATOMS is wrong")
+        return self.next() if inside else ""
 
-def _type_by_atom(atoms: ase.Atoms) -> list[AtomType]:
-    standard = atomic_masses[atoms.numbers]
-    masses = np.round(atoms.get_masses(), 6)
-    masses = np.where(np.abs(masses - standard) < EQUAL, standard, masses)
-    return [AtomType(s, float(m)) for s, m in zip(atoms.get_chemical_symbols(), masses, strict=True)]
+    def _box(self, words: list[str]) -> tuple[np.ndarray, np.ndarray, list[bool]]:
+        """Cell (3, 3) in Å, its origin (3,), and which axes are periodic."""
+        boundaries = words[-3:]
+        if len(boundaries) < 3 or not all(re.fullmatch("[pfsm]{1,2}", word) for word in boundaries):
+            raise self.wrong(
+                "expected boundaries behind BOX BOUNDS, as pp pp pp, which say the periodic axes"
+            )
+        general, skewed = words[:2] == ["abc", "origin"], words[:3] == ["xy", "xz", "yz"]
+        rows = np.array([self._bounds(4 if general else 2 + skewed) for _ in range(3)])
+        if general:
+            cell, origin = rows[:, :3], rows[:, 3]
+        else:
+            xy, xz, yz = rows[:, 2] if skewed else (0.0, 0.0, 0.0)
+            low, high = rows[:, 0].copy(), rows[:, 1].copy()
+            low[:2] -= min(0, xy, xz, xy + xz), min(0, yz)  # bounds enclose the tilted box
+            high[:2] -= max(0, xy, xz, xy + xz), max(0, yz)
+            cell = np.diag(high - low)
+            cell[1, 0], cell[2, 0], cell[2, 1] = xy, xz, yz
+            origin = low
+        cell, origin = (convert(x, "distance", self.units, "ASE") for x in (cell, origin))
+        return cell, origin, ["p" in word for word in boundaries]
 
+    def _bounds(self, count: int) -> list[float]:
+        line = self.next()
+        try:
+            values = [float(word) for word in line.split()]
+        except ValueError:
+            values = []
+        if len(values) < count:
+            raise self.wrong(f"got {line!r}; expected {count} numbers")
+        return values
 
-def lammps_data(
-    atoms: ase.Atoms,
-    types: Sequence[AtomType] | None = None,
-    *,
-    velocities: bool = True,
-    skewed: bool = False,
-    origin: np.ndarray | None = None,
-) -> str:
-    """The text of a data file, turned so that the cell is as LAMMPS needs it.
+    def _columns(self, names: list[str], number: int) -> dict[str, np.ndarray]:
+        """Words (N,) of each column, sorted by id."""
+        rows: list[list[str]] = []
+        for _ in range(number):
+            row = self.next().split()
+            if row[:1] == ["ITEM:"] or not row:
+                raise self.wrong(f"has {len(rows)} of {number} atoms; the file is truncated")
+            if len(row) != len(names):
+                raise self.wrong(f"got {len(row)} columns; expected {len(names)}: {' '.join(names)}")
+            rows.append(row)
+        columns = dict(zip(names, np.array(rows, dtype=str).reshape(-1, len(names)).T, strict=True))
+        if "id" not in names:
+            return columns
+        ids = self._values(columns, ["id"])[:, 0]
+        if len(np.unique(ids)) < number:
+            raise self.wrong("two atoms of this frame have one id")
+        return {name: words[np.argsort(ids)] for name, words in columns.items()}
 
-    Args:
-        atoms: with three lattice vectors.
-        types: in the order of their numbers; default: ``types_of(atoms)``.
-        velocities: write those of the structure, if it has some.
-        skewed: write tilt factors of zero too, so that a barostat can change them.
-        origin: corner (3,) of the box in Å; default: zero.
-    """
-    types = types_of(atoms) if types is None else types
-    prism = Prism(atoms.get_cell())
-    *lengths, xy, xz, yz = prism.get_lammps_prism()
-    corner = np.zeros(3) if origin is None else prism.vector_to_lammps(origin)
-    numbers = {kind: k for k, kind in enumerate(types, start=1)}
-    boundary = " ".join("p" if periodic else "f" for periodic in atoms.pbc)
-    lines = [
-        f"{atoms.get_chemical_formula()}, units = metal, boundary = {boundary}",
-        "",
-        f"{len(atoms)} atoms",
-        f"{len(types)} atom types",
-        "",
-        *(
-            f"{corner[k]:.17g} {corner[k] + lengths[k]:.17g} {axis}lo {axis}hi"
-            for k, axis in enumerate("xyz")
-        ),
-        *([f"{xy:.17g} {xz:.17g} {yz:.17g} xy xz yz"] if skewed or prism.is_skewed() else []),
-        *("", "Atom Type Labels", "", *(f"{k} {kind.label}" for kind, k in numbers.items())),
-        *("", "Masses", "", *(f"{k} {kind.mass:.10g} # {kind.label}" for kind, k in numbers.items())),
-    ]
-    charges = atoms.get_initial_charges() if atoms.has("initial_charges") else None
-    if charges is not None:
-        charges = convert(charges, "charge", "ASE", "metal")
-    lines += ["", f"Atoms # {'atomic' if charges is None else 'charge'}", ""]
-    positions = prism.vector_to_lammps(atoms.positions)
-    for k, (kind, x) in enumerate(zip(_type_by_atom(atoms), positions, strict=True)):
-        charge = "" if charges is None else f" {charges[k]:.10g}"
-        lines.append(f"{k + 1} {numbers[kind]}{charge} {_row(x)}")
-    if velocities and atoms.has("momenta"):
-        rows = convert(prism.vector_to_lammps(atoms.get_velocities()), "velocity", "ASE", "metal")
-        lines += ["", "Velocities", "", *(f"{k} {_row(row)}" for k, row in enumerate(rows, start=1))]
-    return "\n".join(lines) + "\n"
+    def _values(self, columns: dict, names: list[str], quantity: str = "") -> np.ndarray:
+        """Numbers (N, columns) in ASE's units; no columns if one is absent."""
+        if not all(name in columns for name in names):
+            return np.zeros((0, 0))
+        try:
+            values = np.column_stack([columns[name].astype(float) for name in names])
+        except ValueError as error:
+            raise self.wrong(f"this frame has a column with a word that is no number ({error})") from error
+        return np.asarray(convert(values, quantity, self.units, "ASE")) if quantity else values
 
+    def _atoms(self, columns: dict[str, np.ndarray], items: dict) -> ase.Atoms:
+        cell, origin, pbc = items["box"]
+        positions = self._positions(columns, cell, origin)
+        atoms = atoms_of(self._elements(columns), positions=positions, cell=cell, pbc=pbc)
+        if "TIMESTEP" in items:
+            atoms.info["timestep"] = items["TIMESTEP"]
+        if (velocities := self._values(columns, ["vx", "vy", "vz"], "velocity")).size:
+            atoms.set_velocities(velocities)
+        if (charges := self._values(columns, ["q"], "charge")).size:
+            atoms.set_initial_charges(charges[:, 0])
+        if (forces := self._values(columns, ["fx", "fy", "fz"], "force")).size:
+            atoms.calc = SinglePointCalculator(atoms, forces=forces)
+        return atoms
 
-def _row(vector: np.ndarray) -> str:
-    return " ".join(f"{value:.17g}" for value in vector)
+    def _positions(self, columns: dict, cell: np.ndarray, origin: np.ndarray) -> np.ndarray:
+        for suffix, scaled in POSITIONS.items():
+            names = [axis + suffix for axis in "xyz"]
+            if all(name in columns for name in names):
+                values = self._values(columns, names, "" if scaled else "distance")
+                return origin + values @ cell if scaled else values
+        raise self.wrong("expected columns x y z, xu yu zu, xs ys zs or xsu ysu zsu")
+
+    def _elements(self, columns: dict) -> list[Element]:
+        n = len(next(iter(columns.values())))
+        labels = columns.get("element", columns.get("typelabel"))
+        names = [None] * n if labels is None else labels.tolist()
+        masses = [None] * n
+        if "mass" in columns:
+            masses = self._values(columns, ["mass"], "mass")[:, 0].tolist()
+        else:
+            self._check_default(columns)
+        kinds = list(zip(names, masses, strict=True))
+        where = f"{self.path}: frame {self.count}"
+        elements = {kind: element_of_type(*kind, where, DUMP_ADVICE) for kind in dict.fromkeys(kinds)}
+        return [elements[kind] for kind in kinds]
+
+    def _check_default(self, columns: dict) -> None:
+        """Note that all types are carbon, which LAMMPS writes where no element was named."""
+        if self.default_named or not {"element", "type"} <= columns.keys():
+            return
+        self.default_named = True
+        if set(columns["element"]) == {"C"} and len(set(columns["type"])) > 1:
+            note(
+                f"{self.path}: all types are C, which LAMMPS writes unless dump_modify names elements; "
+                "check them"
+            )
