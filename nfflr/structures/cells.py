@@ -7,7 +7,6 @@ import numpy as np
 from ase.geometry import complete_cell, find_mic
 from ase.stress import voigt_6_to_full_3x3_strain
 from scipy.linalg import polar
-from scipy.optimize import linear_sum_assignment
 
 from ..errors import StructureError
 
@@ -105,19 +104,16 @@ def nearest_order(initial: ase.Atoms, final: ase.Atoms) -> np.ndarray:
     ``final[order]`` has the elements of ``initial``, atom by atom: a linear assignment within each element.
     Both hold the same number of atoms of each element.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import, and rarely needed
+
     order = np.arange(len(initial))
     for number in np.unique(initial.numbers):
-        ours, candidates = np.flatnonzero(initial.numbers == number), np.flatnonzero(final.numbers == number)
-        cost = np.array([_squared(initial, final.positions[candidates], int(k)) for k in ours])  # (n, n)
+        places, candidates = (np.flatnonzero(atoms.numbers == number) for atoms in (initial, final))
+        vectors = (final.positions[candidates] - initial.positions[k] for k in places)  # (n, 3) each
+        cost = np.square([find_mic(steps, initial.cell, initial.pbc)[1] for steps in vectors])  # (n, n)
         rows, columns = linear_sum_assignment(cost)
-        order[ours[rows]] = candidates[columns]
+        order[places[rows]] = candidates[columns]
     return order
-
-
-def _squared(initial: ase.Atoms, positions: np.ndarray, atom: int) -> np.ndarray:
-    vectors = positions - initial.positions[atom]
-    squared: np.ndarray = np.square(find_mic(vectors, initial.cell, initial.pbc)[1])
-    return squared
 
 
 def exchanged(initial: ase.Atoms, final: ase.Atoms) -> list[list[int]]:
@@ -127,28 +123,19 @@ def exchanged(initial: ase.Atoms, final: ase.Atoms) -> list[list[int]]:
     began, and without the exchange the group would move far less. A hop that pushes a neighbour on is no
     exchange: one of its two atoms ends where none was.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     moved = np.square(displacements(initial, final)).sum(axis=1)  # (N,)
     far = np.flatnonzero(moved > APART**2)
     order = np.arange(len(initial))
     if len(far) > 1:  # all others stay, so they have no part in it
         order[far] = far[nearest_order(initial[far], final[far])]
     groups = []
-    for cycle in _cycles(order):
+    cycles = connected_components(coo_array((np.ones_like(order), (np.arange(len(order)), order))))[1]
+    for label in np.flatnonzero(np.bincount(cycles) > 1):
+        cycle = np.flatnonzero(cycles == label)
         straight = np.square(displacements(initial[cycle], final[order[cycle]])).sum()
         if straight < FEWER * moved[cycle].sum():
-            groups.append(sorted(cycle))
+            groups.append(cycle.tolist())
     return groups
-
-
-def _cycles(order: np.ndarray) -> list[list[int]]:
-    """Cycles of more than one member of a permutation (N,)."""
-    cycles, visited = [], np.zeros(len(order), bool)
-    for start in range(len(order)):
-        cycle, k = [], start
-        while not visited[k]:
-            visited[k] = True
-            cycle.append(k)
-            k = int(order[k])
-        if len(cycle) > 1:
-            cycles.append(cycle)
-    return cycles

@@ -154,20 +154,12 @@ def _suits(column: Column) -> bool:
 
 
 class Table:
-    """The arrays of a frame under ASE's names, and what was noticed on the way.
+    """Atomic numbers (N,), positions (N, 3) in Å, and other arrays of a frame as ASE's reader has them.
 
     Args:
-        layout: what the columns are.
-        words: those of all lines, one after the other, of each as many as the layout is wide.
-        careful: whether a word may hold what Python alone takes for a number (``1_000``).
-
-    Attributes:
-        numbers: atomic numbers (N,).
-        positions: (N, 3) in Å.
-        arrays: every other column, as ASE's reader names and types it.
-        names: the column of each array.
-        spellings: columns that hold a result under another name than ASE's, by their own names.
-        notes: what the user should know.
+        layout: meaning of the columns.
+        words: the words of all lines in one list, as many of each line as the layout is wide.
+        careful: whether a word may look like ``1_000``, which only Python takes for a number.
     """
 
     def __init__(self, layout: Layout, words: Sequence[str], careful: bool = False):
@@ -175,8 +167,8 @@ class Table:
         self.real = number if careful else float
         self.columns = [words[k :: layout.width] for k in range(layout.width)]
         self.notes: list[str] = []
-        self.spellings: dict[str, np.ndarray] = {}
-        self.names: dict[str, str] = {}
+        self.spellings: dict[str, np.ndarray] = {}  # results under another name than ASE's
+        self.names: dict[str, str] = {}  # the column of each array
         self.arrays: dict[str, Any] = {}
         self.isotopes: list[float | None] = []
         for column in sorted(layout.columns, key=lambda column: not column.canonical):
@@ -257,8 +249,8 @@ class Table:
         masses, standard = self.arrays.get("masses"), atomic_masses[self.numbers]
         if masses is None:
             if self.isotopes:
-                own = np.array(self.isotopes, dtype=float)  # NaN where there is none
-                self.arrays["masses"] = np.where(np.isnan(own), standard, own)
+                isotopes = np.array(self.isotopes, dtype=float)  # NaN for atoms that are none
+                self.arrays["masses"] = np.where(np.isnan(isotopes), standard, isotopes)
             return
         wrong = ~(np.isfinite(masses) & (masses > 0))
         if wrong.any():

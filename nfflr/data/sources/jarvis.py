@@ -253,15 +253,12 @@ def _tables(folder: Path) -> list[str]:
 
 
 def _read_folder(folder: Path, selection: Selection) -> list[Entry]:
-    present = _tables(folder)
-    if len(present) == 2:
-        raise StructureError(
-            f"{folder}: holds both {present[0]} and {present[1]}; keep the one that is meant"
-        )
-    reader = {"id_prop.csv": _read_csv, "id_prop.json": _read_json}[present[0]]
-    entries = reader(folder, selection)
+    name, *others = _tables(folder)
+    if others:
+        raise StructureError(f"{folder}: holds both {name} and {others[0]}; keep the one that is meant")
+    entries = (_read_csv if name == "id_prop.csv" else _read_json)(folder, selection)
     if not entries:
-        raise StructureError(f"{folder / present[0]}: holds no structure; expected at least one row")
+        raise StructureError(f"{folder / name}: holds no structure; expected at least one row")
     return entries
 
 
