@@ -145,13 +145,8 @@ class FolderArchive(Archive):
     """Records and frames in a folder.
 
     Records are ``<name>.npz`` with a digest, replaced in one step and never pickled. Frames are in
-    ``frames.traj``, in which ASE counts a frame when all of it is written.
-
-    Args:
-        folder: made if it is not there.
-
-    Raises:
-        ResourceError: the folder cannot be written.
+    ``frames.traj``, in which ASE counts a frame when all of it is written. The folder is made if needed; a
+    ResourceError says that it cannot be written.
     """
 
     def __init__(self, folder: str | Path):
@@ -246,14 +241,9 @@ class FolderArchive(Archive):
 class Remembered(Calculator):
     """A calculator that does not compute again what the frames of an interrupted run hold.
 
-    At fixed intervals the calculator forgets what it keeps from structure to structure (a neighbour list,
-    whose age changes the last bits of sums): so a run that is continued after a whole number of intervals
-    gets the same bits as one without a break.
-
-    Args:
-        calculator: any ASE calculator.
-        frames: with results, in the order in which they will be asked for.
-        interval: structures between two resets.
+    The frames have results and stand in the order of the run. After every ``interval`` structures the
+    calculator is reset: it forgets its neighbour list, whose age changes the last bits of sums. A run that is
+    continued after a whole number of intervals thus gets the same bits as one without a break.
     """
 
     def __init__(self, calculator: Calculator, frames: Sequence[ase.Atoms], interval: int):
@@ -293,11 +283,9 @@ def same_run(
 ) -> None:
     """Store what identifies a run, or check that this run continues the stored one.
 
-    Args:
-        may_grow: settings that may be larger than before.
-
     Raises:
-        ConfigError: the structure, the calculator or a setting has changed.
+        ConfigError: the structure, the calculator or a setting has changed, and not by growth of a setting in
+            ``may_grow``.
     """
     model = {"class": type(calculator).__name__, **description_of(calculator)}
     model.pop("source", None)  # where it was read from may change; what it is may not
@@ -321,8 +309,7 @@ def same_run(
 def description_of(calculator: Calculator) -> dict[str, Any]:
     """The description that a calculator gives by ``todict``, in types that JSON has."""
     model = calculator.todict() if hasattr(calculator, "todict") else {}
-    description: dict[str, Any] = json.loads(json.dumps(model, default=_plain))
-    return description
+    return json.loads(json.dumps(model, default=_plain))
 
 
 def _compare(before: Record, now: Record, may_grow: tuple[str, ...]) -> None:

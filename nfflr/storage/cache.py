@@ -59,9 +59,6 @@ def write_entry(folder: Path, path: Path, content: bytes) -> None:
     """Write a file that carries its own digest, somewhere below a folder that is made with it.
 
     It is not flushed to disk: the digest shows what a loss of power left empty, and 8 ms a file are too long.
-
-    Raises:
-        ResourceError: it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,12 +73,8 @@ class BuiltEntry:
     """The place of one built file in the cache; a context that removes leftovers at its end.
 
     The folder must belong to the user and be writable by no other user, and the file must have the digest
-    that was stored when it was built.
-
-    Args:
-        room: folder of the cache.
-        identity: everything on which the file depends.
-        name: of the file.
+    that was stored when it was built. ``room`` is a folder of the cache, ``identity`` everything on which the
+    file depends, ``name`` the name of the file.
     """
 
     def __init__(self, room: str, identity: Mapping[str, str], name: str):

@@ -35,14 +35,12 @@ def check_cell(cell: np.ndarray, pbc: np.ndarray, name: str = "structure") -> No
 
 def complete_box(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     """The cell (3, 3) in Å with a unit normal for each axis that is not periodic."""
-    box: np.ndarray = complete_cell(np.where(pbc[:, None], cell, 0.0))
-    return box
+    return complete_cell(np.where(pbc[:, None], cell, 0.0))
 
 
 def heights(cell: np.ndarray) -> np.ndarray:
     """Distances (3,) between opposite faces of a cell (3, 3), Å."""
-    distances: np.ndarray = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
-    return distances
+    return 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
 
 
 def widest_gaps(atoms: ase.Atoms) -> np.ndarray:
@@ -53,8 +51,7 @@ def widest_gaps(atoms: ase.Atoms) -> np.ndarray:
     """
     cell = atoms.cell.array
     planes = np.sort(np.linalg.solve(cell.T, atoms.positions.T).T % 1, axis=0)  # (N, 3)
-    gaps: np.ndarray = np.diff(planes, axis=0, append=planes[:1] + 1).max(axis=0) * heights(cell)
-    return gaps
+    return np.diff(planes, axis=0, append=planes[:1] + 1).max(axis=0) * heights(cell)
 
 
 def vacuum_axes(atoms: ase.Atoms) -> list[str]:
@@ -94,8 +91,7 @@ def logarithmic_strain(reference: np.ndarray, cell: np.ndarray) -> tuple[np.ndar
 
 def displacements(initial: ase.Atoms, final: ase.Atoms) -> np.ndarray:
     """Shortest displacement (N, 3) of each atom, Å, in the periodic cell of ``initial``."""
-    shortest: np.ndarray = find_mic(final.positions - initial.positions, initial.cell, initial.pbc)[0]
-    return shortest
+    return find_mic(final.positions - initial.positions, initial.cell, initial.pbc)[0]
 
 
 def nearest_order(initial: ase.Atoms, final: ase.Atoms) -> np.ndarray:

@@ -119,10 +119,7 @@ class Symmetry:
 
 
 def symmetry_of(block: Block, cell: np.ndarray) -> Symmetry:
-    """The symmetry that a block gives its crystal; none at all is ``P 1``.
-
-    Args:
-        cell: (3, 3) Å.
+    """The symmetry that a block gives its crystal in a cell (3, 3) in Å; ``P 1`` if it gives none.
 
     Raises:
         BadValue: it names no symmetry, or symmetries that exclude each other or the cell.
@@ -245,11 +242,7 @@ def _with_choice(block: Block, settings: list[Setting]) -> list[Setting]:
 
 
 def _other_axes(settings: list[Setting], title: str, cell: np.ndarray) -> Symmetry:
-    """Rhombohedral and hexagonal axes exclude each other by the cell, whatever the name's suffix says.
-
-    Raises:
-        BadValue: no setting of that name fits the cell.
-    """
+    """Rhombohedral and hexagonal axes exclude each other by the cell, whatever the name's suffix says."""
     if settings[0].choice in ("H", "R"):
         for setting in settings_numbered(settings[0].number):
             if setting.operations.distortion(cell) <= MISFIT:
@@ -334,11 +327,7 @@ def _agrees(crystal: Crystal, sites: list[Site], claim: Operations, cell: np.nda
 
 
 def _best_reading(sites: list[Site], symmetry: Symmetry, cell: np.ndarray) -> Crystal:
-    """The first setting that keeps atoms apart and has the multiplicities of the file.
-
-    Raises:
-        BadValue: no setting makes a crystal.
-    """
+    """The first setting that keeps atoms apart and has the multiplicities of the file."""
     readings: dict[str, Crystal] = {}
     problems: list[BadValue] = []
     rivals = {setting.name: setting.operations for setting in symmetry.rivals}

@@ -40,8 +40,7 @@ class FixFractional(FixScaled):
 
     def _projector(self, atoms: ase.Atoms) -> np.ndarray:
         free = atoms.cell.complete()[~self.mask]  # (n, 3)
-        projector: np.ndarray = np.linalg.pinv(free) @ free
-        return projector
+        return np.linalg.pinv(free) @ free
 
     def copy(self) -> FixFractional:
         return FixFractional(self.index.copy(), self.mask.copy())

@@ -101,8 +101,7 @@ def counted_once(i: np.ndarray, j: np.ndarray, shifts: np.ndarray) -> np.ndarray
     """Whether an edge stands for its pair, (E,) bool: of (i, j, S) and (j, i, −S), one does."""
     x, y, z = shifts.T
     positive = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
-    once: np.ndarray = (i < j) | ((i == j) & positive)
-    return once
+    return (i < j) | ((i == j) & positive)
 
 
 def _wrap(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -209,8 +209,7 @@ def format_of(path: Path, source: str | io.StringIO | None = None) -> str:
     if path.suffix in DATABASES:
         return "an ASE database"
     target = str(path.absolute()) if source is None else source
-    kind: str = ase.io.formats.filetype(target, read=isinstance(target, str))
-    return kind
+    return ase.io.formats.filetype(target, read=isinstance(target, str))
 
 
 def _source(path: Path) -> str | io.StringIO:

@@ -86,16 +86,11 @@ class Operations:
     def orbit(
         self, position: np.ndarray, error: np.ndarray, cell: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The position that a site means, and its images (m, 3) in one cell, in the order of the operations.
+        """The exact fractional position (3,) of a site, and its images (m, 3) in the order of the operations.
 
-        Images that coincide within the digits of the coordinates, and within ``CLOSEST``, are one atom on a
-        special position: the mean over the operations that map it onto itself, which lies on the symmetry
-        elements exactly.
-
-        Args:
-            position: (3,) fractional.
-            error: (3,) by which each coordinate may be wrong.
-            cell: (3, 3) Å, rows are lattice vectors.
+        Images that coincide within the errors (3,) of the coordinates, and within ``CLOSEST`` in the cell
+        (3, 3) in Å, are one atom on a special position: the mean over the operations that map it onto itself,
+        which lies on the symmetry elements exactly.
         """
         if len(self) == 1:  # most atoms of large files
             point = wrap(position @ self.rotations[0].T + self.translations[0])

@@ -123,8 +123,8 @@ def find(source: object) -> Source:
 
 def parts(source: object) -> list:
     """The members of a list of paths and names; a list with any other source alone."""
-    is_list = isinstance(source, Sequence) and not isinstance(source, str | bytes) and len(source) > 0
-    return list(source) if is_list and all(isinstance(item, str | Path) for item in source) else [source]
+    members = list(source) if isinstance(source, Sequence) and not isinstance(source, str | bytes) else []
+    return members if members and all(isinstance(item, str | Path) for item in members) else [source]
 
 
 def display_name(source: object) -> str:

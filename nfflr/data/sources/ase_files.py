@@ -66,7 +66,7 @@ def entry(atoms: ase.Atoms, index: int, name: str, selection: Selection = None) 
     name are kept as they stand.
     """
     results = dict(atoms.calc.results) if atoms.calc is not None else {}
-    if np.shape(results.get("stress")) == (6,):
+    if np.shape(results.get("stress", ())) == (6,):
         results["stress"] = voigt_6_to_full_3x3_stress(results["stress"])
     arrays = {k: v for k, v in atoms.arrays.items() if k not in ("numbers", "positions")}
     values = arrays | atoms.info | results

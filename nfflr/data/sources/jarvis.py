@@ -33,16 +33,7 @@ from ...storage.cache import user_cache
 from ...storage.files import claim_folder
 from ...structures import formats
 from ...structures.checks import check_structure
-from ...structures.formats import (
-    LINES,
-    cannot_unpack,
-    content_of,
-    decoded,
-    numbers_of,
-    parsed,
-    start_of,
-    suffix_of,
-)
+from ...structures.formats import LINES, cannot_unpack, documents, numbers_of, start_of, suffix_of
 from ...structures.readers import ASE_JSON, read_structures
 from ...structures.species import is_symbol
 from . import Entry, Selection, display_name, file_of, selected
@@ -83,7 +74,7 @@ def opens(source: object) -> bool:
         return isinstance(source, str) and not Path(source).exists() and _address(source) is not None
     if formats.find(path) is not None:  # JSON of another form
         return False
-    suffix = _suffix(path)
+    suffix = suffix_of(path.with_suffix("") if path.suffix == ".zip" else path)
     return suffix in LINES or (suffix == ".json" and not ASE_JSON.match(start_of(path, 200)))
 
 
@@ -112,27 +103,18 @@ def records(path: Path) -> Iterator[tuple[str, int, dict]]:
     Raises:
         StructureError: naming the line or the record that is no JSON object.
     """
-    text = decoded(path, _content(path))
-    if _suffix(path) in LINES or _first_line_is_whole(text):
-        lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        items = ((f"{path}: line {number}", parsed(path, line, number)) for number, line in lines)
-    else:
-        document = parsed(path, text)
-        document = document if isinstance(document, list) else [document]
-        items = ((f"{path}: record {k}", item) for k, item in enumerate(document))
-    for k, (where, item) in enumerate(items):
-        if not isinstance(item, dict):
-            raise StructureError(f"{where}: a record is {json.dumps(item)[:40]}, expected a JSON object")
-        yield where, k, item
+    count = 0
+    for where, document in documents(path, _unzipped(path) if path.suffix == ".zip" else None):
+        is_file = where == str(path)
+        for item in document if is_file and isinstance(document, list) else [document]:
+            name = f"{path}: record {count}" if is_file else where
+            if not isinstance(item, dict):
+                raise StructureError(f"{name}: a record is {json.dumps(item)[:40]}, expected a JSON object")
+            yield name, count, item
+            count += 1
 
 
-def _suffix(path: Path) -> str:
-    return suffix_of(path.with_suffix("") if path.suffix == ".zip" else path)
-
-
-def _content(path: Path) -> bytes:
-    if path.suffix != ".zip":
-        return content_of(path)
+def _unzipped(path: Path) -> bytes:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if name.endswith((".json", *LINES))]
@@ -141,18 +123,6 @@ def _content(path: Path) -> bytes:
             return archive.read(members[0])
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise cannot_unpack(path, error) from error
-
-
-def _first_line_is_whole(text: str) -> bool:
-    """Whether a file named .json has one record per line: the first line parses and is not all there is."""
-    line, _, others = text.lstrip().partition("\n")
-    if not line.startswith("{") or not others.strip():
-        return False
-    try:
-        parsed(Path(), line)
-    except StructureError:
-        return False
-    return True
 
 
 def structure(item: dict, where: str) -> ase.Atoms:
@@ -218,11 +188,7 @@ def _figshare():
 
 
 def _fetch(name: str, url: str, inside: str, path: Path) -> None:
-    """Download an archive; it appears under its name only when it is whole.
-
-    Raises:
-        StructureError: it cannot be had; says what to download and where to put it.
-    """
+    """Download an archive, or say what to download; it appears under its name only when it is whole."""
     figshare = _figshare()
     advice = (
         f"download {url} (listed on {PAGE}) and save it as {path}, or the {inside} inside it as "

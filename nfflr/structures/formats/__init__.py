@@ -107,30 +107,37 @@ def is_json(path: Path) -> bool:
     return suffix_of(path) in (".json", *LINES)
 
 
-def documents(path: Path) -> Iterator[tuple[str, Any]]:
-    """What messages call each document of the file, and its content: one, or one a line.
+def documents(path: Path, content: bytes | None = None) -> Iterator[tuple[str, Any]]:
+    """The name in messages and the content of each JSON document: one for the file, or one a line.
 
     Raises:
         StructureError: the file cannot be unpacked or is no JSON; names the line.
     """
-    text = decoded(path, content_of(path))
-    if suffix_of(path) not in LINES:
-        yield str(path), parsed(path, text)
+    try:
+        text = (content_of(path) if content is None else content).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StructureError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    if suffix_of(path) not in LINES and not _first_line_is_whole(text):
+        yield str(path), _parsed(path, text)
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield f"{path}: line {number}", parsed(path, line, number)
+            yield f"{path}: line {number}", _parsed(path, line, number)
 
 
-def decoded(path: Path, content: bytes) -> str:
-    """Text in UTF-8; a StructureError where it is none."""
+def _first_line_is_whole(text: str) -> bool:
+    """Whether a file named .json has a document a line: its first line parses and is not all there is."""
+    line, _, others = text.lstrip().partition("\n")
+    if not line.startswith("{") or not others.strip():
+        return False
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise StructureError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+        from_json(line)
+    except ValueError:
+        return False
+    return True
 
 
-def parsed(path: Path, text: str, first: int = 1) -> Any:
+def _parsed(path: Path, text: str, first: int = 1) -> Any:
     """The content of JSON that begins in line ``first`` of the file; a StructureError where it is none."""
     try:
         return from_json(text)  # which refuses deep nesting; json follows it until the process ends

@@ -153,8 +153,7 @@ class LmdbFile:
         lmdb = import_lmdb(self.path)
         try:
             with self._environment().begin() as transaction:
-                content: bytes | None = transaction.get(key)
-                return content
+                return transaction.get(key)
         except lmdb.Error as error:
             raise StructureError(
                 f"{self.path}: record {key!r} cannot be read ({error}); the file is damaged"

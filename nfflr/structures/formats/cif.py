@@ -118,11 +118,7 @@ def _quoted(text: str) -> str:
 
 
 def _blocks(text: str, cut: bool) -> list[Block]:
-    """The data blocks; ``cut`` says that the file ends without a line end, as one does that was cut.
-
-    Raises:
-        BadValue: the text is no CIF; names the line.
-    """
+    """The data blocks; ``cut`` says that the file ends without a line end and so may be truncated."""
     try:
         document = gemmi.cif.read_string(text, check_level=0)
     except (ValueError, RuntimeError) as error:
@@ -206,12 +202,9 @@ def _make_fractional(sites: Sites, cell: Cell) -> None:
 
 
 def _number(text: str) -> tuple[float, float]:
-    """A number, and by how much its last digit or its standard uncertainty lets it be wrong.
+    """A number and its error, by its last digit or its standard uncertainty.
 
     Whole numbers, fractions such as 1/3, and numbers of one decimal are exact.
-
-    Raises:
-        BadValue: it is no number.
     """
     if match := FRACTION.match(text):
         if not int(match[2]):
@@ -240,15 +233,9 @@ def _formula(block: Block) -> dict[str, float]:
 
 
 def _symbol(kind: str, label: str, formula: frozenset[str]) -> str:
-    """Symbol of a site's element, ``D`` and ``T`` among them.
+    """Symbol of a site's element, by its type symbol (``Si``, ``CU``, ``O2-``) or else its label (``Si1``).
 
-    Args:
-        kind: ``_atom_site_type_symbol``, such as ``Si``, ``CU`` or ``O2-``; empty if not given.
-        label: ``_atom_site_label``, such as ``Si1``.
-        formula: elements of the formula in the file, which decide what capital letters mean; may be empty.
-
-    Raises:
-        BadValue: neither names an element.
+    The elements of the formula in the file decide what capital letters mean.
     """
     symbol = _letters(kind).capitalize() if kind else next(iter(_possible(label, formula)), "")
     if not element_of(symbol):
@@ -275,11 +262,7 @@ def _possible(label: str, formula: frozenset[str]) -> list[str]:
 
 
 def _sites(block: Block) -> Sites:
-    """The fully occupied sites of a block.
-
-    Raises:
-        BadValue: a site has no element or coordinates, is partially occupied, or excludes another.
-    """
+    """The fully occupied sites of a block."""
     fractional = block.has_coordinates(FRACTIONAL) or not block.has_coordinates(CARTESIAN)
     columns = [block.column(tag) for tag in (FRACTIONAL if fractional else CARTESIAN)]
     count = len(columns[0])

@@ -154,11 +154,7 @@ def _check_end(path: Path, ending: bytes) -> None:
 
 
 def _converged(path: Path, number: int, flags_of: Callable[[IO[bytes]], Iterator[bool]]) -> list[int]:
-    """The ionic steps, counted from 0, whose electrons converged; a note says which did not.
-
-    Raises:
-        StructureError: none did.
-    """
+    """The ionic steps, counted from 0, whose electrons converged; a note says which did not."""
     with open_with_compression(str(path), "rb") as file:
         flags = list(flags_of(file))
     lost = [str(k) for k, flag in enumerate(flags) if not flag]
@@ -211,11 +207,7 @@ def _outcar_flags(file: IO[bytes]) -> Iterator[bool]:
 
 
 def _has_ended(path: Path, program: Program) -> bool:
-    """Whether the run came to its end.
-
-    Raises:
-        StructureError: a step did not converge, or the file is cut inside a line.
-    """
+    """Whether the run came to its end; refuses steps that did not converge and a line that is cut."""
     ended, line = False, b""
     end, failure = re.compile(program.end), re.compile(program.failure)
     with open_with_compression(str(path), "rb") as file:
