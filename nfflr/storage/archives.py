@@ -288,7 +288,7 @@ def same_run(
             ``may_grow``.
     """
     model = {"class": type(calculator).__name__, **description_of(calculator)}
-    model.pop("source", None)  # where it was read from may change; what it is may not
+    model.pop("source", None)  # the file of the same model may be another one
     now = {
         "numbers": atoms.numbers,
         "positions": atoms.positions,
@@ -326,7 +326,7 @@ def _compare(before: Record, now: Record, may_grow: tuple[str, ...]) -> None:
                 raise ConfigError(f"{what}: is {is_now}, the run to resume had {was}; {advice}")
 
 
-def _plain(value: object) -> Any:  # what JSON takes
+def _plain(value: object) -> Any:  # in types that JSON has
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 

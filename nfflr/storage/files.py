@@ -160,7 +160,7 @@ def _take(path: Path) -> int:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _lock(handle, path)
-            if _is_named(handle, path):  # or the last holder removed it after it was opened here
+            if _is_named(handle, path):  # the last holder may have removed it
                 os.ftruncate(handle, 0)
                 os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
                 return handle

@@ -40,7 +40,7 @@ HALL = ("_space_group_name_hall", "_symmetry_space_group_name_hall")
 NUMBERS = ("_space_group_it_number", "_symmetry_int_tables_number")
 CHOICES = ("_space_group_it_coordinate_system_code", "_symmetry_space_group_setting")
 WRITE = "write the list of all operations (_space_group_symop_operation_xyz)"
-SHORT = 0.5  # of the sum of covalent radii: a shorter distance speaks against a reading
+SHORT = 0.5  # share of the sum of covalent radii; a shorter distance speaks against a reading
 REPEATED = 0.02  # Å; a site this close to an atom of the same element is that atom again
 MISFIT = 0.02  # change of the lattice by the operations, above which the cell is of another setting
 
@@ -114,7 +114,7 @@ class Symmetry:
     listed: bool = False  # by the file
     title: str = ""  # the name or number in the file, for messages
     rivals: list[Setting] = field(default_factory=list)  # other readings of the name that fit the cell
-    claims: list[Operations] = field(default_factory=list)  # of the name, where the list has others
+    claims: list[Operations] = field(default_factory=list)  # operations of the name, if the list differs
     notes: list[str] = field(default_factory=list)
 
 
@@ -171,24 +171,29 @@ def _listed(block: Block, texts: list[str], cell: np.ndarray) -> Symmetry:
     return symmetry
 
 
-def _compare_names(symmetry: Symmetry, block: Block) -> None:
-    """Find out whether the name, the Hall symbol and the number mean the group that is listed."""
-    claims: dict[str, tuple[int, list[Operations]]] = {}  # number and operations of each setting, by title
-    claimed, name, hall = _number(block), block.first(*NAMES), block.first(*HALL)
+def _claims(name: str, hall: str, claimed: int | None) -> dict[str, tuple[int, list[Operations]]]:
+    """The number of the space group and the operations of its settings, by title, as names give them."""
+    claims: dict[str, tuple[int, list[Operations]]] = {}
     if name and (settings := settings_named(name)):
         claims[name] = settings[0].number, [setting.operations for setting in settings]
     if hall and (operations := operations_of_hall(hall)) and (number := number_of(operations)):
         claims[hall] = number, [operations]
     if claimed:
-        operations_by_setting = [setting.operations for setting in settings_numbered(claimed)]
-        claims[f"number {claimed}"] = claimed, operations_by_setting
-    own = number_of(symmetry.operations)
-    wrong = [title for title, (number, _) in claims.items() if number != own]
-    if not wrong or own is None:
+        settings = settings_numbered(claimed)
+        claims[f"number {claimed}"] = claimed, [setting.operations for setting in settings]
+    return claims
+
+
+def _compare_names(symmetry: Symmetry, block: Block) -> None:
+    """Find out whether the name, the Hall symbol and the number mean the group that is listed."""
+    claims = _claims(block.first(*NAMES), block.first(*HALL), _number(block))
+    listed = number_of(symmetry.operations)
+    wrong = [title for title, (number, _) in claims.items() if number != listed]
+    if not wrong or listed is None:
         return
     if len(wrong) < len(claims):
         symmetry.notes.append(
-            f"the listed operations are those of space group {own}, but it also says {', '.join(wrong)}; "
+            f"the listed operations are those of space group {listed}, but it also says {', '.join(wrong)}; "
             "the operations are used"
         )
         return
@@ -200,9 +205,8 @@ def _by_hall(hall: str, name: str, claimed: int | None, operations: Operations, 
     symmetry = Symmetry(operations, False, hall)
     _check_cell(symmetry, cell)
     own = number_of(operations)
-    named = {setting.number for setting in settings_named(name)} if name else set()
-    for title, numbers in ((name, named), (f"number {claimed}", {claimed} if claimed else set())):
-        if own and numbers and own not in numbers:
+    for title, (number, _) in _claims(name, "", claimed).items():
+        if own and number != own:
             raise BadValue(f"the Hall symbol {hall!r} and {title!r} are different space groups; {WRITE}")
     return symmetry
 

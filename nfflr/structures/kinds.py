@@ -81,7 +81,7 @@ def _of_structures(path: Path) -> str | None:
         return DATA
     try:
         kind = ase.io.formats.filetype(str(path))
-    except Exception:  # of any file, packed ones included, whatever it holds
+    except Exception:  # any file may be damaged
         return None
     ioformat = ase.io.formats.ioformats.get(kind)
     return DATA if ioformat is not None and ioformat.can_read else None

@@ -23,7 +23,7 @@ from .kinds import OTHERS, kind_of
 
 FRAME = re.compile(r"(.+)@(-?\d+)$")
 DATABASES = (".db", ".json")
-PLAIN_ONLY = (".db", ".traj", ".nc")  # of which ASE reads no compressed files
+PLAIN_ONLY = (".db", ".traj", ".nc")  # ASE reads no compressed files of these
 ASE_JSON = re.compile(rb'\s*\{\s*"(?:\d+|ids|nextid)"\s*:')
 OTHER_FILES = "its parser opens other files that the file names"
 ENDLESS = "its parser never ends on a damaged file"

@@ -24,7 +24,7 @@ CLOSEST = 0.3  # Å; images of a site that are closer and equal within its digit
 DIGITS = r"(?:\d+\.?\d*|\.\d+)"
 ROW = re.compile(rf"(?:(?:^|[+-])(?:{DIGITS}(?:/\d+)?\*?[xyz]?|[xyz]))+")
 TERM = re.compile(rf"([+-]?)(?:({DIGITS})(?:/(\d+))?\*?)?([xyz]?)(?<=.)")
-DENOMINATORS = (1, 2, 3, 4, 6, 8, 12)  # of translations that are usually written as decimals
+DENOMINATORS = (1, 2, 3, 4, 6, 8, 12)  # denominators of translations that are often written as decimals
 
 # What follows a name: origin choice 1 or 2, or hexagonal or rhombohedral axes, as programs write it.
 CHOICES = {
@@ -230,7 +230,7 @@ def settings_named(name: str) -> list[Setting]:
     choice, settings = CHOICES[match[1]], settings_named(key[: match.start()])
     fitting = [setting for setting in settings if setting.choice == choice]
     if choice == "1" and not any(setting.choice for setting in settings):
-        return settings  # where there is one origin, it is the first
+        return settings  # a single origin is the first one
     return fitting
 
 
@@ -251,7 +251,9 @@ def operations_of_hall(symbol: str) -> Operations | None:
 def number_of(operations: Operations) -> int | None:
     """Number of the space group of operations (a group) in any setting; None if it is not found."""
     turns = operations.rotations
-    lattice = np.linalg.cholesky((turns.swapaxes(1, 2) @ turns).mean(axis=0))  # which all of them keep
+    lattice = np.linalg.cholesky(
+        (turns.swapaxes(1, 2) @ turns).mean(axis=0)
+    )  # a lattice that all rotations keep
     with suppress(Exception), warnings.catch_warnings():  # whatever spglib raises in this version
         warnings.simplefilter("ignore")  # it warns of changes to come
         kind = spglib.get_spacegroup_type_from_symmetry(

@@ -58,7 +58,12 @@ FORMATS = {
 }
 TRAJECTORY = Format("an ASE trajectory", ".traj", "traj", EVERYTHING)
 OWN = {"cif": "cif", "poscar": "vasp", "lammps": "lammps"}  # modules of ``formats`` that read them
-CIF_VALUES = ("spacegroup", "unit_cell", "occupancy", "spacegroup_kinds")  # what ASE's reader leaves
+CIF_VALUES = (
+    "spacegroup",
+    "unit_cell",
+    "occupancy",
+    "spacegroup_kinds",
+)  # values that ASE's reader of CIF stores
 
 
 def format_of(path: Path) -> str:
@@ -149,7 +154,7 @@ def _plain(atoms: ase.Atoms, form: Format) -> ase.Atoms:
     for word, name in ARRAYS.items():
         if word not in written:
             atoms.arrays.pop(name, None)
-    if VELOCITIES in written:  # which momenta of other masses were
+    if VELOCITIES in written:  # momenta belong to the masses that are written
         atoms.set_momenta(velocities * atoms.get_masses()[:, None], apply_constraint=False)
     return atoms
 

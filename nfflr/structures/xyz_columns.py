@@ -43,7 +43,7 @@ NAMES = {
 }
 ROLES = {name: name for name in per_atom_properties}
 ROLES |= {name: role for role, names in NAMES.items() for name in (role, *names)}
-FALLBACK = ("type", "types", "atom_type", "atom_types", "label", "name")  # where no column says the element
+FALLBACK = ("type", "types", "atom_type", "atom_types", "label", "name")  # used if no column says the element
 AS_ASE = {"species": "symbols", "pos": "positions", "Z": "numbers", "charge": "charges"}
 REAL = {"positions": 3, "masses": 1, "momenta": 3, "vel": 3, "velocities": 3, "forces": 3}
 WIDTHS = REAL | {"symbols": 1, "numbers": 1}
@@ -219,7 +219,7 @@ class Table:
                         message = f"{word!r} in column {column.name} is not {meaning}; correct it"
                         raise LineError(message, 2 + atom) from error
         small = kind == "I" and np.abs(values).max(initial=0) < 2**31
-        return values.astype(np.int32) if small else values  # as ASE has it
+        return values.astype(np.int32) if small else values  # ASE's type of integers
 
     def _elements(self, labels: Sequence[str]) -> np.ndarray:
         """Atomic numbers (N,); isotopes are kept for the masses."""
@@ -233,7 +233,7 @@ class Table:
         numerals = [label for label in meanings if label.isdigit()]
         if numerals:
             numbers = sorted(map(int, numerals))
-            if numbers == list(range(1, len(numbers) + 1)):  # as LAMMPS and GPUMD count types
+            if numbers == list(range(1, len(numbers) + 1)):  # LAMMPS and GPUMD count types like this
                 raise LineError(
                     f"species {', '.join(map(str, numbers))} can be types of atoms or atomic numbers; write "
                     "chemical symbols",

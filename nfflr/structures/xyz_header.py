@@ -76,7 +76,7 @@ def read_header(comment: str) -> Header:
         if closing and closing not in value[1:]:
             raise LineError(f"{key}={_shown(value)} opens with {value[0]} and has no {closing}; close it")
         if name in SPECIAL and value is None:  # a word of a sentence
-            header.info[key] = True  # as ASE has it
+            header.info[key] = True  # as in ASE
             continue
         if name in SPECIAL:
             value = _with_unquoted(name, value, fields)
@@ -259,6 +259,6 @@ def _ordinary(pieces: Sequence[str]) -> dict[str, Any]:
     try:
         for part in parts:
             info |= key_val_str_to_dict(part)
-    except (ValueError, IndexError) as error:  # of JSON, or of ASE's where an equals sign is alone
+    except (ValueError, IndexError) as error:  # JSON raises it, or ASE for a lone equals sign
         raise LineError(f"a value cannot be read ({error}); correct it or remove the key") from None
     return info

@@ -37,7 +37,7 @@ from . import Entry, Kind, LazyEntries, Selection, display_name, file_of, select
 FALLBACK = True
 KEYS = {"total_energy": ("energy",), "forces": ("forces",), "stress": ("stress", "stress6")}
 ENERGY_UNITS = "eV"
-STRESS = ("eV/Å^3", 1, None)  # of six numbers only ASE's own result has an order
+STRESS = ("eV/Å^3", 1, None)  # only ASE's own result fixes the order of six numbers
 PER_ATOM_RESULTS = {q.ase_name for q in STANDARD if q.per_atom and q.ase_name} | {"stresses"}
 
 
@@ -155,7 +155,7 @@ KINDS = (
         _molecule,
         {"total_energy": ("energies",), "forces": ("forces",), "stress": ("stress",)},
         None,  # kcal/mol in MD17, but other sets of this form have eV
-        ("eV/Å^3", 1, "voigt"),  # of a molecule there is none
+        ("eV/Å^3", 1, "voigt"),  # a molecule has no stress
     ),
     Kind(
         _is_pymatgen,

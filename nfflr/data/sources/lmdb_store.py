@@ -148,7 +148,7 @@ def _sealed_record(record, k: int) -> tuple[bytes, bytes]:
         elif array.dtype.kind == "U" and array.ndim == 0:
             plain[name] = str(value)
         elif isinstance(record, Entry):
-            continue  # what a file's comment line happens to hold need not be a label
+            continue  # a value of a file's comment line need not be a label
         else:
             raise StructureError(f"{record.id}: {name} is {value!r}; expected numbers or text")
     atoms = record.atoms

@@ -97,7 +97,7 @@ def encoding_of(start: bytes) -> str:
         if start.startswith(mark):
             return encoding
     for encoding, zeros in (("utf-16-le", start[1:200:2]), ("utf-16-be", start[0:200:2])):
-        if zeros and not any(zeros):  # of ASCII letters, every other byte is zero
+        if zeros and not any(zeros):  # every other byte of ASCII letters is zero
             return encoding
     return "utf-8"
 
@@ -140,7 +140,7 @@ def _first_line_is_whole(text: str) -> bool:
 def _parsed(path: Path, text: str, first: int = 1) -> Any:
     """The content of JSON that begins in line ``first`` of the file; a StructureError where it is none."""
     try:
-        return from_json(text)  # which refuses deep nesting; json follows it until the process ends
+        return from_json(text)  # it refuses deep nesting, which would crash the parser of json
     except ValueError as error:
         reason, _, place = str(error).partition(" at line ")
         line = first - 1 + int(place.split()[0] if place else 1)

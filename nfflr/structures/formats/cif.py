@@ -35,7 +35,7 @@ CARTESIAN = tuple(f"_atom_site_cartn_{axis}" for axis in "xyz")
 MULTIPLICITY = ("_atom_site_symmetry_multiplicity", "_atom_site_site_symmetry_multiplicity")
 NUMBER = re.compile(r"([+-]?)(\d+\.?\d*|\.\d+)(?:[eEdD]([+-]?\d+))?(?:\((\d+)\)?)?$")
 FRACTION = re.compile(r"([+-]?\d+)/(\d+)$")
-USUAL = re.compile(r"[A-Z][a-z]?(?![A-Za-z])")  # what ASE's reader finds elements in
+USUAL = re.compile(r"[A-Z][a-z]?(?![A-Za-z])")  # labels in which ASE's reader finds the element
 SUFFIXES = (".cif", ".mcif")
 CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
 OPINION = 60  # sites up to which ASE's reader is asked too: its time grows with their square
@@ -399,7 +399,7 @@ def _opinion(atoms: ase.Atoms, text: str, block: Block) -> Iterator[str]:
             blocks = ase.io.cif.parse_cif(io.BytesIO(text.encode()))
             (other,) = (entry for entry in blocks if entry.name.strip() == block.name)
             ase_atoms = other.get_atoms(fractional_occupancies=False)
-        except Exception:  # what it cannot read, it has no opinion of
+        except Exception:  # a reader that fails has no opinion
             return
     if not same_atoms(atoms, ase_atoms):
         yield (

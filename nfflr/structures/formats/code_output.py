@@ -37,9 +37,9 @@ class Program(NamedTuple):
 
     name: str
     kind: str
-    mark: bytes  # in its beginning
-    end: bytes  # of a run that came to its end
-    failure: bytes  # where self-consistency was not reached
+    mark: bytes  # stands in its beginning
+    end: bytes  # stands in the file if the run came to its end
+    failure: bytes  # stands there if self-consistency was not reached
 
 
 PROGRAMS = (
@@ -70,7 +70,10 @@ PROGRAMS = (
     ),
 )
 CP2K = re.compile(rb"\bCP2K\|")
-ENDINGS = {"*vasp*.xml": b"</modeling>", "*OUTCAR*": b"General timing and accounting"}  # of VASP's files
+ENDINGS = {
+    "*vasp*.xml": b"</modeling>",
+    "*OUTCAR*": b"General timing and accounting",
+}  # last sections of VASP's files
 TAIL = 8000  # bytes; OUTCAR's last section has about 1,000
 
 

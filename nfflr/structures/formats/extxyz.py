@@ -43,7 +43,7 @@ from . import encoding_of, start_of
 
 BLANK = " \t\r\n\f\v\ufeff"  # a mark of byte order stands inside where files were joined
 PLAIN_COLUMNS = ("species", "x", "y", "z")
-UNFINISHED = re.compile(r"[+-]?\.?|[+-]?(\d+\.?\d*|\.\d+)[eEdD][+-]?")  # only the beginning of a number
+UNFINISHED = re.compile(r"[+-]?\.?|[+-]?(\d+\.?\d*|\.\d+)[eEdD][+-]?")  # the beginning of a number, cut off
 
 
 def opens(path: Path) -> bool:
@@ -55,7 +55,7 @@ def opens(path: Path) -> bool:
         return False
     try:
         return ase.io.formats.filetype(str(path)) == "extxyz"
-    except Exception:  # of whatever parser or archive; this only asks
+    except Exception:  # parsers and archives raise whatever they like; this only asks
         return False
 
 
@@ -95,9 +95,9 @@ class Frames:
         self.ahead: list[str] = []  # at most one line, which was looked at
         self.line, self.last = 0, ""  # number and content of the line that was taken last
         self.frame = 0
-        self.width = len(PLAIN_COLUMNS)  # of the table in the frame that is being read
-        self.count_before: int | None = None  # of atoms, in the frame before
-        self.unit: float | None = None  # of velocities, the same in all frames
+        self.width = len(PLAIN_COLUMNS)  # columns of the table that is being read
+        self.count_before: int | None = None  # number of atoms in the frame before
+        self.unit: float | None = None  # unit of velocities, the same in all frames
         self.notes: set[str] = set()
 
     def __iter__(self) -> Iterator[ase.Atoms]:
@@ -137,7 +137,7 @@ class Frames:
         if len(table) < count:
             self._refuse_end([comment, *table], count)
         vectors: list[str] = []
-        while self._peek().lstrip().startswith("VEC"):  # which some programs write for the cell
+        while self._peek().lstrip().startswith("VEC"):  # some programs write the cell in such lines
             vectors += self._take(1)
         header = _header(comment, vectors)
         arrays = self._table(header, table)
@@ -298,7 +298,7 @@ def _atoms(header: Header, table: Table) -> ase.Atoms:
     spellings = table.spellings | _tensors(atoms.info, header) | _other_spellings(atoms.info)
     words = {key: atoms.info.pop(key) for key in per_config_properties if atoms.info.get(key) is True}
     set_calc_and_arrays(atoms, arrays)
-    atoms.info |= words  # of a sentence; ASE would take "energy" in it for a label
+    atoms.info |= words  # words of a sentence, in which ASE would take "energy" for a label
     if spellings:
         atoms.calc = atoms.calc or SinglePointCalculator(atoms)
         atoms.calc.results |= spellings

@@ -84,7 +84,7 @@ class _Poscar:
             atoms.set_constraint(constraints_of(~flags, FixScaled))
         velocities = self._velocities(len(atoms))
         if velocities is not None and velocities.any():
-            atoms.set_velocities(velocities / fs)  # of what is fixed, ASE makes zero
+            atoms.set_velocities(velocities / fs)  # ASE sets those of fixed atoms to zero
         return atoms
 
     def next(self, what: str) -> str:
@@ -222,7 +222,7 @@ def _titles(path: Path) -> list[str]:
             for line in file:
                 if b"TITEL" in line:
                     labels.append(line.decode("ascii", "replace").split()[3])
-                elif b"ions per type" in line:  # of an OUTCAR, which is long
+                elif b"ions per type" in line:  # an OUTCAR is long
                     break
     except (OSError, EOFError, ValueError, IndexError):
         return []

@@ -116,7 +116,7 @@ def _labelled(record: dict, name: str, where: str, stress_is_known: bool) -> ase
         energy = record[key] * len(atoms) if per_atom else record[key]
         results["energy"] = float(numbers_of(energy, (), "energy", where))
         atoms.info.pop("energy", None)
-    own = atoms.info.pop("forces", None)  # of the sites
+    own = atoms.info.pop("forces", None)  # forces that the sites hold
     forces = next((record[key] for key in FORCES if record.get(key) is not None), own)
     if forces is not None:
         results["forces"] = numbers_of(forces, (len(atoms), 3), "forces", where)
