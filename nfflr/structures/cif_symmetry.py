@@ -171,16 +171,17 @@ def _listed(block: Block, texts: list[str], cell: np.ndarray) -> Symmetry:
     return symmetry
 
 
-def _claims(name: str, hall: str, claimed: int | None) -> dict[str, tuple[int, list[Operations]]]:
-    """The number of the space group and the operations of its settings, by title, as names give them."""
-    claims: dict[str, tuple[int, list[Operations]]] = {}
-    if name and (settings := settings_named(name)):
-        claims[name] = settings[0].number, [setting.operations for setting in settings]
+def _claims(name: str, hall: str, claimed: int | None) -> dict[str, tuple[set[int], list[Operations]]]:
+    """The numbers of space groups and the operations of settings that names in a file mean, by name."""
+    settings = {name: settings_named(name) if name else []}
+    settings[f"number {claimed}"] = settings_numbered(claimed) if claimed else []
+    claims = {
+        title: ({setting.number for setting in meanings}, [setting.operations for setting in meanings])
+        for title, meanings in settings.items()
+        if meanings
+    }
     if hall and (operations := operations_of_hall(hall)) and (number := number_of(operations)):
-        claims[hall] = number, [operations]
-    if claimed:
-        settings = settings_numbered(claimed)
-        claims[f"number {claimed}"] = claimed, [setting.operations for setting in settings]
+        claims[hall] = {number}, [operations]
     return claims
 
 
@@ -188,7 +189,7 @@ def _compare_names(symmetry: Symmetry, block: Block) -> None:
     """Find out whether the name, the Hall symbol and the number mean the group that is listed."""
     claims = _claims(block.first(*NAMES), block.first(*HALL), _number(block))
     listed = number_of(symmetry.operations)
-    wrong = [title for title, (number, _) in claims.items() if number != listed]
+    wrong = [title for title, (numbers, _) in claims.items() if listed not in numbers]
     if not wrong or listed is None:
         return
     if len(wrong) < len(claims):
@@ -205,8 +206,8 @@ def _by_hall(hall: str, name: str, claimed: int | None, operations: Operations, 
     symmetry = Symmetry(operations, False, hall)
     _check_cell(symmetry, cell)
     own = number_of(operations)
-    for title, (number, _) in _claims(name, "", claimed).items():
-        if own and number != own:
+    for title, (numbers, _) in _claims(name, "", claimed).items():
+        if own and own not in numbers:
             raise BadValue(f"the Hall symbol {hall!r} and {title!r} are different space groups; {WRITE}")
     return symmetry
 

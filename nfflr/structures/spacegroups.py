@@ -251,9 +251,8 @@ def operations_of_hall(symbol: str) -> Operations | None:
 def number_of(operations: Operations) -> int | None:
     """Number of the space group of operations (a group) in any setting; None if it is not found."""
     turns = operations.rotations
-    lattice = np.linalg.cholesky(
-        (turns.swapaxes(1, 2) @ turns).mean(axis=0)
-    )  # a lattice that all rotations keep
+    # All rotations keep this lattice.
+    lattice = np.linalg.cholesky((turns.swapaxes(1, 2) @ turns).mean(axis=0))
     with suppress(Exception), warnings.catch_warnings():  # whatever spglib raises in this version
         warnings.simplefilter("ignore")  # it warns of changes to come
         kind = spglib.get_spacegroup_type_from_symmetry(

@@ -58,12 +58,7 @@ FORMATS = {
 }
 TRAJECTORY = Format("an ASE trajectory", ".traj", "traj", EVERYTHING)
 OWN = {"cif": "cif", "poscar": "vasp", "lammps": "lammps"}  # modules of ``formats`` that read them
-CIF_VALUES = (
-    "spacegroup",
-    "unit_cell",
-    "occupancy",
-    "spacegroup_kinds",
-)  # values that ASE's reader of CIF stores
+CIF_VALUES = ("spacegroup", "unit_cell", "occupancy", "spacegroup_kinds")  # stored by ASE's reader
 
 
 def format_of(path: Path) -> str:

@@ -70,10 +70,8 @@ PROGRAMS = (
     ),
 )
 CP2K = re.compile(rb"\bCP2K\|")
-ENDINGS = {
-    "*vasp*.xml": b"</modeling>",
-    "*OUTCAR*": b"General timing and accounting",
-}  # last sections of VASP's files
+# The last sections of VASP's files, by their names.
+ENDINGS = {"*vasp*.xml": b"</modeling>", "*OUTCAR*": b"General timing and accounting"}
 TAIL = 8000  # bytes; OUTCAR's last section has about 1,000
 
 
