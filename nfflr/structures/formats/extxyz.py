@@ -1,10 +1,9 @@
 """Plain and extended XYZ, also compressed: a reader around the pieces of ``ase.io.extxyz``.
 
 A good file gives what ASE's reader gives: results in a ``SinglePointCalculator``, other keys in ``info``,
-other columns in ``arrays``. What can be meant in one way only is read as well: keys and columns in other
-cases and by the names that other programs use (``nfflr.structures.xyz_header``, ``.xyz_columns``), labels
-such as ``Si1`` and ``D`` (``.species``), axes in words, blank lines between frames, marks of byte order. The
-rest is refused with the frame (counted from 0) and the line (counted from 1).
+other columns in ``arrays``. Files that can mean one thing only are read as well: with other names of keys and
+columns (``nfflr.structures.xyz_grammar``), labels such as ``Si1`` and ``D`` (``.species``), axes in words,
+blank lines between frames, marks of byte order. Other files are refused by frame (from 0) and line (from 1).
 
 - A result in another spelling (``Energy``, ``force``) counts as the result. It stays among the results under
   its own name too, so that it can be asked for by that name.
@@ -19,7 +18,7 @@ import io
 import lzma
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -32,27 +31,27 @@ from ase import units
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixCartesian
 from ase.data import atomic_masses
-from ase.io.extxyz import per_config_properties, set_calc_and_arrays
+from ase.io.extxyz import per_atom_properties, per_config_properties, set_calc_and_arrays
 
 from ...errors import StructureError
 from ...notes import note
+from .. import xyz_grammar as xyz
 from ..kinds import XYZ
-from ..xyz_columns import PLAIN, Layout, Table, read_layout, velocity_unit
-from ..xyz_header import Header, LineError, agree, number, read_header
-from . import encoding_of, start_of
+from ..species import element
+from ..xyz_grammar import LineError, agree, number, read_header, read_layout, velocity_unit
+from . import encoding_of, start_of, suffix_of
 
 BLANK = " \t\r\n\f\v\ufeff"  # a mark of byte order stands inside where files were joined
-PLAIN_COLUMNS = ("species", "x", "y", "z")
 UNFINISHED = re.compile(r"[+-]?\.?|[+-]?(\d+\.?\d*|\.\d+)[eEdD][+-]?")  # the beginning of a number, cut off
+ELEMENTS = {number: number for number in range(1, len(atomic_masses))}
+TRUTH = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
+QUIP_MASS = 1 / (units.fs**2)  # u in eV fs²/Å², the unit of masses in files of QUIP
 
 
 def opens(path: Path) -> bool:
     """Whether a file is XYZ: by its name, or, where the name has no ending, by its first line."""
-    name = ase.io.formats.get_compression(path.name.lower())[0]
-    if name.endswith(XYZ):
-        return True
-    if Path(name).suffix or not path.is_file():
-        return False
+    if suffix_of(path) or not path.is_file():
+        return suffix_of(path) in XYZ
     try:
         return ase.io.formats.filetype(str(path)) == "extxyz"
     except Exception:  # parsers and archives raise whatever they like; this only asks
@@ -95,7 +94,7 @@ class Frames:
         self.ahead: list[str] = []  # at most one line, which was looked at
         self.line, self.last = 0, ""  # number and content of the line that was taken last
         self.frame = 0
-        self.width = len(PLAIN_COLUMNS)  # columns of the table that is being read
+        self.width = 4  # columns of the table that is being read
         self.count_before: int | None = None  # number of atoms in the frame before
         self.unit: float | None = None  # unit of velocities, the same in all frames
         self.notes: set[str] = set()
@@ -139,7 +138,7 @@ class Frames:
         vectors: list[str] = []
         while self._peek().lstrip().startswith("VEC"):  # some programs write the cell in such lines
             vectors += self._take(1)
-        header = _header(comment, vectors)
+        header = read_header(comment, vectors)
         arrays = self._table(header, table)
         self._set_momenta(arrays)
         self.count_before = count
@@ -147,7 +146,7 @@ class Frames:
             self._note(message)
         return _atoms(header, arrays)
 
-    def _table(self, header: Header, lines: Sequence[str]) -> Table:
+    def _table(self, header: xyz.Header, lines: Sequence[str]) -> Table:
         """The arrays of the lines of atoms."""
         layout = read_layout(header.properties)
         self.width = layout.width
@@ -162,23 +161,24 @@ class Frames:
             if "momenta" in arrays:
                 table.notes.append(f"the column {name} is left out, since the column momenta counts")
                 continue
-            finite = np.isfinite(velocities).all()
-            if not finite:
+            if not np.isfinite(velocities).all():
                 table.notes.append(f"velocities in the column {name} are not finite and are left out")
-            elif self.unit is None and velocities.any():
+                arrays[name] = velocities
+                continue
+            if self.unit is None and velocities.any():
                 kelvin = (masses * velocities**2).sum() / (3 * units.kB * len(velocities))
                 self.unit, message = velocity_unit(name, role, kelvin)
                 table.notes += [message] * bool(message)
-            if finite and (self.unit is not None or not velocities.any()):
-                arrays["momenta"] = masses * velocities * (self.unit or 1.0)
-            else:
+            if self.unit is None and velocities.any():
                 arrays[name] = velocities
+            else:
+                arrays["momenta"] = masses * velocities * (self.unit or 1.0)
 
     def _count(self, text: str) -> int:
         if text.isascii() and text.isdigit() and len(text) < 10:
             return int(text)
         shown = ascii(text[:40])
-        if self.count_before is not None and len(text.split()) >= len(PLAIN_COLUMNS):
+        if self.count_before is not None and len(text.split()) >= 4:
             raise LineError(
                 f"expected the number of atoms of the next frame, got {shown}; frame {self.frame - 1} has "
                 f"more lines than its count of {self.count_before}; correct the count",
@@ -193,7 +193,7 @@ class Frames:
         whole = [line for line in lines if line.endswith("\n")]
         if whole:
             self._refuse_other_frame(whole[1:], count)
-            self._table(_header(whole[0], []), whole[1:])
+            self._table(read_header(whole[0]), whole[1:])
         raise StructureError(
             f"{self.path}: frame {self.frame} ends in line {self.line} after {max(0, len(whole) - 1)} "
             f"of its {count} atoms; the file is truncated, or the count is wrong"
@@ -209,7 +209,7 @@ class Frames:
                     2 + k,
                 )
 
-    def _words(self, table: Sequence[str], layout: Layout) -> list[str]:
+    def _words(self, table: Sequence[str], layout: xyz.Layout) -> list[str]:
         """The words of all lines of the table, one after the other: of each as many as the layout is wide."""
         words: list[str] = []  # one list: a list per line would keep the garbage collector busy
         width = layout.width
@@ -220,7 +220,7 @@ class Frames:
             words += row
         return words
 
-    def _other_words(self, table: Sequence[str], layout: Layout) -> list[str]:
+    def _other_words(self, table: Sequence[str], layout: xyz.Layout) -> list[str]:
         """The words of plain XYZ whose lines have more columns than count; other tables are refused."""
         rows = [line.split() for line in table]
         if layout.plain and min(map(len, rows)) >= layout.width:
@@ -228,12 +228,12 @@ class Frames:
             if rows[k][0].isdigit():
                 raise LineError(
                     f"the line has {len(rows[k])} columns, of which the first is a number; expected the four "
-                    f"of plain XYZ, or their names, such as Properties={PLAIN}:forces:R:3",
+                    f"of plain XYZ, or their names, such as Properties={xyz.PLAIN}:forces:R:3",
                     2 + k,
                 )
             self._note(
                 "columns behind the fourth are not read, since no Properties names them; write for example "
-                f"Properties={PLAIN}:forces:R:3"
+                f"Properties={xyz.PLAIN}:forces:R:3"
             )
             return [word for words in rows for word in words[: layout.width]]
         self._refuse_other_frame(table, len(table))
@@ -261,41 +261,146 @@ class Frames:
             note(f"{self.path}: {message}")
 
 
-def _header(comment: str, vectors: Sequence[str]) -> Header:
-    """What the comment says, or, as in ASE, the cell of the lines VEC and the comment as it stands."""
-    comment = comment.strip()
-    if any("\udc80" <= letter <= "\udcff" for letter in comment):  # bytes that are not UTF-8
-        comment = comment.encode("utf-8", "surrogateescape").decode("latin-1")
-    if not vectors:
-        return read_header(comment)
-    cell, pbc = np.zeros((3, 3)), np.zeros(3, dtype=bool)
-    for k, line in enumerate(vectors):  # such as VEC1 5.4 0 0
-        name, *values = line.split()
-        try:
-            if k > 2 or name != f"VEC{k + 1}":
-                raise ValueError
-            cell[k] = [float(value) for value in values]
-        except ValueError:
-            message = f"{line.strip()!r} is no cell vector; expected VEC1, VEC2, VEC3 with three numbers each"
-            raise LineError(message) from None
-        pbc[k] = True
-    return Header(cell, pbc, info={"comment": comment})
+class Table:
+    """Atomic numbers (N,), positions (N, 3) in Å, and other arrays of a frame as ASE's reader has them.
+
+    Args:
+        layout: meaning of the columns.
+        words: the words of all lines in one list, as many of each line as the layout is wide.
+        careful: whether a word may look like ``1_000``, which only Python takes for a number.
+    """
+
+    def __init__(self, layout: xyz.Layout, words: Sequence[str], careful: bool = False):
+        self.count = len(words) // layout.width
+        self.real = number if careful else float
+        self.columns = [words[k :: layout.width] for k in range(layout.width)]
+        self.notes: list[str] = []
+        self.spellings: dict[str, np.ndarray] = {}  # results under another name than ASE's
+        self.names: dict[str, str] = {}  # the column of each array
+        self.arrays: dict[str, Any] = {}
+        self.isotopes: list[float | None] = []
+        for column in sorted(layout.columns, key=lambda column: not column.canonical):
+            self._add(column)
+        symbols, numbers = (self.arrays.pop(name, None) for name in ("symbols", "numbers"))
+        if symbols is not None and numbers is not None and not agree(symbols, numbers):
+            atom = int(np.argmax(symbols != numbers))
+            raise LineError("the columns of symbols and atomic numbers name different elements", 2 + atom)
+        self.numbers = numbers if numbers is not None else symbols
+        self.positions = self.arrays.pop("positions")
+        finite = np.isfinite(self.positions).all(axis=1)
+        if not finite.all():
+            atom = int(np.argmin(finite))
+            raise LineError(f"atom {atom} has a coordinate that is not finite; correct it", 2 + atom)
+        self._set_masses()
+
+    def _add(self, column: xyz.Column) -> None:
+        texts, role = self.columns[column.start : column.start + column.count], column.role
+        if role == "symbols":
+            values = self._elements(texts[0])
+        elif column.kind == "S" and role != "numbers":
+            values = np.array(texts, dtype=object).T
+        else:
+            values = self._converted(texts, column)
+        if values.ndim > 1 and column.count == 1:
+            values = values[:, 0]
+        if role not in self.arrays:
+            self.arrays[role], self.names[role] = values, column.name
+        elif not agree(self.arrays[role], values):
+            raise LineError(f"two columns mean {role} and differ, {column.name} is one; remove one")
+        if not column.canonical and role in per_atom_properties:
+            self.spellings[column.name] = values
+
+    def _converted(self, texts: Sequence[Sequence[str]], column: xyz.Column) -> np.ndarray:
+        """Numbers or truth values (N, count)."""
+        kind = "numbers" if column.role == "numbers" else "R" if column.role in xyz.REAL else column.kind
+        convert, dtype, meaning = CONVERSIONS[kind]
+        fast = self.real if kind == "R" else convert
+        values: np.ndarray = np.empty((self.count, column.count), dtype)
+        for k, text in enumerate(texts):
+            try:
+                values[:, k] = np.fromiter(map(fast, text), dtype, self.count)
+            except (LookupError, OverflowError, ValueError):
+                for atom, word in enumerate(text):
+                    try:
+                        values[atom, k] = convert(word)
+                    except (LookupError, OverflowError, ValueError) as error:
+                        message = f"{word!r} in column {column.name} is not {meaning}; correct it"
+                        raise LineError(message, 2 + atom) from error
+        small = kind == "I" and np.abs(values).max(initial=0) < 2**31
+        return values.astype(np.int32) if small else values  # ASE's type of integers
+
+    def _elements(self, labels: Sequence[str]) -> np.ndarray:
+        """Atomic numbers (N,); isotopes are kept for the masses."""
+        meanings = {}
+        for label in dict.fromkeys(labels):
+            try:
+                meanings[label] = element(label)
+            except ValueError as error:
+                atom = labels.index(label)
+                raise LineError(f"atom {atom}: {error}", 2 + atom) from error
+        numerals = [label for label in meanings if label.isdigit()]
+        if numerals:
+            numbers = sorted(map(int, numerals))
+            if numbers == list(range(1, len(numbers) + 1)):  # LAMMPS and GPUMD count types like this
+                raise LineError(
+                    f"species {', '.join(map(str, numbers))} can be types of atoms or atomic numbers; write "
+                    "chemical symbols",
+                    2 + labels.index(numerals[0]),
+                )
+            self.notes.append("species are numbers, which are taken for atomic numbers")
+        if any(mass for _, mass in meanings.values()):
+            self.isotopes = [meanings[label][1] for label in labels]
+        return np.array([meanings[label][0] for label in labels], dtype=int)
+
+    def _set_masses(self) -> None:
+        """Masses in u: of the column, or of the isotopes among the species."""
+        masses, standard = self.arrays.get("masses"), atomic_masses[self.numbers]
+        if masses is None:
+            if self.isotopes:
+                isotopes = np.array(self.isotopes, dtype=float)  # NaN for atoms that are none
+                self.arrays["masses"] = np.where(np.isnan(isotopes), standard, isotopes)
+            return
+        wrong = ~(np.isfinite(masses) & (masses > 0))
+        if wrong.any():
+            atom = int(np.argmax(wrong))
+            raise LineError(f"atom {atom} has the mass {masses[atom]:g}; expected one above zero", 2 + atom)
+        if len(masses) and np.allclose(masses / standard, QUIP_MASS, rtol=5e-3):
+            self.arrays["masses"] = masses / QUIP_MASS
+            self.notes.append("masses are in eV fs²/Å², the unit of QUIP, and are converted to u")
 
 
-def _atoms(header: Header, table: Table) -> ase.Atoms:
+def _whole(word: str) -> int:
+    value = number(word)
+    if value != int(value):
+        raise ValueError
+    return int(word) if word.lstrip("+-").isdigit() else int(value)
+
+
+CONVERSIONS: dict[str, tuple[Callable, type, str]] = {
+    "numbers": (lambda word: ELEMENTS[_whole(word)], np.int64, "an atomic number"),
+    "R": (number, float, "a number"),
+    "I": (_whole, np.int64, "a whole number"),
+    "L": (lambda word: TRUTH[word.lower()], bool, "T or F"),
+}
+
+
+def _atoms(header: xyz.Header, table: Table) -> ase.Atoms:
     """The structure of a frame with its labels where ASE's reader leaves them."""
     arrays = table.arrays
-    periodic = header.cell is not None if header.pbc is None else header.pbc
     atoms = ase.Atoms(
         table.numbers,
         positions=table.positions,
         charges=arrays.pop("initial_charges", None),
         cell=header.cell,
-        pbc=periodic,
+        pbc=header.cell is not None if header.pbc is None else header.pbc,
         info=header.info,
     )
     _constrain(atoms, arrays)
-    spellings = table.spellings | _tensors(atoms.info, header) | _other_spellings(atoms.info)
+    tensors = {"stress": header.stress, "virial": header.virial}
+    atoms.info |= {name: value for name, value in tensors.items() if value is not None}
+    spellings = table.spellings | header.spellings | _other_spellings(atoms.info)
+    if np.shape(atoms.info.get("stress")) == (6,):
+        spellings["stress6"] = atoms.info.pop("stress")
     words = {key: atoms.info.pop(key) for key in per_config_properties if atoms.info.get(key) is True}
     set_calc_and_arrays(atoms, arrays)
     atoms.info |= words  # words of a sentence, in which ASE would take "energy" for a label
@@ -317,21 +422,6 @@ def _constrain(atoms: ase.Atoms, arrays: dict[str, Any]) -> None:
         atoms.set_constraint([FixCartesian(atom, mask=~free) for atom, free in enumerate(mask)])
     else:
         raise LineError(f"column move_mask has {mask.shape[1]} columns; expected 1 or 3")
-
-
-def _tensors(info: dict[str, Any], header: Header) -> dict[str, Any]:
-    """Put stress and virial into ``info``; returns what else the header calls them."""
-    others: dict[str, Any] = {}
-    for name in ("stress", "virial"):
-        value = getattr(header, name)
-        if value is None:
-            continue
-        others |= {key: value for key in header.spellings[name] if key != name}
-        if name == "stress" and value.shape == (6,):
-            others["stress6"] = value
-        else:
-            info[name] = value
-    return others
 
 
 def _other_spellings(info: dict[str, Any]) -> dict[str, Any]:
