@@ -79,9 +79,5 @@ def _of_structures(path: Path) -> str | None:
 
     if formats.find(path) is not None:
         return DATA
-    try:
-        kind = ase.io.formats.filetype(str(path))
-    except Exception:  # any file may be damaged
-        return None
-    ioformat = ase.io.formats.ioformats.get(kind)
+    ioformat = ase.io.formats.ioformats.get(formats.ase_format(path) or "")
     return DATA if ioformat is not None and ioformat.can_read else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import tempfile
 from collections.abc import Iterator
@@ -128,7 +127,7 @@ def _failure(path: Path, error: Exception) -> str:
         return "cannot be read (the file ends too early); it is truncated, copy it again"
     kind = "this format"
     with suppress(Exception):  # the format of a damaged archive is not known
-        kind = format_of(path)
+        kind = _ase_kind(path)
     reason = " ".join(str(error).split())
     name = type(error).__name__
     reason = f"{name}: {reason}" if reason and " " not in reason else reason or name
@@ -184,11 +183,10 @@ def read_with_ase(path: Path) -> Iterator[ase.Atoms]:
             yield from read_with_ase(plain)
         return
     if path.suffix not in DATABASES:
-        source = _source(path)
-        kind = format_of(path, source)
+        kind = _ase_kind(path)
         if kind in REFUSED:
             raise StructureError(f"{path.name}: {kind} is not read, {REFUSED[kind]}; convert it to CIF")
-        yield from ase.io.iread(source, index=":", format=kind, do_not_split_by_at_sign=True)
+        yield from ase.io.iread(str(path), index=":", format=kind, do_not_split_by_at_sign=True)
         return
     with ase.db.connect(path, serial=True) as database:  # iread would leave out what a user stored by key
         for row in database.select():
@@ -204,20 +202,6 @@ def _needs_unpacking(path: Path) -> bool:
     return packed and (suffix in PLAIN_ONLY or (suffix == ".json" and bool(ASE_JSON.match(start_of(path)))))
 
 
-def format_of(path: Path, source: str | io.StringIO | None = None) -> str:
+def _ase_kind(path: Path) -> str:
     """ASE's name of the format."""
-    if path.suffix in DATABASES:
-        return "an ASE database"
-    target = str(path.absolute()) if source is None else source
-    return ase.io.formats.filetype(target, read=isinstance(target, str))
-
-
-def _source(path: Path) -> str | io.StringIO:
-    """The path, or the unpacked text of a compressed XYZ file: ASE seeks, which would unpack it anew."""
-    name, compression = ase.io.formats.get_compression(path.name)
-    if compression is None or not name.endswith(("xyz", "exyz")):
-        return str(path)
-    with ase.io.formats.open_with_compression(str(path), "rb") as file:
-        text = io.StringIO(file.read().decode())
-    text.name = name  # ASE finds the format by it
-    return text
+    return "an ASE database" if path.suffix in DATABASES else ase.io.formats.filetype(str(path.absolute()))

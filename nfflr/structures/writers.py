@@ -68,10 +68,7 @@ def format_of(path: Path) -> str:
         return "xyz"
     if reader is not None:
         return OWN.get(reader.__name__.rpartition(".")[2], "xyz")
-    try:
-        kind = ase.io.formats.filetype(str(path))
-    except Exception:  # whatever ASE raises; the reader reports the reason
-        return "xyz"
+    kind = formats.ase_format(path)
     return next((name for name, form in FORMATS.items() if form.kind == kind), "xyz")
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ase.io.formats
 import numpy as np
 from ase.io.formats import get_compression, open_with_compression
 from pydantic_core import from_json
@@ -51,6 +52,14 @@ def modules() -> tuple[ModuleType, ...]:
 def find(path: Path) -> ModuleType | None:
     """The format that reads a file, or None where that is left to ASE."""
     return next((module for module in modules() if module.opens(path)), None)
+
+
+def ase_format(path: Path) -> str | None:
+    """ASE's name of the format of a file; None where it finds none."""
+    try:
+        return ase.io.formats.filetype(str(path))
+    except Exception:  # whatever ASE's registry or an archive raises
+        return None
 
 
 def plain_name(path: Path) -> Path:

@@ -39,7 +39,7 @@ from .. import xyz_grammar as xyz
 from ..kinds import XYZ
 from ..species import element
 from ..xyz_grammar import LineError, agree, number, read_header, read_layout, velocity_unit
-from . import encoding_of, start_of, suffix_of
+from . import ase_format, encoding_of, start_of, suffix_of
 
 BLANK = " \t\r\n\f\v\ufeff"  # a mark of byte order stands inside where files were joined
 UNFINISHED = re.compile(r"[+-]?\.?|[+-]?(\d+\.?\d*|\.\d+)[eEdD][+-]?")  # the beginning of a number, cut off
@@ -52,10 +52,7 @@ def opens(path: Path) -> bool:
     """Whether a file is XYZ: by its name, or, where the name has no ending, by its first line."""
     if suffix_of(path) or not path.is_file():
         return suffix_of(path) in XYZ
-    try:
-        return ase.io.formats.filetype(str(path)) == "extxyz"
-    except Exception:  # parsers and archives raise whatever they like; this only asks
-        return False
+    return ase_format(path) == "extxyz"
 
 
 def read(path: Path) -> Iterator[ase.Atoms]:
