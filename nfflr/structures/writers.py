@@ -25,7 +25,7 @@ from ..errors import ConfigError, StructureError
 from ..storage.files import write_atomically
 from . import formats
 from .constraints import constraints_of, fixed_directions
-from .formats import lammps
+from .formats import lammps_files
 from .species import EQUAL
 
 # Words for what a structure may carry beyond elements, positions and a periodic cell.
@@ -57,14 +57,14 @@ FORMATS = {
     "gen": Format("DFTB+ gen", ".gen", "gen", frozenset()),
 }
 TRAJECTORY = Format("an ASE trajectory", ".traj", "traj", EVERYTHING)
-OWN = {"cif": "cif", "poscar": "vasp", "lammps": "lammps"}  # modules of ``formats`` that read them
+OWN = {"cif": "cif", "poscar": "vasp", "lammps_files": "lammps"}  # modules of ``formats`` that read them
 CIF_VALUES = ("spacegroup", "unit_cell", "occupancy", "spacegroup_kinds")  # stored by ASE's reader
 
 
 def format_of(path: Path) -> str:
     """The name in ``FORMATS`` of a structure file's format; ``"xyz"`` where it is another."""
     reader = formats.find(path)
-    if reader is lammps and lammps.is_dump(path):
+    if reader is lammps_files and lammps_files.is_dump(path):
         return "xyz"
     if reader is not None:
         return OWN.get(reader.__name__.rpartition(".")[2], "xyz")

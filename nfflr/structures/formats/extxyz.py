@@ -396,7 +396,7 @@ def _atoms(header: xyz.Header, table: Table) -> ase.Atoms:
     tensors = {"stress": header.stress, "virial": header.virial}
     atoms.info |= {name: value for name, value in tensors.items() if value is not None}
     spellings = table.spellings | header.spellings | _other_spellings(atoms.info)
-    if np.shape(atoms.info.get("stress")) == (6,):
+    if np.shape(atoms.info.get("stress", ())) == (6,):
         spellings["stress6"] = atoms.info.pop("stress")
     words = {key: atoms.info.pop(key) for key in per_config_properties if atoms.info.get(key) is True}
     set_calc_and_arrays(atoms, arrays)
