@@ -106,10 +106,10 @@ def read_metadata(content: bytes, kind: str, version: int = 1, oldest: int | Non
         raise Foreign("no metadata") from error
     if not isinstance(metadata, dict) or metadata.get("format") != kind:
         raise Foreign("another kind")
-    own, oldest = metadata.get("version"), version if oldest is None else oldest
-    if type(own) is not int or not oldest <= own <= version:  # True is an int too
+    stated, oldest = metadata.get("version"), version if oldest is None else oldest
+    if type(stated) is not int or not oldest <= stated <= version:  # True is an int too
         readable = version if oldest == version else f"{oldest} to {version}"
-        raise Damaged(f"format version {own}, this nfflr reads {readable}; update nfflr")
+        raise Damaged(f"format version {stated}, this nfflr reads {readable}; update nfflr")
     return metadata
 
 

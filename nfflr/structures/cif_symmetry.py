@@ -205,9 +205,9 @@ def _compare_names(symmetry: Symmetry, block: Block) -> None:
 def _by_hall(hall: str, name: str, claimed: int | None, operations: Operations, cell: np.ndarray) -> Symmetry:
     symmetry = Symmetry(operations, False, hall)
     _check_cell(symmetry, cell)
-    own = number_of(operations)
+    actual = number_of(operations)
     for title, (numbers, _) in _claims(name, "", claimed).items():
-        if own and own not in numbers:
+        if actual and actual not in numbers:
             raise BadValue(f"the Hall symbol {hall!r} and {title!r} are different space groups; {WRITE}")
     return symmetry
 

@@ -58,8 +58,8 @@ def opens(path: Path) -> bool:
     if not is_json(path):
         return False
     start = start_of(path)
-    mark, other = MARK.search(start), OTHER_FORMS.search(start)
-    return mark is not None and (other is None or mark.start() < other.start())
+    mark, other_form = MARK.search(start), OTHER_FORMS.search(start)
+    return mark is not None and (other_form is None or mark.start() < other_form.start())
 
 
 def read(path: Path) -> Iterator[ase.Atoms]:
@@ -116,8 +116,8 @@ def _labelled(record: dict, name: str, where: str, stress_is_known: bool) -> ase
         energy = record[key] * len(atoms) if per_atom else record[key]
         results["energy"] = float(numbers_of(energy, (), "energy", where))
         atoms.info.pop("energy", None)
-    own = atoms.info.pop("forces", None)  # forces that the sites hold
-    forces = next((record[key] for key in FORCES if record.get(key) is not None), own)
+    site_forces = atoms.info.pop("forces", None)
+    forces = next((record[key] for key in FORCES if record.get(key) is not None), site_forces)
     if forces is not None:
         results["forces"] = numbers_of(forces, (len(atoms), 3), "forces", where)
     stress = record.get("stress")
