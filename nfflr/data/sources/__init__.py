@@ -57,13 +57,17 @@ class Source(Protocol):
 
 @dataclass
 class Kind:
-    """A further source of a module, whose units or frames differ."""
+    """A further source of a module: files of a kind, whose units or frames differ."""
 
-    opens: Callable[[object], bool]
+    opens_file: Callable[[Path], bool]
     read: Callable[..., Sequence[Entry]]
     KEYS: Names
     ENERGY_UNITS: str | None
     STRESS: Stress
+
+    def opens(self, source: object) -> bool:
+        path = file_of(source)
+        return path is not None and self.opens_file(path)
 
 
 class LazyEntries(Sequence):

@@ -111,9 +111,9 @@ class DatabaseEntries(LazyEntries):
 class MoleculeEntries(LazyEntries):
     """The frames of a file; holds its arrays and makes a structure when it is asked for."""
 
-    def __init__(self, path: Path, selection: Selection = None):
-        self.molecule, self.selection = molecule_npz.Molecule(path), selection
-        self.name = display_name(path)
+    def __init__(self, source: str | Path, selection: Selection = None):
+        self.molecule, self.selection = molecule_npz.Molecule(Path(source)), selection
+        self.name = display_name(source)
 
     def __len__(self) -> int:
         return len(self.molecule)
@@ -126,33 +126,20 @@ class MoleculeEntries(LazyEntries):
         return Entry(f"{self.name}[{k}]", "other", atoms, selected(values, self.selection))
 
 
-def _is_code_output(source: object) -> bool:
-    return (path := file_of(source)) is not None and code_output.is_output(path)
-
-
 def _code_output(source: str | Path, selection: Selection = None) -> list[Entry]:
     steps = code_output.converged_steps(Path(source), read_structures)
     return [entry(atoms, k, display_name(source), selection) for k, atoms in steps]
 
 
-def _is_molecule(source: object) -> bool:
-    return (path := file_of(source)) is not None and molecule_npz.opens(path)
-
-
-def _molecule(source: str | Path, selection: Selection = None) -> MoleculeEntries:
-    return MoleculeEntries(Path(source), selection)
-
-
-def _is_pymatgen(source: object) -> bool:
-    path = file_of(source)
-    return path is not None and pymatgen_json.opens(path) and not pymatgen_json.has_stress_convention(path)
+def _is_pymatgen(path: Path) -> bool:
+    return pymatgen_json.opens(path) and not pymatgen_json.has_stress_convention(path)
 
 
 KINDS = (
-    Kind(_is_code_output, _code_output, KEYS, ENERGY_UNITS, STRESS),
+    Kind(code_output.is_output, _code_output, KEYS, ENERGY_UNITS, STRESS),
     Kind(
-        _is_molecule,
-        _molecule,
+        molecule_npz.opens,
+        MoleculeEntries,
         {"total_energy": ("energies",), "forces": ("forces",), "stress": ("stress",)},
         None,  # kcal/mol in MD17, but other sets of this form have eV
         ("eV/Å^3", 1, "voigt"),  # a molecule has no stress
