@@ -230,30 +230,28 @@ def _read_folder(folder: Path, selection: Selection) -> list[Entry]:
 
 def _read_csv(folder: Path, selection: Selection) -> list[Entry]:
     path = folder / "id_prop.csv"
-    rows = [(number, row) for number, row in _rows(path) if any(cell.strip() for cell in row)]
-    header = rows[0][1] if rows and _is_header(folder, rows[0][1]) else None
+    rows = _rows(path)
+    first = rows[0][1] if rows else []
+    header = [cell.strip() for cell in first[1:]] if first and _is_header(folder, first) else []
     entries = []
     for number, row in rows[1 if header else 0 :]:
-        where, expected = f"{path}: line {number}", len(header or rows[0][1])
-        if len(row) != expected or expected < 2:
-            raise StructureError(
-                f"{where}: {len(row)} columns, expected {max(expected, 2)}: name,value[,value…]"
-            )
-        numbers = [_value(cell) for cell in row[1:]]
+        where, width = f"{path}: line {number}", max(len(first), 2)
+        if len(row) != width:
+            raise StructureError(f"{where}: {len(row)} columns, expected {width}: name,value[,value…]")
+        name, *numbers = row[0].strip(), *map(_value, row[1:])
+        values: dict[str, Any] = {UNNAMED: numbers[0] if len(numbers) == 1 else numbers}
         if header:
-            values: dict[str, Any] = dict(zip((cell.strip() for cell in header[1:]), numbers, strict=True))
-        else:
-            values = {UNNAMED: numbers[0] if len(numbers) == 1 else numbers}
-        name = row[0].strip()
+            values = dict(zip(header, numbers, strict=True))
         atoms = _structure_beside(folder, name, where)
         entries.append(Entry(f"id_prop.csv[{name}]", "other", atoms, selected(values, selection)))
     return entries
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Numbers of lines and cells of the rows that are not blank."""
     try:
         reader = csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
-        return [(reader.line_num, row) for row in reader]
+        return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except UnicodeDecodeError as error:
         raise StructureError(f"{path}: line 1 cannot be read: not UTF-8 text ({error.reason})") from error
     except csv.Error as error:
@@ -263,9 +261,8 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
 
 def _is_header(folder: Path, row: list[str]) -> bool:
     """Whether a first row names columns: no number in it, and its first cell is no structure file."""
-    return _file(folder, row[0].strip()) is None and not any(
-        isinstance(_value(cell), float) for cell in row[1:]
-    )
+    numbers = any(isinstance(_value(cell), float) for cell in row[1:])
+    return not numbers and _file(folder, row[0].strip()) is None
 
 
 def _value(cell: str) -> float | bool | str | None:
