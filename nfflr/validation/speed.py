@@ -55,24 +55,22 @@ class Timing:
     @property
     def milliseconds(self) -> float | None:
         """Median time of a call by the clock."""
-        return 1e3 * statistics.median(self.seconds) if self.seconds else None
+        return _median(self.seconds, 1e3)
 
     @property
     def processor_milliseconds(self) -> float | None:
         """Median processor time of a call."""
-        return 1e3 * statistics.median(self.processor) if self.processor else None
+        return _median(self.processor, 1e3)
 
     @property
     def per_atom(self) -> float | None:
         """The time by the clock in µs per atom."""
-        median = self.milliseconds
-        return None if median is None else 1e3 * median / self.atoms
+        return _median(self.seconds, 1e6 / self.atoms)
 
     @property
     def processor_per_atom(self) -> float | None:
         """The processor time in µs per atom."""
-        median = self.processor_milliseconds
-        return None if median is None else 1e3 * median / self.atoms
+        return _median(self.processor, 1e6 / self.atoms)
 
     def split(self) -> dict[str, float]:
         """Median processor ms of each part, and of what is none of them: ASE."""
@@ -80,6 +78,10 @@ class Timing:
         if not medians or self.processor_milliseconds is None:
             return {}
         return medians | {"ase": max(0.0, self.processor_milliseconds - sum(medians.values()))}
+
+
+def _median(times: list[float], scale: float) -> float | None:
+    return scale * statistics.median(times) if times else None
 
 
 def measure_speed(
@@ -179,16 +181,9 @@ def plot_speed(timings: Sequence[Timing], title: str = "") -> matplotlib.figure.
     cost, share = figure.subplots(1, 2)
     names = list(dict.fromkeys(timing.name for timing in timings))
     for k, name in enumerate(names):
-        measured = [t for t in timings if t.name == name and t.seconds]
-        if not measured:
-            continue
-        cost.loglog(
-            [t.atoms for t in measured],
-            [t.processor_per_atom for t in measured],
-            "o-",
-            color=f"C{k}",
-            label=name,
-        )
+        if measured := [t for t in timings if t.name == name and t.seconds]:
+            sizes, costs = [t.atoms for t in measured], [t.processor_per_atom for t in measured]
+            cost.loglog(sizes, costs, "o-", color=f"C{k}", label=name)
     cost.set(xlabel="atoms", ylabel="energy, forces, stress (processor µs/atom)")
     cost.legend(fontsize=8, frameon=False)
     _draw_shares(share, [t for t in timings if t.name == names[0] and t.parts])

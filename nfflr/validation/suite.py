@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ase
@@ -102,30 +102,17 @@ class Task:
         The calculator, any of ASE's, is reset first and seeds are settings, so that equal calculators give
         equal numbers, whatever they have done before.
         """
-        started = time.perf_counter()
-        outcome = self._run(calculator, progress)
-        return replace(outcome, seconds=time.perf_counter() - started)
-
-    def skipped(self, message: str) -> Outcome:
-        """The outcome of not being run."""
-        return Outcome(self, "skipped", self._none(), message)
-
-    def _run(self, calculator: Calculator, progress: Progress) -> Outcome:
-        if hasattr(calculator, "reset"):
-            calculator.reset()
-        structures = [atoms.copy() for atoms in self.structures]
-        result = None
+        started, result = time.perf_counter(), None
+        scores = dict.fromkeys(self.scores, FAILED)
         try:
-            for atoms in structures:
-                atoms.calc = calculator  # unknown elements are refused here
-            names = [f"task {self.name}"] * len(structures)
-            structures = self.workflow.prepare(structures, self.settings, names)
-            with quiet():  # what a suite computes is its author's choice
-                result = self.workflow.function(*structures, calculator, self.settings, progress)
-            if not result.converged:
-                scores = {n: self._score(s, result) for n, s in self.scores.items() if s.of_failure}
-                return Outcome(self, "failed", self._none() | scores, result.message, result)
-            scores = {name: self._score(score, result) for name, score in self.scores.items()}
+            result = self._result(calculator, progress)
+            status: Literal["scored", "failed"] = "scored" if result.converged else "failed"
+            message = result.message
+            scores |= {
+                name: self._score(score, result)
+                for name, score in self.scores.items()
+                if result.converged or score.of_failure
+            }
         except BudgetSpentError:
             raise
         except Exception as error:
@@ -134,12 +121,23 @@ class Task:
             # Half-trained models break other libraries (symmetry, fits, linear algebra) in their own ways.
             # That says something about the model and must not end a training run.
             kind = "" if isinstance(error, NFFLrError) else f"{type(error).__name__}: "
-            message = kind + " ".join(str(error).split())
-            return Outcome(self, "failed", self._none(), message, result)
-        return Outcome(self, "scored", scores, result.message, result)
+            status, message = "failed", kind + " ".join(str(error).split())
+        return Outcome(self, status, scores, message, result, time.perf_counter() - started)
 
-    def _none(self) -> dict[str, float]:
-        return dict.fromkeys(self.scores, FAILED)
+    def skipped(self, message: str) -> Outcome:
+        """The outcome of not being run."""
+        return Outcome(self, "skipped", dict.fromkeys(self.scores, FAILED), message)
+
+    def _result(self, calculator: Calculator, progress: Progress) -> Result:
+        if hasattr(calculator, "reset"):
+            calculator.reset()
+        structures = [atoms.copy() for atoms in self.structures]
+        for atoms in structures:
+            atoms.calc = calculator  # unknown elements are refused here
+        structures = self.workflow.prepare(structures, self.settings, [f"task {self.name}"] * len(structures))
+        with quiet():  # what a suite computes is its author's choice
+            result: Result = self.workflow.function(*structures, calculator, self.settings, progress)
+        return result
 
     def _score(self, score: Score, result: Result) -> float:
         value = float(score.of(result, self.reference, self.settings))
@@ -249,35 +247,24 @@ class Suite:
         begins. ``begin`` is called with each task before it runs.
         """
         started = time.perf_counter()
-        deadline = None if budget_s is None else started + budget_s
-        outcomes = []
-        for task in self.tasks:
-            outcomes.append(_within(deadline, budget_s, task, calculator, progress, begin))
-        return Report(self, tuple(outcomes), time.perf_counter() - started)
+        deadline = started + (math.inf if budget_s is None else budget_s)
 
+        def watched(step: int, total: int, numbers: dict[str, float], atoms: ase.Atoms) -> None:
+            progress(step, total, numbers, atoms)
+            if time.perf_counter() > deadline:
+                raise BudgetSpentError
 
-def _within(
-    deadline: float | None,
-    budget_s: float | None,
-    task: Task,
-    calculator: Calculator,
-    progress: Progress,
-    begin: Callable[[Task], None],
-) -> Outcome:
-    """The outcome of a task, or of its being skipped or broken off when the time is up."""
+        def outcome(task: Task) -> Outcome:
+            if time.perf_counter() >= deadline:
+                return task.skipped(f"not begun: the budget of {budget_s:g} s was spent")
+            begin(task)
+            try:
+                return task.run(calculator, watched)
+            except BudgetSpentError:
+                return task.skipped(f"broken off: the budget of {budget_s:g} s was spent")
 
-    def watched(step: int, total: int, numbers: dict[str, float], atoms: ase.Atoms) -> None:
-        progress(step, total, numbers, atoms)
-        if deadline is not None and time.perf_counter() > deadline:
-            raise BudgetSpentError
-
-    if deadline is not None and time.perf_counter() >= deadline:
-        return task.skipped(f"not begun: the budget of {budget_s:g} s was spent")
-    begin(task)
-    try:
-        return task.run(calculator, watched)
-    except BudgetSpentError:
-        return task.skipped(f"broken off: the budget of {budget_s:g} s was spent")
+        outcomes = tuple(outcome(task) for task in self.tasks)
+        return Report(self, outcomes, time.perf_counter() - started)
 
 
 @dataclass(frozen=True)
@@ -325,7 +312,7 @@ class Report:
         }
 
 
-GOOD, BAD, PLAIN = "C0", "C3", "0.6"
+GOOD, BAD = "C0", "C3"
 COLUMNS = 2
 FURTHEST = 3.0  # times the limit; what lies beyond is cut, its value is written beside it
 
@@ -373,24 +360,19 @@ def _bars(axes: Any, report: Report) -> None:
 
 def _fraction(value: float, limit: float | None) -> float:
     """Length of a bar; none without a limit."""
-    if limit is None:
-        return 0.0
-    if value <= 0:
+    if limit is None or value <= 0:
         return 0.0
     return FURTHEST if limit == 0 else min(FURTHEST, value / limit)
 
 
 def _picture(outcome: Outcome) -> np.ndarray | None:
     """(H, W, 4) of the workflow's figure, with the reference where all of it is there."""
-    task = outcome.task
-    if task.workflow.plot is None:
+    workflow, reference = outcome.task.workflow, outcome.task.reference
+    if workflow.plot is None:
         return None
-    others = {}
-    needed = task.workflow.result.model_fields.keys()
-    if task.workflow.overlays and task.reference is not None:
-        others = {"reference": task.reference} if needed <= task.reference.model_fields_set else {}
-    arguments = (outcome.result, others, "checkpoint") if others else (outcome.result,)
-    canvas = FigureCanvasAgg(task.workflow.plot(*arguments))
+    complete = reference is not None and workflow.result.model_fields.keys() <= reference.model_fields_set
+    others = ({"reference": reference}, "checkpoint") if workflow.overlays and complete else ()
+    canvas = FigureCanvasAgg(workflow.plot(outcome.result, *others))
     canvas.figure.set_dpi(150)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())

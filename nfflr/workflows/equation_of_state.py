@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated
 
 import ase
@@ -196,10 +196,12 @@ def plot(result: EosResult, others: Mapping[str, EosResult] = {}, label: str = "
         for equation, prefix, line in (("birch_murnaghan", "", "-"), ("vinet", "vinet_", "--")):
             if getattr(item, f"{prefix}volume") is None:
                 continue
-            curve = _curve(item, equation, prefix)
+            energy, bulk, slope, volume = (getattr(item, prefix + field) for field in PARAMETERS)
+            parameters, curve = np.array([energy / n, bulk * GPA, slope, volume / n]), get_eos(equation)
             fine = np.linspace(v.min(), v.max(), 200)
-            upper.plot(fine, 1e3 * (curve(fine) - base / n), line, color=colour, lw=1.2)
-            lower.plot(v, 1e3 * (item.energies / n - curve(v)), line, color=colour, marker="o", ms=3, lw=0.8)
+            upper.plot(fine, 1e3 * (curve(fine, parameters) - base / n), line, color=colour, lw=1.2)
+            residuals = 1e3 * (item.energies / n - curve(v, parameters))
+            lower.plot(v, residuals, line, color=colour, marker="o", ms=3, lw=0.8)
     upper.plot([], [], "-", color="grey", label="Birch–Murnaghan")
     upper.plot([], [], "--", color="grey", label="Vinet")
     upper.legend()
@@ -207,10 +209,3 @@ def plot(result: EosResult, others: Mapping[str, EosResult] = {}, label: str = "
     lower.axhline(0, color="grey", lw=0.6)
     lower.set(xlabel="volume (Å$^3$/atom)", ylabel="residual\n(meV/atom)")
     return figure
-
-
-def _curve(result: EosResult, equation: str, prefix: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Fitted energy per atom (eV) as a function of volume per atom."""
-    energy, bulk, derivative, volume = (getattr(result, f"{prefix}{name}") for name in PARAMETERS)
-    n = result.atoms_per_cell
-    return lambda v: get_eos(equation)(v, np.array([energy / n, bulk * GPA, derivative, volume / n]))

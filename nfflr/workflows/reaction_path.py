@@ -70,8 +70,8 @@ class NebResult(Result):
 class Band(NEB):
     """ASE's band, its images evaluated together."""
 
-    def __init__(self, images: list[ase.Atoms], calculator: Calculator, settings: NebSettings):
-        super().__init__(images, k=settings.spring, method="improvedtangent")
+    def __init__(self, images: list[ase.Atoms], calculator: Calculator, spring: float):
+        super().__init__(images, k=spring, method="improvedtangent")
         self.calculator = calculator
 
     def get_forces(self) -> np.ndarray:
@@ -122,7 +122,7 @@ def neb(
     first.interpolate("linear", apply_constraint=False)
     if settings.interpolation == "idpp":
         idpp_interpolate(first, traj=None, log=None, mic=bool(initial.pbc.any()))
-    fmax, steps, failure = _settle(Band(images, calculator, settings), settings, progress)
+    fmax, steps, failure = _settle(Band(images, calculator, settings.spring), settings, progress)
     return _result(images, settings, fmax, steps, stuck or failure)
 
 
@@ -214,11 +214,9 @@ def _ends(
 
 def _settle(band: Band, settings: NebSettings, progress: Progress) -> tuple[float, int, str]:
     """Move the band to its path; returns the largest force, the steps, and why it stopped if it had to."""
-    stages = (
-        [(False, COARSE * settings.fmax), (True, settings.fmax)]
-        if settings.climb
-        else [(False, settings.fmax)]
-    )
+    stages = [(False, COARSE * settings.fmax), (True, settings.fmax)]
+    if not settings.climb:
+        stages = [(False, settings.fmax)]
     done, fmax = 0, np.inf
     sound: list = []  # positions and results of each image at the last sound step
     try:
@@ -228,9 +226,8 @@ def _settle(band: Band, settings: NebSettings, progress: Progress) -> tuple[floa
             for _ in optimizer.irun(fmax=target, steps=settings.steps - done):
                 fmax = float(np.linalg.norm(band.get_forces(), axis=1).max())
                 sound = [(image.positions.copy(), image.calc) for image in band.images]
-                progress(
-                    done + optimizer.nsteps, settings.steps, {"fmax (eV/Å)": fmax}, band.images[band.imax]
-                )
+                step, top = done + optimizer.nsteps, band.images[band.imax]
+                progress(step, settings.steps, {"fmax (eV/Å)": fmax}, top)
             done += optimizer.nsteps
     except (NumericsError, StructureError) as error:
         if not sound:
@@ -251,9 +248,9 @@ def _result(
     top = int(np.argmax(energies))
     inside = 0 < top < len(images) - 1
     barrier = float(energies[top] if settings.climb or not inside else fit.fit_energies.max())
-    verdict = (
-        f"barrier {barrier:.4g} eV at image {top}" if inside else "no barrier: an end is the highest point"
-    )
+    verdict = f"barrier {barrier:.4g} eV at image {top}"
+    if not inside:
+        verdict = "no barrier: an end is the highest point"
     return NebResult(
         converged=not failure,
         message=failure or verdict,

@@ -175,9 +175,13 @@ def relax(
         frame.set_constraint(constraints)
         if lattice.rank < 3 and settings.cell:
             _open(frame, lattice)
-    message = _message(settings, frames, converged, failure)
-    stopped = isinstance(failure, Excess)
-    uncertain = labelled(frames[-1], atoms.calc.results, len(frames) - 1) if stopped else None
+    steps, uncertain = len(frames) - 1, None
+    message = describe_end(settings, steps, converged)
+    if isinstance(failure, Excess):
+        message = f"uncertain, stopped at step {steps}: {failure.text(frames[-1])}"
+        uncertain = labelled(frames[-1], atoms.calc.results, steps)
+    elif failure:
+        message = f"stopped at step {steps + 1}: {failure}"
     return result_of(frames, settings, converged, message, describe_spread(uncertain))
 
 
@@ -230,6 +234,13 @@ def cell_filter(atoms: ase.Atoms, settings: RelaxSettings) -> CellFilter:
     return CellFilter(atoms, vectors, scalar_pressure=settings.pressure * GPA)
 
 
+@contextmanager
+def _quiet_logarithm() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "logm result may be inaccurate", RuntimeWarning)
+        yield
+
+
 class CellFilter(FrechetCellFilter):
     """ASE's, with strains in the span of some ``vectors`` (n, 3) alone, which are independent.
 
@@ -240,24 +251,17 @@ class CellFilter(FrechetCellFilter):
         super().__init__(atoms, scalar_pressure=scalar_pressure)
         self._projector = np.linalg.pinv(vectors) @ vectors  # (3, 3) onto the span
 
+    @_quiet_logarithm()
     def get_positions(self) -> np.ndarray:
-        with _quiet_logarithm():
-            return super().get_positions()  # type: ignore[no-any-return]
+        return super().get_positions()  # type: ignore[no-any-return]
 
+    @_quiet_logarithm()
     def get_forces(self, **kwargs: Any) -> np.ndarray:
-        with _quiet_logarithm():
-            forces: np.ndarray = super().get_forces(**kwargs)  # (N + 3, 3)
+        forces: np.ndarray = super().get_forces(**kwargs)  # (N + 3, 3)
         # The last rows are the gradient by the logarithm of the deformation: its projection is the gradient
         # by a logarithm within the span, where steps along it stay.
         forces[-3:] = self._projector @ forces[-3:] @ self._projector
         return forces
-
-
-@contextmanager
-def _quiet_logarithm() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "logm result may be inaccurate", RuntimeWarning)
-        yield
 
 
 def _descend(
@@ -303,15 +307,6 @@ def frame_of(atoms: ase.Atoms, fmax: float) -> ase.Atoms:
     frame = snapshot(atoms)
     frame.info["fmax"] = fmax
     return frame
-
-
-def _message(settings: RelaxSettings, frames: list[ase.Atoms], converged: bool, failure: str | Excess) -> str:
-    steps = len(frames) - 1
-    if isinstance(failure, Excess):
-        return f"uncertain, stopped at step {steps}: {failure.text(frames[-1])}"
-    if failure:
-        return f"stopped at step {steps + 1}: {failure}"
-    return describe_end(settings, steps, converged)
 
 
 def describe_end(settings: RelaxSettings, steps: int, converged: bool) -> str:

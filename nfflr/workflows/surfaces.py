@@ -10,7 +10,6 @@ import ase.build
 import ase.units
 import numpy as np
 from ase.calculators.calculator import Calculator
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pydantic import Field, field_validator
 
@@ -123,7 +122,8 @@ def surface(
     bulk_energy = bulk["energy"] / len(cell)
     gamma, error, slope = _fit(counts, final, area)
     clamped_gamma, _, clamped_slope = _fit(counts, clamped, area)
-    symmetric = _is_symmetric(slabs[0], settings.symprec)
+    rotations = symmetry_of(slabs[0], settings.symprec).rotations
+    symmetric = bool((rotations[:, 2, 2] == -1).any())  # one turns one side into the other
     sides = "both sides alike" if symmetric else "mean of two different sides"
     return SurfaceResult(
         converged=not stuck,
@@ -181,16 +181,11 @@ def terminations(cell: ase.Atoms, miller: np.ndarray) -> np.ndarray:
 
 
 def _slab(cell: ase.Atoms, miller: np.ndarray, layers: int, vacuum: float) -> ase.Atoms:
-    """Slab with its surfaces along z, a gap of ``vacuum`` to its image, and periodic for any calculator."""
+    """Slab with a gap of ``vacuum`` to its image along z, and periodic for any calculator."""
     slab: ase.Atoms = ase.build.surface(cell, miller, layers)
     slab.center(vacuum=vacuum / 2, axis=2)
     slab.pbc = True
     return slab
-
-
-def _is_symmetric(slab: ase.Atoms, symprec: float) -> bool:
-    """Whether an operation of the slab turns one side into the other."""
-    return bool((symmetry_of(slab, symprec).rotations[:, 2, 2] == -1).any())
 
 
 def _fit(counts: np.ndarray, energies: np.ndarray, area: float) -> tuple[float, float, float]:
@@ -219,14 +214,9 @@ def plot(result: SurfaceResult, others: Mapping[str, SurfaceResult] = {}, label:
         axes.plot([], [], "o-", color="grey", label="relaxed")
     axes.set(xlabel="slab thickness (Å)", ylabel="surface energy (J/m$^2$)")
     axes.margins(y=0.3)
-    _widen(axes)
-    axes.legend()
-    return figure
-
-
-def _widen(axes: Axes) -> None:
-    """Show at least a few per cent of the value: a smaller spread between slabs is convergence, not news."""
     low, high = axes.get_ylim()
     middle, half = (low + high) / 2, max((high - low) / 2, LEAST_RANGE * abs(low + high) / 2)
-    axes.set_ylim(middle - half, middle + half)
+    axes.set_ylim(middle - half, middle + half)  # a smaller spread between slabs is convergence, not news
+    axes.legend()
     axes.ticklabel_format(axis="y", useOffset=False)
+    return figure

@@ -225,10 +225,8 @@ def with_error(value: float, error: float | None, unit: str = "") -> str:
     """
     if math.isnan(value):
         return "–"
-    if not error or not math.isfinite(error) or not math.isfinite(value):
-        return plain(value, unit)
-    error = abs(error)
-    if error < PRECISION * abs(value):
+    error = abs(error or 0.0)
+    if error == 0 or not math.isfinite(value + error) or error < PRECISION * abs(value):
         return plain(value, unit)
     largest = max(abs(value), error)
     if not 1e-4 <= largest < 1e7:
