@@ -109,17 +109,17 @@ def check(
 
 
 def _work(calculators, main, limits, samples, report) -> Iterator[tuple[str, Callable]]:
-    some, reach = samples.rattled, samples.reach
-    yield "forces", lambda: check_forces(main, some, limits)
-    yield "stress", lambda: check_stress(main, some, limits)
-    yield "conservative", lambda: check_conservative(main, some, limits)
+    rattled, reach = samples.rattled, samples.reach
+    yield "forces", lambda: check_forces(main, rattled, limits)
+    yield "stress", lambda: check_stress(main, rattled, limits)
+    yield "conservative", lambda: check_conservative(main, rattled, limits)
     for name in GUISES:
-        yield name, lambda name=name: check_invariance(name, main, some, limits)
-    yield "supercells", lambda: check_supercells(main, some, limits)
+        yield name, lambda name=name: check_invariance(name, main, rattled, limits)
+    yield "supercells", lambda: check_supercells(main, rattled, limits)
     yield "small cell", lambda: check_small_cell(main, samples.small, reach, limits)
-    yield "smoothness", lambda: check_smoothness(main, some[0], reach, limits)
+    yield "smoothness", lambda: check_smoothness(main, rattled[0], reach, limits)
     yield "isolated atoms", lambda: check_isolated_atoms(main, samples.elements, reach, limits)
-    yield "wall", lambda: check_wall_in_crystal(main, some)
+    yield "wall", lambda: check_wall_in_crystal(main, rattled)
     yield "dimers", lambda: _dimers(main, samples, report)
     large = samples.sized(500)
     for dtype, calculator in calculators.items():
@@ -128,8 +128,8 @@ def _work(calculators, main, limits, samples, report) -> Iterator[tuple[str, Cal
             lambda c=calculator, d=dtype: check_resolution(c, large, LIMITS[d], d),
         )
         yield f"NVE drift, {dtype}", lambda c=calculator, d=dtype: _drift(c, d, samples, report)
-    yield "float32 against float64", lambda: check_rounding(calculators, large, some)
-    yield "batch", lambda: check_batch(main, [*some, samples.small], limits)
+    yield "float32 against float64", lambda: check_rounding(calculators, large, rattled)
+    yield "batch", lambda: check_batch(main, [*rattled, samples.small], limits)
     fastest = calculators.get("float32", main)
     yield "speed", lambda: measure_speed(fastest, [samples.sized(n) for n in (60, 250, 1000)])
 

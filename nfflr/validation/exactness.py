@@ -313,8 +313,8 @@ def nve_run(calculator: Calculator, atoms: ase.Atoms, label: str) -> Drift:
     with quiet():
         columns = md(atoms, calculator, settings).table.columns
     conserved = columns["conserved (eV)"]
-    every = 1e3 * (conserved - conserved[0]) / len(atoms)
-    return Drift(label, columns["time (ps)"] - columns["time (ps)"][0], every)
+    energy = 1e3 * (conserved - conserved[0]) / len(atoms)
+    return Drift(label, columns["time (ps)"] - columns["time (ps)"][0], energy)
 
 
 def check_drift(drift: Drift, limits: Limits) -> CheckResult:

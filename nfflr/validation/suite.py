@@ -319,8 +319,8 @@ FURTHEST = 3.0  # times the limit; what lies beyond is cut, its value is written
 
 def draw(report: Report, title: str) -> matplotlib.figure.Figure:
     """Bars of score over limit above, the figures of the tasks' results below."""
-    shown = [outcome for outcome in report.outcomes if outcome.result is not None]
-    pictures = [(o, picture) for o in shown if (picture := _picture(o)) is not None]
+    results = [outcome for outcome in report.outcomes if outcome.result is not None]
+    pictures = [(o, picture) for o in results if (picture := _picture(o)) is not None]
     bars = sum(len(outcome.scores) for outcome in report.outcomes)
     rows = math.ceil(len(pictures) / COLUMNS)
     heights = [0.9 + 0.3 * bars, *[3.6 * rows] * bool(rows)]

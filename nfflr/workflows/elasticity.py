@@ -121,11 +121,11 @@ def elastic(
     start, *results = evaluate(calculator, [atoms, *frames], ("energy", "forces", "stress"))
     shape = (len(patterns), len(deltas), 2, 6)
     clamped = _stiffness(np.array([f["stress"] for f in results]).reshape(shape), deltas, patterns, basis)
-    stiffness, stuck = clamped, ""
+    stiffness, reason = clamped, ""
     if settings.internal:
         options = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer="bfgs")
         names = [f"strained cell {k}" for k in range(len(frames))]
-        relaxed, stuck = relax_each(frames, names, calculator, options, progress)
+        relaxed, reason = relax_each(frames, names, calculator, options, progress)
         stresses = np.array([result.relaxed.get_stress() for result in relaxed])
         stiffness = _stiffness(stresses.reshape(shape), deltas, patterns, basis)
 
@@ -141,8 +141,8 @@ def elastic(
             "averages over matter and vacuum; give a crystal"
         )
     return ElasticResult(
-        converged=not stuck,
-        message=stuck or "; ".join([verdict, facts, *notes]),
+        converged=not reason,
+        message=reason or "; ".join([verdict, facts, *notes]),
         **values,
         point_group=group,
         independent_constants=len(basis),

@@ -87,11 +87,11 @@ def eos(atoms: ase.Atoms, calculator: Calculator, settings: EosSettings, progres
     check_crystal(atoms, "an equation of state")
     factors = np.linspace(1 - settings.range, 1 + settings.range, settings.points)
     frames = [_scaled(atoms, factor) for factor in factors]
-    energies, frames, stuck = _energies(frames, calculator, settings, progress)
+    energies, frames, reason = _energies(frames, calculator, settings, progress)
     volumes = np.array([frame.get_volume() for frame in frames])
     fits = {name: _fit(volumes, energies, name, len(atoms)) for name in ("birch_murnaghan", "vinet")}
     birch, vinet = fits["birch_murnaghan"], fits["vinet"]
-    failure = _failure(birch, vinet, volumes, energies, stuck)
+    failure = _failure(birch, vinet, volumes, energies, reason)
     nearest = frames[int(np.argmin(energies))]
     volume = birch["volume"]
     per_atom = None if volume is None else volume / len(atoms)
@@ -127,10 +127,10 @@ def _energies(
         return energies, frames, ""
     options = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer="bfgs")
     names = [f"at {frame.get_volume():.2f} Å^3" for frame in frames]
-    results, stuck = relax_each(
+    results, reason = relax_each(
         frames, names, calculator, options, progress, lambda result: {"E (eV)": result.energy}
     )
-    return np.array([r.energy for r in results]), [r.relaxed for r in results], stuck
+    return np.array([r.energy for r in results]), [r.relaxed for r in results], reason
 
 
 def _fit(volumes: np.ndarray, energies: np.ndarray, name: str, atoms: int) -> dict[str, float | None]:
@@ -155,10 +155,10 @@ def _fit(volumes: np.ndarray, energies: np.ndarray, name: str, atoms: int) -> di
     return dict(zip(keys, values, strict=True))
 
 
-def _failure(birch: dict, vinet: dict, volumes: np.ndarray, energies: np.ndarray, stuck: str) -> str:
+def _failure(birch: dict, vinet: dict, volumes: np.ndarray, energies: np.ndarray, reason: str) -> str:
     """Why the result must not be used, or nothing."""
-    if stuck:
-        return stuck
+    if reason:
+        return reason
     lowest = int(np.argmin(energies))
     if lowest in (0, len(volumes) - 1) or not volumes[0] < (birch["volume"] or 0) < volumes[-1]:
         side = "low" if lowest < len(volumes) / 2 else "high"

@@ -19,7 +19,7 @@ from ..units import Unit
 from .framework.contract import workflow
 from .framework.interface import Array, Progress
 from .framework.results import Result, overlay
-from .lattice.harmonic import at_volumes, displaced, lowest_mode, rest, set_force_constants
+from .lattice.harmonic import at_rest, at_volumes, displaced, lowest_mode, set_force_constants
 from .lattice.spectra import SUBJECT, WIDTH, BandPath, band_path, draw_path, mode_gruneisen, path_fields
 from .lattice.supercells import ThermalSettings, supercell_matrix
 
@@ -85,7 +85,7 @@ def gruneisen(
         StructureError: not periodic along three axes, or of a Bravais lattice that is not recognised.
         NumericsError: a relaxation did not converge, or forces are not finite.
     """
-    start = rest(atoms, calculator, settings, progress, archive)
+    start = at_rest(atoms, calculator, settings, progress, archive)
     ratios = [1.0, 1 + settings.strain, 1 - settings.strain]
     cells = at_volumes(start, ratios, calculator, settings, progress, archive)
     matrix = supercell_matrix(start, settings)

@@ -23,10 +23,10 @@ from .framework.interface import Array, Progress, Text
 from .framework.results import Result, Score, field_score, overlay
 from .lattice.harmonic import (
     Mode,
+    at_rest,
     displaced,
     lowest_mode,
     modulated,
-    rest,
     set_force_constants,
     supercells,
     thermal,
@@ -135,7 +135,7 @@ def phonons(
         >>> result.stable
         True
     """
-    unitcell = rest(atoms, calculator, settings, progress, archive)
+    unitcell = at_rest(atoms, calculator, settings, progress, archive)
 
     def in_supercell(matrix: np.ndarray, before: str = "") -> PhononsResult:
         phonon = displaced(unitcell, matrix, settings)
@@ -255,20 +255,20 @@ SCORES = {
 
 def plot(result: PhononsResult, others: Mapping[str, PhononsResult] = {}, label: str = "") -> Figure:
     """Bands and density of states side by side, thermal properties beside them; others in colour."""
-    drawn = overlay(result, others, label, SUBJECT)
+    curves = overlay(result, others, label, SUBJECT)
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[2.3, 1])[0]
     bands, dos = left.subplots(1, 2, sharey=True, width_ratios=[3, 1])
-    for name, item, colour in reversed(drawn):  # the subject on top
+    for name, item, colour in reversed(curves):  # the subject on top
         draw_path(bands, item, item.band_frequencies, result, color=colour, lw=WIDTH, label=name)
     bands.axhline(0, color="0.6", lw=0.8, zorder=0)
     bands.set_ylabel("frequency (THz)")
-    lowest = min(item.band_frequencies.min() for _, item, _ in drawn)
-    stable = all(item.stable for _, item, _ in drawn)
-    bands.set_ylim(0 if stable else 1.1 * lowest, 1.04 * max(item.highest_frequency for _, item, _ in drawn))
+    lowest = min(item.band_frequencies.min() for _, item, _ in curves)
+    stable = all(item.stable for _, item, _ in curves)
+    bands.set_ylim(0 if stable else 1.1 * lowest, 1.04 * max(item.highest_frequency for _, item, _ in curves))
     if others:
         bands.legend(fontsize="small", loc="best")
-        for _, item, colour in drawn:
+        for _, item, colour in curves:
             dos.plot(item.dos / len(item.symbols), item.dos_frequencies, lw=WIDTH, color=colour)
     else:
         _draw_elements(dos, result)
@@ -276,7 +276,7 @@ def plot(result: PhononsResult, others: Mapping[str, PhononsResult] = {}, label:
     dos.set_xlim(left=0)
     dos.set_xlabel("states (1/THz/atom)")
     free, heat = right.subplots(2, 1, sharex=True)
-    _draw_thermal(free, heat, drawn)
+    _draw_thermal(free, heat, curves)
     return figure
 
 
@@ -291,8 +291,8 @@ def _draw_elements(axes: Axes, result: PhononsResult) -> None:
         axes.legend(frameon=False, fontsize="small", loc="best")
 
 
-def _draw_thermal(free: Axes, heat: Axes, drawn: list) -> None:
-    for _, item, colour in reversed(drawn):
+def _draw_thermal(free: Axes, heat: Axes, curves: list) -> None:
+    for _, item, colour in reversed(curves):
         atoms, t = len(item.symbols), item.temperatures
         free.plot(t, 1000 * item.free_energy / atoms, color=colour, lw=WIDTH)
         heat.plot(t, item.entropy / atoms / kB, color=colour, lw=WIDTH)
@@ -302,5 +302,5 @@ def _draw_thermal(free: Axes, heat: Axes, drawn: list) -> None:
     heat.axhline(3, color="0.6", lw=0.8, ls=":", zorder=0)  # Dulong and Petit
     free.set_ylabel("F (meV/atom)")
     heat.set(xlabel="temperature (K)", ylabel=r"S, $C_V$ ($k_\mathrm{B}$/atom)")
-    heat.set_xlim(drawn[0][1].temperatures[[0, -1]])
+    heat.set_xlim(curves[0][1].temperatures[[0, -1]])
     heat.legend(frameon=False)

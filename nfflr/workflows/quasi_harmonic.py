@@ -27,10 +27,10 @@ from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress
 from .framework.results import Result, overlay
 from .lattice.harmonic import (
+    at_rest,
     at_volumes,
     displaced,
     lowest_mode,
-    rest,
     set_force_constants,
     thermal,
 )
@@ -126,7 +126,7 @@ def qha(
         StructureError: not periodic along three axes.
         NumericsError: a relaxation did not converge, forces are not finite, or no equation of state fits.
     """
-    start = rest(atoms, calculator, settings, progress, archive)
+    start = at_rest(atoms, calculator, settings, progress, archive)
     matrix = supercell_matrix(start, settings)
     ratios = np.linspace(settings.volume_min, settings.volume_max, settings.volumes)
 
@@ -142,15 +142,14 @@ def qha(
     phonons, energies = at(ratios)
     fit = _fit(phonons, energies, settings)
     while settings.widen and fit.side and _stable(phonons, settings.tolerance):
-        step = ratios[1] - ratios[0]
-        more = np.arange(1, ADDED + 1) * step
-        more = ratios[-1] + more if fit.side == "larger" else ratios[0] - more[::-1]
-        if more[-1] > WIDEST or more[0] < 1 / WIDEST:
+        steps = np.arange(1, ADDED + 1) * (ratios[1] - ratios[0])
+        new_ratios = ratios[-1] + steps if fit.side == "larger" else ratios[0] - steps[::-1]
+        if new_ratios[-1] > WIDEST or new_ratios[0] < 1 / WIDEST:
             break
-        further, their_energies = at(more)
-        if not _stable(further, settings.tolerance, fit.mesh):
+        new_phonons, new_energies = at(new_ratios)
+        if not _stable(new_phonons, settings.tolerance, fit.mesh):
             break
-        pairs = [(phonons, energies, ratios), (further, their_energies, more)]
+        pairs = [(phonons, energies, ratios), (new_phonons, new_energies, new_ratios)]
         lower, upper = pairs if fit.side == "larger" else pairs[::-1]
         phonons = [*lower[0], *upper[0]]
         energies, ratios = (np.concatenate([lower[k], upper[k]]) for k in (1, 2))

@@ -116,14 +116,14 @@ def neb(
     final = _in_order(initial, final, settings.order)
     _check_held(initial, final)
     _check_distinct(initial, final)
-    ends, stuck = _ends(initial, final, calculator, settings)
+    ends, reason = _ends(initial, final, calculator, settings)
     images = [ends[0], *(ends[0].copy() for _ in range(settings.images)), ends[1]]
     first = NEB(images, method="improvedtangent")
     first.interpolate("linear", apply_constraint=False)
     if settings.interpolation == "idpp":
         idpp_interpolate(first, traj=None, log=None, mic=bool(initial.pbc.any()))
     fmax, steps, failure = _settle(Band(images, calculator, settings.spring), settings, progress)
-    return _result(images, settings, fmax, steps, stuck or failure)
+    return _result(images, settings, fmax, steps, reason or failure)
 
 
 def _check_alike(initial: ase.Atoms, final: ase.Atoms) -> None:
@@ -207,9 +207,9 @@ def _ends(
             frame.calc = SinglePointCalculator(frame, energy=values["energy"], forces=values["forces"])
         return frames, ""
     options = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer=settings.optimizer)
-    results, stuck = relax_each([initial, final], ["initial", "final"], calculator, options, silent)
+    results, reason = relax_each([initial, final], ["initial", "final"], calculator, options, silent)
     _check_distinct(*(result.relaxed for result in results))
-    return [result.relaxed for result in results], stuck
+    return [result.relaxed for result in results], reason
 
 
 def _settle(band: Band, settings: NebSettings, progress: Progress) -> tuple[float, int, str]:

@@ -110,11 +110,11 @@ def surface(
     ]
     bulk, *values = evaluate(calculator, [cell, *slabs])
     clamped = np.array([f["energy"] for f in values])
-    final, thickest, stuck = clamped, slabs[-1], ""
+    final, thickest, reason = clamped, slabs[-1], ""
     if settings.relax:
         options = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer=settings.optimizer)
         names = [f"slab of {len(slab)} atoms" for slab in slabs]
-        relaxed, stuck = relax_each(slabs, names, calculator, options, progress)
+        relaxed, reason = relax_each(slabs, names, calculator, options, progress)
         final, thickest = np.array([result.energy for result in relaxed]), relaxed[-1].relaxed
 
     counts = np.array([len(slab) for slab in slabs])
@@ -126,8 +126,9 @@ def surface(
     symmetric = bool((rotations[:, 2, 2] == -1).any())  # one turns one side into the other
     sides = "both sides alike" if symmetric else "mean of two different sides"
     return SurfaceResult(
-        converged=not stuck,
-        message=stuck or "; ".join([sides, f"cut {settings.termination} of {len(cuts)}", *stress_note(bulk)]),
+        converged=not reason,
+        message=reason
+        or "; ".join([sides, f"cut {settings.termination} of {len(cuts)}", *stress_note(bulk)]),
         surface_energy=gamma / J_PER_M2,
         surface_energy_error=error / J_PER_M2,
         surface_energy_unrelaxed=clamped_gamma / J_PER_M2,

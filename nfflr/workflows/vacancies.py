@@ -106,15 +106,15 @@ def vacancy(
     for frame in frames:
         frame.rattle(settings.rattle, seed=settings.seed)
     names = [f"site {site}" for site in sites]
-    relaxed, stuck = relax_each(
+    relaxed, reason = relax_each(
         frames, names, calculator, options, progress, lambda r: {"E_f (eV)": r.energy - whole + mu}
     )
     energies = np.array([r.energy for r in relaxed]) - whole + mu
     clamped = np.array([results["energy"] for results in values]) - whole + mu
     lowest = int(np.argmin(energies))
     return VacancyResult(
-        converged=not stuck,
-        message=stuck
+        converged=not reason,
+        message=reason
         or "; ".join([f"{len(sites)} site(s), supercell of {len(bulk)} atoms", *stress_note(perfect)]),
         formation_energy=float(energies[lowest]),
         formation_energy_unrelaxed=float(clamped[lowest]),

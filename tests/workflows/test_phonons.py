@@ -25,7 +25,7 @@ from nfflr.calculator import NFFLrCalculator
 from nfflr.errors import ConfigError, NumericsError, StructureError
 from nfflr.storage.archives import Archive, FolderArchive
 from nfflr.workflows.framework.interface import silent
-from nfflr.workflows.lattice.harmonic import displaced, rest, set_force_constants, thermal
+from nfflr.workflows.lattice.harmonic import at_rest, displaced, set_force_constants, thermal
 from nfflr.workflows.lattice.supercells import diagonal_supercell, shortest_image, supercell_matrix
 from nfflr.workflows.phonon_dispersion import PhononsSettings, phonons, plot
 
@@ -80,7 +80,7 @@ def from_reference(name, tmp_path):
         born=case.write_born(tmp_path / "BORN"),
         symmetrize=name != "Si",  # the reference of silicon has raw force constants
     )
-    start = rest(case.unitcell, case.calculator, settings, silent, Archive())
+    start = at_rest(case.unitcell, case.calculator, settings, silent, Archive())
     phonon = displaced(start, supercell_matrix(start, settings), settings)
     set_force_constants([phonon], case.calculator, settings, silent, Archive())
     return phonon, case

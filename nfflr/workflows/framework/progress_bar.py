@@ -51,11 +51,7 @@ class ProgressBar(AbstractContextManager):
 
 
 def progress_bar(name: str = "workflow") -> ProgressBar:
-    """A bar with the numbers that matter, for ``progress=`` of a workflow; ``progress=True`` makes one too.
-
-    Args:
-        name: stands before the bar.
-    """
+    """A bar with the numbers that matter, for ``progress=`` of a workflow; so does ``progress=True``."""
     return ProgressBar(name)
 
 
@@ -77,7 +73,9 @@ def training_bar(name: str, enabled: bool = True) -> Iterator[Update]:
     if enabled and console.is_jupyter:
         yield _notebook_line(name)
     elif enabled and console.is_terminal:
-        with _bar(console) as bar:
+        # A pipe gets what is printed for it.
+        with Progress(console=console, redirect_stdout=sys.stdout.isatty()) as bar:
+            bar.columns = _columns(counted=False, bar=False)
             yield _terminal_line(name, console, bar)
     else:
         yield lambda done, total, text: None
@@ -88,24 +86,16 @@ def _notebook_line(name: str) -> Update:
     from IPython.display import display
 
     handle = display({"text/plain": f"{name}: starting"}, raw=True, display_id=True)
-    shown_at = 0.0
+    updated = 0.0
 
     def update(done: int, total: int | None, text: str) -> None:
-        nonlocal shown_at
-        if done == total or time.monotonic() - shown_at > INTERVAL:
-            shown_at = time.monotonic()
+        nonlocal updated
+        if done == total or time.monotonic() - updated > INTERVAL:
+            updated = time.monotonic()
             steps = "" if total is None else f"{done}/{total}  "
             handle.update({"text/plain": f"{name}  {steps}{text}"}, raw=True)
 
     return update
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        *_columns(counted=False, bar=False),
-        console=console,
-        redirect_stdout=sys.stdout.isatty(),  # a pipe gets what is printed for it
-    )
 
 
 def _columns(counted: bool, bar: bool) -> tuple[ProgressColumn, ...]:
@@ -141,5 +131,5 @@ def fitting(text: str, room: int) -> str:
     parts = text.split("  ")
     while len(parts) > 1 and len("  ".join(parts)) > room:
         parts.pop()
-    kept = "  ".join(parts)
-    return kept if len(kept) <= room else textwrap.shorten(kept, room, placeholder=" …")
+    numbers = "  ".join(parts)
+    return numbers if len(numbers) <= room else textwrap.shorten(numbers, room, placeholder=" …")

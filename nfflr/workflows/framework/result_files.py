@@ -12,6 +12,7 @@ import math
 import platform
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,11 +97,10 @@ class Outputs:
                 raise ConfigError(f"{path}: is an input and would be replaced; use another --out")
         for field, paths in self.candidates.items():
             self.candidates[field] = [path for path in paths if path.resolve() not in inputs]
-        others = [path for paths in self.candidates.values() for path in paths]
-        everything = list(dict.fromkeys([*self.paths.values(), *others]))
-        refuse_existing(everything, overwrite)
+        claimed = list(dict.fromkeys([*self.paths.values(), *chain(*self.candidates.values())]))
+        refuse_existing(claimed, overwrite)
         claim_folder(self.folder)
-        sweep(everything)
+        sweep(claimed)
 
     def write(self, result: Result, record: dict, figure: Callable | None) -> None:
         """Write every file of the result, or none; ``record`` is what the JSON says besides it.

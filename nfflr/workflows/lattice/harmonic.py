@@ -43,7 +43,7 @@ def from_phonopy(cell: PhonopyAtoms) -> ase.Atoms:
     return ase.Atoms(cell.symbols, positions=cell.positions, cell=cell.cell, pbc=True)
 
 
-def rest(
+def at_rest(
     atoms: ase.Atoms, calculator: Calculator, settings: LatticeSettings, progress: Progress, archive: Archive
 ) -> ase.Atoms:
     """The structure about which atoms vibrate; constraints are dropped, since every atom does.
@@ -174,7 +174,7 @@ def at_volumes(
     for ratio in ratios:
         scaled = start.copy()
         scaled.set_cell(start.cell.array * ratio ** (1 / 3), scale_atoms=True)
-        cells.append(rest(scaled, calculator, fixed, progress, archive))
+        cells.append(at_rest(scaled, calculator, fixed, progress, archive))
     return cells
 
 

@@ -211,11 +211,11 @@ class SupercellSymmetry(Symmetry):
         super()._set_symmetry_dataset()
         needed = self._needed()
         if needed is not None:
-            kept, self._composed = needed
+            indices, self._composed = needed
             operations = self._symmetry_operations
             self._symmetry_operations = {
-                "rotations": operations["rotations"][kept],
-                "translations": operations["translations"][kept],
+                "rotations": operations["rotations"][indices],
+                "translations": operations["translations"][indices],
             }
 
     def _set_atomic_permutations(self) -> None:
@@ -242,13 +242,13 @@ class SupercellSymmetry(Symmetry):
         moved = self._match(rotations[pure], translations[pure])  # (T, N)
         independent = np.unique(self._map_atoms)
         fixing = (moved[after[:, None], turned[:, independent][which]] == independent).any(axis=1)  # (n,)
-        few = _covering_rotations(turned, moved.min(axis=0), self._map_atoms)
-        if few is None:
+        covering = _covering_rotations(turned, moved.min(axis=0), self._map_atoms)
+        if covering is None:
             return None
-        keep = fixing | np.isin(which, few)
+        keep = fixing | np.isin(which, covering)
         keep[first] = True
-        kept = np.flatnonzero(keep)
-        return kept, np.take_along_axis(moved[after[kept]], turned[which[kept]], axis=1)
+        indices = np.flatnonzero(keep)
+        return indices, np.take_along_axis(moved[after[indices]], turned[which[indices]], axis=1)
 
     def _match(self, rotations: np.ndarray, translations: np.ndarray) -> np.ndarray:
         return compute_all_sg_permutations(
