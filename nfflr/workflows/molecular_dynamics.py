@@ -285,7 +285,7 @@ SCORES = {
 
 
 GREY: dict[str, Any] = {"color": "0.6", "linewidth": 0.8, "zorder": 0}
-SET: dict[str, Any] = {"color": "k", "linewidth": 1, "linestyle": ":"}
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
 
 
 def plot(result: MdResult, others: Mapping[str, MdResult] = {}, label: str = "") -> Figure:
@@ -296,125 +296,107 @@ def plot(result: MdResult, others: Mapping[str, MdResult] = {}, label: str = "")
     rows = 3 if result.pressure_target is None else 4
     figure = Figure(figsize=(7.2, 2.4 * rows), layout="constrained")
     axes = figure.subplots(rows, 2)
-    _trace(axes[0, 0], result, "temperature", "K", "tab:red", result.temperature_target)
+    _trace(axes[0, 0], result, "temperature (K)", "tab:red", result.temperature_target)
     _energy(axes[0, 1], result)
-    _distances(axes[1, 0], result)
-    _displacements(axes[1, 1], result)
-    _autocorrelation(axes[2, 0], result)
-    _spectrum(axes[2, 1], result)
+    _analysis(axes[1:3].ravel(), result)
     if result.pressure_target is not None:
-        _trace(axes[3, 0], result, "pressure", "GPa", "tab:cyan", result.pressure_target)
-        _trace(axes[3, 1], result, "volume", "Å^3", "tab:brown", None)
+        _trace(axes[3, 0], result, "pressure (GPa)", "tab:cyan", result.pressure_target)
+        _trace(axes[3, 1], result, "volume (Å^3)", "tab:brown", None)
     for k, (name, other) in enumerate(others.items()):
-        _overlay(axes, other, {"color": f"C{k}", "linewidth": 1, "linestyle": "--", "label": name})
+        style = {"color": f"C{k}", "linewidth": 1, "linestyle": "--", "label": name}
+        for panel, (x, y) in zip(axes[1:3].flat, _curves(other), strict=True):
+            if y is not None:
+                panel.plot(x, y, **style)
     if others:
         axes[1, 0].plot([], [], color="k", label=label)
-        axes[1, 0].legend(frameon=False, fontsize=8)
+        axes[1, 0].legend(**LEGEND)
     for letter, panel in zip("abcdefgh", axes.flat, strict=False):
         panel.set_title(letter, loc="left", fontweight="bold", fontsize=10)
         panel.tick_params(direction="in", top=True, right=True)
     return figure
 
 
-def _overlay(axes: np.ndarray, other: Any, style: dict) -> None:
-    if other.rdf:
-        axes[1, 0].plot(other.rdf_distance, other.rdf["all"], **style)
-    if other.msd:
-        axes[1, 1].plot(other.msd_time, other.msd["all"], **style)
-    if other.vacf is not None:
-        axes[2, 0].plot(other.vacf_time, other.vacf, **style)
-        axes[2, 1].plot(other.frequency, other.vdos, **style)
+def _curves(result: MdResult) -> list[tuple]:
+    """Abscissa and ordinate of each panel of the analysis, of all atoms; None where it is not there."""
+    return [
+        (result.rdf_distance, result.rdf and result.rdf["all"]),
+        (result.msd_time, result.msd and result.msd["all"]),
+        (result.vacf_time, result.vacf),
+        (result.frequency, result.vdos),
+    ]
 
 
-def _trace(
-    panel: Axes, result: MdResult, name: str, unit: str, color: str, target: tuple[float, float] | None
-) -> None:
+def _trace(panel: Axes, result: MdResult, column: str, color: str, target: tuple | None) -> None:
     """A quantity over time, its mean, and what it was set to."""
-    time, values = result.table.columns["time (ps)"], result.table.columns[f"{name} ({unit})"]
-    panel.plot(time, values, color=color, linewidth=0.8)
+    time, values = result.table.columns["time (ps)"], result.table.columns[column]
+    name, unit = column.replace("^3", "³").rstrip(")").split(" (")
     mean, error = getattr(result, name), getattr(result, f"{name}_error")
-    unit = unit.replace("^3", "³")
+    panel.plot(time, values, color=color, linewidth=0.8)
     text = "" if mean is None else f"mean {with_error(mean, error)} {unit}"
     if mean is not None:
         panel.axhline(mean, **GREY, linestyle="--")
     if target is not None:
-        panel.plot([0, max(result.time, time[-1])], target, **SET)
-        ends = f"{target[0]:g}" if target[0] == target[1] else f"{target[0]:g} to {target[1]:g}"
-        text += f", set to {ends} {unit}"
+        panel.plot([0, max(result.time, time[-1])], target, color="k", linewidth=1, linestyle=":")
+        text += f", set to {' to '.join(dict.fromkeys(f'{t:g}' for t in target))} {unit}"
     panel.axvspan(time[0], result.equilibration_time, color="0.92", zorder=-1)
     panel.set(xlabel="time (ps)", ylabel=f"{name} ({unit})")
     panel.margins(x=0)
     panel.set_title(text, loc="right", fontsize=8)
 
 
-def _energy(panel: Axes, result: Any) -> None:
+def _energy(panel: Axes, result: MdResult) -> None:
     columns, n = result.table.columns, len(result.symbols)
-    time = columns["time (ps)"]
     curves = {"potential energy (eV)": "tab:blue", "total energy (eV)": "tab:orange", "conserved (eV)": "k"}
     if np.array_equal(columns["total energy (eV)"], columns["conserved (eV)"]):
         del curves["total energy (eV)"]
     for name, color in curves.items():
         energy = 1000 * (columns[name] - columns[name][0]) / n
         if np.isfinite(energy).all():
-            panel.plot(time, energy, color=color, label=name.split()[0], linewidth=0.8)
+            panel.plot(columns["time (ps)"], energy, color=color, label=name.split()[0], linewidth=0.8)
     panel.set(xlabel="time (ps)", ylabel="energy − start (meV/atom)")
     panel.margins(x=0)
-    style = {"frameon": False, "fontsize": 8, "ncol": 3, "handlelength": 1.2, "columnspacing": 1.0}
+    style = {**LEGEND, "ncol": 3, "handlelength": 1.2, "columnspacing": 1.0}
     panel.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1, **style)
 
 
-def _distances(panel: Axes, result: Any) -> None:
-    for name, g in (result.rdf or {}).items():
-        style = {"color": "k"} if name == "all" else {"linewidth": 1}
-        panel.plot(result.rdf_distance, g, label=name, **style)
-    if not result.rdf:
-        _absent(panel, "defined with three periodic axes only")
-    elif len(result.rdf) > 1:
-        panel.legend(frameon=False, fontsize=8)
-    panel.axhline(1, **GREY, linestyle=":")
-    panel.set(xlabel="distance (Å)", ylabel="radial distribution g(r)")
-    panel.set(xlim=(0, result.rdf_distance[-1] if result.rdf else None), ylim=(0, None))
-
-
-def _displacements(panel: Axes, result: Any) -> None:
-    if result.msd is None:
-        _absent(panel, "too few frames")
-    for name, msd in (result.msd or {}).items():
-        if name == "all" and len(result.msd) == 2:
-            continue
-        style = {"color": "k"} if name == "all" or len(result.msd) == 2 else {"linewidth": 1}
-        panel.plot(result.msd_time, msd, label=name, **style)
-    if result.msd:
-        panel.legend(frameon=False, fontsize=8)
-        panel.set(xlim=(0, result.msd_time[-1]), ylim=(0, None))
+def _analysis(panels: np.ndarray, result: Any) -> None:
+    """Radial distribution, displacements, autocorrelation and spectrum."""
+    distances, displacements, correlation, spectrum = panels
+    distances.set(xlabel="distance (Å)", ylabel="radial distribution g(r)")
+    distances.axhline(1, **GREY, linestyle=":")
+    displacements.set(xlabel="lag (ps)", ylabel="mean sq. displacement (Å²)")
+    correlation.set(xlabel="lag (ps)", ylabel="velocity autocorrelation")
+    correlation.axhline(0, **GREY)
+    spectrum.set(xlabel="frequency (THz)", ylabel="density of states (1/THz)")
+    _by_name(distances, result.rdf_distance, result.rdf)
+    _by_name(displacements, result.msd_time, result.msd)
     if result.diffusion:
         number = with_error(result.diffusion["all"], result.diffusion_error["all"])
-        panel.set_title(f"D = {number} Å²/ps", loc="right", fontsize=8)
-    panel.set(xlabel="lag (ps)", ylabel="mean sq. displacement (Å²)")
-
-
-def _autocorrelation(panel: Axes, result: Any) -> None:
-    if result.vacf is None:
-        _absent(panel, "too few frames")
-    else:
-        panel.plot(result.vacf_time, result.vacf, color="tab:green", linewidth=1)
-        panel.set_xlim(0, min(result.vacf_time[-1], 1.0))
-    panel.axhline(0, **GREY)
-    panel.set(xlabel="lag (ps)", ylabel="velocity autocorrelation")
-
-
-def _spectrum(panel: Axes, result: Any) -> None:
-    if result.vdos is None:
-        _absent(panel, "too few frames")
-    else:
-        panel.fill_between(result.frequency, result.vdos, color="tab:purple", alpha=0.25, linewidth=0)
-        panel.plot(result.frequency, result.vdos, color="tab:purple", linewidth=1)
+        displacements.set_title(f"D = {number} Å²/ps", loc="right", fontsize=8)
+    if result.vacf is not None:
+        correlation.plot(result.vacf_time, result.vacf, color="tab:green", linewidth=1)
+        correlation.set_xlim(0, min(result.vacf_time[-1], 1.0))
+        spectrum.fill_between(result.frequency, result.vdos, color="tab:purple", alpha=0.25, linewidth=0)
+        spectrum.plot(result.frequency, result.vdos, color="tab:purple", linewidth=1)
         share = np.cumsum(result.vdos) / result.vdos.sum()
-        panel.set_xlim(0, 1.15 * result.frequency[min(np.searchsorted(share, 0.995), len(share) - 1)])
-        panel.set_ylim(0, None)
-    panel.set(xlabel="frequency (THz)", ylabel="density of states (1/THz)")
+        end = result.frequency[min(np.searchsorted(share, 0.995), len(share) - 1)]
+        spectrum.set(xlim=(0, 1.15 * end), ylim=(0, None))
+    for panel, (_, values) in zip(panels, _curves(result), strict=True):
+        if values is None:
+            reason = "defined with three periodic axes only" if panel is distances else "too few frames"
+            panel.text(0.5, 0.5, reason, ha="center", va="center", transform=panel.transAxes, color="0.4")
+            panel.set(xticks=[], yticks=[])
 
 
-def _absent(panel: Axes, why: str) -> None:
-    panel.text(0.5, 0.5, why, ha="center", va="center", transform=panel.transAxes, color="0.4", fontsize=9)
-    panel.set(xticks=[], yticks=[])
+def _by_name(panel: Axes, x: np.ndarray, curves: dict[str, np.ndarray] | None) -> None:
+    """A curve for each name, that of all atoms in black; of one element it is the same."""
+    if not curves:
+        return
+    if len(curves) == 2:
+        curves = {name: values for name, values in curves.items() if name != "all"}
+    for name, values in curves.items():
+        is_total = name == "all" or len(curves) == 1
+        panel.plot(x, values, label=name, color="k" if is_total else None, linewidth=None if is_total else 1)
+    panel.set(xlim=(0, x[-1]), ylim=(0, None))
+    if list(curves) != ["all"]:
+        panel.legend(**LEGEND)
