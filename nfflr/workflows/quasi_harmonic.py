@@ -24,7 +24,7 @@ from ..storage.archives import Archive
 from ..units import GPA, Unit
 from .framework.contract import workflow
 from .framework.evaluations import evaluate
-from .framework.interface import Array, Progress
+from .framework.interface import Array, Progress, Repeats
 from .framework.results import Result, overlay
 from .lattice.harmonic import (
     at_rest,
@@ -35,7 +35,7 @@ from .lattice.harmonic import (
     thermal,
 )
 from .lattice.spectra import SUBJECT, WIDTH
-from .lattice.supercells import ThermalSettings, Three, supercell_matrix
+from .lattice.supercells import ThermalSettings, supercell_matrix
 
 TOPIC = "Vibrations and heat"
 PLACE = 2
@@ -52,7 +52,7 @@ ROOM = 300.0  # K
 class QhaSettings(ThermalSettings):
     """Options of a quasi-harmonic calculation."""
 
-    mesh: Three | None = Field(
+    mesh: Repeats | None = Field(
         None, description="q-points along each axis, even ones shifted off Γ; default: from --mesh-length"
     )
     volumes: int = Field(9, ge=5, description="number of volumes")

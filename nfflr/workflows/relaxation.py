@@ -16,7 +16,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
 from ase.optimize.optimize import Optimizer
 from matplotlib.figure import Figure
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from ..errors import NumericsError, StructureError
 from ..storage.archives import Archive, Remembered, same_run
@@ -28,6 +28,7 @@ from .framework.interface import (
     Array,
     Labelled,
     Progress,
+    Repeats,
     Settings,
     check_atoms,
     check_crystal,
@@ -60,7 +61,7 @@ class RelaxSettings(Settings):
         "abc", description="with --cell, axes along which, or in whose plane, it strains: ab for a slab"
     )
     pressure: Annotated[float, Unit("GPa")] = Field(0.0, description="target pressure, with --cell")
-    supercell: tuple[int, int, int] | None = Field(
+    supercell: Repeats | None = Field(
         None, description="repeats along each axis before relaxing; default: the cell as it is"
     )
     symmetry: bool = Field(False, description="keep the space group the structure starts with")
@@ -70,13 +71,6 @@ class RelaxSettings(Settings):
     max_energy_std: Annotated[float | None, Unit("eV/atom")] = Field(
         None, gt=0, description="stop where an ensemble's energies spread by more; default: no limit"
     )
-
-    @field_validator("supercell")
-    @classmethod
-    def _positive(cls, value: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
-        if value is not None and min(value) < 1:
-            raise ValueError("needs three whole numbers of at least 1")
-        return value
 
     @model_validator(mode="after")
     def _pressure_acts_on_a_cell(self) -> Self:

@@ -16,7 +16,7 @@ from ..structures.cells import heights
 from ..units import Unit
 from .framework.contract import workflow
 from .framework.evaluations import evaluate
-from .framework.interface import Array, Progress, Settings, check_crystal, stress_note, symmetry_of
+from .framework.interface import Array, Progress, Repeats, Settings, check_crystal, stress_note, symmetry_of
 from .framework.results import Result, overlay
 from .relaxation import RelaxSettings, relax_each
 
@@ -28,7 +28,7 @@ EXAMPLES = ("nff vacancy si.cif --supercell 3 3 3",)
 class VacancySettings(Settings):
     """Options of a vacancy formation energy."""
 
-    supercell: tuple[int, int, int] | None = Field(
+    supercell: Repeats | None = Field(
         None, description="repeats along each axis; default: so many that --length is reached"
     )
     length: Annotated[float, Unit("Å")] = Field(

@@ -87,7 +87,7 @@ def test_qha_and_gruneisen_write_their_files(silicon, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--supercell", "2", "0", "2"], "--supercell: needs three whole numbers"),
+        (["--supercell", "2", "0", "2"], "--supercell: should be greater than 0, got 0"),
         (["--supercell-matrix", *"100010002"[:8], "-2"], "--supercell-matrix: needs a positive determinant"),
         (["--supercell", *"222", "--supercell-matrix", *"200020002"], "exclude each other"),
         (["--born", "nowhere"], "nowhere: cannot be read"),

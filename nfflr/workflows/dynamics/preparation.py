@@ -9,7 +9,7 @@ import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.constraints import FixAtoms, FixCartesian
 from ase.units import kB
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from ...errors import NFFLrError, StructureError
 from ...notes import note
@@ -17,7 +17,7 @@ from ...storage.archives import Archive
 from ...structures.cells import heights
 from ...structures.constraints import repeated
 from ...units import GPA, Unit
-from ..framework.interface import Settings
+from ..framework.interface import Repeats, Settings
 from ..relaxation import RelaxSettings, relax
 
 EnsembleName = Literal[
@@ -52,7 +52,7 @@ class MdSettings(Settings):
         gt=0,
         description="rough compressibility of the material, for npt-berendsen; default: from its stress",
     )
-    supercell: tuple[PositiveInt, PositiveInt, PositiveInt] | None = Field(
+    supercell: Repeats | None = Field(
         None, description="repeats of the structure along each axis; default: the structure as it is"
     )
     minimise: bool = Field(

@@ -11,7 +11,7 @@ import numpy as np
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.spacegroup.symmetrize import check_symmetry
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, PositiveInt
 from spglib import SpglibDataset
 
 from ...errors import StructureError
@@ -32,6 +32,9 @@ def _array(value: object) -> np.ndarray:
 Array = Annotated[
     np.ndarray, BeforeValidator(_array), PlainSerializer(lambda a: a.tolist(), return_type=list)
 ]
+
+
+Repeats = tuple[PositiveInt, PositiveInt, PositiveInt]  # of a cell along each axis, or points of a mesh
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,17 @@ from scipy.spatial import cKDTree
 from ...errors import NumericsError
 from ...structures.cells import heights
 from ...units import Unit
-from ..framework.interface import Settings, symmetry_of
+from ..framework.interface import Repeats, Settings, symmetry_of
 
-Three = tuple[int, int, int]
 Nine = tuple[int, int, int, int, int, int, int, int, int]
 
 
 class LatticeSettings(Settings):
     """How force constants are made, and where in reciprocal space they are looked at."""
 
-    supercell: Three | None = Field(None, description="repeats of the cell; default: from --supercell-length")
+    supercell: Repeats | None = Field(
+        None, description="repeats of the cell; default: from --supercell-length"
+    )
     supercell_matrix: Nine | None = Field(
         None, description="M row by row; the supercell is (a b c) M, as in phonopy; default: none"
     )
@@ -46,7 +47,7 @@ class LatticeSettings(Settings):
     born: Path | None = Field(
         None, description="BORN file of phonopy, for the splitting of LO and TO; default: no splitting"
     )
-    mesh: Three | None = Field(
+    mesh: Repeats | None = Field(
         None, description="q-points along each axis, Γ among them; default: from --mesh-length"
     )
     mesh_length: Annotated[float, Unit("Å")] = Field(
@@ -59,13 +60,6 @@ class LatticeSettings(Settings):
         """A file of settings may hold three rows of three."""
         if isinstance(value, list | tuple) and all(isinstance(row, list | tuple) for row in value):
             return [number for row in value for number in row]
-        return value
-
-    @field_validator("supercell", "mesh")
-    @classmethod
-    def _positive(cls, value):
-        if value is not None and min(value) < 1:
-            raise ValueError("needs three whole numbers of at least 1")
         return value
 
     @field_validator("supercell_matrix")
