@@ -146,13 +146,12 @@ def phonons(
     reach = REACH * (getattr(calculator, "cutoff", None) or np.inf)  # of the forces, doubled: see below
     matrix = supercell_matrix(unitcell, settings)
     result = in_supercell(matrix)
-    fixed = settings.supercell is not None or settings.supercell_matrix is not None
-    if not result.open or fixed or not np.isfinite(reach):
-        return result
-    larger = diagonal_supercell(unitcell, reach, settings.symprec)
-    if len(unitcell) * np.linalg.det(larger) > MOST_ATOMS:
-        return result
-    return in_supercell(larger, f"{result.lowest_frequency:.3f} THz in the smaller supercell")
+    is_free = settings.supercell is None and settings.supercell_matrix is None
+    if result.open and is_free and np.isfinite(reach):
+        larger = diagonal_supercell(unitcell, reach, settings.symprec)
+        if len(unitcell) * np.linalg.det(larger) <= MOST_ATOMS:
+            return in_supercell(larger, f"{result.lowest_frequency:.3f} THz in the smaller supercell")
+    return result
 
 
 def _result(

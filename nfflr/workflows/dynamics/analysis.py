@@ -269,12 +269,11 @@ def trace(frames: Sequence[ase.Atoms]) -> Trace:
     for frame in frames:
         steps.append(frame.info["step"])
         rows.append([frame.info["thermo"][name] for name in COLUMNS])
-        scaled = frame.cell.rank == 3
-        positions = frame.cell.scaled_positions(frame.positions) if scaled else frame.positions
-        first = positions if first is None else first
-        moved = (positions - first) @ (frame.cell.array if scaled else np.eye(3))  # (N, 3)
-        masses = frame.get_masses()
-        moved = moved - free_axes(frame) * (masses @ moved) / masses.sum()
+        cell = frame.cell.array if frame.cell.rank == 3 else np.eye(3)
+        scaled = np.linalg.solve(cell.T, frame.positions.T).T  # (N, 3)
+        first = scaled if first is None else first
+        moved, masses = (scaled - first) @ cell, frame.get_masses()
+        moved -= free_axes(frame) * (masses @ moved) / masses.sum()
         squares = np.square(moved).sum(axis=1)
         displacement.append(np.sqrt(squares.mean()))
         furthest.append(int(squares.argmax()))

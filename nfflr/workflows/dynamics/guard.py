@@ -151,15 +151,8 @@ class Guard(GetPropertiesMixin):
         self._geometry: tuple[bytes, bytes] | None = None  # positions and cell that were checked last
         self._answers: dict[str, float | np.ndarray] = {}  # for them
 
-    @property
-    def results(self) -> dict:
-        """Of the calculator."""
-        return self.calculator.results
-
-    @property
-    def implemented_properties(self) -> list[str]:
-        """Of the calculator."""
-        return self.calculator.implemented_properties
+    results = property(lambda self: self.calculator.results)
+    implemented_properties = property(lambda self: self.calculator.implemented_properties)
 
     def reset(self) -> None:
         """Forget, and let the calculator forget, what came before."""
@@ -193,10 +186,8 @@ class Guard(GetPropertiesMixin):
             else:
                 value = self.calculator.get_property(name, atoms, allow_calculation)
         except (NumericsError, StructureError) as error:
-            reason = str(error).removeprefix("structure: ")
-            raise ExplosionError(
-                f"was fastest when the model gave up: {reason}", self.fastest(atoms)
-            ) from error
+            reason = f"was fastest when the model gave up: {str(error).removeprefix('structure: ')}"
+            raise ExplosionError(reason, self.fastest(atoms)) from error
         finite = np.isfinite(value)
         if not np.all(finite):
             atom = int(finite.all(axis=1).argmin()) if name == "forces" else self.fastest(atoms)
@@ -242,12 +233,16 @@ class Guard(GetPropertiesMixin):
         forces = self._answers.get("forces")
         if forces is not None and not np.isfinite(energy).any():
             return int(np.square(forces).sum(axis=1).argmax())
-        return int(np.argmax(np.where(np.isfinite(energy), energy, np.inf)))
+        return _highest(energy)
 
     def fastest(self, atoms: ase.Atoms) -> int:
         """The atom with the highest speed; one whose speed is not finite before all others."""
-        speed = np.square(atoms.get_velocities()).sum(axis=1)
-        return int(np.argmax(np.where(np.isfinite(speed), speed, np.inf)))
+        return _highest(np.square(atoms.get_velocities()).sum(axis=1))
+
+
+def _highest(values: np.ndarray) -> int:
+    """Index of the highest value; of one that is not finite before all others."""
+    return int(np.argmax(np.where(np.isfinite(values), values, np.inf)))
 
 
 def _shortest_distances(calculator: Calculator) -> np.ndarray | None:

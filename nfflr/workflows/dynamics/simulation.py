@@ -62,8 +62,8 @@ class Outcome:
     last: ase.Atoms
     explosion: tuple[int, str] | None
     too_near: TooNear | None
-    excess: Excess | None = None
-    compressibility: float | None = None
+    excess: Excess | None
+    compressibility: float | None
 
 
 class Run:
@@ -133,9 +133,8 @@ class Run:
             with np.errstate(all="ignore"):  # what overflows is found below
                 self.dynamics.step()
         except np.linalg.LinAlgError as error:  # of a cell that is NaN
-            raise ExplosionError(
-                f"was fastest when a step failed ({error})", self.guard.fastest(self.atoms)
-            ) from error
+            reason = f"was fastest when a step failed ({error})"
+            raise ExplosionError(reason, self.guard.fastest(self.atoms)) from error
         temperature = self.temperature()
         if not temperature <= self.settings.max_temperature:
             reason = f"was hottest when the temperature reached {temperature:.0f} K"
@@ -170,7 +169,7 @@ class Run:
             pressure = float((2 * kinetic / (3 * atoms.get_volume()) - np.mean(stress[:3])) / GPA)
         values = (
             self.step * self.settings.timestep / 1000,
-            2 * kinetic / (max(1, self.dof) * kB),
+            self.temperature(),
             potential,
             kinetic,
             potential + kinetic,
@@ -311,14 +310,14 @@ def _outcome(
 
 def _reporter(run: Run, progress: Progress):
     """Calls ``progress`` with the numbers a person watches, taken from a frame."""
-    began, first, start = time.perf_counter(), run.step, run.conserved()
+    started, first, start = time.perf_counter(), run.step, run.conserved()
 
     def report(frame: ase.Atoms) -> None:
         row = frame.info["thermo"]
         numbers = {"T (K)": row["temperature (K)"], "E (eV)": row["total energy (eV)"]}
         if start is not None:
             numbers["drift (meV/atom)"] = 1000 * (row["conserved (eV)"] - start) / len(frame)
-        days = (time.perf_counter() - began) / 86400
+        days = (time.perf_counter() - started) / 86400
         numbers["ns/day"] = (run.step - first) * run.settings.timestep * 1e-6 / days
         progress(run.step, run.settings.steps, numbers, frame)
 

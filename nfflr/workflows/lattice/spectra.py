@@ -176,10 +176,7 @@ def mode_gruneisen(
 def _dynamical_matrix(phonon: Phonopy, q: np.ndarray, direction: np.ndarray | None) -> np.ndarray:
     dynamical = phonon.dynamical_matrix
     assert dynamical is not None  # there are force constants
-    if isinstance(dynamical, DynamicalMatrixNAC):
-        dynamical.run(q, q_direction=direction)
-    else:
-        dynamical.run(q)
+    dynamical.run(q, **({"q_direction": direction} if isinstance(dynamical, DynamicalMatrixNAC) else {}))
     assert dynamical.dynamical_matrix is not None  # just made
     return dynamical.dynamical_matrix.copy()
 
@@ -200,10 +197,9 @@ def draw_path(axes: Axes, result, values: np.ndarray, frame=None, label: str = "
         return
     edges = [*result.band_pieces, len(result.band_distances)]
     along = np.interp(result.band_distances, result.band_label_distances, frame.band_label_distances)
-    for k, (start, end) in enumerate(pairwise(edges)):
-        lines = axes.plot(along[start:end], values[start:end], **style)
-        if k == 0 and label:
-            lines[0].set_label(label)
+    for start, end in pairwise(edges):
+        axes.plot(along[start:end], values[start:end], **style)
+    axes.plot([], [], label=label, **style)
     axes.set_xticks(frame.band_label_distances, [_typeset(point) for point in frame.band_labels])
     for place in frame.band_label_distances:
         axes.axvline(place, color="0.8", lw=0.8, zorder=0)
