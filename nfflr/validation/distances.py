@@ -89,8 +89,8 @@ def check_wall_in_crystal(calculator: Calculator, structures: Sequence[ase.Atoms
     for atoms in structures:
         atoms = _roomy(atoms)
         for pair, (i, j) in _closest_pairs(atoms).items():
-            distance = np.append(np.arange(SHORTEST, atoms.get_distance(i, j, mic=True), PRESS), np.nan)
-            distance[-1] = atoms.get_distance(i, j, mic=True)
+            bond = atoms.get_distance(i, j, mic=True)
+            distance = np.append(np.arange(SHORTEST, bond, PRESS), bond)
             energy = energies(calculator, [_pressed(atoms, i, j, d) for d in distance])
             wall = wall_height(distance, energy - energy[-1], nearest(*pair))
             lowest[pair] = min(wall, lowest.get(pair, wall))
@@ -144,12 +144,11 @@ def _closest_pairs(atoms: ase.Atoms) -> dict[tuple[str, str], tuple[int, int]]:
     distances = atoms.get_all_distances(mic=True)  # (N, N)
     np.fill_diagonal(distances, np.inf)
     symbols, pairs = np.array(atoms.symbols), {}
-    for a in sorted(set(symbols)):
-        for b in sorted(set(symbols)):
-            block = np.where((symbols[:, None] == a) & (symbols == b), distances, np.inf)
-            i, j = np.unravel_index(np.argmin(block), block.shape)
-            if a <= b and np.isfinite(block[i, j]):
-                pairs[a, b] = (int(i), int(j))
+    for a, b in combinations_with_replacement(sorted(set(symbols)), 2):
+        block = np.where((symbols[:, None] == a) & (symbols == b), distances, np.inf)
+        i, j = np.unravel_index(np.argmin(block), block.shape)
+        if np.isfinite(block[i, j]):
+            pairs[a, b] = (int(i), int(j))
     return pairs
 
 

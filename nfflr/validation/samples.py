@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from ..errors import ConfigError
 
 MAX_ELEMENTS = 10  # 55 pairs
+SKEW = np.array([[1.02, 0.01, 0.0], [0.0, 0.99, 0.015], [0.0, 0.0, 1.01]])
 REACH = 8.0  # Å, taken for a cutoff that is not known
 LATTICES = {"fcc", "bcc", "diamond", "sc"}
 BOND = {"fcc": 2**-0.5, "bcc": 0.75**0.5, "diamond": 0.1875**0.5, "sc": 1.0}  # nearest distance over a
@@ -22,11 +23,7 @@ BOND = {"fcc": 2**-0.5, "bcc": 0.75**0.5, "diamond": 0.1875**0.5, "sc": 1.0}  # 
 
 @dataclass(frozen=True)
 class Samples:
-    """Structures of one run without calculators, and the cutoff in Å if known.
-
-    ``rattled`` ones have no symmetry, for derivatives and invariances; ``small`` is the smallest cell,
-    distorted.
-    """
+    """Structures of one run: ``rattled`` ones without symmetry, and the smallest cell; cutoff in Å."""
 
     elements: tuple[str, ...]
     cutoff: float | None
@@ -68,7 +65,9 @@ def make_samples(
             f"choose, such as --elements {' --elements '.join(elements[:2])}"
         )
     if structures:
-        crystals = [plain_copy(atoms) for atoms in structures]
+        crystals = [atoms.copy() for atoms in structures]
+        for crystal in crystals:
+            crystal.set_constraint()  # which must not act on forces
         small = min(crystals, key=len)
     else:
         crystals = [_crystal(symbol, cubic=True) for symbol in elements]
@@ -76,14 +75,10 @@ def make_samples(
             crystals.append(_mixture(elements))
         small = _crystal(elements[0], cubic=False)
     rattled = tuple(_rattle(atoms, seed) for seed, atoms in enumerate(crystals))
-    return Samples(tuple(elements), cutoff, rattled, _rattle(_strained(small), 99))
-
-
-def plain_copy(atoms: ase.Atoms) -> ase.Atoms:
-    """Copy without constraints, which must not act on forces."""
-    copy = atoms.copy()
-    copy.set_constraint()
-    return copy
+    # A lone atom has no way to be without symmetry but in a skewed cell.
+    skewed = small.copy()
+    skewed.set_cell(small.cell.array @ SKEW, scale_atoms=True)
+    return Samples(tuple(elements), cutoff, rattled, _rattle(skewed, 99))
 
 
 def nearest(first: str, second: str) -> float:
@@ -119,13 +114,6 @@ def _rattle(atoms: ase.Atoms, seed: int) -> ase.Atoms:
     atoms, rng = atoms.copy(), np.random.default_rng(seed)
     bond = 2 * covalent_radii[atoms.numbers].mean()
     atoms.positions += 0.04 * bond * rng.normal(size=(len(atoms), 3))
-    return atoms
-
-
-def _strained(atoms: ase.Atoms) -> ase.Atoms:
-    """The crystal in a skewed cell: a lone atom has no other way to be without symmetry."""
-    strain = np.array([[1.02, 0.01, 0.0], [0.0, 0.99, 0.015], [0.0, 0.0, 1.01]])
-    atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
     return atoms
 
 

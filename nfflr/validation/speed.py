@@ -111,10 +111,7 @@ def measure_speed(
 
 
 def ratios(timings: Sequence[Timing], processor: bool = True) -> dict[tuple[str, int], float]:
-    """Median over rounds of a call's processor time over that of the first calculator in the same round.
-
-    On a GPU, where the processor waits, use ``processor=False``: times by the clock.
-    """
+    """Median over rounds of a call's processor time (or that by the clock) over the first calculator's."""
     first: dict[int, Timing] = {}
     values = {}
     for timing in timings:

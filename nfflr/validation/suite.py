@@ -288,8 +288,8 @@ class Report:
     def scores(self) -> dict[str, float]:
         """Every number by name: the same keys for the same suite, whatever happened.
 
-        ``<task>/<score>``, infinite for a task that failed or was skipped; ``<task>/failed``, 0 or 1;
-        ``coverage``, the fraction of tasks that were scored; ``skipped``, how many were skipped.
+        ``<task>/<score>``, infinite if the task failed or was skipped; ``<task>/failed``, 0 or 1;
+        ``coverage``, the fraction of tasks that were scored; ``skipped``, their number.
         """
         flat: dict[str, float] = {}
         for outcome in self.outcomes:

@@ -94,11 +94,7 @@ def workflow_file(name: str) -> Path | None:
 
 
 def load_workflow(name: str) -> tuple[Any, Any]:
-    """The module and the function of a workflow.
-
-    Raises:
-        ConfigError: it is another package's, and cannot be imported.
-    """
+    """The module and the function of a workflow; ``ConfigError`` if another package's cannot be imported."""
     if name in FILES:
         module = importlib.import_module(f".{FILES[name]}", __name__)
         return module, getattr(module, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import ase
 import numpy as np
@@ -19,6 +19,7 @@ from ..storage.archives import Archive, same_run
 from ..units import Unit
 from .dynamics.analysis import (
     Motion,
+    Word,
     judge,
     mean_and_error,
     motion,
@@ -59,9 +60,7 @@ class MdResult(Result):
     barostat are those of the first and the last step.
     """
 
-    verdict: Literal[
-        "stable", "melted", "exploded", "uncertain", "drifting", "outside training range", "off target"
-    ]
+    verdict: Word
     verdict_step: int | None
     verdict_atom: int | None
     outside_step: int | None = None

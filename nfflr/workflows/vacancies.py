@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import ase
 import numpy as np
@@ -97,9 +97,13 @@ def vacancy(
     bulk = atoms.repeat(settings.supercell or repeats(atoms, settings.length))
     frames = [bulk[np.arange(len(bulk)) != site] for site in sites]  # the first of the repeats comes first
     perfect, *values = evaluate(calculator, [bulk, *frames])
-    whole = perfect["energy"]
     mu = settings.chemical_potential
-    mu = whole / len(bulk) if mu is None else mu
+    if mu is None:
+        mu = perfect["energy"] / len(bulk)
+
+    def formation(energies: Any) -> Any:
+        return energies - perfect["energy"] + mu
+
     options = RelaxSettings(
         fmax=settings.fmax, steps=settings.steps, optimizer=settings.optimizer, cell=settings.cell
     )
@@ -107,10 +111,10 @@ def vacancy(
         frame.rattle(settings.rattle, seed=settings.seed)
     names = [f"site {site}" for site in sites]
     relaxed, reason = relax_each(
-        frames, names, calculator, options, progress, lambda r: {"E_f (eV)": r.energy - whole + mu}
+        frames, names, calculator, options, progress, lambda r: {"E_f (eV)": formation(r.energy)}
     )
-    energies = np.array([r.energy for r in relaxed]) - whole + mu
-    clamped = np.array([results["energy"] for results in values]) - whole + mu
+    energies = formation(np.array([r.energy for r in relaxed]))
+    clamped = formation(np.array([results["energy"] for results in values]))
     lowest = int(np.argmin(energies))
     return VacancyResult(
         converged=not reason,

@@ -43,10 +43,7 @@ def mean_and_error(series: np.ndarray, blocks: int = BLOCKS) -> tuple[float, flo
 
 
 def slope_and_error(x: np.ndarray, y: np.ndarray, blocks: int = BLOCKS) -> tuple[float, float] | None:
-    """Slope of a straight line through the block means of y(x), with its standard error.
-
-    None where a block would have fewer than two values.
-    """
+    """As ``mean_and_error``, the slope of a straight line through the block means of y(x), or None."""
     if len(x) < 2 * blocks:
         return None
     centres = [[part.mean() for part in np.array_split(values, blocks)] for values in (x, y)]
@@ -168,10 +165,7 @@ def motion(frames: Sequence[ase.Atoms], spacing: float, moving: np.ndarray) -> M
 
 
 def square_displacements(x: np.ndarray) -> np.ndarray:
-    """|x(t + lag) - x(t)|² averaged over all t, summed over atoms: x (F, n, 3) gives (F,).
-
-    Sums by Fourier transform (G. R. Kneller et al., Comput. Phys. Commun. 91, 191 (1995)).
-    """
+    """|x(t + lag) - x(t)|² averaged over t, summed over atoms: x (F, n, 3) gives (F,)."""
     count = len(x)
     x = x - x.mean(axis=0)  # displacements do not change, rounding errors do
     squares = np.square(x).sum(axis=(1, 2))  # (F,)

@@ -102,10 +102,9 @@ class Ensemble:
 
     Attributes:
         build: ASE's dynamics for (atoms, settings, degrees of freedom, random generator).
-        hidden: attributes of the dynamics, beside positions, momenta and cell, that the next step needs.
         aim: sets temperature (K), pressure (eV/Å³) for a number of degrees of freedom.
         energy: the quantity that exact integration would conserve, eV; None if there is none.
-        keeps_momentum: whether the total momentum is conserved.
+        hidden: attributes of the dynamics, beside positions, momenta and cell, that the next step needs.
     """
 
     build: Callable[[ase.Atoms, MdSettings, int, np.random.Generator], Integrator]

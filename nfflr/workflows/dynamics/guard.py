@@ -164,11 +164,7 @@ class Guard(GetPropertiesMixin):
         self._before, self._step = atoms.get_positions(), step
 
     def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True):
-        """As ASE's calculators.
-
-        Raises:
-            ExplosionError: an atom moved too far, two are too near, or the answer is not finite.
-        """
+        """As ASE's calculators; what is not sound is an ``ExplosionError``."""
         assert atoms is not None  # ASE's signature; its atoms always pass themselves
         self._check(atoms)
         if name == "free_energy" and name not in self.calculator.implemented_properties:

@@ -46,15 +46,11 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """How a run ended, after a number of sound steps, of which ``last`` is the last structure.
 
-    Attributes:
-        steps: number of sound steps.
-        last: the last sound structure with momenta and results.
-        explosion: (atom, what happened to it) in the step after the last, or None.
-        too_near: the first pair that is nearer than any in the training data, or None.
-        excess: the spread of ``last`` above its limit, at which the run was stopped, or None.
-        compressibility: 1/GPa, that the barostat went by, or None.
+    ``explosion`` is an atom and what happened to it in the next step, ``too_near`` the first pair that is
+    nearer than any in the training data, ``excess`` the spread at which the run was stopped,
+    ``compressibility`` what the barostat went by (1/GPa); None otherwise.
     """
 
     steps: int
@@ -196,11 +192,7 @@ class Run:
 def simulate(
     atoms: ase.Atoms, calculator: Calculator, settings: MdSettings, progress: Progress, archive: Archive
 ) -> Outcome:
-    """Run to ``settings.steps`` from the archive's last state; its frames are in the archive.
-
-    Raises:
-        NumericsError, StructureError: not even the start is sound.
-    """
+    """Run to ``settings.steps`` from the archive's last state; its frames are in the archive."""
     atoms, settings = prepared(atoms, calculator, settings, archive)
     run = Run(atoms, calculator, settings)
     record = archive.load("state")

@@ -169,10 +169,7 @@ def apply_rule(rule: Rule, atoms: ase.Atoms, settings: object, name: str = "stru
 
     Fractional coordinates that are kept fixed become ``FixFractional``: ASE's constraint holds in upright
     cells alone. Applied again it changes nothing and says nothing, so that the command line can apply it with
-    the name of a file before the workflow's function does.
-
-    Raises:
-        StructureError: ``name`` carries what the rule refuses, or lacks what a setting wants kept.
+    the name of a file before the workflow's function does. What is refused is a ``StructureError``.
     """
     result = atoms
     for field, attribute in _ATTRIBUTES.items():

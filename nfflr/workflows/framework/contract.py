@@ -56,8 +56,11 @@ def workflow(function: Callable[..., R]) -> Callable[Concatenate[ase.Atoms, ...]
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> R:
         fields = {name: kwargs.pop(name) for name in list(kwargs) if name not in own}
-        if kind is None or fields.keys() - kind.model_fields.keys():
-            _refuse_unknown(fields, [*own, *(kind.model_fields if kind else ())])
+        names = public.parameters.keys()
+        for field in fields:
+            if field not in names:
+                hint = did_you_mean(field, names) or f"; expected one of {', '.join(names)}"
+                raise ConfigError(f"{field}: there is no such setting{hint}")
         values = public.bind(*args, **kwargs).arguments
         values["calculator"] = _calculator(values.get("calculator"), [values[name] for name in structures])
         if kind is not None:
@@ -99,13 +102,6 @@ def _public_signature(signature: inspect.Signature, kind: type[BaseModel] | None
         keyword = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=field.annotation)
         parameters.append(keyword if field.is_required() else keyword.replace(default=field.default))
     return signature.replace(parameters=parameters)
-
-
-def _refuse_unknown(fields: Mapping[str, Any], names: list[str]) -> None:
-    for field in fields:
-        if field not in names:
-            hint = did_you_mean(field, names) or f"; expected one of {', '.join(names)}"
-            raise ConfigError(f"{field}: there is no such setting{hint}")
 
 
 def _calculator(calculator: Any, structures: list[ase.Atoms]) -> Any:
@@ -203,11 +199,7 @@ class Workflow:
 
 
 def find_workflow(name: str) -> Workflow:
-    """The workflow of a name, of this package or another's.
-
-    Raises:
-        ConfigError: it is another package's, and cannot be loaded or is none.
-    """
+    """The workflow of a name; ``ConfigError`` if another package's cannot be loaded or is none."""
     module, plain = load_workflow(name)
     function = workflow(plain)
     signature = inspect.signature(inspect.unwrap(function), eval_str=True)

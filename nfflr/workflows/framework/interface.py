@@ -92,20 +92,13 @@ def check_atoms(atoms: ase.Atoms) -> None:
 
 
 def check_crystal(atoms: ase.Atoms, what: str, instead: str = "give a crystal") -> None:
-    """Refuse a structure that is not periodic along three axes with a ``StructureError``.
-
-    ``what`` needs a crystal, ``instead`` says what to do.
-    """
+    """Refuse a structure without three periodic axes; ``what`` needs them, ``instead`` says what to do."""
     if not (atoms.pbc.all() and atoms.cell.rank == 3):
         raise StructureError(f"structure: {what} needs three periodic axes; {instead}")
 
 
 def symmetry_of(atoms: ase.Atoms, symprec: float) -> SpglibDataset:
-    """spglib's dataset of a crystal by ASE, for any version of spglib; ``symprec`` in Å.
-
-    Raises:
-        StructureError: spglib finds no symmetry, not even the identity.
-    """
+    """spglib's dataset of a crystal by ASE, for any version of spglib; ``symprec`` in Å."""
     try:
         dataset: SpglibDataset = check_symmetry(atoms, symprec)
     except Exception as error:  # the class differs between versions

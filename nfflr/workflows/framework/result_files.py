@@ -86,12 +86,7 @@ class Outputs:
             self.paths["plot"] = folder / f"{name}.png"
 
     def claim(self, overwrite: bool, inputs: Collection[Path] = ()) -> None:
-        """Make the folder and see that the files can be written, before anything is computed.
-
-        Raises:
-            ConfigError: a file exists and ``overwrite`` is not set, or is one of the (resolved) ``inputs``.
-            ResourceError: the folder cannot be written.
-        """
+        """Make the folder, and refuse files that exist or are among the (resolved) inputs."""
         for path in self.paths.values():
             if path.resolve() in inputs:
                 raise ConfigError(f"{path}: is an input and would be replaced; use another --out")
@@ -103,10 +98,7 @@ class Outputs:
         sweep(claimed)
 
     def write(self, result: Result, record: dict, figure: Callable | None) -> None:
-        """Write every file of the result, or none; ``record`` is what the JSON says besides it.
-
-        Where the result has no structure to write, the path is forgotten.
-        """
+        """Write every file of the result, or none; ``record`` is what the JSON says besides it."""
         for name in self.kinds:
             value = getattr(result, name)
             if name in self.candidates and value is not None:
@@ -163,11 +155,7 @@ def _listed(words: list[str]) -> str:
 
 
 def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
-    """Refuse to replace results unasked.
-
-    Raises:
-        ConfigError: a file exists and ``overwrite`` is not set.
-    """
+    """Refuse with a ``ConfigError`` to replace results unasked."""
     for path in paths:
         if path.exists() and not overwrite:
             raise ConfigError(f"{path}: exists; use --overwrite, or another --out")
@@ -195,9 +183,7 @@ class Made:
     """How a result was made, from which its files and its figure follow.
 
     Attributes:
-        name: of the workflow.
-        module: of its function, where its ``plot`` is.
-        result: type of the result.
+        name: of the workflow, whose function is in ``module``.
         structure: the first structure, whose content decides on the formats of files.
         stem: with which names of files begin.
         facts: what the JSON says besides the result: settings, calculator, versions, …

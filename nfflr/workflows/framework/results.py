@@ -54,11 +54,7 @@ class Result(BaseModel):
         return self
 
     def plot(self, others: Mapping[str, Result] | None = None, label: str = "") -> Figure:
-        """The workflow's figure.
-
-        Args:
-            others: further results of the workflow by name, to draw in the same axes.
-            label: name of this result among them.
+        """The workflow's figure, with further results by name in the same axes, and ``label`` for this one.
 
         Raises:
             ConfigError: the workflow has no figure, or one of a single result.
@@ -187,10 +183,7 @@ def scalar_fields(result: type[Result]) -> dict[str, str]:
 
 
 def describe(result: Result, width: int | None = None) -> str:
-    """The message, then each floating-point number with its error and unit on a line of its own.
-
-    A long message is broken at ``width``, if given.
-    """
+    """The message, broken at ``width``, then each floating-point number with its error and unit."""
     lines = _lines(result)
     longest = max(map(len, lines), default=0)
     message = [result.message] if result.message else []
@@ -309,11 +302,7 @@ def has_fields(reference: Result | None, fields: tuple[str, ...]) -> bool:
 
 
 def field_error(field: str, result: Result, reference: Result) -> float:
-    """Mean absolute difference of a field: a number, an array, or a dict of them.
-
-    Raises:
-        NumericsError: the result has no such value, one of another shape, or one that is not finite.
-    """
+    """Mean absolute difference of a field: a number, an array, or a dict of them."""
     if getattr(result, field) is None:
         raise NumericsError(f"{field}: the result has none, but the reference has; compare like with like")
     ours, theirs = _flat(getattr(result, field)), _flat(getattr(reference, field))

@@ -85,12 +85,7 @@ def read_fields(path: str | Path, workflow: Workflow, *, partial: bool = False) 
     """A result that the command line wrote, every field of its type, and the whole record.
 
     The attributes whose values are files of their own, such as structures, are missing; the record names the
-    files.
-
-    Args:
-        path: of the JSON.
-        workflow: whose result it should be.
-        partial: take a record of some fields too, as one writes by hand: ``model_fields_set`` says which.
+    files. A ``partial`` record of some fields may be written by hand: ``model_fields_set`` says which.
 
     Raises:
         ConfigError: the file is missing, is not JSON, or is not a result of this workflow.

@@ -46,12 +46,7 @@ def from_phonopy(cell: PhonopyAtoms) -> ase.Atoms:
 def at_rest(
     atoms: ase.Atoms, calculator: Calculator, settings: LatticeSettings, progress: Progress, archive: Archive
 ) -> ase.Atoms:
-    """The structure about which atoms vibrate; constraints are dropped, since every atom does.
-
-    Raises:
-        StructureError: an axis is not periodic.
-        NumericsError: the relaxation did not converge.
-    """
+    """The structure about which atoms vibrate; constraints are dropped, since every atom does."""
     check_crystal(atoms, "a phonon calculation", "give a slab, chain or molecule a cell with vacuum")
     # Positions and masses alone: what else a structure carries has no place in displaced supercells.
     # phonopy takes right-handed cells only: the lattice of -a, -b, -c is the same, and so are its multiples.

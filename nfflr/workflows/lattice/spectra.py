@@ -27,13 +27,7 @@ GAMMA = {"G": "Γ"}
 
 @dataclass(frozen=True)
 class BandPath:
-    """A path in straight pieces, as phonopy takes it.
-
-    Attributes:
-        qpoints: (n, 3) of each piece, in the primitive cell's reciprocal lattice.
-        ends: names of the first and last point of each piece.
-        points: coordinates of the named points.
-    """
+    """A path in straight pieces: q-points (n, 3) and names of ends of each, places of named points."""
 
     qpoints: list[np.ndarray]
     ends: list[tuple[str, str]]
@@ -152,12 +146,8 @@ def mode_gruneisen(
 
     Modes of one frequency take the basis in which the change of D is diagonal. phonopy's own class compares
     eigenvalues, squares of frequencies, with a threshold for frequencies: near Γ, where all of them are
-    small, it mixes modes that differ. γ has no meaning where a frequency is zero.
-
-    Args:
-        phonons: with force constants, at rest, at a larger and at a smaller volume.
-        qpoints: (Q, 3) fractional.
-        direction: (3,) from which Γ is approached, where Born charges are known.
+    small, it mixes modes that differ. The ``phonons`` are at rest, at a larger and at a smaller volume;
+    ``direction`` (3,) is that from which Γ is approached, where Born charges are known.
     """
     middle, larger, smaller = phonons
     strain = (larger.primitive.volume - smaller.primitive.volume) / middle.primitive.volume

@@ -107,8 +107,8 @@ def supercell_matrix(unitcell: ase.Atoms, settings: LatticeSettings) -> np.ndarr
 def diagonal_supercell(unitcell: ase.Atoms, length: float, symprec: float = 1e-5) -> np.ndarray:
     """The smallest diagonal supercell in which no atom is nearer than ``length`` (Å) to an image of itself.
 
-    Supercells that break the point group of the crystal are left out: phonopy could use fewer symmetries,
-    and force constants would be cut off at different distances along equivalent directions.
+    It keeps the point group of the crystal: otherwise phonopy could use fewer symmetries, and force constants
+    would be cut off at different distances along equivalent directions.
     """
     cell = unitcell.cell
     rotations = _rotations(unitcell, symprec)
@@ -158,11 +158,7 @@ class Bands(Protocol):
 
 
 def rows_of(qpoints: np.ndarray, bands: Bands) -> np.ndarray:
-    """For each of the q-points (n, 3) the index of one on the path where frequencies are the same.
-
-    Raises:
-        NumericsError: there is none.
-    """
+    """For each of the q-points (n, 3) the index of one on the path where frequencies are the same."""
     operations = _operations(bands)
     rows = []
     for q in np.asarray(qpoints, dtype=float):
