@@ -192,8 +192,8 @@ def thermal(phonon: Phonopy, temperatures: np.ndarray) -> Thermal:
     heat = phonon.run_thermal_properties(temperatures=temperatures, exclude_gamma_acoustic=True)
     assert heat.free_energy is not None and heat.entropy is not None and heat.heat_capacity is not None
     kilojoule = 1 / get_physical_units().EvTokJmol  # per mole, in eV
-    joule = kilojoule / 1000
-    return Thermal(heat.free_energy * kilojoule, heat.entropy * joule, heat.heat_capacity * joule)
+    entropy, heat_capacity = (x * kilojoule / 1000 for x in (heat.entropy, heat.heat_capacity))
+    return Thermal(heat.free_energy * kilojoule, entropy, heat_capacity)
 
 
 LARGEST_PERIOD = 6  # primitive cells along an axis of a modulated structure
