@@ -140,23 +140,23 @@ class _Run:
         try:
             self._call(counted)
         except Exception as error:  # of any calculator: what it raises is its result
-            self.timing = Timing(self.timing.name, self.timing.atoms)
-            self.timing.message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self.timing = Timing(self.timing.name, self.timing.atoms, message=message)
 
     def _call(self, counted: bool) -> None:
-        calculator, parts = self.contestant.calculator, self.contestant.parts
-        before, used = parts(), None if counted else _reset_peak()
+        timing, parts = self.timing, self.contestant.parts
+        before, memory = parts(), None if counted else _reset_peak()
         start = time.perf_counter(), time.process_time()
         for name in self.properties:
-            calculator.get_property(name, self.atoms)
+            self.contestant.calculator.get_property(name, self.atoms)
         end = time.perf_counter(), time.process_time()
         if counted:
-            self.timing.seconds.append(end[0] - start[0])
-            self.timing.processor.append(end[1] - start[1])
+            timing.seconds.append(end[0] - start[0])
+            timing.processor.append(end[1] - start[1])
             for name, total in parts().items():
-                self.timing.parts.setdefault(name, []).append(total - before[name])
-        elif used is not None:
-            self.timing.memory = max(self.timing.memory or 0.0, _status("VmHWM") - used)
+                timing.parts.setdefault(name, []).append(total - before[name])
+        elif memory is not None:
+            timing.memory = max(timing.memory or 0.0, _status("VmHWM") - memory)
 
 
 def _reset_peak() -> float | None:

@@ -119,30 +119,23 @@ def elastic(
     frames = [strained(atoms, strain) for strain in strains]
 
     start, *results = evaluate(calculator, [atoms, *frames], ("energy", "forces", "stress"))
-    shape = (len(patterns), len(deltas), 2, 6)
-    clamped = _stiffness(np.array([f["stress"] for f in results]).reshape(shape), deltas, patterns, basis)
+    clamped = _stiffness([values["stress"] for values in results], deltas, patterns, basis)
     stiffness, reason = clamped, ""
     if settings.internal:
         options = RelaxSettings(fmax=settings.fmax, steps=settings.steps, optimizer="bfgs")
         names = [f"strained cell {k}" for k in range(len(frames))]
         relaxed, reason = relax_each(frames, names, calculator, options, progress)
-        stresses = np.array([result.relaxed.get_stress() for result in relaxed])
-        stiffness = _stiffness(stresses.reshape(shape), deltas, patterns, basis)
+        stresses = [result.relaxed.get_stress() for result in relaxed]
+        stiffness = _stiffness(stresses, deltas, patterns, basis)
 
     values = moduli(stiffness[0])
     notes += _warnings(start, values, settings)
     facts = f"point group {group}, {len(basis)} constants from {len(frames)} strained cells"
     if len(basis) <= MOST_LISTED:
         facts += f": {named_constants(stiffness[0], basis)} GPa"
-    verdict = "mechanically stable" if values["stable"] else "mechanically unstable"
-    if axes := vacuum_axes(atoms):
-        verdict = (
-            f"no verdict on stability: the cell holds vacuum along {' and '.join(axes)}, so these are "
-            "averages over matter and vacuum; give a crystal"
-        )
     return ElasticResult(
         converged=not reason,
-        message=reason or "; ".join([verdict, facts, *notes]),
+        message=reason or "; ".join([_verdict(atoms, values["stable"]), facts, *notes]),
         **values,
         point_group=group,
         independent_constants=len(basis),
@@ -153,6 +146,15 @@ def elastic(
         clamped_error=clamped[1],
         residual_stress=start["stress"] / GPA,
     )
+
+
+def _verdict(atoms: ase.Atoms, stable: bool) -> str:
+    if axes := vacuum_axes(atoms):
+        return (
+            f"no verdict on stability: the cell holds vacuum along {' and '.join(axes)}, so these are "
+            "averages over matter and vacuum; give a crystal"
+        )
+    return "mechanically stable" if stable else "mechanically unstable"
 
 
 def _relaxed_first(
@@ -210,10 +212,11 @@ def _design(basis: np.ndarray, patterns: list[int]) -> np.ndarray:
 
 
 def _stiffness(
-    stresses: np.ndarray, deltas: np.ndarray, patterns: list[int], basis: np.ndarray
+    stresses: list[np.ndarray], deltas: np.ndarray, patterns: list[int], basis: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Stiffness (6, 6) and its standard errors in GPa from stresses (J patterns, K strains, 2 signs, 6)."""
-    odd = (stresses[:, :, 0] - stresses[:, :, 1]) / 2 / GPA  # (J, K, 6)
+    """Stiffness (6, 6) and its standard errors in GPa from stresses, by pattern, strain and sign."""
+    by_pattern = np.reshape(stresses, (len(patterns), len(deltas), 2, 6))
+    odd = (by_pattern[:, :, 0] - by_pattern[:, :, 1]) / 2 / GPA  # (J, K, 6)
     norm = (deltas**2).sum()
     slopes = np.einsum("k,jki->ji", deltas, odd) / norm
     residuals = odd - deltas[:, None] * slopes[:, None]

@@ -262,9 +262,9 @@ def plot(result: PhononsResult, others: Mapping[str, PhononsResult] = {}, label:
         draw_path(bands, item, item.band_frequencies, result, color=colour, lw=WIDTH, label=name)
     bands.axhline(0, color="0.6", lw=0.8, zorder=0)
     bands.set_ylabel("frequency (THz)")
-    lowest = min(item.band_frequencies.min() for _, item, _ in curves)
-    stable = all(item.stable for _, item, _ in curves)
-    bands.set_ylim(0 if stable else 1.1 * lowest, 1.04 * max(item.highest_frequency for _, item, _ in curves))
+    items = [item for _, item, _ in curves]
+    lowest = 0 if all(i.stable for i in items) else 1.1 * min(i.band_frequencies.min() for i in items)
+    bands.set_ylim(lowest, 1.04 * max(item.highest_frequency for item in items))
     if others:
         bands.legend(fontsize="small", loc="best")
         for _, item, colour in curves:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import ase
 import numpy as np
@@ -165,27 +165,23 @@ def _in_order(initial: ase.Atoms, final: ase.Atoms, order: str) -> ase.Atoms:
 
 def _check_held(initial: ase.Atoms, final: ase.Atoms) -> None:
     """Refuse ends that are held in different ways: images between them would be a mixture."""
-    held = zip(labels_by_atom(initial), labels_by_atom(final), strict=True)
-    unlike = [k for k, (ours, theirs) in enumerate(held) if ours != theirs]
-    if unlike:
-        raise StructureError(
-            f"structure: constraints of {listed(unlike)} differ between initial and final; "
-            "give both the same, or none"
-        )
-    ours, theirs = ([c.todict() for c in a.constraints if kind_of(c) == "other"] for a in (initial, final))
-    if str(ours) != str(theirs):
-        raise StructureError("structure: constraints differ between initial and final; give both the same")
-    unlike = np.flatnonzero(initial.get_masses() != final.get_masses()).tolist()
-    if unlike:
-        raise StructureError(
-            f"structure: masses of {listed(unlike)} differ between initial and final; give both the same"
-        )
-    moved = moved_while_held(initial, initial.positions + displacements(initial, final), SAME)
-    if moved:
-        raise StructureError(
-            f"structure: positions of fixed {listed(moved)} differ between initial and final; "
-            "give both the same there, or set these atoms free"
-        )
+    labels = zip(labels_by_atom(initial), labels_by_atom(final), strict=True)
+    atoms = [k for k, (first, last) in enumerate(labels) if first != last]
+    if atoms:
+        _refuse(f"constraints of {listed(atoms)}", "give both the same, or none")
+    first, last = ([c.todict() for c in a.constraints if kind_of(c) == "other"] for a in (initial, final))
+    if str(first) != str(last):
+        _refuse("constraints", "give both the same")
+    atoms = np.flatnonzero(initial.get_masses() != final.get_masses()).tolist()
+    if atoms:
+        _refuse(f"masses of {listed(atoms)}", "give both the same")
+    atoms = moved_while_held(initial, initial.positions + displacements(initial, final), SAME)
+    if atoms:
+        _refuse(f"positions of fixed {listed(atoms)}", "give both the same there, or set these atoms free")
+
+
+def _refuse(what: str, advice: str) -> NoReturn:
+    raise StructureError(f"structure: {what} differ between initial and final; {advice}")
 
 
 def _check_distinct(initial: ase.Atoms, final: ase.Atoms) -> None:

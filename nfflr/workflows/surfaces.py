@@ -96,18 +96,7 @@ def surface(
         StructureError: not a crystal, or there is no such termination.
     """
     check_crystal(atoms, "a surface energy")
-    cell, miller, spacing = oriented(atoms, settings.miller, settings.symprec)
-    cuts = terminations(cell, miller)
-    if settings.termination >= len(cuts):
-        raise StructureError(
-            f"structure: plane {settings.miller} can be cut in {len(cuts)} place(s); "
-            f"expected --termination below that, got {settings.termination}"
-        )
-    cell.positions -= cuts[settings.termination] * _normal(cell, miller)
-    thinnest, growth = (int(np.ceil(x / spacing - 1e-6)) for x in (settings.thickness, settings.step))
-    slabs = [
-        _slab(cell, miller, thinnest + k * max(1, growth), settings.vacuum) for k in range(settings.slabs)
-    ]
+    cell, slabs, cuts = _slabs(atoms, settings)
     bulk, *values = evaluate(calculator, [cell, *slabs])
     clamped = np.array([f["energy"] for f in values])
     final, thickest, reason = clamped, slabs[-1], ""
@@ -127,8 +116,7 @@ def surface(
     sides = "both sides alike" if symmetric else "mean of two different sides"
     return SurfaceResult(
         converged=not reason,
-        message=reason
-        or "; ".join([sides, f"cut {settings.termination} of {len(cuts)}", *stress_note(bulk)]),
+        message=reason or "; ".join([sides, f"cut {settings.termination} of {cuts}", *stress_note(bulk)]),
         surface_energy=gamma / J_PER_M2,
         surface_energy_error=error / J_PER_M2,
         surface_energy_unrelaxed=clamped_gamma / J_PER_M2,
@@ -137,7 +125,7 @@ def surface(
         bulk_energy_fitted=clamped_slope,
         area=area,
         symmetric=symmetric,
-        terminations=len(cuts),
+        terminations=cuts,
         atoms_per_slab=counts.tolist(),
         thicknesses=np.array([np.ptp(slab.positions[:, 2]) for slab in slabs]),
         unrelaxed=(clamped - counts * clamped_slope) / (2 * area) / J_PER_M2,
@@ -181,12 +169,27 @@ def terminations(cell: ase.Atoms, miller: np.ndarray) -> np.ndarray:
     return middles
 
 
-def _slab(cell: ase.Atoms, miller: np.ndarray, layers: int, vacuum: float) -> ase.Atoms:
-    """Slab with a gap of ``vacuum`` to its image along z, and periodic for any calculator."""
-    slab: ase.Atoms = ase.build.surface(cell, miller, layers)
-    slab.center(vacuum=vacuum / 2, axis=2)
-    slab.pbc = True
-    return slab
+def _slabs(atoms: ase.Atoms, settings: SurfaceSettings) -> tuple[ase.Atoms, list[ase.Atoms], int]:
+    """The primitive cell, slabs with a gap to their images along z, and the number of terminations.
+
+    Slabs are periodic along z too, for any calculator.
+    """
+    cell, miller, spacing = oriented(atoms, settings.miller, settings.symprec)
+    cuts = terminations(cell, miller)
+    if settings.termination >= len(cuts):
+        raise StructureError(
+            f"structure: plane {settings.miller} can be cut in {len(cuts)} place(s); "
+            f"expected --termination below that, got {settings.termination}"
+        )
+    cell.positions -= cuts[settings.termination] * _normal(cell, miller)
+    thinnest, growth = (int(np.ceil(x / spacing - 1e-6)) for x in (settings.thickness, settings.step))
+    slabs = []
+    for k in range(settings.slabs):
+        slab = ase.build.surface(cell, miller, thinnest + k * max(1, growth))
+        slab.center(vacuum=settings.vacuum / 2, axis=2)
+        slab.pbc = True
+        slabs.append(slab)
+    return cell, slabs, len(cuts)
 
 
 def _fit(counts: np.ndarray, energies: np.ndarray, area: float) -> tuple[float, float, float]:

@@ -236,9 +236,8 @@ def _coordinates(frames, group, cell, masses) -> tuple[np.ndarray, np.ndarray]:
         if frame.cell.rank == 3:
             positions = frame.cell.scaled_positions(positions) @ cell
         first = positions if first is None else first
-        moved, velocities = positions - first, frame.get_velocities() * 1000 * fs
-        moved, velocities = (a - free * (weights @ a) for a in (moved, velocities))
-        x[k], v[k] = moved[group], velocities[group]
+        for array, values in ((x, positions - first), (v, frame.get_velocities() * 1000 * fs)):
+            array[k] = (values - free * (weights @ values))[group]
     return x, v
 
 
