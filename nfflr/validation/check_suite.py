@@ -172,7 +172,7 @@ def _draw_wall(panel, report: CheckReport) -> None:
 
 
 def _draw_well(panel, report: CheckReport) -> None:
-    """The same near zero, with each minimum marked."""
+    """The curves near zero, with each minimum marked."""
     depth = max([0.2, *(-float(np.nanmin(d.energy)) for d in report.dimers)])
     panel.set(xlabel="distance (Å)", ylabel="energy of two atoms (eV)", ylim=(-1.15 * depth, depth))
     panel.axhline(0, color="0.6", linewidth=0.8, zorder=0)

@@ -49,9 +49,9 @@ def dimer_curves(calculator: Calculator, elements: Sequence[str], reach: float) 
 
 
 def check_minima(dimers: Sequence[Dimer]) -> list[CheckResult]:
-    """Number of dips in each curve beyond the first.
+    """The number of dips in each curve beyond the first.
 
-    Advice only: potentials of crystals never saw a dimer. It matters for gases, surfaces and clusters.
+    It is advice only: potentials of crystals never saw a dimer. It matters for gases, surfaces and clusters.
     """
     rows = []
     for dimer in dimers:
@@ -80,10 +80,9 @@ MOST = 256  # atoms
 
 
 def check_wall_in_crystal(calculator: Calculator, structures: Sequence[ase.Atoms]) -> list[CheckResult]:
-    """For each pair of elements: two neighbours pressed together in their crystal, down to 0.5 Å.
+    """The highest energy that two neighbours in a crystal climb as they are pressed together to 0.5 Å.
 
-    Required. What is measured is the highest energy that they climb before it falls again; behind that is a
-    hole in which atoms fuse.
+    The check is required, for each pair of elements: behind the wall is a hole in which atoms fuse.
     """
     lowest: dict[tuple[str, str], tuple[float, float]] = {}
     for atoms in structures:
@@ -98,9 +97,9 @@ def check_wall_in_crystal(calculator: Calculator, structures: Sequence[ase.Atoms
 
 
 def check_wall_of_dimers(dimers: Sequence[Dimer]) -> list[CheckResult]:
-    """The same for two atoms alone, from their bond inwards, above free atoms.
+    """The highest energy that two atoms alone climb from their bond inwards, above free atoms.
 
-    Advice only: atoms of a solid meet among their neighbours, where the check is required. A warning here
+    It is advice only: atoms of a solid meet among their neighbours, where the check is required. A warning
     matters for gases, clusters and deposition.
     """
     rows = []

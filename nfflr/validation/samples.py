@@ -1,4 +1,4 @@
-"""What checks start from and end in: structures, limits for each precision, results."""
+"""Structures to check on, limits for each precision, and results of checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call of a calculator costs: several of them in turn, at a ladder of sizes."""
+"""The cost of a call of a calculator: several of them in turn, at a ladder of sizes."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from ..workflows.framework.contract import Workflow
 from ..workflows.framework.interface import Progress, Settings, silent
 from ..workflows.framework.results import Result, Score, has_fields
 
-FAILED = math.inf  # of a score there is none of: no lowest score, and no weighted sum, can prefer it
+FAILED = math.inf  # the score of a failure, which no lowest score and no weighted sum can prefer
 
 
 class BudgetSpentError(Exception):
@@ -148,11 +148,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task.
+    """The outcome of a task.
 
     Attributes:
-        status: ``"failed"``: the workflow raised an error, exploded, did not converge, or gave what cannot
-            be compared; ``"skipped"``: there was no time left.
+        status: ``"failed"`` if the workflow raised an error, exploded, did not converge, or gave what cannot
+        be
+            compared; ``"skipped"`` if there was no time left.
         scores: every score of the task; infinite where there is none, so that a failure keeps its place.
         message: of the result, or why there is none.
         seconds: wall time.
@@ -181,7 +182,7 @@ class Outcome:
 
     @property
     def units(self) -> dict[str, str]:
-        """Of each score."""
+        """The unit of each score."""
         return {name: score.unit for name, score in self.task.scores.items()}
 
     @property
@@ -269,7 +270,7 @@ class Suite:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of every task of a suite, in order."""
+    """The outcomes of every task of a suite, in order."""
 
     suite: Suite
     outcomes: tuple[Outcome, ...]
@@ -300,7 +301,7 @@ class Report:
         return flat | {"coverage": self.coverage, "skipped": float(skipped)}
 
     def units(self) -> dict[str, str]:
-        """Of each score that has one, by ``<task>/<score>``."""
+        """The unit of each score that has one, by ``<task>/<score>``."""
         return {f"{o.task.name}/{n}": unit for o in self.outcomes for n, unit in o.units.items() if unit}
 
     def record(self) -> dict:

@@ -120,7 +120,7 @@ def _entry_points() -> dict[str, EntryPoint]:
 
 
 def _announcements() -> Iterator[bytes]:
-    """What installed packages announce. To look here first is ten times as fast as ``importlib.metadata``."""
+    """Entry points of installed packages, found ten times as fast as by ``importlib.metadata``."""
     for folder in sys.path:
         for path in Path(folder or ".").glob("*-info/entry_points.txt"):
             yield path.read_bytes()

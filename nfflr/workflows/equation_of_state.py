@@ -156,7 +156,7 @@ def _fit(volumes: np.ndarray, energies: np.ndarray, name: str, atoms: int) -> di
 
 
 def _failure(birch: dict, vinet: dict, volumes: np.ndarray, energies: np.ndarray, reason: str) -> str:
-    """Why the result must not be used, or nothing."""
+    """A clause that says why the result must not be used, or nothing."""
     if reason:
         return reason
     lowest = int(np.argmin(energies))

@@ -202,7 +202,7 @@ def _average(table: dict[str, np.ndarray], field: str, column: str) -> dict[str,
 
 
 def _drift(table: dict[str, np.ndarray], n_atoms: int) -> tuple[float, float] | None:
-    """Of the conserved quantity with its error, meV/atom/ns."""
+    """Drift of the conserved quantity with its error, meV/atom/ns."""
     fit = slope_and_error(table["time (ps)"], table["conserved (eV)"])
     scale = 1e3 * 1e3 / n_atoms  # eV to meV, 1/ps to 1/ns
     return None if fit is None or np.isnan(fit[0]) else (fit[0] * scale, fit[1] * scale)

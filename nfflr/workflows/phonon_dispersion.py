@@ -49,7 +49,7 @@ EXAMPLES = ("nff phonons si.cif --supercell 4 4 4 --relax cell",)
 
 KM_PER_S = 0.1  # per THz Å
 REACH = 4  # times the cutoff: twice the range of force constants, see _is_open
-MOST_ATOMS = 3000  # of a supercell that is taken without being asked for
+MOST_ATOMS = 3000  # in a supercell that nobody asked for
 BANDS = ("band_qpoints", "band_frequencies")
 
 
@@ -157,7 +157,7 @@ def phonons(
 def _result(
     phonon: Phonopy, path: BandPath, settings: PhononsSettings, reach: float = np.inf, before: str = ""
 ) -> PhononsResult:
-    """Of force constants; ``before`` says what a smaller supercell gave."""
+    """The result for these force constants; ``before`` says what a smaller supercell gave."""
     mesh = phonon.run_mesh(
         settings.mesh or settings.mesh_length, is_gamma_center=True, with_eigenvectors=True
     )

@@ -357,7 +357,7 @@ def plot(result: QhaResult, others: Mapping[str, QhaResult] = {}, label: str = "
 
 
 def _per_atom(result: QhaResult) -> list[tuple[np.ndarray, str]]:
-    """What is drawn against temperature, with its name and unit."""
+    """Values to draw against temperature, with name and unit."""
     atoms = result.atoms_per_cell
     return [
         (result.volume / atoms, "volume (Å³/atom)"),

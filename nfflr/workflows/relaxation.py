@@ -304,7 +304,7 @@ def frame_of(atoms: ase.Atoms, fmax: float) -> ase.Atoms:
 
 
 def describe_end(settings: RelaxSettings, steps: int, converged: bool) -> str:
-    """Why a relaxation that nothing stopped has ended."""
+    """Say why a relaxation has ended that nothing stopped."""
     if not converged:
         return f"fmax is still above {settings.fmax:g} eV/Å after {steps} steps; raise --steps"
     return f"converged after {steps} steps"

@@ -1,4 +1,4 @@
-"""What the frames of a run say: averages with errors, and a verdict in one word."""
+"""Averages with errors over the frames of a run, and a verdict in one word."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def mean_and_error(series: np.ndarray, blocks: int = BLOCKS) -> tuple[float, flo
 
 
 def slope_and_error(x: np.ndarray, y: np.ndarray, blocks: int = BLOCKS) -> tuple[float, float] | None:
-    """As ``mean_and_error``, the slope of a straight line through the block means of y(x), or None."""
+    """Slope of a line through the block means of y(x), and its standard error; None for too few values."""
     if len(x) < 2 * blocks:
         return None
     centres = [[part.mean() for part in np.array_split(values, blocks)] for values in (x, y)]
@@ -107,10 +107,10 @@ def nearest_distance(atoms: ase.Atoms) -> float:
 
 @dataclass(frozen=True)
 class Motion:
-    """What the frames say about motion; names are elements, and ``"all"``.
+    """Motion of the atoms by element, and of ``"all"`` of them.
 
-    ``msd`` (L,) Å² over ``msd_time`` (ps); ``diffusion`` Å²/ps with standard error, or None where the run is
-    too short; ``vacf`` (T,), mass-weighted, 1 at time 0; ``vdos`` (F,) 1/THz over ``frequency`` (THz), whose
+    ``msd`` (L,) Å² over ``msd_time`` (ps); ``diffusion`` Å²/ps with standard error, or None if the run is too
+    short; ``vacf`` (T,), mass-weighted, 1 at time 0; ``vdos`` (F,) 1/THz over ``frequency`` (THz), whose
     integral is 3, the modes of one atom.
     """
 
@@ -243,10 +243,10 @@ def _coordinates(frames, group, cell, masses) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one pass over the F frames gives: steps, a table with NaN for what is not there, displacements.
+    """The table of a run, with NaN for missing values, and how far its F frames are from the first.
 
-    ``displacement`` (F,) Å is the root mean square distance from the first frame with the centre of mass at
-    rest, ``furthest`` (F,) the atom that is furthest away.
+    ``displacement`` (F,) Å is the root mean square distance with the centre of mass at rest, ``furthest``
+    (F,) the atom that is furthest away.
     """
 
     step: np.ndarray
@@ -337,7 +337,7 @@ def judge(
 
 
 def _miss(name: str, averages: Mapping[str, float | None], settings: MdSettings) -> str | None:
-    """What to say where a mean is further from its target than chance explains."""
+    """A clause about a mean that is further from its target than chance explains, or None."""
     is_temperature = name == "temperature"
     has_target = settings.has_thermostat if is_temperature else settings.has_barostat
     mean, error = averages[name], averages[f"{name}_error"]

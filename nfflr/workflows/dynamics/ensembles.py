@@ -64,12 +64,12 @@ class IsotropicBarostat(_Barostat, IsotropicMTKNPT):
     """Martyna, Tobias and Klein's barostat of the volume, J. Chem. Phys. 101, 4177 (1994)."""
 
     def cell_kinetic_energy(self) -> float:
-        """Of the volume's momentum, eV; its mean is kT/2."""
+        """Kinetic energy of the volume's momentum, eV; its mean is kT/2."""
         return float(self._p_eps) ** 2 / (2 * self._barostat.W)
 
 
 class CellBarostat(_Barostat, MTKNPT):
-    """The same of the full cell, with as many momenta as a symmetric cell has."""
+    """Martyna, Tobias and Klein's barostat of the full cell, with as many momenta as a symmetric cell has."""
 
     def __init__(self, atoms, timestep, temperature_K, pressure_au, tdamp, pdamp, dof: int):
         super().__init__(atoms, timestep, temperature_K, pressure_au, tdamp, pdamp, dof)
@@ -77,7 +77,7 @@ class CellBarostat(_Barostat, MTKNPT):
         self._barostat._R[0] = CELL_MOMENTA * self._kT * pdamp**2
 
     def cell_kinetic_energy(self) -> float:
-        """Of the cell's momenta, eV; its mean is 6/2 kT."""
+        """Kinetic energy of the cell's momenta, eV; its mean is 6/2 kT."""
         return self._get_cell_kinetic_energy()
 
 
@@ -91,7 +91,7 @@ def _chain(dynamics, temperature_K: float, tdamp: float, dof: int) -> NoseHoover
 
 
 class Integrator(Protocol):
-    """What a run needs of ASE's dynamics; their base class declares no ``step``."""
+    """The dynamics of ASE as a run uses it; their base class declares no ``step``."""
 
     def step(self) -> object: ...
 
@@ -108,7 +108,7 @@ class Ensemble:
     """
 
     build: Callable[[ase.Atoms, MdSettings, int, np.random.Generator], Integrator]
-    aim: Callable[[Any, float, float, int], None]  # of what ``build`` returns, as below
+    aim: Callable[[Any, float, float, int], None]  # the dynamics comes first, as below
     energy: Callable[[Any], float] | None
     hidden: tuple[str, ...] = ()
     keeps_momentum: bool = True

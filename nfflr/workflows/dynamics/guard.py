@@ -27,7 +27,7 @@ def pairs(atoms: ase.Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _search(atoms: ase.Atoms, cutoff: float) -> tuple[np.ndarray, ...]:
-    """As ``pairs``, with the shift (P, 3) of j in cell vectors before the distance."""
+    """``pairs``, with the shift (P, 3) of j in cell vectors before the distance."""
     i, j, shift = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, cutoff, "matscipy")
     bond = atoms.positions[j] - atoms.positions[i] + shift @ atoms.cell.array
     return i, j, shift, np.sqrt(np.einsum("ij,ij->i", bond, bond))
@@ -89,7 +89,7 @@ class NearPairs:
         return i[near], j[near], distance[near]
 
     def _used(self, atoms: ase.Atoms, pairs: _Candidates) -> float:
-        """By how much a slack may have shrunk since the search, Å."""
+        """Upper bound of how much a slack has shrunk since the search, Å."""
         start, least = pairs.positions, 1.0
         if pairs.cell.tobytes() != atoms.cell.array.tobytes():
             if atoms.cell.rank < pairs.cell.any(axis=1).sum():
@@ -164,7 +164,7 @@ class Guard(GetPropertiesMixin):
         self._before, self._step = atoms.get_positions(), step
 
     def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True):
-        """As ASE's calculators; what is not sound is an ``ExplosionError``."""
+        """A property as ASE's calculators give it, or ``ExplosionError`` where something is not sound."""
         assert atoms is not None  # ASE's signature; its atoms always pass themselves
         self._check(atoms)
         if name == "free_energy" and name not in self.calculator.implemented_properties:
@@ -175,9 +175,8 @@ class Guard(GetPropertiesMixin):
 
     def _ask(self, name: str, atoms: ase.Atoms, allow_calculation: bool):
         try:
-            if (
-                self._answers and name in self.calculator.results
-            ):  # which are of these atoms, as ASE's rule is
+            # By ASE's rule the calculator's results belong to these atoms.
+            if self._answers and name in self.calculator.results:
                 value = self.calculator.results[name]
             else:
                 value = self.calculator.get_property(name, atoms, allow_calculation)

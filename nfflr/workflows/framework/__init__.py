@@ -1,1 +1,1 @@
-"""What all workflows share: settings, results, scores, and how the command line finds them."""
+"""Parts of all workflows: settings, results, scores, and how the command line finds them."""

@@ -1,4 +1,4 @@
-"""What workflows do with what a structure carries besides its atoms: the one table of it.
+"""Rules of workflows for attributes of structures: the one table of them.
 
 Seven things come with structures: fixed atoms, atoms fixed along some directions, other constraints, masses,
 initial charges, initial magnetic moments, and velocities. For each, a workflow has one of three rules:
@@ -36,7 +36,7 @@ FAR = 2.0  # kept velocities that are hotter or colder than the target by more t
 
 @dataclass(frozen=True)
 class Treatment:
-    """What is done with one thing that a structure carries, and why: a clause that follows a colon.
+    """The treatment of one thing that a structure carries; the reason is a clause that follows a colon.
 
     If the workflow's setting named ``setting`` is true, it is kept all the same, and must be there.
     """

@@ -1,4 +1,4 @@
-"""What makes a function a workflow: how it is called, and what its file says about it."""
+"""The decorator of workflows, and the description of a workflow that its file gives."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _settings_type(signature: inspect.Signature) -> type[BaseModel] | None:
 
 
 def _public_signature(signature: inspect.Signature, kind: type[BaseModel] | None) -> inspect.Signature:
-    """What callers see: all but the structures is optional, and every setting is a keyword."""
+    """The signature for callers: all but structures is optional, and every setting is a keyword."""
     changes: dict[str, dict[str, Any]] = {
         "calculator": {"annotation": Calculator | None, "default": None},
         "progress": {"annotation": Progress | bool, "default": False},
@@ -194,7 +194,7 @@ class Workflow:
     def prepare(
         self, structures: Sequence[ase.Atoms], settings: BaseModel, names: Sequence[str]
     ) -> list[ase.Atoms]:
-        """As ``attributes.prepared``."""
+        """The structures with the workflow's rule applied; notes and errors call them by ``names``."""
         return prepared(self.function, structures, settings, names)
 
 

@@ -150,7 +150,7 @@ class Excess:
     atom: int | None
 
     def text(self, atoms: ase.Atoms) -> str:
-        """What it says, for a message."""
+        """A clause for a message."""
         if self.atom is None:
             return f"the energy has a spread of {self.value:.3g} eV/atom, more than {self.limit:g}"
         who = f"atom {self.atom} ({atoms.symbols[self.atom]})"

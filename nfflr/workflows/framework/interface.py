@@ -1,4 +1,4 @@
-"""What every workflow shares: settings, types of fields, checks, and a way to report progress."""
+"""Settings, types of fields, checks, and progress, which every workflow shares."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def symmetry_of(atoms: ase.Atoms, symprec: float) -> SpglibDataset:
 
 
 def stress_note(results: dict, limit: float = 0.5) -> list[str]:
-    """What to say of a crystal taken as relaxed whose stress is above ``limit`` GPa."""
+    """A note about a crystal taken as relaxed whose stress is above ``limit`` GPa, or nothing."""
     stress = np.abs(results.get("stress", 0.0)).max() / GPA
     return [f"the crystal is under {stress:.2g} GPa; relax its cell first"] if stress > limit else []
 

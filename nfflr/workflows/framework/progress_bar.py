@@ -99,7 +99,7 @@ def _notebook_line(name: str) -> Update:
 
 
 def _columns(counted: bool, bar: bool) -> tuple[ProgressColumn, ...]:
-    """What is shown; without a number of steps, ``0/?`` and the time that remains would say nothing."""
+    """The columns; without a number of steps, ``0/?`` and the time that remains would say nothing."""
     name = TextColumn("{task.description}", style="bold", markup=False)
     text, elapsed = TextColumn("{task.fields[numbers]}", markup=False), TimeElapsedColumn()
     if not counted:

@@ -118,7 +118,7 @@ class Outputs:
             write_json(self.paths["json"], content)
 
     def _best(self, atoms: ase.Atoms) -> int:
-        """Which of the formats is the first that can be written, and holds all unless it was asked for."""
+        """Index of the format: the first that holds all, or the requested one if it can be written."""
         lost = [losses(atoms, form) for form in self.formats]
         if self.asked and OPEN not in lost[0]:
             return 0
@@ -202,7 +202,7 @@ class Made:
         return getattr(importlib.import_module(self.module), "plot", None)
 
     def draw(self, result: Result, others: Mapping[str, Result], label: str) -> Figure:
-        """As ``Result.plot``."""
+        """Draw the figure; see ``Result.plot``."""
         plot = self.plot
         if plot is None:
             raise ConfigError(f"{self.name}: this workflow has no figure; its numbers are in the result")
@@ -212,7 +212,7 @@ class Made:
         return figure
 
     def save(self, result: Result, where: Path, form: str | None, overwrite: bool) -> dict[str, Path]:
-        """As ``Result.save``."""
+        """Write the files; see ``Result.save``."""
         if form is not None and form not in FORMATS:
             hint = did_you_mean(form, FORMATS) or f"; expected one of {', '.join(FORMATS)}"
             raise ConfigError(f"format: there is no {form!r}{hint}")

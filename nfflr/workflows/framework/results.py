@@ -38,9 +38,12 @@ PRECISION = 5e-7  # of a value: half of the last of six digits
 
 
 class Result(BaseModel):
-    """What a workflow found. Fields of type ``ase.Atoms`` are written as structure files (none if the value
-    is None), lists of them (or sequences, read frame by frame) as trajectories, a ``Table`` as CSV, a
-    ``Text`` as it is, everything else goes to JSON; ``Unit`` annotations give the units."""
+    """The result of a workflow.
+
+    Fields of type ``ase.Atoms`` are written as structure files (unless the value is None), lists of them (or
+    sequences, read frame by frame) as trajectories, a ``Table`` as CSV, a ``Text`` as it is, everything else
+    goes to JSON; ``Unit`` annotations give the units.
+    """
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
@@ -166,7 +169,7 @@ VERSION = ResultRecord.model_fields["version"].default
 
 
 def result_record(result: Result) -> dict:
-    """What the JSON holds of a result: the values of all fields that are not files, and units by field."""
+    """The JSON of a result: the values of all fields that are not files, and units by field."""
     values = json.loads(result.model_dump_json(exclude=set(file_fields(type(result)))))
     units = {n: unit_of(f) for n, f in type(result).model_fields.items() if unit_of(f)}
     return {"result": values, "units": units}

@@ -105,7 +105,7 @@ def masses_keep_symmetry(atoms: ase.Atoms, symprec: float) -> bool:
 
 
 def supercells(phonon: Phonopy) -> list[PhonopyAtoms]:
-    """Those with displaced atoms, of a phonopy object that ``displaced`` made."""
+    """The supercells with displaced atoms of a phonopy object that ``displaced`` made."""
     assert phonon.supercells_with_displacements is not None
     return phonon.supercells_with_displacements
 

@@ -145,7 +145,7 @@ SAME = 1e-4  # fractional; far below the distance of neighbours on any path
 
 
 class Bands(Protocol):
-    """What is needed of a result: (Q, 3) q-points in the basis of its primitive cell, and that cell."""
+    """The fields of a result for ``rows_of``: q-points (Q, 3), and the primitive cell of their basis."""
 
     @property
     def band_qpoints(self) -> np.ndarray: ...
@@ -158,7 +158,7 @@ class Bands(Protocol):
 
 
 def rows_of(qpoints: np.ndarray, bands: Bands) -> np.ndarray:
-    """For each of the q-points (n, 3) the index of one on the path where frequencies are the same."""
+    """Index of a point on the path for each q-point (n, 3) at which frequencies are the same by symmetry."""
     operations = _operations(bands)
     rows = []
     for q in np.asarray(qpoints, dtype=float):
