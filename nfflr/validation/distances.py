@@ -86,7 +86,9 @@ def check_wall_in_crystal(calculator: Calculator, structures: Sequence[ase.Atoms
     """
     lowest: dict[tuple[str, str], tuple[float, float]] = {}
     for atoms in structures:
-        atoms = _roomy(atoms)
+        repeat = np.where(atoms.pbc, 2, 1)
+        if len(atoms) * repeat.prod() <= MOST:  # the images of the two atoms are not pressed as well
+            atoms = atoms.repeat(repeat)
         for pair, (i, j) in _closest_pairs(atoms).items():
             bond = atoms.get_distance(i, j, mic=True)
             distance = np.append(np.arange(SHORTEST, bond, PRESS), bond)
@@ -130,12 +132,6 @@ def _row(name: str, height: float, at: float, **more) -> CheckResult:
     passed = bool(height >= WALL)
     message = f"at {at:.2f} Å" + (", lower behind: atoms can fuse" if at > SHORTEST + PRESS / 2 else "")
     return CheckResult(name, passed, height, "eV", WALL, message, at_least=True, **more)
-
-
-def _roomy(atoms: ase.Atoms) -> ase.Atoms:
-    """Repeated where that stays small, so that the images of the two atoms are not pressed as well."""
-    repeat = np.where(atoms.pbc, 2, 1)
-    return atoms.repeat(repeat) if len(atoms) * repeat.prod() <= MOST else atoms
 
 
 def _closest_pairs(atoms: ase.Atoms) -> dict[tuple[str, str], tuple[int, int]]:

@@ -72,7 +72,11 @@ def make_samples(
     else:
         crystals = [_crystal(symbol, cubic=True) for symbol in elements]
         if len(elements) > 1:
-            crystals.append(_mixture(elements))
+            bond = max(nearest(a, b) for a in elements for b in elements)
+            mixture = bulk("NaCl", "rocksalt", a=2 * bond, cubic=True)  # 8 sites
+            mixture = mixture.repeat((1, 1, 1 if len(elements) <= 4 else 2))
+            mixture.symbols = [elements[k % len(elements)] for k in range(len(mixture))]
+            crystals.append(mixture)
         small = _crystal(elements[0], cubic=False)
     rattled = tuple(_rattle(atoms, seed) for seed, atoms in enumerate(crystals))
     # A lone atom has no way to be without symmetry but in a skewed cell.
@@ -99,14 +103,6 @@ def _crystal(symbol: str, cubic: bool) -> ase.Atoms:
     if state.get("symmetry") in LATTICES:
         lattice, a = state["symmetry"], state.get("a")
     return bulk(symbol, lattice, a=a or nearest(symbol, symbol) / BOND[lattice], cubic=cubic)
-
-
-def _mixture(elements: Sequence[str]) -> ase.Atoms:
-    d = max(nearest(a, b) for a in elements for b in elements)
-    atoms = bulk("NaCl", "rocksalt", a=2 * d, cubic=True)  # 8 sites
-    atoms = atoms.repeat((1, 1, 1 if len(elements) <= 4 else 2))
-    atoms.symbols = [elements[k % len(elements)] for k in range(len(atoms))]
-    return atoms
 
 
 def _rattle(atoms: ase.Atoms, seed: int) -> ase.Atoms:

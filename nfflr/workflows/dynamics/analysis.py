@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 from typing import Literal
@@ -139,7 +139,8 @@ def motion(frames: Sequence[ase.Atoms], spacing: float, moving: np.ndarray) -> M
     counts = {n: np.bincount(block[moving & (symbols == n)], minlength=BLOCKS)[:, None] for n in names}
     sums = {name: np.zeros((BLOCKS, lags)) for name in names}
     vacf, spectrum = np.zeros(min(lags, LAGS)), np.zeros(())
-    for group in _atom_groups(np.flatnonzero(moving), len(frames)):
+    atoms, size = np.flatnonzero(moving), max(1, MEMORY // (len(frames) * 2 * 3 * 8))
+    for group in (atoms[start : start + size] for start in range(0, len(atoms), size)):
         x, v = _coordinates(frames, group, cell, masses)  # (F, n, 3) each
         for name in names:
             for k in range(BLOCKS):
@@ -218,12 +219,6 @@ def power_spectrum(v: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarra
     if segment % 2 == 0:
         total[-1] *= 2
     return frequency, total
-
-
-def _atom_groups(atoms: np.ndarray, n_frames: int) -> Iterator[np.ndarray]:
-    size = max(1, MEMORY // (n_frames * 2 * 3 * 8))
-    for start in range(0, len(atoms), size):
-        yield atoms[start : start + size]
 
 
 def _coordinates(frames, group, cell, masses) -> tuple[np.ndarray, np.ndarray]:

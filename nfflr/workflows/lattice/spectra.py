@@ -190,13 +190,9 @@ def draw_path(axes: Axes, result, values: np.ndarray, frame=None, label: str = "
     for start, end in pairwise(edges):
         axes.plot(along[start:end], values[start:end], **style)
     axes.plot([], [], label=label, **style)
-    axes.set_xticks(frame.band_label_distances, [_typeset(point) for point in frame.band_labels])
+    names = [re.sub(r"([A-ZΓ])(\d+)", r"$\\mathrm{\1}_{\2}$", label) for label in frame.band_labels]
+    axes.set_xticks(frame.band_label_distances, names)
     for place in frame.band_label_distances:
         axes.axvline(place, color="0.8", lw=0.8, zorder=0)
     axes.set_xlim(0, frame.band_distances[-1])
     axes.tick_params(axis="x", length=0)
-
-
-def _typeset(label: str) -> str:
-    """``X1`` with its number below the line."""
-    return re.sub(r"([A-ZΓ])(\d+)", r"$\\mathrm{\1}_{\2}$", label)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import ase
 import numpy as np
@@ -20,6 +20,9 @@ from ...errors import NumericsError
 from ...structures.cells import heights
 from ...units import Unit
 from ..framework.interface import Repeats, Settings, symmetry_of
+
+if TYPE_CHECKING:  # it imports this file
+    from ..phonon_dispersion import PhononsResult
 
 Nine = tuple[int, int, int, int, int, int, int, int, int]
 
@@ -111,7 +114,10 @@ def diagonal_supercell(unitcell: ase.Atoms, length: float, symprec: float = 1e-5
     would be cut off at different distances along equivalent directions.
     """
     cell = unitcell.cell
-    rotations = _rotations(unitcell, symprec)
+    structure = (cell.array, unitcell.get_scaled_positions(), unitcell.numbers)
+    symmetry = spglib.get_symmetry(structure, symprec=symprec)
+    assert symmetry is not None  # errors are raised
+    rotations = np.unique(symmetry["rotations"], axis=0)  # (n, 3, 3), they act on columns of coordinates
     # Where every height reaches the length every image does, so the answer lies at or below these numbers.
     most = int(np.ceil(length / heights(cell.array).min() - 1e-9))
     candidates = sorted(itertools.product(range(1, most + 1), repeat=3), key=lambda n: (np.prod(n), n))
@@ -127,14 +133,6 @@ def shortest_image(cell: np.ndarray) -> float:
     return float(Cell(cell).minkowski_reduce()[0].lengths().min())
 
 
-def _rotations(unitcell: ase.Atoms, symprec: float) -> np.ndarray:
-    """Point group of the crystal in the basis of the cell, (n, 3, 3); W acts on columns of coordinates."""
-    structure = (unitcell.cell.array, unitcell.get_scaled_positions(), unitcell.numbers)
-    symmetry = spglib.get_symmetry(structure, symprec=symprec)
-    assert symmetry is not None  # errors are raised
-    return np.unique(symmetry["rotations"], axis=0)
-
-
 def _is_invariant(matrix: np.ndarray, rotations: np.ndarray) -> bool:
     """Whether rotations map the superlattice onto itself."""
     turned = np.linalg.inv(matrix) @ rotations @ matrix
@@ -144,25 +142,12 @@ def _is_invariant(matrix: np.ndarray, rotations: np.ndarray) -> bool:
 SAME = 1e-4  # fractional; far below the distance of neighbours on any path
 
 
-class Bands(Protocol):
-    """The fields of a result for ``rows_of``: q-points (Q, 3), and the primitive cell of their basis."""
-
-    @property
-    def band_qpoints(self) -> np.ndarray: ...
-    @property
-    def cell(self) -> np.ndarray: ...
-    @property
-    def scaled_positions(self) -> np.ndarray: ...
-    @property
-    def symbols(self) -> list[str]: ...
-
-
-def rows_of(qpoints: np.ndarray, bands: Bands) -> np.ndarray:
+def rows_of(qpoints: np.ndarray, result: PhononsResult) -> np.ndarray:
     """Index of a point on the path for each q-point (n, 3) at which frequencies are the same by symmetry."""
-    operations = _operations(bands)
+    operations, path = _operations(result), result.band_qpoints
     rows = []
     for q in np.asarray(qpoints, dtype=float):
-        candidates = (_row(bands.band_qpoints, points) for points in (q[None], operations @ q))
+        candidates = (_row(path, points) for points in (q[None], operations @ q))
         row = next((row for row in candidates if row is not None), None)
         if row is None:
             place = ", ".join(f"{x:g}" for x in q)
@@ -171,9 +156,9 @@ def rows_of(qpoints: np.ndarray, bands: Bands) -> np.ndarray:
     return np.array(rows, dtype=int)
 
 
-def _operations(bands: Bands) -> np.ndarray:
+def _operations(result: PhononsResult) -> np.ndarray:
     """(R, 3, 3) point group and inversion, acting on fractional reciprocal coordinates."""
-    atoms = ase.Atoms(bands.symbols, cell=bands.cell, scaled_positions=bands.scaled_positions, pbc=True)
+    atoms = ase.Atoms(result.symbols, cell=result.cell, scaled_positions=result.scaled_positions, pbc=True)
     direct = np.unique(symmetry_of(atoms, 1e-3).rotations, axis=0)
     reciprocal = direct.transpose(0, 2, 1)  # the transposes are those of the inverses, which are in the group
     return np.concatenate([reciprocal, -reciprocal])
