@@ -18,7 +18,6 @@ from ..errors import NumericsError
 from ..storage.archives import Archive, same_run
 from ..units import Unit
 from .dynamics.analysis import (
-    Motion,
     Word,
     judge,
     mean_and_error,
@@ -47,6 +46,7 @@ EXTENDS = ("steps",)
 __all__ = ["SCORES", "MdResult", "MdSettings", "md", "plot"]
 
 FEWEST = 20  # frames of an analysis of motion
+MOTION = ("msd_time", "msd", "diffusion", "diffusion_error", "vacf_time", "vacf", "frequency", "vdos")
 
 
 class MdResult(Result):
@@ -221,12 +221,8 @@ def _motion(frames: Sequence[ase.Atoms], begin: int, settings: MdSettings) -> di
         if isinstance(constraint, FixAtoms):
             moving[constraint.index] = False
     if len(frames) - begin < FEWEST or not moving.any():
-        return dict.fromkeys([*Motion.__annotations__, "diffusion_error"])
-    analysis = motion(_Part(frames, begin), settings.interval * settings.timestep / 1000, moving)
-    coefficients = {name: d for name, d in analysis.diffusion.items() if d is not None}
-    diffusion = {name: d[0] for name, d in coefficients.items()} or None
-    error = {name: d[1] for name, d in coefficients.items()} or None
-    return {**vars(analysis), "diffusion": diffusion, "diffusion_error": error}
+        return dict.fromkeys(MOTION)
+    return motion(_Part(frames, begin), settings.interval * settings.timestep / 1000, moving)
 
 
 class _Part(Sequence[ase.Atoms]):

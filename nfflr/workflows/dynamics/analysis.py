@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
-from typing import Literal
+from typing import Any, Literal
 
 import ase
 import numpy as np
@@ -105,30 +105,17 @@ def nearest_distance(atoms: ase.Atoms) -> float:
     return np.inf  # no crystal has atoms so far apart
 
 
-@dataclass(frozen=True)
-class Motion:
-    """Motion of the atoms by element, and of ``"all"`` of them.
-
-    ``msd`` (L,) Å² over ``msd_time`` (ps); ``diffusion`` Å²/ps with standard error, or None if the run is too
-    short; ``vacf`` (T,), mass-weighted, 1 at time 0; ``vdos`` (F,) 1/THz over ``frequency`` (THz), whose
-    integral is 3, the modes of one atom.
-    """
-
-    msd_time: np.ndarray
-    msd: dict[str, np.ndarray]
-    diffusion: dict[str, tuple[float, float] | None]
-    vacf_time: np.ndarray
-    vacf: np.ndarray
-    frequency: np.ndarray
-    vdos: np.ndarray
-
-
-def motion(frames: Sequence[ase.Atoms], spacing: float, moving: np.ndarray) -> Motion:
+def motion(frames: Sequence[ase.Atoms], spacing: float, moving: np.ndarray) -> dict[str, Any]:
     """Analyse frames with momenta, ``spacing`` ps apart, of a run that does not wrap atoms into the cell.
 
     The centre of mass is at rest by subtraction. Displacements are taken in scaled coordinates of the mean
     cell, so that a breathing cell is no diffusion. The ``moving`` atoms, (N,) bool, are read in groups,
     within ``MEMORY``.
+
+    Returns:
+        fields of a result, by element and of ``"all"``: ``msd`` (L,) Å² over ``msd_time`` (ps); ``diffusion``
+        Å²/ps and ``diffusion_error``, None if the run is too short; ``vacf`` (T,), mass-weighted, 1 at time
+        0; ``vdos`` (F,) 1/THz over ``frequency`` (THz), whose integral is 3, the modes of one atom.
     """
     symbols = np.array(frames[0].symbols)
     masses = frames[0].get_masses()
@@ -154,15 +141,17 @@ def motion(frames: Sequence[ase.Atoms], spacing: float, moving: np.ndarray) -> M
     sums["all"] = np.sum([sums[name] for name in names], axis=0)
     counts["all"] = np.sum([counts[name] for name in names], axis=0)
     norm = np.trapezoid(spectrum, frequency)
-    return Motion(
-        msd_time=np.arange(lags) * spacing,
-        msd={name: sums[name].sum(axis=0) / counts[name].sum() for name in sums},
-        diffusion={name: diffusion(sums[name], counts[name], spacing) for name in sums},
-        vacf_time=np.arange(len(vacf)) * spacing,
-        vacf=vacf / vacf[0] if vacf[0] > 0 else vacf,
-        frequency=frequency,
-        vdos=3 * spectrum / norm if norm > 0 else spectrum,
-    )
+    coefficients = {name: diffusion(sums[name], counts[name], spacing) for name in sums}
+    return {
+        "msd_time": np.arange(lags) * spacing,
+        "msd": {name: sums[name].sum(axis=0) / counts[name].sum() for name in sums},
+        "diffusion": {name: d[0] for name, d in coefficients.items() if d} or None,
+        "diffusion_error": {name: d[1] for name, d in coefficients.items() if d} or None,
+        "vacf_time": np.arange(len(vacf)) * spacing,
+        "vacf": vacf / vacf[0] if vacf[0] > 0 else vacf,
+        "frequency": frequency,
+        "vdos": 3 * spectrum / norm if norm > 0 else spectrum,
+    }
 
 
 def square_displacements(x: np.ndarray) -> np.ndarray:
