@@ -324,7 +324,7 @@ def draw(report: Report, title: str) -> matplotlib.figure.Figure:
     pictures = [(o, picture) for o in results if (picture := _picture(o)) is not None]
     bars = sum(len(outcome.scores) for outcome in report.outcomes)
     rows = math.ceil(len(pictures) / COLUMNS)
-    heights = [0.9 + 0.3 * bars, *[3.6 * rows] * bool(rows)]
+    heights = [0.9 + 0.3 * bars, *([3.6 * rows] if rows else [])]
     figure = matplotlib.figure.Figure(figsize=(10, sum(heights) + 0.4), layout="constrained")
     figure.suptitle(f"{title}: coverage {report.coverage:.0%}", fontsize="large")
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]

@@ -100,7 +100,7 @@ def _result(phonons: list[Phonopy], path: BandPath, settings: GruneisenSettings)
     frequencies, values = mode_gruneisen(phonons, mesh.qpoints)
     distances = phonons[0].run_band_structure(path.qpoints).distances
     pieces = [mode_gruneisen(phonons, piece, piece[0] - piece[-1]) for piece in path.qpoints]
-    frequencies_along, along_values = (np.concatenate([piece[k] for piece in pieces]) for k in (0, 1))
+    band_frequencies, band_values = map(np.concatenate, zip(*pieces, strict=True))
     mode = lowest_mode(phonons[0], mesh.qpoints, settings.tolerance)
     stable = mode.frequency >= -settings.tolerance
     values = np.where(frequencies > settings.tolerance, values, np.nan)
@@ -115,8 +115,8 @@ def _result(phonons: list[Phonopy], path: BandPath, settings: GruneisenSettings)
         mean_gruneisen=mean,
         cell=phonons[0].primitive.cell,
         **path_fields(path, distances),
-        band_frequencies=frequencies_along,
-        band_gruneisen=np.where(frequencies_along > settings.tolerance, along_values, np.nan),
+        band_frequencies=band_frequencies,
+        band_gruneisen=np.where(band_frequencies > settings.tolerance, band_values, np.nan),
         mesh=[int(n) for n in mesh.mesh_numbers],
         mesh_weights=mesh.weights,
         mesh_frequencies=frequencies,

@@ -259,7 +259,6 @@ def compressibility(atoms: ase.Atoms, calculator: Calculator, settings: MdSettin
     stiff by a small factor; a barostat's time constant does not mind.
     """
     pressures = []
-    volume = atoms.get_volume()
     for sign in (1, -1):
         strained = atoms.copy()
         strained.set_constraint()
@@ -271,5 +270,5 @@ def compressibility(atoms: ase.Atoms, calculator: Calculator, settings: MdSettin
             return None
         pressures.append(-float(np.mean(stress[:3])) / GPA)
     modulus = (pressures[1] - pressures[0]) / (2 * STRAIN)
-    modulus += len(atoms) * kB * settings.temperature / volume / GPA
+    modulus += len(atoms) * kB * settings.temperature / atoms.get_volume() / GPA
     return 1 / modulus if np.isfinite(modulus) and modulus > 0 else None

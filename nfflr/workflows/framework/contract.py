@@ -49,7 +49,9 @@ def workflow(function: Callable[..., R]) -> Callable[Concatenate[ase.Atoms, ...]
         return function
     signature = inspect.signature(function, eval_str=True)
     structures = list(takewhile(lambda name: name != "calculator", signature.parameters))
-    kind = _settings_type(signature)
+    kind = getattr(signature.parameters.get("settings"), "annotation", None)
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        kind = None
     public = _public_signature(signature, kind)
     own = signature.parameters.keys()
 
@@ -82,11 +84,6 @@ def workflow(function: Callable[..., R]) -> Callable[Concatenate[ase.Atoms, ...]
     called.__annotations__ = {n: p.annotation for n, p in public.parameters.items()}
     called.__annotations__["return"] = signature.return_annotation
     return called
-
-
-def _settings_type(signature: inspect.Signature) -> type[BaseModel] | None:
-    annotation = signature.parameters["settings"].annotation if "settings" in signature.parameters else None
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def _public_signature(signature: inspect.Signature, kind: type[BaseModel] | None) -> inspect.Signature:

@@ -61,7 +61,8 @@ def evaluate(
         name = f"batch-{digest(calculator, block, *(properties or ()))}"
         record = archive.load(name)
         if record is None:
-            record = _pack(_compute(calculator, block, properties, first=len(results)))
+            computed = enumerate(_compute(calculator, block, properties, first=len(results)))
+            record = {f"{k}-{key}": np.asarray(value) for k, r in computed for key, value in r.items()}
             archive.save(name, record)
         results += _unpack(record, len(block))
         finished(len(results), len(structures))
@@ -117,10 +118,6 @@ def digest(calculator: Calculator, structures: Sequence[ase.Atoms], *what: str) 
     model = {name: value for name, value in description_of(calculator).items() if name != "source"}
     text = encode([kind, json.dumps(model, sort_keys=True), what, [atoms.todict() for atoms in structures]])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _pack(results: list[dict]) -> dict[str, np.ndarray]:
-    return {f"{k}-{name}": np.asarray(value) for k, r in enumerate(results) for name, value in r.items()}
 
 
 def _unpack(record: dict[str, np.ndarray], count: int) -> list[dict]:
