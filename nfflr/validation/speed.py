@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import ase
-import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
+from matplotlib.figure import Figure
 
 from ..workflows.framework.interface import has_stress
 
@@ -172,9 +172,9 @@ def _status(key: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 
-def plot_speed(timings: Sequence[Timing], title: str = "") -> matplotlib.figure.Figure:
+def plot_speed(timings: Sequence[Timing], title: str = "") -> Figure:
     """Processor µs per atom over the number of atoms, and what a call of the first calculator is made of."""
-    figure = matplotlib.figure.Figure(figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
     cost, share = figure.subplots(1, 2)
     names = list(dict.fromkeys(timing.name for timing in timings))
     for k, name in enumerate(names):
@@ -183,21 +183,18 @@ def plot_speed(timings: Sequence[Timing], title: str = "") -> matplotlib.figure.
             cost.loglog(sizes, costs, "o-", color=f"C{k}", label=name)
     cost.set(xlabel="atoms", ylabel="energy, forces, stress (processor µs/atom)")
     cost.legend(fontsize=8, frameon=False)
-    _draw_shares(share, [t for t in timings if t.name == names[0] and t.parts])
+    first = [t for t in timings if t.name == names[0] and t.parts]
+    splits = [timing.split() for timing in first]
+    base = np.zeros(len(splits))
+    for part in splits[0] if splits else ():
+        height = np.array([100 * split[part] / sum(split.values()) for split in splits])
+        share.bar([str(t.atoms) for t in first], height, bottom=base, label={"ase": "ASE"}.get(part, part))
+        base += height
+    if splits:
+        share.legend(fontsize=8, frameon=False, ncols=3, loc="upper center")
+        share.set_ylim(0, 112)
     share.set(xlabel="atoms", ylabel=f"{names[0]}: processor time of a call (%)")
     for panel in (cost, share):
         panel.tick_params(direction="in", top=True, right=True, which="both")
     figure.suptitle(title, fontsize=11)
     return figure
-
-
-def _draw_shares(panel, timings: Sequence[Timing]) -> None:
-    splits: list[Mapping[str, float]] = [timing.split() for timing in timings]
-    base = np.zeros(len(splits))
-    for part in splits[0] if splits else ():
-        height = np.array([100 * split[part] / sum(split.values()) for split in splits])
-        panel.bar([str(t.atoms) for t in timings], height, bottom=base, label={"ase": "ASE"}.get(part, part))
-        base += height
-    if splits:
-        panel.legend(fontsize=8, frameon=False, ncols=3, loc="upper center")
-        panel.set_ylim(0, 112)

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ase
-import matplotlib.figure
 import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.io.jsonio import MyEncoder
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from ..errors import ConfigError, NFFLrError, NumericsError, did_you_mean, is_lack_of_resources
 from ..notes import quiet
@@ -318,14 +318,14 @@ COLUMNS = 2
 FURTHEST = 3.0  # times the limit; what lies beyond is cut, its value is written beside it
 
 
-def draw(report: Report, title: str) -> matplotlib.figure.Figure:
+def draw(report: Report, title: str) -> Figure:
     """Bars of score over limit above, the figures of the tasks' results below."""
     results = [outcome for outcome in report.outcomes if outcome.result is not None]
     pictures = [(o, picture) for o in results if (picture := _picture(o)) is not None]
     bars = sum(len(outcome.scores) for outcome in report.outcomes)
     rows = math.ceil(len(pictures) / COLUMNS)
     heights = [0.9 + 0.3 * bars, *([3.6 * rows] if rows else [])]
-    figure = matplotlib.figure.Figure(figsize=(10, sum(heights) + 0.4), layout="constrained")
+    figure = Figure(figsize=(10, sum(heights) + 0.4), layout="constrained")
     figure.suptitle(f"{title}: coverage {report.coverage:.0%}", fontsize="large")
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     _bars(parts[0].add_subplot(), report)

@@ -160,7 +160,7 @@ class ResultRecord(Record):
 
     workflow: str
     result: dict[str, Any]
-    units: dict[str, str] = Field(default_factory=dict)
+    units: dict[str, str | None] = Field(default_factory=dict)
     calculator: dict[str, Any] | None = None
     files: dict[str, str] | None = None
 
