@@ -363,7 +363,7 @@ def check_batch(calculator: Calculator, structures: Sequence[ase.Atoms], limits:
 
 
 def measure_speed(calculator: Calculator, sizes: Sequence[ase.Atoms]) -> list[CheckResult]:
-    """Time of energy and forces per atom, the better of two; only told."""
+    """Time of energy and forces per atom, the better of two, for information."""
     rows = []
     for atoms in sizes:
         times = []

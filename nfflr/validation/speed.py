@@ -40,7 +40,7 @@ class Timing:
         seconds: by the clock.
         processor: on all processors of this process: another job on the machine hardly changes them.
         parts: processor seconds by part.
-        memory: MB that a call took at most beyond what was in use before; None where that is not known.
+        memory: MB that a call took at most beyond what was in use before; None if unknown.
         message: why there are no times, if there are none.
     """
 

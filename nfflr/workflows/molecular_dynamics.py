@@ -55,7 +55,7 @@ class MdResult(Result):
     Errors are standard errors from blocks (of time; for diffusion, of atoms). Keys of ``rdf``, ``msd`` and
     ``diffusion`` are elements, or pairs of them, and ``"all"``. What a run is too short for is None.
     Frequencies above half the rate of frames cannot be seen: with frames 10 fs apart, above 50 THz.
-    ``uncertain`` is the last structure if the spread of an ensemble made the run stop there; then
+    ``uncertain`` is the last structure if the spread of a committee made the run stop there; then
     ``forces_std`` is the largest of any atom, ``uncertain_atom``. None otherwise. Targets of thermostat and
     barostat are those of the first and the last step.
     """
@@ -122,7 +122,7 @@ def md(
     a crystal that starts at rest on its sites gives half of that to its potential energy.
     Positions are not wrapped into the cell; ``atoms`` itself is left as it is. A run that explodes stops at
     once and ends with the last sound structure; that is a result with ``converged=False``, not an error. So
-    is one that stops at the first structure of which the members of an ensemble disagree by too much.
+    is one that stops at the first structure on which the members of a committee disagree by too much.
 
     Args:
         atoms: (N atoms); a barostat needs three periodic axes.

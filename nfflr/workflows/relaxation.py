@@ -86,7 +86,7 @@ class RelaxSettings(Settings):
 class RelaxResult(Result):
     """Outcome of a relaxation; per-step arrays include the start.
 
-    ``uncertain`` is the last structure if the spread of an ensemble made the relaxation stop there; then
+    ``uncertain`` is the last structure if the spread of a committee made the relaxation stop there; then
     ``forces_std`` is the largest of any atom, ``uncertain_atom``. None otherwise.
     """
 

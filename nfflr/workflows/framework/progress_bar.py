@@ -68,7 +68,7 @@ def step_bar(name: str) -> Iterator[Callable]:
 
 @contextmanager
 def training_bar(name: str, enabled: bool = True) -> Iterator[Update]:
-    """``update(done, total, text)`` drawn as one line on stderr; a total of None: not known yet."""
+    """``update(done, total, text)`` drawn as one line on stderr; a total of None is unknown."""
     console = Console(file=sys.stderr, markup=False, emoji=False)
     if enabled and console.is_jupyter:
         yield _notebook_line(name)

@@ -47,7 +47,7 @@ class Outputs:
         folder: where they go.
         stem: of the structure's file, ``si``.
         workflow: whose result it is.
-        atoms: the structure, by which the format is foretold.
+        atoms: the structure, which decides on the format.
         source: its file; default: structures are written as extended XYZ.
         form: format of structures, a name in ``writers.FORMATS``; default: the input's.
     """
