@@ -106,11 +106,7 @@ class DatasetConfig(BaseModel):
 
 
 def _checked(options: dict[str, Any]) -> DatasetConfig:
-    """The options as a model.
-
-    Raises:
-        ConfigError: a value is wrong.
-    """
+    """The options as a model; ConfigError names the option whose value is wrong."""
     fields = DatasetConfig.model_fields
     for name in options.keys() - fields.keys():
         raise TypeError(f"AtomsDataset: unexpected argument {name!r}{did_you_mean(name, fields)}")
@@ -253,8 +249,8 @@ class AtomsDataset(Dataset):
     def declared(self, outputs: Sequence[Quantity]) -> AtomsDataset:
         """The same data with the unit, scale and symmetry that a model states for what it returns.
 
-        A vector of a structure is one number an atom where the model says so: data whose structures are all
-        of one size cannot tell them apart.
+        A vector of a structure is one number an atom where the model says so, as data of structures of one
+        size cannot tell.
 
         Raises:
             ConfigError: a model's quantity has another shape than the labels.
@@ -366,7 +362,7 @@ def split_indices(n: int, n_train: int | float, n_val: int | float, seed: int) -
     """Random split of ``n`` structures; fractions if a number is a float, counts if it is an int.
 
     Raises:
-        ConfigError: more than all structures are asked for, none to train on, or something is no number.
+        ConfigError: the numbers ask for more than all structures, for none to train on, or are no numbers.
     """
     sizes = []
     for name, value in (("n_train", n_train), ("n_val", n_val)):

@@ -1,4 +1,4 @@
-"""Graphs on disk: what a transform made of a structure is kept under a digest of both."""
+"""Graphs on disk: the results of a transform, stored under a digest of structure and transform."""
 
 from __future__ import annotations
 
@@ -33,12 +33,11 @@ INSTALLED = [Path(sysconfig.get_paths()[name]) for name in ("stdlib", "purelib",
 class DiskCache:
     """A folder of sealed files, one for each structure and transform; may be deleted at any time.
 
-    The key is made of the bits of the structure, the transform (see ``identity``) and the version of this
-    package. Files appear whole under their names, so any number of processes may write at once and may be
-    killed; a file that is damaged is made again. Nothing is ever unpickled.
+    Files appear whole under their names, so any number of processes may write at once and may be killed; a
+    damaged file is made again. Nothing is ever unpickled.
 
     Args:
-        folder: where; True for ``graphs`` in the user's cache folder.
+        folder: the folder; True for ``graphs`` in the user's cache folder.
         transform: the function whose results are kept.
 
     Raises:
@@ -58,12 +57,7 @@ class DiskCache:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def __call__(self, atoms: ase.Atoms) -> Any:
-        """The transform's result, from the disk if it is there.
-
-        Raises:
-            ConfigError: a result of this type cannot be stored.
-            ResourceError: the folder cannot be written.
-        """
+        """The transform's result, from the disk if it is there; ConfigError if its type cannot be stored."""
         path = self.path(atoms)
         stored = _load(path)
         if stored is not None:
@@ -75,7 +69,7 @@ class DiskCache:
 
 
 def _load(path: Path) -> tuple | None:
-    """What a file holds, in a tuple; None if it is missing or damaged."""
+    """The content of a file, in a tuple; None if it is missing or damaged."""
     try:
         tensors, metadata = unseal(path.read_bytes(), KIND)
         return (put_together(tensors, metadata["outline"]),)
@@ -84,10 +78,7 @@ def _load(path: Path) -> tuple | None:
 
 
 def identity(transform: Any) -> str:
-    """Digest of a function's qualified name, the arguments bound to it, and the files that define it.
-
-    Those are the file of the function, and files of the user's from which its module has taken a function or
-    class.
+    """Digest of a function's qualified name, bound arguments, and the files that define it and its imports.
 
     Raises:
         ConfigError: a lambda, a closure, or something else that has no name or no file.
@@ -151,11 +142,7 @@ def portable(cls: T) -> T:
 
 
 def take_apart(x: Any) -> tuple[Tensors, Any]:
-    """Tensors by name, and an outline in JSON that says where they go.
-
-    Raises:
-        ConfigError: the type of ``x``, or of something in it, is not known.
-    """
+    """Tensors by name, and an outline in JSON that says where they go; ConfigError for an unknown type."""
     tensors: Tensors = {}
     return tensors, _outline(x, tensors)
 
@@ -193,11 +180,7 @@ def _store(x: torch.Tensor, tensors: Tensors) -> str:
 
 
 def put_together(tensors: Tensors, outline: Any) -> Any:
-    """The inverse of ``take_apart``.
-
-    Raises:
-        KeyError, TypeError, ValueError: the outline is not of this making, or names an unknown class.
-    """
+    """The inverse of ``take_apart``; KeyError, TypeError or ValueError for another outline."""
     ((kind, content),) = ((k, v) for k, v in outline.items() if k != "fields")
     if kind == "value":
         return content

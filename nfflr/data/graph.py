@@ -26,9 +26,9 @@ class Graph:
         src: (E,) int64, neighbour j of each edge.
         dst: (E,) int64, centre i of each edge, ascending.
         shift: (E, 3) float64, Å: the lattice translation added to x_j.
-        cutoff: Å; no bond up to this length is missing. Infinite where that is not known.
-        n_local: energies of the first ``n_local`` atoms count, of a single structure; the others are there
-            for these, as in a part of space that one of several processes has. None: all.
+        cutoff: Å; the graph holds all bonds up to this length. Infinite where that is not known.
+        n_local: number of the first atoms whose energies count, of a single structure that is a part of
+            space; None: all.
     """
 
     atoms: Atoms
@@ -48,11 +48,7 @@ class Graph:
         return torch.bincount(self.dst, minlength=len(self.atoms))
 
     def shorter_than(self, cutoff: float) -> Graph:
-        """Without the bonds that are not.
-
-        Raises:
-            StructureError: two atoms coincide.
-        """
+        """The graph with only the bonds shorter than ``cutoff`` (Å); StructureError if two atoms coincide."""
         square = self.vectors().square().sum(1)  # (E,)
         refuse_coincident(self, square)
         keep = (square < cutoff**2).nonzero().squeeze(1)
@@ -112,16 +108,12 @@ def _edges(atoms: Atoms, r: float, backend: str) -> tuple[torch.Tensor, torch.Te
 
 
 def check_distances(graph: Graph) -> None:
-    """Refuse coincident atoms: the energy has no derivative there.
-
-    Raises:
-        StructureError: naming both atoms.
-    """
+    """Raise StructureError for coincident atoms: the energy has no derivative there."""
     refuse_coincident(graph, graph.vectors().square().sum(1))
 
 
 def refuse_coincident(graph: Graph, square: torch.Tensor) -> None:
-    """As ``check_distances``, for squared bond lengths (E,) in Å² that are there already."""
+    """As ``check_distances``, for squared bond lengths (E,) in Å²."""
     if square.numel() and square.min() < COINCIDENT**2:
         edge = int(square.argmin())
         raise coincident(int(graph.dst[edge]), int(graph.src[edge]))

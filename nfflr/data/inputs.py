@@ -52,11 +52,7 @@ class GhostAtoms:
 
 
 def with_ghosts(atoms: Atoms, cutoff: float, bucket: int = BUCKET) -> GhostAtoms:
-    """Write out the images within ``cutoff`` (Å) of a real atom, padded to a multiple of ``bucket``.
-
-    Raises:
-        StructureError: ``atoms`` is a batch; make ghosts of single structures.
-    """
+    """Write out the images within ``cutoff`` (Å) of one structure, padded to a multiple of ``bucket``."""
     if atoms.is_batch:
         raise StructureError("ghosts: a batch was given; unbatch it and pad each structure")
     graph = periodic_radius_graph(atoms, cutoff)
@@ -124,8 +120,8 @@ def to_dgl(graph: Graph) -> dgl.DGLGraph:
 def from_dgl(view: dgl.DGLGraph, r: float | None = None) -> Graph:
     """A ``Graph`` from a DGL graph with node ``atomic_number`` and edge ``r`` = x_src + S·cell − x_dst (Å).
 
-    Positions and cell are used if the nodes carry them (as ``to_dgl`` writes them); energies and forces need
-    neither, stress needs the cell. A batched graph gives a batch. Bonds longer than ``r`` are dropped.
+    Positions and cell are used if the nodes carry them, as ``to_dgl`` writes them; only stress needs the
+    cell. A batched graph gives a batch. Bonds longer than ``r`` are dropped.
 
     Raises:
         StructureError: ``atomic_number`` or ``r`` is missing.
@@ -223,11 +219,9 @@ def _atoms(data: Data) -> Atoms:
 def as_graph(x, r: float) -> Graph:
     """The graph of ``x`` within the radius ``r`` (Å).
 
-    Known: ``Graph`` (as it is), ``nfflr.Atoms``, ``ase.Atoms``, lists of them, ``GhostAtoms``,
-    ``dgl.DGLGraph`` and PyG's ``Data`` and ``Batch``.
-
-    Raises:
-        StructureError: the type of ``x`` is not known.
+    ``x`` is a ``Graph`` (which stays as it is), ``nfflr.Atoms``, ``ase.Atoms``, a list of them,
+    ``GhostAtoms``, ``dgl.DGLGraph``, PyG's ``Data`` or ``Batch``, or of a registered type; StructureError
+    otherwise.
     """
     if _is_of_class(x, "dgl", "DGLGraph"):
         return from_dgl(x, r)
@@ -272,7 +266,7 @@ def batch_inputs(items: Sequence[Any]) -> Any:
     """Single structures of one representation as a batch of it.
 
     A ``Graph``, ``nfflr.Atoms``, ``dgl.DGLGraph`` or PyG ``Data`` gives a batch of its own kind; anything
-    else a list, which models take too (see ``as_graph``).
+    else a list, which models take too.
     """
     first = items[0]
     if isinstance(first, Graph):

@@ -98,10 +98,10 @@ class Conversion:
 
     Attributes:
         names: of each label, the names that a source may store it by.
-        energy_units, stress_units, stress_sign, stress_order: as ``AtomsDataset`` takes them.
-        force_units, force_sign: likewise.
         folder: what stands before the names of records, so that files of one name are told apart.
         declared: by name the quantities, None where the shape is not known.
+
+    The other attributes are arguments of ``AtomsDataset``.
     """
 
     names: Mapping[str, Sequence[str]]
@@ -156,15 +156,9 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Reading:
-    """One source with what is needed to make records of it.
+    """A source, its name in messages, its module and entries, and the conversion from entries to records.
 
-    Attributes:
-        source: as ``nfflr.data.sources`` opens it.
-        name: how messages call it.
-        module: what reads it.
-        entries: its structures and their values as stored.
-        conversion: from entries to records.
-        unread: what to say about stresses that are there and not read; empty if there are none.
+    ``unread`` says that the source holds stresses that are not read; it is empty if there are none.
     """
 
     source: Any
@@ -185,16 +179,13 @@ def read_records(
     labels: Sequence[str | Quantity] = FORCE_FIELD_LABELS,
     **options: Any,
 ) -> Sequence[Record]:
-    """Structures and those of their labels that are named, in eV, eV/Å and eV/Å³.
+    """Structures and those of their labels that are named, in eV, eV/Å and eV/Å³; lazy where a source is.
 
     Args:
         source: whatever one of ``nfflr.data.sources`` opens, or a list of paths and names.
         labels: quantities, or names of standard ones or of whatever else the data hold.
         options: ``energy_units``, ``force_units``, ``force_sign``, ``stress_units``, ``stress_sign``,
             ``stress_order`` and ``keys`` as ``AtomsDataset`` takes them; None takes what the format fixes.
-
-    Returns:
-        A list, or a lazy sequence where a source is one.
 
     Raises:
         ConfigError: the file is missing, or a unit is and the format does not fix it.
@@ -222,11 +213,7 @@ def readings(
     everything: bool = False,
     **options: Any,
 ) -> list[Reading]:
-    """Open a source, or each of a list. Arguments and errors are those of ``read_records``.
-
-    Args:
-        everything: keep every value that is stored, not only the labels.
-    """
+    """Open a source, or each of a list, as ``read_records`` does; ``everything`` keeps all stored values."""
     sources_ = sources.parts(source)
     folders = sources.folders(sources_)
     stated = ((x.name, x) if isinstance(x, Quantity) else (x, QUANTITIES.get(x)) for x in labels)
@@ -300,11 +287,7 @@ def _unread(
 def _stored_names(
     declared: Mapping[str, Quantity | None], module: Source, name: str, keys: Mapping[str, str]
 ) -> dict[str, Sequence[str]]:
-    """Of each label, the names that the source may store it by; its own name of a force field's is not one.
-
-    Raises:
-        ConfigError: such a name is the target.
-    """
+    """The names by which the source may store each label; ConfigError if a target is such a name itself."""
     names: dict[str, Sequence[str]] = {}
     for label, quantity in declared.items():
         owner = next((of for of, stored in module.KEYS.items() if label in stored), label)
@@ -362,10 +345,7 @@ def is_missing(value: Any) -> bool:
 
 
 def _value(value: Any, name: str, entry: Entry, declared: Quantity | None) -> np.ndarray:
-    """Numbers of any shape as float64, text () or a truth value ().
-
-    Numbers that only lack the axes of the declared shape, as nine in a row of a tensor, get them.
-    """
+    """Numbers as float64, in the declared shape where only axes are missing; text () or a truth value ()."""
     try:
         array = np.asarray(value)
     except ValueError:  # lists of unequal lengths

@@ -35,11 +35,7 @@ class Labels(dict[str, torch.Tensor]):
 
 
 def quantities_of(target: Target | Sequence[Target]) -> tuple[Target, ...]:
-    """The quantities that a target names, each once; those of which only the name is known as text.
-
-    Raises:
-        ConfigError: it names nothing, something twice, or forces without energies.
-    """
+    """The quantities that a target names, unknown ones by name; ConfigError for a wrong target."""
     given = (target,) if isinstance(target, str | Quantity) else tuple(target)
     expanded: list[Target] = []
     for item in given:
@@ -67,14 +63,12 @@ class TargetCheck:
     """Finds out what each target is; a check in the sense of ``nfflr.data.quality.label_checks``.
 
     Refuses a value that is missing, not finite, of another kind or shape than the others, or of an unknown
-    class, and names its record. Labels of the force field are left to ``LabelCheck``.
+    class, and names its record. ``LabelCheck`` does so for labels of the force field.
 
     Args:
-        quantities: the targets as ``quantities_of`` returns them.
+        quantities: the targets as ``quantities_of`` returns them; after ``finish`` the attribute of this name
+            holds a ``Quantity`` for each.
         classify, classes, allow_missing: as ``AtomsDataset`` takes them.
-
-    Attributes:
-        quantities: the targets, after ``finish`` each of them a ``Quantity``.
 
     Raises:
         ConfigError: ``classify`` or ``classes`` name what is not a target.
@@ -192,9 +186,9 @@ def _words(kind: Kind) -> str:
 
 
 def label_tensors(record: Record, quantities: Sequence[Quantity] = LABELLED) -> Labels:
-    """Labels of one structure, and ``n_atoms`` ().
+    """Labels of one structure by name, and ``n_atoms`` ().
 
-    Each quantity by its name, float64 of its shape, NaN if missing; of a class the index (), int64, −100 if
+    Numbers are float64 of the quantity's shape, NaN if missing; a class is its index (), int64, −100 if
     missing.
     """
     n, labels = len(record.atoms), record.labels
@@ -213,12 +207,7 @@ def label_tensors(record: Record, quantities: Sequence[Quantity] = LABELLED) -> 
 
 
 def refuse_unknown(source: object, target: str, stored: str) -> None:
-    """Say that no record of a source has a value, and which names there are.
-
-    Raises:
-        ConfigError: the name is nearly that of a force-field target.
-        StructureError: otherwise; names the nearest key of the data.
-    """
+    """Raise the error that no record of a source has a value; it lists the names that there are."""
     where = Path(source) if isinstance(source, str | Path) else sources.display_name(source)
     entries = chain.from_iterable(sources.find(part).read(part) for part in sources.parts(source))
     names = sorted({name for entry in entries for name in entry.values})

@@ -54,11 +54,7 @@ class VerletList:
         self._search: _Search | None = None
 
     def graph(self, atoms: ase.Atoms) -> Graph:
-        """All pairs closer than the cutoff; the stored candidates are searched again when they must be.
-
-        Raises:
-            StructureError: two atoms coincide, or a periodic axis has no cell vector.
-        """
+        """All pairs closer than the cutoff, from the stored candidates while these are complete."""
         graph = self.candidates(atoms)
         if self.skin == 0:
             check_distances(graph)
@@ -66,9 +62,7 @@ class VerletList:
         return graph.shorter_than(self.cutoff)
 
     def candidates(self, atoms: ase.Atoms) -> Graph:
-        """As ``graph``, with pairs up to a skin beyond the cutoff, for what leaves them out by itself.
-
-        Nothing is computed here but what has changed. Two atoms that coincide are not noticed.
+        """As ``graph``, with pairs up to a skin beyond the cutoff; coincident atoms are not noticed.
 
         Raises:
             StructureError: a periodic axis has no cell vector.
@@ -87,10 +81,7 @@ class VerletList:
         self._search = None
 
     def reusable(self, atoms: ase.Atoms) -> bool:
-        """Whether the stored candidates hold every pair closer than the cutoff.
-
-        True says more: all coordinates are finite, and elements and periodicity are those of the search.
-        """
+        """Whether the stored candidates hold every pair closer than the cutoff, all coordinates being finite."""
         found = self._search
         if found is None or self.skin == 0 or len(found.numbers) != len(atoms):
             return False

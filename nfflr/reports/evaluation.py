@@ -17,7 +17,7 @@ from ..models.base import Potential
 from ..models.committee import Committee
 from ..quantities import FORCE_FIELD, Quantity
 
-TOTAL_TWIN = "all (group)"
+TOTAL_TWIN = "all (group)"  # the row of a group that is called "all"
 EVALUATED = 512  # atoms in a batch that is only evaluated: enough to keep a processor busy, little to keep
 Output = torch.Tensor | Mapping[str, torch.Tensor]
 
@@ -105,11 +105,7 @@ class Predictions:
         return self.groups[self.owner] if per_atom else self.groups
 
     def errors(self, group: str | None = None) -> dict[str, float]:
-        """Errors of every quantity, see ``Comparison.errors``: eV/atom, eV/Å, eV/Å³ of a force field.
-
-        Args:
-            group: only structures of this group; default all.
-        """
+        """Errors of every quantity on a group or on all: eV/atom, eV/Å, eV/Å³ of a force field."""
         return {k: v for name in self.comparisons for k, v in self.of(name, group).errors().items()}
 
 
@@ -127,11 +123,7 @@ def by_name(output: Output, names: Sequence[str]) -> Mapping[str, torch.Tensor]:
 
 
 def as_batch(q: Quantity, predicted: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """A prediction with the batch axis of its labels: a DGL batch of one comes back as a single structure.
-
-    Raises:
-        ConfigError: its shape is not that of the labels.
-    """
+    """A prediction with the batch axis of its labels, which DGL drops for one; ConfigError if it differs."""
     expected = tuple(labels.shape) if q.classes is None else (len(labels), len(q.classes))
     if predicted.dim() == len(expected) - 1 and len(labels) == 1 and not q.per_atom:
         predicted = predicted[None]
@@ -207,9 +199,9 @@ def _beside(q: Quantity, output: Mapping[str, torch.Tensor], labels: dict) -> tu
 def calibration(predictions: Predictions) -> dict[str, float]:
     """How a committee's errors compare with its spread; empty without one.
 
-    ``energy_ratio`` and ``forces_ratio``: root mean square error over root mean square spread, one where the
-    spread tells the size of errors, and above where it is too confident. ``…_correlation``: of the ranks
-    (Spearman's) of errors and spreads, one where the spread tells which are the largest.
+    ``energy_ratio`` and ``forces_ratio`` are root mean square error over root mean square spread: one where
+    the spread tells the size of errors, more where it is too confident. ``…_correlation`` is Spearman's, of
+    errors and spreads.
     """
     table = {}
     for comparison in predictions.comparisons.values():
@@ -229,10 +221,7 @@ def calibration(predictions: Predictions) -> dict[str, float]:
 
 
 def error_table(predictions: Predictions) -> dict[str, dict[str, float]]:
-    """Errors per group and over all structures (``"all"``), with the number of structures and atoms.
-
-    A group that is called ``all`` itself has the row ``TOTAL_TWIN``.
-    """
+    """Errors, structures and atoms of each group, and of all in the row ``all``."""
     table = {}
     for name in [None, *sorted(set(predictions.groups))]:
         members = np.ones(len(predictions.groups), bool) if name is None else predictions.groups == name

@@ -61,10 +61,7 @@ def literal(text: str) -> str:
 
 
 def parity(predictions: Predictions, title: str = "") -> matplotlib.figure.Figure:
-    """Predicted against labelled values of each quantity, coloured by group; a class as confusion matrix.
-
-    What is not labelled at all has no panel.
-    """
+    """Predicted against labelled values of each labelled quantity, by group; a class as confusion matrix."""
     comparisons = list(predictions.comparisons.values())
     comparisons = [c for c in comparisons if c.labelled.any()] or comparisons[:1]
     figure = matplotlib.figure.Figure(figsize=(4 * len(comparisons), 4.2), layout="constrained")

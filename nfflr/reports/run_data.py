@@ -170,10 +170,7 @@ def _same_bytes(record: DataRecord, sources: dict[str, Any]) -> bool:
 def judged_dataset(source: Any, metadata: dict, options: dict[str, Any]) -> AtomsDataset:
     """All structures of a source, with those labels that a checkpoint predicts, as far as they are there.
 
-    Args:
-        source: as ``AtomsDataset`` takes it.
-        metadata: of the checkpoint.
-        options: of ``AtomsDataset``; those that do not concern the labels are left out.
+    ``metadata`` is that of the checkpoint; ``options`` are those of ``AtomsDataset`` that concern labels.
     """
     described: dict[str, dict] = metadata.get("targets") or {}
     targets: list[Target] = list(described or ["energy_and_forces"])
@@ -216,8 +213,8 @@ class Familiar:
 def familiar(checkpoint: str, dataset: AtomsDataset, files: Sequence[str]) -> Familiar:
     """Look up the structures of a data set among those that a checkpoint was trained on.
 
-    Known are those of the record of the run (``run.json``) beside the checkpoint, and of a bundled potential
-    those of its ``train.xyz.xz``. A file of the run's that has changed its place is recognised by its digest.
+    They are known by the record of the run (``run.json``) beside the checkpoint, or by the ``train.xyz.xz``
+    of a bundled potential. A file of the run is recognised by its digest.
 
     Args:
         checkpoint: as ``nfflr.checkpoint.load_model`` takes it.

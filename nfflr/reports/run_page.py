@@ -170,12 +170,7 @@ class RunFolder:
 
 
 def read_run(folder: Path) -> RunFolder:
-    """Read the folder of a run, or the run in a folder (see ``nfflr.checkpoint.find_run``).
-
-    Raises:
-        ConfigError: it is none.
-        CheckpointError: its checkpoint is damaged.
-    """
+    """Read the folder of a run, or the run in a folder; ConfigError if there is none."""
     if folder.is_file():
         raise ConfigError(f"{folder}: is {kind_of(folder) or 'a file'}; give the output folder of nff train")
     if not folder.is_dir():

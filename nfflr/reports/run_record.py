@@ -37,10 +37,9 @@ class DataRecord(BaseModel):
 
 
 class RunRecord(Record):
-    """``run.json``: what a run was asked for, on which data, with which libraries, for how long.
+    """``run.json``: settings, data, libraries and time of a run.
 
-    A resume keeps the first start and command and counts itself; ``wall_time_s`` is that of the process that
-    came to the end.
+    A resume keeps the first start and command and counts itself; ``wall_time_s`` is that of the last process.
     """
 
     kind: ClassVar[str] = "the run.json of nff train"
@@ -59,14 +58,7 @@ class RunRecord(Record):
 
     @classmethod
     def begin(cls, folder: Path, command: str | None, resume: bool, **asked: Any) -> Self:
-        """Write the record of a run that begins, or goes on, in a folder.
-
-        Args:
-            asked: settings, model, parameters, data and versions.
-
-        Raises:
-            ResourceError: it cannot be written.
-        """
+        """Write the record of a run that begins, or goes on, in a folder; ``asked`` are the other fields."""
         before = read_record(folder) if resume else None
         record = cls(
             command=command if before is None else before.command,
@@ -84,11 +76,7 @@ class RunRecord(Record):
 
 
 def read_record(folder: Path) -> RunRecord | None:
-    """The record of the run in a folder, or None if there is none.
-
-    Raises:
-        ConfigError: the file holds something else.
-    """
+    """The record of the run in a folder, None if there is none; ConfigError for another file."""
     return RunRecord.read(folder / FILE) if (folder / FILE).is_file() else None
 
 
@@ -128,10 +116,7 @@ COLUMNS = columns_of(LABELLED)  # of a force field
 
 
 def write_metrics(folder: Path, history: list[Row]) -> None:
-    """Write ``metrics.csv``: energies in eV/atom, forces in eV/Å, stresses in eV/Å³, in full precision.
-
-    A cell is empty where a validation did not measure a quantity.
-    """
+    """Write ``metrics.csv`` in eV/atom, eV/Å and eV/Å³; a cell is empty where nothing was measured."""
     text = io.StringIO()
     first = ["epoch", "step"]
     names = [*first, *sorted({name for row in history for name in row} - set(first))]
@@ -142,11 +127,7 @@ def write_metrics(folder: Path, history: list[Row]) -> None:
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Rows of ``metrics.csv``; NaN where a cell is empty.
-
-    Raises:
-        ConfigError: it has no row, or a cell is no number.
-    """
+    """Rows of ``metrics.csv``, NaN where a cell is empty; ConfigError if there are none."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = [{k: float(v) if v else math.nan for k, v in r.items()} for r in csv.DictReader(file)]
@@ -159,7 +140,7 @@ def read_metrics(path: Path) -> list[Row]:
 
 @contextmanager
 def event_log(folder: Path, wanted: bool, begin: int = 0) -> Iterator[Log]:
-    """``log(numbers, step)`` that writes event files to ``folder``; one that does nothing if not wanted.
+    """``log(numbers, step)`` that writes event files to ``folder``, or nothing if they are not ``wanted``.
 
     Steps after ``begin`` that a run which is resumed wrote before do not count.
 

@@ -22,16 +22,13 @@ from .distributed import share
 class ShuffledBatches:
     """Batches of indices in an order that depends on seed and epoch alone, so that a resume repeats it.
 
-    All ranks' structures together are counted. Each rank iterates over its share of every batch, which is
-    empty where one has fewer structures than there are ranks. The first ``skip`` batches are left out: a
-    resume in the middle of an epoch has done them.
+    Each rank iterates over its share of every batch, which is empty where a batch has fewer structures than
+    there are ranks. The first ``skip`` batches are left out: a resume in the middle of an epoch has done
+    them.
 
     Args:
-        indices: of the structures.
-        size: structures of a batch.
-        seed: of the order.
-        sizes: atoms of each structure, if batches are to be of equal numbers of atoms instead.
-        atoms: of a batch, then.
+        indices, size, seed: the structures, how many make a batch, and the seed of the order.
+        sizes, atoms: atoms of each structure and of a batch, if batches are to be of equal numbers of atoms.
     """
 
     def __init__(self, indices: list[int], size: int, seed: int, sizes: Sequence[int] = (), atoms: int = 0):
@@ -57,7 +54,7 @@ def even_parts(sizes: Sequence[int], count: int) -> list[list[int]]:
     """Positions of items in ``count`` parts of nearly equal total size, in order within each.
 
     Every item goes to the part that has least so far (Graham's list scheduling, SIAM J. Appl. Math. 17, 416
-    (1969)): two parts differ by no more than the largest item, and none is empty if there are enough items.
+    (1969)).
     """
     parts: list[list[int]] = [[] for _ in range(count)]
     filled = [(0, k) for k in range(count)]
@@ -95,13 +92,10 @@ def _leave_interrupts(worker: int) -> None:
 
 @contextmanager
 def watched_workers() -> Iterator[None]:
-    """Say in a line that a process that prepares batches died.
+    """Raise ResourceError, in one line, if a process that prepares batches dies.
 
-    To stand outside of all that cleans up: torch tells of it by a signal, which may come while another error
-    of the same cause is on its way.
-
-    Raises:
-        ResourceError: one did.
+    It stands outside of all that cleans up: torch reports the death by a signal, which may come while another
+    error of the same cause is on its way.
     """
     try:
         yield

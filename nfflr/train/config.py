@@ -38,12 +38,7 @@ Weight = NotNegative | tuple[NotNegative, NotNegative]
 
 
 def read_tasks(items: Sequence[Task | Suite | str | Path]) -> tuple[Task, ...]:
-    """Tasks of a config: as they are, out of a suite, or out of the folder of one.
-
-    Raises:
-        ConfigError: a folder is no suite, or two tasks have one name.
-        StructureError: a structure of a suite cannot be read.
-    """
+    """Tasks of a config: as they are, out of a suite, or out of the folder of a suite."""
     tasks: list[Task] = []
     for item in [items] if isinstance(items, Task | Suite | str | Path) else items:
         suite = read_suite(Path(item)) if isinstance(item, str | Path) else item
@@ -217,13 +212,11 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Tr
     """The settings of a config file: Python that defines them, or YAML that names them.
 
     Weights are initialised from the file's ``random_seed``; the caller's random state is left alone.
-
-    Args:
-        path: the file; other names in a Python file (``cutoff``, helpers) are its own business.
-        overrides: settings that replace the file's (as ``--seed`` does).
+    ``overrides`` replace settings of the file (as ``--seed`` does). Other names in a Python file are its own
+    business.
 
     Raises:
-        ConfigError: missing file, an error inside it (with its own line), or a setting that is misspelt,
+        ConfigError: the file is missing, an error is inside it (with its own line), or a setting is misspelt,
             missing or wrong.
     """
     path, overrides = Path(path), overrides or {}
@@ -247,7 +240,7 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Tr
 
 
 def _refuse_other_kinds(path: Path) -> None:
-    """See that a path is a Python or YAML file, or say what it is instead, and what to do with that."""
+    """Raise ConfigError if a path is no config; the message says what it is, and what to do with it."""
     kind = kind_of(path)
     if kind is None and _is_data(path):  # JSON lines are Python too
         kind = DATA

@@ -1,4 +1,4 @@
-"""Training settings as YAML: everything by name, with a JSON schema by which editors complete it."""
+"""Config files: Python that is run from its own seed, and YAML with a JSON schema for editors."""
 
 from __future__ import annotations
 
@@ -31,14 +31,10 @@ DEFAULT_SEED = 42
 
 
 def run_config(path: Path, seed: int | None = None) -> dict[str, Any]:
-    """The names that a config defines at its top level; the caller's random state is left alone.
+    """The names that a Python config defines at its top level; the caller's random state is left alone.
 
-    Weights are drawn from the file's ``random_seed``, wherever the file assigns it: a file that draws random
-    numbers first is run once more, from that seed.
-
-    Args:
-        path: a Python file.
-        seed: replaces the file's.
+    Weights are drawn from the file's ``random_seed``, or ``seed`` in its place, wherever the file assigns it:
+    a file that draws random numbers first is run once more, from that seed.
 
     Raises:
         ConfigError: an error inside the file, with its own line.
@@ -57,13 +53,7 @@ def is_seed(value: object) -> bool:
 
 
 class SeededConfig(ConfigObject):
-    """The names of a config file, run under a module name that no other module has.
-
-    Args:
-        path: the file.
-        seed: of random numbers until the file assigns its own.
-        fixed: the file's own seed is replaced by ``seed``.
-    """
+    """The names of a config file; ``seed`` holds until the file assigns its own, or always if ``fixed``."""
 
     def __init__(self, path: Path, seed: int, fixed: bool = False):
         super().__init__(path, mutations={SEED: seed})
@@ -88,7 +78,7 @@ class Seeded(UserDict):
     """The names of a module that runs: where it assigns its seed, random numbers begin from there.
 
     Attributes:
-        seed: from which all random numbers come; None if some were drawn before the seed was assigned.
+        seed: the seed of all random numbers; None if some were drawn before the seed was assigned.
         state: torch's random state right after seeding.
     """
 
@@ -171,11 +161,7 @@ class ModelConfig(BaseModel):
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of the weights")
 
     def build(self) -> Potential:
-        """The model with fresh weights.
-
-        Raises:
-            ConfigError: there is no such architecture, or hyper-parameter.
-        """
+        """The model with fresh weights; ConfigError if there is no such architecture or hyper-parameter."""
         try:
             cls = architecture(self.architecture)
         except NFFLrError as error:
@@ -253,11 +239,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def refuse_unknown(content: dict[str, Any], names: Iterable[str]) -> None:
-    """See that names are known.
-
-    Raises:
-        ConfigError: one is not; says the nearest.
-    """
+    """Raise ConfigError for a name that is not known; the message says the nearest."""
     for name in content:
         if name not in names:
             hint = did_you_mean(str(name), names) or f"; expected one of {', '.join(names)}"

@@ -49,7 +49,7 @@ def gathered(item: T) -> list[T]:
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replace each gradient by its sum over ranks; a parameter without one anywhere keeps none."""
+    """Replace each gradient by its sum over ranks; a parameter without a gradient on any rank keeps none."""
     if idist.get_world_size() == 1:
         return
     parameters = list(parameters)
@@ -75,7 +75,7 @@ def launch(function: Callable[..., int], arguments: dict, processes: int | None)
     or a SLURM step of several tasks, this process joins the others; else it runs alone.
 
     Raises:
-        NFFLrError: what the first process that failed raised; the others are stopped.
+        NFFLrError: the error of the first process that failed; the others are stopped.
     """
     if processes and processes > 1:
         return _spawn(function, arguments, processes)
@@ -91,7 +91,7 @@ def launch(function: Callable[..., int], arguments: dict, processes: int | None)
 
 
 def _processes_here() -> int:
-    """Of this machine, by torchrun or by SLURM, which writes ``4(x2),3`` for machines of 4, 4 and 3."""
+    """Processes on this machine; SLURM writes ``4(x2),3`` for machines of 4, 4 and 3."""
     told = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_STEP_TASKS_PER_NODE") or "1"
     return max(int(part.partition("(")[0]) for part in told.split(","))
 
@@ -137,7 +137,7 @@ def _end(processes: Sequence) -> None:
 
 
 def _raise_told(failure: Path, cause: BaseException) -> None:
-    """Raise what the first process that failed said, if it said something."""
+    """Raise the error of the first process that failed, if it left one."""
     if not failure.is_file():
         return
     message, code = json.loads(failure.read_text())
@@ -169,7 +169,7 @@ def _worker(rank: int, processes: int, folder: Path, function: Callable[..., int
 
 
 def _of_a_lost_process(error: BaseException) -> errors.ResourceError | None:
-    """What a rank's failure to reach another one means; gloo raises plain errors that carry its name."""
+    """The meaning of a failure to reach another rank; gloo raises plain errors that carry its name."""
     if isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
         return errors.ResourceError(
             "another process of the run: ended; see its message, or whether it was killed"

@@ -41,12 +41,7 @@ class Choices:
 
 
 def choose(survey: Survey, left_out: int = 0) -> Choices:
-    """Settings for data of this size, density and labelling.
-
-    Args:
-        survey: the data.
-        left_out: how many of the structures will not be used.
-    """
+    """Settings for data of this size, density and labelling; ``left_out`` structures will not be used."""
     count = len(survey) - left_out
     share = 0.2 if count < 100 else 0.1 if count < 10_000 else 0.05
     n_val = max(1, round(share * count))
@@ -68,7 +63,7 @@ def choose(survey: Survey, left_out: int = 0) -> Choices:
 
 
 def choose_cutoff(survey: Survey) -> float:
-    """Radius (Å) of three shells, or half the height of most cells where that is less, within ``CUTOFFS``."""
+    """Radius (Å) of three shells, or half the height of most cells if that is less, within ``CUTOFFS``."""
     shells = SHELLS * max(survey.spacing.values())
     half = np.floor(10 * np.median(survey.heights) / 2) / 10  # infinite for molecules
     return round(float(np.clip(min(shells, half), *CUTOFFS)), 1)
@@ -212,8 +207,7 @@ def _cutoff_reason(survey: Survey) -> str:
 
 
 def _place(source: str | Path, folder: Path) -> tuple[str, str]:
-    """A source as text and as Python: a path relative to the config where the two lie near, so that both can
-    be moved together."""
+    """A source as text and as Python; relative to a config near it, so that both can move together."""
     if not Path(source).exists():
         return str(source), json.dumps(str(source))
     path = Path(source).resolve()

@@ -76,11 +76,10 @@ def load_weights(model: Potential, source: str | Path) -> dict:
 def _by_element(
     tensor: torch.Tensor, shape: torch.Size, n: int, indices: torch.Tensor, in_blocks: bool
 ) -> torch.Tensor:
-    """What belongs to the elements ``indices`` of n, along every axis whose length is not that in ``shape``.
+    """The part for the elements ``indices`` of n, along every axis whose length differs from ``shape``.
 
-    All hyper-parameters but the elements are equal, so an axis that differs is one of elements, or of a block
-    for each where the model says so, or its length is some other function of their number; then the shape
-    that comes out is not ``shape``.
+    All hyper-parameters but the elements are equal. So such an axis is one of elements, or of a block for
+    each where the model says so; otherwise the result does not have ``shape``.
     """
     if tensor.dim() == len(shape):
         for axis, (theirs, own) in enumerate(zip(tensor.shape, shape, strict=True)):
@@ -91,10 +90,7 @@ def _by_element(
 
 
 def freeze(model: torch.nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Keep the parameters whose names match a pattern from being trained; return their names.
-
-    Args:
-        patterns: as of file names (``*``, ``?``, ``[…]``), such as ``"atom_layers.0.*"``.
+    """Exclude parameters whose names match a pattern (``"layers.0.*"``) from training; return their names.
 
     Raises:
         ConfigError: a pattern matches no parameter, or none is left to train; nothing is frozen then.
@@ -137,11 +133,7 @@ def prepared(config: TrainingConfig, resume: bool = False) -> TrainingConfig:
 
 
 def check_outputs(model: Potential, dataset: AtomsDataset) -> None:
-    """See that a model returns what the data set labels, and the labels teach what it returns.
-
-    Raises:
-        ConfigError: it is not so.
-    """
+    """Raise ConfigError unless the model returns what the data label, and they teach all that it returns."""
     outputs, targets = names_of(outputs_of(model, dataset.targets)), dataset.targets
     missing = [name for name in targets if name not in outputs]
     if model.is_potential and not model.compute_forces and "forces" in missing:
@@ -166,11 +158,7 @@ def check_outputs(model: Potential, dataset: AtomsDataset) -> None:
 
 
 def matching(dataset: AtomsDataset, model: Potential) -> AtomsDataset:
-    """The data with the model's cutoff; of a transform that they came with, see that it has it.
-
-    Raises:
-        ConfigError: the transform's graphs are not those that the model will see in use.
-    """
+    """The data with the model's cutoff; ConfigError if they came with a transform of another cutoff."""
     dataset = dataset.within(model.cutoff)
     for k in dataset.split["train"][:3]:
         expected = periodic_radius_graph(dataset.records[k].atoms, r=model.cutoff)
@@ -189,10 +177,9 @@ def _bonds(graph: Graph) -> int:
 
 @torch.no_grad()
 def initialise(model: Potential, dataset: AtomsDataset, resume: bool = False) -> None:
-    """Energy scale, the model's own constants, and reference energies by least squares in float64.
+    """Set the energy scale, the model's own constants, and reference energies by least squares in float64.
 
-    A model that has been initialised before (trained, or loaded from a checkpoint) and a complete potential
-    (``fits_references`` False) are left as they are.
+    A model that was initialised before and a complete potential (``fits_references`` False) stay as they are.
 
     Raises:
         StructureError: an element that the model does not cover, data without neighbours, or an element of
@@ -226,12 +213,11 @@ def check_elements_are_taught(
 ) -> None:
     """See that every element of a new model that the data hold has neighbours in some training structure.
 
-    One that they do not hold gets a note; the trained potential refuses it in use.
+    An element that the data do not hold gets a note; the trained potential refuses it in use.
 
     Args:
-        model: its elements are those that it will accept in use.
-        graphs: of the training structures.
-        records_of_element: for each element, names of the structures of the data set that hold it.
+        model, graphs: the model, and the graphs of the training structures.
+        records_of_element: names of the structures of the data set that hold each element.
 
     Raises:
         StructureError: an element occurs only as isolated atoms.
@@ -297,10 +283,7 @@ def shift_references(model: Potential, dataset: AtomsDataset) -> None:
 
 
 def training_labels(dataset: AtomsDataset) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Labels of the training split, name → (S,) or (S, P) with NaN where one is missing, and atoms (S,).
-
-    Classes are left out: there is nothing to standardise.
-    """
+    """Labels of the training split but classes, (S,) or (S, P) with NaN if missing, and atoms (S,)."""
     rows = [dataset[k][1] for k in dataset.split["train"]]
     names = [name for name in dataset.targets if name not in dataset.classes]
     stacked = {name: torch.stack([row[name] for row in rows]) for name in [*names, "n_atoms"]}

@@ -89,11 +89,7 @@ def find_learning_rate(
 
 
 def suggest(rates: list[float], losses: list[float]) -> float:
-    """A tenth of the rate at which the loss is lowest.
-
-    Raises:
-        NumericsError: that is below all that were tried.
-    """
+    """A tenth of the rate at which the loss is lowest; NumericsError if that is below all rates."""
     lowest = rates[losses.index(min(losses))]
     if lowest / 10 < rates[0]:
         raise NumericsError(
@@ -122,12 +118,7 @@ def plot(test: RangeTest) -> matplotlib.figure.Figure:
 
 
 def with_learning_rate(text: str, rate: float, name: str) -> str:
-    """The text of a config with ``learning_rate`` set to ``rate`` where it is assigned, or at its end.
-
-    Args:
-        text: of a Python config, or of a YAML one if ``name`` ends so.
-        rate: to write.
-        name: of the config's file.
+    """The text of the config ``name`` with ``learning_rate`` set where it is assigned, or at its end.
 
     Raises:
         ConfigError: ``learning_rate`` is assigned in several places or inside a block.

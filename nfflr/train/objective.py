@@ -27,14 +27,14 @@ Labels = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Term:
-    """The loss of one quantity: mean criterion of scaled errors over what is labelled.
+    """The loss of one quantity: the mean criterion of scaled errors over what is labelled.
 
     Attributes:
-        quantity: which one; errors of an extensive one are those per atom.
+        quantity: its errors are per atom if it is extensive.
         criterion: a loss of (input, target) that averages.
         scale: error that counts as one, in the quantity's unit.
-        of_errors: whether the criterion sees error and zero: total energies are large numbers, whose
-            difference has to be taken first. Otherwise it sees value and label.
+        of_errors: whether the criterion sees error and zero, as differences of large energies have to be
+            taken first. Otherwise it sees value and label.
     """
 
     quantity: Quantity
@@ -87,12 +87,11 @@ class Term:
 class Objective:
     """What a run minimises: the weighted sum of the losses of the quantities that its data label.
 
-    Energies, forces and stresses of a potential have weights and scales in settings of their own; errors of
-    other quantities have a standard scale, or else are divided by the standard deviation of the training
-    labels. A class has cross-entropy.
+    Without a setting, errors of a quantity have its standard scale, or else are divided by the standard
+    deviation of the training labels. A class has cross-entropy.
 
     Attributes:
-        terms: one for each quantity.
+        terms: the loss of each quantity.
         columns: the errors of validations, as tables show them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How weights move: which parameters decay, and the learning rate along the run."""
+"""Optimisers, the learning rate along a run, and averages of weights."""
 
 from __future__ import annotations
 
@@ -18,15 +18,12 @@ RIDGE = 1e-6  # of the mean eigenvalue
 
 
 class SOAP(torch.optim.Optimizer):
-    """SOAP for parameters of any number of axes; vectors and numbers are given plain Adam steps.
+    """SOAP (Vyas et al., arXiv:2409.11321) for any number of axes; vectors get plain Adam steps.
 
     All of its state is tensors, so that a run can be stopped and resumed bit for bit.
 
     Args:
-        params: parameters, or groups with ``weight_decay`` of their own.
-        lr: learning rate, the scale of a step in the eigenbasis.
-        betas: decay of the means of gradients, and of their squares and products.
-        weight_decay: decoupled, as in AdamW.
+        params, lr, betas, weight_decay: as of AdamW; ``lr`` scales a step in the eigenbasis.
         every: steps between improvements of the bases.
         largest: axes longer than this keep their own coordinates.
     """
@@ -116,10 +113,9 @@ def _improve(state: dict, axis: int) -> None:
 def build_optimizer(
     config: TrainingConfig, extra: tuple[torch.nn.Parameter, ...] = ()
 ) -> torch.optim.Optimizer:
-    """The optimiser of the parameters that are trained, grouped by weight decay.
+    """The optimiser of the trained parameters, grouped by weight decay; ``extra`` ones never decay.
 
-    A plain ``weight_decay`` acts on matrices only. In a dict, the first pattern that matches a parameter's
-    name decides, and what none matches does not decay. ``extra`` parameters never decay.
+    A plain ``weight_decay`` acts on matrices only. In a dict, the first pattern that matches a name decides.
 
     Raises:
         ConfigError: a pattern matches no parameter.
@@ -163,12 +159,10 @@ def rate_factor(config: TrainingConfig, step: int, total: int) -> float:
 
 
 def averaged(model: nn.Module, decay: float, even_from: float = math.inf) -> AveragedModel:
-    """A copy of ``model`` that follows it as an average.
+    """A copy of ``model`` that follows it as an exponential average with ``decay``.
 
-    Args:
-        decay: of the exponential average, whose memory grows from a few steps to 1/(1 − decay).
-        even_from: step from which all weights count the same instead: stochastic weight averaging (Izmailov
-            et al., UAI 2018).
+    Its memory grows from a few steps to 1/(1 − decay). From the step ``even_from`` on all weights count the
+    same: stochastic weight averaging (Izmailov et al., UAI 2018).
     """
 
     @torch.no_grad()
@@ -184,9 +178,9 @@ def averaged(model: nn.Module, decay: float, even_from: float = math.inf) -> Ave
 class Swag:
     """Gaussian over weights from the last part of a run (Maddox et al., NeurIPS 2019).
 
-    Keeps mean and second moment of all collected weights θ (P,), float64, and the last ``rank`` deviations D
-    from the running mean. A sample is mean + (Σ_diag^½ z₁ + D z₂ / √(K − 1)) / √2, with z₁ (P,) and z₂ (K,)
-    normal.
+    Keeps mean and second moment of all collected weights (P,), float64, and the last ``rank`` deviations D
+    from the running mean. A sample is mean + (Σ_diag^½ z₁ + D z₂ / √(K − 1)) / √2, with normal z₁ (P,) and z₂
+    (K,).
     """
 
     def __init__(self, model: nn.Module, rank: int):

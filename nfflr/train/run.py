@@ -1,4 +1,4 @@
-"""One training run: the step, the validation, and the state that a resume restores."""
+"""One training run: the step, the validation by errors and tasks, and the state that a resume restores."""
 
 from __future__ import annotations
 
@@ -107,11 +107,13 @@ class Run:
     def train_step(self, engine: Engine, parts: list) -> float:
         """One update from this rank's parts of a batch; returns the loss of the whole batch.
 
-        The loss is Σ_k w_k L_k with L_k the mean over all labels of the batch, so a part counts by its share
-        of them, n_part/n_batch: however a batch is cut, over ranks or in time, the update is the same.
+        The loss is Σ_k w_k L_k with L_k the mean over all labels of the batch. A part counts by its share of
+        the labels, n_part/n_batch, so the update does not depend on how ranks or ``accumulate`` cut the
+        batch.
 
         Raises:
-            NumericsError: the loss is not finite; names the step and the structures.
+            NumericsError: the loss, the gradient or a weight is not finite; names the step and the
+                structures.
         """
         config, model = self.config, self.config.model
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -144,34 +146,33 @@ class Run:
         return loss.item()
 
     def mean_loss(self) -> float:
-        """Of the steps since this was asked last."""
+        """The mean over the steps since the last call."""
         mean = self.loss_sum / self.loss_count
         self.loss_sum, self.loss_count = 0.0, 0
         return mean
 
     def end_epoch(self, epoch: int) -> None:
-        """Note how many epochs are done; the next one is shuffled anew."""
+        """Count the epoch, and add its weights to the Gaussian around the average, once that has begun."""
         # Not counted by the sampler: a loader with workers iterates over it more than once an epoch.
         self.epoch = self.batches.epoch = epoch
         self.batches.skip = 0
+        if self.swag is not None and self.step > self.config.swa_start * self.total_steps:
+            self.swag.collect(self.config.model)
 
     def _weigh(self, terms: torch.Tensor, weights: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
         """Σ_k w_k L_k n_k/N_k; adaptive: w_k (e^{−s_k} L_k + s_k) with s_k learned (Kendall, CVPR 2018)."""
-        used = weights > 0  # a term that does not count may be anything
-        terms, weights = terms[used], (weights * shares)[used]
+        counting = weights > 0  # a term that does not count may be anything
+        terms, weights = terms[counting], (weights * shares)[counting]
         if not self.config.adaptive_weights:
             return weights @ terms
-        s = self.log_variances[used]
+        s = self.log_variances[counting]
         return weights @ (torch.exp(-s) * terms + s)
 
     def _require_finite(self, value: torch.Tensor, what: str, parts: list, losses: list) -> None:
         if torch.isfinite(value):
             return
-        bad = [
-            labels["index"].tolist()
-            for (_, labels), loss in zip(parts, losses, strict=True)
-            if not torch.isfinite(loss)
-        ] or [labels["index"].tolist() for _, labels in parts]
+        batches = [labels["index"].tolist() for _, labels in parts]
+        bad = [k for k, loss in zip(batches, losses, strict=True) if not torch.isfinite(loss)] or batches
         indices = [k for rank in gathered(bad) for part in rank for k in part]
         ids = ", ".join(self.config.dataset.records[k].id for k in indices)
         raise NumericsError(
@@ -191,11 +192,6 @@ class Run:
         row["val/loss"] = self.objective.loss(pairs)
         row |= {f"val/{name}": value for name, value in pairs.errors().items()}
         return row
-
-    def collect(self) -> None:
-        """At the end of an epoch: add the weights to the Gaussian around the average, once it has begun."""
-        if self.swag is not None and self.step > self.config.swa_start * self.total_steps:
-            self.swag.collect(self.config.model)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         named = {f"model.{k}": v for k, v in self.config.model.state_dict().items()}
@@ -221,17 +217,13 @@ class Run:
         ).stored()
 
     def restore(self, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
-        """Continue from a state.
-
-        Raises:
-            ConfigError: settings or data changed since; names the first difference.
-        """
+        """Continue from a state; ConfigError names the first setting, or the data, that changed since."""
         state = StateRecord.restored(metadata)
-        then = {**state.settings, "model": state.model}
+        before = {**state.settings, "model": state.model}
         for name, now in {**self.config.plain(), "model": self.config.described_model()}.items():
-            if then.get(name) != now:
+            if before.get(name) != now:
                 raise ConfigError(
-                    f"{name}: was {then.get(name)!r} when this run started, is {now!r}; "
+                    f"{name}: was {before.get(name)!r} when this run started, is {now!r}; "
                     "a resume needs both equal"
                 )
         if state.data_digest != self.config.dataset.digest():
@@ -240,10 +232,10 @@ class Run:
         for name, value in _under("optimizer.", tensors).items():
             index, _, key = name.partition(".")
             slots.setdefault(int(index), {})[key] = value
-        self.config.model.load_state_dict(_under("model.", tensors))
-        self.ema.load_state_dict(_under("ema.", tensors))
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self.config.model.load_state_dict(_under("model.", tensors))
+        self.ema.load_state_dict(_under("ema.", tensors))
         self.log_variances.data.copy_(tensors["log_variances"])
         if self.swag is not None:
             self.swag.load_state(_under("swag.", tensors))
@@ -278,9 +270,8 @@ class Physics:
     """The tasks of a run, and when they are due.
 
     Args:
-        tasks: with different names; none: no round is ever due.
-        every: epochs between rounds.
-        minutes: wall time after which a round is due as well; 0: never.
+        tasks: with different names; without any, no round is ever due.
+        every, minutes: epochs between rounds, and wall time after which one is due as well (0: never).
         budget: seconds that a round may take; what does not fit is skipped.
     """
 
@@ -301,15 +292,10 @@ class Physics:
         return epoch == epochs or epoch % self.every == 0 or any(gathered(late))
 
     def measure(self, model: Potential, begin: Callable[[str], None] = lambda name: None) -> Report:
-        """The tasks on a potential, by the calculator that a user would get of it.
+        """Run the tasks by the calculator that a user would get of the model, a copy of it.
 
-        The ranks share the tasks, so that none waits for one to do all, and every rank gets every outcome
-        (without the result itself). The model is copied: its weights, gradients and mode stay, and random
-        states too.
-
-        Args:
-            model: a potential.
-            begin: called with the name of each task that this rank runs, before it does.
+        The ranks share the tasks, and every rank gets every outcome (without the result itself). ``begin`` is
+        called with the name of each task that this rank runs, before it does. Random states stay.
         """
         own, parts = share(self.tasks), []
         if own:
@@ -327,7 +313,7 @@ class Physics:
 def metrics_of(report: Report) -> dict[str, float]:
     """``val/<task>/<score>`` of a round, and ``val/tasks/coverage``, the fraction that was scored.
 
-    NaN where a task failed, and ``val/<task>/failed`` is 1. A task skipped for lack of time has none.
+    A task that failed has NaN, and 1 as ``val/<task>/failed``. A task that was skipped has no entry.
     """
     scores = report.scores()
     row = {"val/tasks/coverage": scores["coverage"], "val/tasks/skipped": scores["skipped"]}

@@ -24,7 +24,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StateRecord(Record):
-    """Beside the tensors of a state: what the run was asked for, on which data, and how far it is."""
+    """The settings, data and progress of a run, beside the tensors of a state."""
 
     kind: ClassVar[str] = "a training state"
 
@@ -100,11 +100,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def sweep_states(root: Path, step: int) -> None:
-    """Remove what a save that was killed left beside ``step``: a half-written state, or an old one too many.
-
-    Raises:
-        ResourceError: it cannot be removed.
-    """
+    """Remove what a killed save left beside ``step``: a half-written state, or an old one too many."""
     try:
         _sweep(root, step)
     except OSError as error:
@@ -134,11 +130,7 @@ def _number(folder: Path) -> int:
 
 
 def read_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """Tensors and metadata of one state.
-
-    Raises:
-        CheckpointError: it is damaged.
-    """
+    """Read tensors and metadata of one state; CheckpointError if it is damaged."""
     file = folder / "state.safetensors"
     if not file.is_file():
         raise CheckpointError(f"{file}: missing; the state is incomplete")
@@ -149,7 +141,7 @@ def newest_state(root: Path) -> tuple[dict[str, torch.Tensor], dict] | None:
     """The newest state that verifies, or None if there is no state.
 
     Raises:
-        CheckpointError: there are states, and none verifies; says why of the newest.
+        CheckpointError: no state verifies; the message is that of the newest.
     """
     reason = None
     for folder in reversed(states(root)):
@@ -164,10 +156,10 @@ def newest_state(root: Path) -> tuple[dict[str, torch.Tensor], dict] | None:
 
 @contextmanager
 def postponed_signals() -> Iterator[Callable[[], int | None]]:
-    """Make SIGINT and SIGTERM wait; gives a function that tells the first that came, None if none did.
+    """Make SIGINT and SIGTERM wait; gives a function that returns the first that came, or None.
 
-    The same signal once more acts at once, as it would have done before. In other threads than the main one,
-    to which signals do not come, nothing is changed; nor for a signal that is ignored.
+    The same signal once more acts at once. Other threads than the main one, and signals that are ignored, are
+    left alone.
     """
     came: list[int] = []
     before: dict[int, Any] = {}  # handlers, as signal.signal returns them

@@ -47,8 +47,7 @@ def nobody(_: object) -> None:
 
 @dataclass(frozen=True)
 class Listeners:
-    """Who is told: of what takes long before the first step, of each step, of each row of the metrics, before
-    each task, of a round's outcomes."""
+    """The functions that ``train`` calls: ``on_stage`` and the others."""
 
     stage: Callable[[str], None] = nobody
     step: Listener = nobody
@@ -74,10 +73,14 @@ def train(
     Written to ``config.output_dir``: ``model.safetensors`` (averaged weights), ``metrics.csv``,
     ``learning-curve.png``, ``run.json`` (settings, data, ``command``, versions), ``state/`` for a resume and,
     if asked for, posterior samples in ``swag/`` and event files in ``tensorboard/``. In a data-parallel run
-    every rank calls this; the first one writes. ``on_stage`` is told what is being done before the first
-    step, ``on_step`` each step, ``on_validation`` each row of the metrics, ``on_task`` the name of each
-    validation task before it runs, ``on_report`` their outcomes.
-    ``config.model`` is left with the weights of the last step; those that were chosen are in the checkpoint.
+    every rank calls this; the first one writes. ``config.model`` is left with the weights of the last step.
+
+    Args:
+        config, resume, overwrite, command: the settings; whether to continue from the newest state, or to
+            replace what is there; what ``run.json`` records as the command.
+        on_stage, on_step, on_validation, on_task, on_report: called with what is done before the first step,
+            with each step, each row of the metrics, the name of each validation task before it runs, and the
+            outcomes of each round of tasks.
 
     Raises:
         ConfigError: the output exists, or a resume does not fit it.
@@ -99,9 +102,9 @@ def train(
                 sweep_states(out / "state", run.step)
         elif is_first():
             clear_overwritten(out)
-        record = begun(run.config, out, command, resume) if is_first() else None
+        record = start_record(run.config, out, command, resume) if is_first() else None
         advance(run, out, Listeners(on_stage, on_step, on_validation, on_task, on_report))
-        if record is not None:  # of the first rank
+        if record is not None:
             write_figure(out / "learning-curve.png", learning_curve(run.history, run.objective.columns))
             record.finish(out)
             write_swag(run, out / SWAG)
@@ -114,8 +117,8 @@ def train(
     return out / FILE
 
 
-def begun(config: TrainingConfig, out: Path, command: str | None, resume: bool) -> RunRecord:
-    """The record of a run that begins, or goes on, in a folder, written there."""
+def start_record(config: TrainingConfig, out: Path, command: str | None, resume: bool) -> RunRecord:
+    """Write the record of a run that begins, or goes on, in a folder."""
     return RunRecord.begin(
         out,
         command,
@@ -128,7 +131,7 @@ def begun(config: TrainingConfig, out: Path, command: str | None, resume: bool) 
     )
 
 
-def advance(run: Run, out: Path, heard: Listeners) -> None:
+def advance(run: Run, out: Path, listeners: Listeners) -> None:
     """Step to the end of the run, or to a signal."""
     config = run.config
     unfinished = run.epoch < config.epochs and not (config.patience and run.stale >= config.patience)
@@ -137,23 +140,23 @@ def advance(run: Run, out: Path, heard: Listeners) -> None:
             return
         loader = make_loader(config.dataset, run.batches, config.accumulate, config.num_workers)
         with postponed_signals() as signalled:
-            engine = make_engine(run, out, log, heard)
+            engine = make_engine(run, out, log, listeners)
             save_between(engine, run, out, signalled)
             length = {"max_epochs": config.epochs, "epoch_length": len(run.batches)}
             if config.compile:  # in the first step
-                heard.stage(COMPILING)
+                listeners.stage(COMPILING)
             engine.load_state_dict({"iteration": run.step, **length})
             engine.run(loader)
 
 
 def clear_overwritten(out: Path) -> None:
-    """Remove states, samples and event files of a run that is overwritten: this one may not replace them."""
+    """Remove the states, samples and event files of the run that is overwritten."""
     clear_states(out / "state")
     for leftover in [*find_members(out / SWAG), *(out / EVENTS).glob("events.out.tfevents.*")]:
         leftover.unlink()
 
 
-def make_engine(run: Run, out: Path, log: Log, heard: Listeners) -> Engine:
+def make_engine(run: Run, out: Path, log: Log, listeners: Listeners) -> Engine:
     """The engine that steps, and after epochs validates, selects, saves and tells."""
     config, engine = run.config, quiet_engine(run.train_step)
 
@@ -166,26 +169,25 @@ def make_engine(run: Run, out: Path, log: Log, heard: Listeners) -> Engine:
         loss: float = engine.state.output  # type: ignore[assignment]  # ignite says int; train_step's float
         rate = run.optimizer.param_groups[0]["lr"]
         log({"train/step_loss": loss, "learning_rate": rate}, run.step)
-        heard.step({"step": run.step, "total": run.total_steps, "epoch": run.epoch, "loss": loss})
+        listeners.step({"step": run.step, "total": run.total_steps, "epoch": run.epoch, "loss": loss})
 
     @engine.on(Events.EPOCH_COMPLETED)
     def finish_epoch(engine: Engine) -> None:
         run.end_epoch(engine.state.epoch)
-        run.collect()
         tasks = run.physics.due(run.epoch, config.epochs)
         if run.epoch % config.validate_every and run.epoch != config.epochs and not tasks:
             return
         row = run.validate(run.mean_loss())
         if tasks:
-            report = run.physics.measure(run.average, heard.task)
+            report = run.physics.measure(run.average, listeners.task)
             row |= metrics_of(report)
         improved = select(run, row)
         if is_first():
             keep(run, row, out, improved)
         log(row, run.step)
-        heard.validation(row)
+        listeners.validation(row)
         if tasks:
-            heard.report(report)
+            listeners.report(report)
         if config.patience and run.stale >= config.patience:
             engine.terminate()
 
@@ -193,11 +195,11 @@ def make_engine(run: Run, out: Path, log: Log, heard: Listeners) -> Engine:
 
 
 def save_between(engine: Engine, run: Run, out: Path, signalled: Callable[[], int | None]) -> None:
-    """Save states between validations too: every so many steps, and where a signal ends the run.
+    """Save states between validations too, and where a signal ends the run.
 
     Only the first rank heeds a signal, as it alone has something to save; the others lose it and end.
     """
-    every, saved = run.config.checkpoint_every, f"{out}: stopped at step"
+    every = run.config.checkpoint_every
 
     @engine.on(Events.ITERATION_COMPLETED)
     def inside(engine: Engine) -> None:
@@ -210,17 +212,13 @@ def save_between(engine: Engine, run: Run, out: Path, signalled: Callable[[], in
         if is_first() and (signum or (every and run.step % every == 0 and run.step != run.saved)):
             save(run, out)
         if signum:
-            raise StoppedError(f"{saved} {run.step}, its state is saved; continue with --resume", signum)
+            reason = f"stopped at step {run.step}, its state is saved; continue with --resume"
+            raise StoppedError(f"{out}: {reason}", signum)
 
 
 @contextmanager
 def claimed(out: Path, resume: bool, overwrite: bool) -> Iterator[None]:
-    """Hold the output folder, and see that it may be written, before anything is computed.
-
-    Raises:
-        ConfigError: it holds a model or a state already.
-        ResourceError: it cannot be written, or another run writes to it.
-    """
+    """Hold the output folder, and see that it may be written, before anything is computed."""
     with ExitStack() as stack:
         if is_first():
             claim_folder(out)
@@ -235,18 +233,15 @@ def claimed(out: Path, resume: bool, overwrite: bool) -> Iterator[None]:
 
 
 def select(run: Run, row: dict[str, float]) -> bool:
-    """Append a validation to the history; whether its weights are those to keep.
+    """Append a validation to the history; return whether its weights are those to keep.
 
-    A validation without a metric of ``select_by`` does not count: tasks have a cadence of their own, and may
-    be skipped. A task that failed is the worst there is. Until one has a finite value the latest are kept.
-
-    Raises:
-        ConfigError: an error on the validation split is not a number.
+    A validation without a metric of ``select_by`` does not count, as tasks may be skipped. A task that failed
+    is the worst there is. The latest weights are kept until a validation has a finite value.
     """
     run.history.append(row)
-    wanted = selectors(run.config.select_by)
-    if all(name in row for name in wanted):
-        value = sum(weight * _cost(run, row, name) for name, weight in wanted.items())
+    weights = selectors(run.config.select_by)
+    if weights.keys() <= row.keys():
+        value = sum(weight * _cost(run, row, name) for name, weight in weights.items())
         run.stale += 1
         if value < run.best:
             run.best, run.stale = value, 0
@@ -281,11 +276,7 @@ def save(run: Run, out: Path) -> None:
 
 
 def write_swag(run: Run, folder: Path) -> None:
-    """Write samples of the Gaussian over weights, each a checkpoint; together they are an ensemble.
-
-    Raises:
-        ConfigError: the run stopped before there was a spread.
-    """
+    """Write samples of the Gaussian over weights, each a checkpoint; together they are a committee."""
     if run.swag is None:
         return
     if run.swag.count < 2:
@@ -303,12 +294,12 @@ def write_swag(run: Run, folder: Path) -> None:
 
 
 def _save(run: Run, model: Potential, path: Path, scores: dict[str, float]) -> None:
-    dataset, quantities = run.config.dataset, [term.quantity for term in run.objective.terms]
+    quantities = [term.quantity for term in run.objective.terms]
     classes = {q.name: q.classes for q in quantities}
     save_checkpoint(
         path,
         model,
-        data_digest=dataset.digest(),
+        data_digest=run.config.dataset.digest(),
         scores=scores,
         notes=run.config.notes,
         targets=None if model.is_potential else {q.name: described_target(q) for q in quantities},
@@ -327,9 +318,6 @@ def training_pace(config: TrainingConfig, steps: int = 10) -> dict[str, float]:
 
     Returns:
         ``atoms_per_s`` and ``step_ms``, medians over the steps, and the mean ``atoms_per_step``.
-
-    Raises:
-        ConfigError: fewer than one step, or what training with the config would raise.
     """
     if steps < 1:
         raise ConfigError(f"steps: got {steps}; expected at least 1")

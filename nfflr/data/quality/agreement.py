@@ -47,11 +47,10 @@ LEAST_CELLS = 8  # strained cells
 
 @dataclass(frozen=True)
 class Step:
-    """From one structure to another of the same atoms.
+    """The way from one structure to another of the same atoms.
 
     Attributes:
-        first, second: their places in the data.
-        family: the place of the first structure of these atoms in the data.
+        first, second, family: places in the data of both, and of the first structure of these atoms.
         moved: (N, 3) Å, the way of each atom at the mean strain; their mean is zero.
         strain: (3, 3), logarithmic, in the frame of the first.
         turn: (3, 3), the rotation that brings vectors v of the second to the first as ``turn @ v``.
@@ -177,7 +176,7 @@ def _turn(places: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Slope:
-    """By how much energies change for a change of one that the labels say; one where they agree.
+    """The ratio of changes of energy to those that the labels predict; one where they agree.
 
     Attributes:
         value, error: of the fit, with its standard error.
@@ -201,8 +200,8 @@ class Slope:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Slopes of energies along forces, along stresses, and along their normal and shear parts; None where
-    the data do not tell. ``residual`` is the typical part of a change of energy that is not explained.
+    """Slopes of energies along forces, stresses, and their normal and shear parts; None where data do not
+    tell. ``residual`` is the typical part of a change of energy that is not explained.
     """
 
     forces: Slope | None = None
@@ -213,12 +212,7 @@ class Agreement:
 
 
 def agreement(records: Sequence[Record], steps: Sequence[Step] | None = None) -> Agreement:
-    """Fit changes of energy between near structures to the work of forces and of stresses.
-
-    Args:
-        records: the data.
-        steps: of ``near_steps``, if they are known already.
-    """
+    """Fit changes of energy over ``near_steps`` to the work of forces and of stresses."""
     steps = near_steps(records) if steps is None else steps
     pushed = [s for s in steps if "forces" in _shared(records, s)]
     still = [s for s in pushed if not s.strain.any()]
@@ -277,12 +271,9 @@ def _row(records: Sequence[Record], step: Step) -> tuple[float, float, float, fl
 def _without_strain(
     rows: np.ndarray, weight: np.ndarray, records: Sequence[Record], steps: Sequence[Step]
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Rows with what strain does to the energy taken out where no stress says it.
+    """Rows less the effect of strain where no stress tells it; the rows that serve; the number of terms.
 
-    In a family of the same atoms that is a polynomial of the second order in the invariants of strain.
-
-    Returns:
-        The rows, the numbers of those that serve, and how many terms were fitted.
+    In a family of the same atoms the effect is a polynomial of second order in the invariants of strain.
     """
     families = defaultdict(list)
     for k, step in enumerate(steps):
@@ -349,14 +340,11 @@ class StressOffset:
 
 
 def stress_offset(records: Sequence[Record]) -> StressOffset | None:
-    """Offset of the trace of stresses from energies, over cells strained with their atoms.
+    """Offset of the trace of stresses from energies, over cells strained with their atoms; None for few cells.
 
     Between two such cells dE = V σ:dε, so ΔE − ⟨Vσ⟩:ε = −⟨V⟩ tr ε δ, with ⟨⟩ the mean of both ends, ε the
     logarithmic strain, and δ the offset, fitted over all families of equal composition together with a term
     in (tr ε)³ for what the mean of two ends misses.
-
-    Returns:
-        None where fewer than eight cells of a family have volumes that differ.
     """
     families: dict[bytes, list[Record]] = defaultdict(list)
     for record in records:

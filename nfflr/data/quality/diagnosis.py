@@ -1,7 +1,7 @@
 """Whether labelled data can be trained on as they are, and which argument mends them where not.
 
-The judges are those of ``nfflr.data.quality.label_checks``: where one objects, other readings of the same
-numbers are shown to it, and the first that it accepts is proposed.
+Where a check of ``nfflr.data.quality.label_checks`` objects, other readings of the same numbers are shown to
+it, and the first that it accepts is proposed.
 """
 
 from __future__ import annotations
@@ -91,9 +91,8 @@ def diagnose(source: Any, **options: Any) -> Diagnosis:
 
     Args:
         source: as ``AtomsDataset`` takes it.
-        options: ``energy_units``, ``force_units``, ``force_sign``, ``stress_units``, ``stress_sign``,
-            ``stress_order`` and ``keys``, as ``AtomsDataset`` takes them; None or left out: what the format
-            fixes.
+        options: units, signs, ``stress_order`` and ``keys`` as ``AtomsDataset`` takes them; None or left out:
+            the format says it, or the data are judged by what they tell.
 
     Raises:
         ConfigError, StructureError: the source cannot be read at all.

@@ -36,11 +36,7 @@ class Check(Protocol):
 
 
 def run(records: Sequence[Record], *checks: Check) -> None:
-    """Show every record to every check, in one pass, and let them judge in their order.
-
-    Raises:
-        StructureError: by the first check that objects.
-    """
+    """Show every record to every check, in one pass, and let them judge in their order."""
     for index, record in enumerate(records):
         for check in checks:
             check.add(index, record)
@@ -49,11 +45,7 @@ def run(records: Sequence[Record], *checks: Check) -> None:
 
 
 class LabelCheck:
-    """Refuses missing, non-finite or misshapen labels of force fields.
-
-    Args:
-        required: labels that must not be missing.
-    """
+    """Refuses non-finite or misshapen labels of force fields, and missing ones that are ``required``."""
 
     def __init__(self, required: Sequence[str]):
         self.required = required
@@ -132,14 +124,11 @@ class StressCheck:
 
 
 class EnergyCheck:
-    """Refuses energies per atom that are labelled as totals, in all structures or in some.
+    """Refuses energies per atom that are labelled as totals, in all of ``count`` structures or in some.
 
     Totals follow Σ n_z e_z; energies per atom follow Σ (n_z/N) e_z. The better fit tells, provided that
     structure sizes differ. Where only some are per atom, letting each structure choose fits far better than
-    either; sizes need not differ for that. Of a large set, evenly spaced structures are compared.
-
-    Args:
-        count: number of records.
+    either. Of a large set, evenly spaced structures are compared.
     """
 
     def __init__(self, count: int):
@@ -178,10 +167,9 @@ class EnergyCheck:
 def _mixed(energy: np.ndarray, counts: np.ndarray, sizes: np.ndarray) -> int | None:
     """Index of a structure whose energy fits the others if multiplied or divided by its number of atoms.
 
-    Energies per atom are fitted to composition, each structure being free to choose between its energy as it
-    is and times (or over) N; fit and choice alternate until nothing changes. Mixed are data in which at least
-    half of the outliers beyond eight deviations lie within two by that factor: outliers of other kinds, as
-    stretched or repulsive structures are, do not.
+    Energies per atom are fitted to composition, each structure being free to choose between its energy and
+    that times (or over) N; fit and choice alternate. Data are mixed if at least half of the outliers beyond
+    eight deviations lie within two by that factor. Other outliers, as stretched structures are, do not.
     """
     if len(energy) < 3 * counts.shape[1]:
         return None
@@ -229,10 +217,7 @@ def _residuals(design: np.ndarray, energy: np.ndarray) -> np.ndarray:
 
 
 def fingerprint(record: Record) -> bytes:
-    """Digest of elements, cell and positions to 1e-5 Å; equal for copies of a structure.
-
-    Where an axis is periodic it does not matter in which cell an atom stands.
-    """
+    """Digest of elements, cell and positions to 1e-5 Å, whichever periodic image of an atom is given."""
     atoms = record.atoms
     content = hashlib.sha256(atoms.numbers.tobytes())
     for array in (atoms.cell.array, atoms.positions - _images(atoms) @ atoms.cell.array):
@@ -253,11 +238,7 @@ def _images(atoms: ase.Atoms) -> np.ndarray:
 
 
 class DuplicateCheck:
-    """Refuses a structure that stands both in the training split and in a held-out one, naming both.
-
-    Args:
-        train, held_out: indices of records.
-    """
+    """Refuses a structure that stands both in the training split and in a held-out one, naming both."""
 
     def __init__(self, train: Collection[int], held_out: Collection[int]):
         self.train, self.held_out = (set(x) if held_out else set() for x in (train, held_out))

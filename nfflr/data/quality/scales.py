@@ -47,12 +47,7 @@ def contradicts(slope: Slope | None, far: float = FAR) -> bool:
 def force_finding(
     slope: Slope | None, records: Sequence[Record], options: Mapping[str, Any]
 ) -> Finding | None:
-    """What a slope of energies along forces means, if they contradict each other.
-
-    Args:
-        slope: of the labels as they are read with ``options``, arguments of ``AtomsDataset``.
-        records: the data.
-    """
+    """What a slope of energies along forces, read with ``options``, means if they contradict each other."""
     if slope is None or not contradicts(slope):
         return None
     labelled = [r for r in records if "forces" in r.labels]
@@ -122,11 +117,8 @@ def stress_reading(
 ) -> StressReading | None:
     """The unit, sign and order by which stresses agree with energies along strains; None if none does.
 
-    Args:
-        readings: the data as they are read now.
-        steps: between their structures.
-        stored: the name of the values; default: those that are read now.
-        six: whether they are six numbers of unknown order.
+    ``stored`` is the name of the values if it is another than that of now; ``six`` says that they are six
+    numbers of unknown order.
     """
     fits: list[tuple[float, float, StressReading]] = []  # the best of each order
     for order in ("voigt", "vasp") if six else (None,):
@@ -223,7 +215,7 @@ class StressJudge:
 
     Attributes:
         readings, records, steps: the data as they are read now, and steps between near structures.
-        options, assumed: arguments by which they were read: those that were given, and those that were not.
+        options, assumed: arguments of the user by which they were read, and the others.
         six: a structure whose six numbers have no known order, or None.
         fit: of energies along the labels.
     """

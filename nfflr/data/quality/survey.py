@@ -223,10 +223,7 @@ def _outliers(
 
 
 def _excess(values: np.ndarray, groups: np.ndarray, least: float) -> np.ndarray:
-    """By how much values (S,) are farther from the median of their group than spread allows, else 0.
-
-    The spread is the group's or that of all, whichever is larger: a group may be of copies or of one.
-    """
+    """How much farther values (S,) lie from their group's median than the larger spread of it and all allows."""
     overall, excess = _deviation(values), np.zeros(len(values))
     for group in set(groups.tolist()):
         own = groups == group
