@@ -241,8 +241,12 @@ def _reading(
     module, name = sources.find(source), folder + sources.display_name(source)
     keys = keys or {}
     names = _stored_names(declared, module, name, keys)
-    if "total_energy" in declared or "forces" in declared:
-        energy_units = energy_units or _fixed_energy_units(module, name)
+    energy_units = energy_units or module.ENERGY_UNITS
+    if energy_units is None and declared.keys() & {"total_energy", "forces"}:
+        raise ConfigError(
+            f"energy_units: is total_energy in {name} per cell or per atom? The format does not say; give "
+            "energy_units='eV' (per cell), 'eV/atom', 'Ha' or 'kcal/mol'"
+        )
     stress, left_out = None, tuple[str, ...]()
     if "stress" in declared:
         stress = _stress_options(module, names["stress"], stress_units, stress_sign, stress_order)
@@ -299,15 +303,6 @@ def _stored_names(
         own = module.KEYS.get(label, (label, *(quantity.stored_names if quantity else ())))
         names[label] = own if keys.get(label, own[0]) in own else (keys[label],)
     return names
-
-
-def _fixed_energy_units(module: Source, name: str) -> str:
-    if module.ENERGY_UNITS is None:
-        raise ConfigError(
-            f"energy_units: is total_energy in {name} per cell or per atom? The format does not say; give "
-            "energy_units='eV' (per cell), 'eV/atom', 'Ha' or 'kcal/mol'"
-        )
-    return module.ENERGY_UNITS
 
 
 def _stress_options(

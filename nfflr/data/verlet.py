@@ -81,7 +81,7 @@ class VerletList:
         self._search = None
 
     def reusable(self, atoms: ase.Atoms) -> bool:
-        """Whether the stored candidates hold every pair closer than the cutoff, all coordinates being finite."""
+        """Whether the stored candidates hold all pairs closer than the cutoff; coordinates are finite then."""
         found = self._search
         if found is None or self.skin == 0 or len(found.numbers) != len(atoms):
             return False

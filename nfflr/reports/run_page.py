@@ -77,18 +77,11 @@ class Grid:
 
     def look(self, column: int, value: object) -> Markup:
         """The class attribute of a cell: numbers stand right, what is short is not broken into lines."""
-        cells = [row[column] for row in self.rows]
-        numeric = all(is_number(c) or c is None for c in cells) and any(map(is_number, cells))
-        classes = [name for name, holds in (("number", numeric), ("short", is_short(value))) if holds]
+        cells = [row[column] for row in self.rows if row[column] is not None]
+        numbers = [cell for cell in cells if isinstance(cell, int | float) and not isinstance(cell, bool)]
+        classes = ["number"] if numbers and len(numbers) == len(cells) else []
+        classes += ["short"] if len(str(shown(value))) <= SHORT else []
         return Markup(f' class="{" ".join(classes)}"' if classes else "")
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def is_short(value: object) -> bool:
-    return len(str(shown(value))) <= SHORT
 
 
 @dataclass(frozen=True)
@@ -228,11 +221,8 @@ def run_page(
 def _errors(run: RunFolder) -> list[tuple[str, object]]:
     """The mean errors of the kept weights on the validation split."""
     scores = run.metadata["scores"]
-    return [
-        (column.label, scores[f"val/{column.key}"] * column.factor)
-        for column in run.columns
-        if f"val/{column.key}" in scores and "RMSE" not in column.label
-    ]
+    errors = {column.label: (f"val/{column.key}", column.factor) for column in run.columns if column.panel}
+    return [(label, scores[key] * factor) for label, (key, factor) in errors.items() if key in scores]
 
 
 def _learning(run: RunFolder) -> dict[str, Any]:
@@ -291,11 +281,7 @@ def _parity(run: RunFolder, data: RunData) -> list[dict[str, Any]]:
     for title, indices in data.parts.items():
         predictions = predict(run.model, data.dataset, indices)
         errors, figure = predictions.errors(), parity(predictions)
-        values = [
-            (column.label, errors[column.key] * column.factor)
-            for column in run.columns
-            if column.key in errors
-        ]
+        values = [(c.label, errors[c.key] * c.factor) for c in run.columns if c.key in errors]
         images = [
             Image(png, f"predicted against reference, {title}, {axes.get_xlabel()}")
             for png, axes in zip(panels(figure), figure.axes, strict=True)
@@ -315,8 +301,7 @@ def _results(
         record, picture = kind.read(path), path.with_suffix(".png")
         image = Image(picture.read_bytes(), f"figure of {path.stem}") if picture.is_file() else None
         foreign = record.digest not in (None, run.metadata["sha256"])
-        result = {"name": path.name, "foreign": foreign, "table": Grid(*record.table), "image": image}
-        results.append(result)
+        results.append({"name": path.name, "foreign": foreign, "table": Grid(*record.table), "image": image})
     return results
 
 

@@ -109,7 +109,7 @@ def _names(path: Path, config: ConfigObject) -> dict[str, Any]:
         where = f"line {error.lineno}: " if error.lineno else ""
         raise ConfigError(f"{path}: {where}{error.msg}; correct the config") from error
     except BaseException as error:  # a config is a program: whatever it raises is the user's to see
-        frames = traceback.extract_tb(sys.exc_info()[2])
+        frames = traceback.extract_tb(error.__traceback__)
         lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
         where = f"line {lines[-1]}: " if lines else ""
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -190,8 +190,8 @@ def read_yaml(path: Path, settings: type[BaseModel], seed: int | None = None) ->
         if content.get("init_from") is not None:
             values["init_from"] = _beside(folder, Path(content["init_from"]))
         if "tasks" in content:
-            tasks = content["tasks"] if isinstance(content["tasks"], list) else [content["tasks"]]
-            values["tasks"] = [folder / str(task) for task in tasks]
+            tasks = content["tasks"]
+            values["tasks"] = [folder / str(t) for t in (tasks if isinstance(tasks, list) else [tasks])]
         if "criterion" in content:
             values["criterion"] = _losses(content["criterion"])
         with torch.random.fork_rng():
@@ -246,14 +246,12 @@ def refuse_unknown(content: dict[str, Any], names: Iterable[str]) -> None:
             raise ConfigError(f"unknown setting {name!r}{hint}")
 
 
-def _losses(value: Any) -> nn.Module | dict[str, nn.Module]:
-    names = value.values() if isinstance(value, dict) else [value]
-    for name in names:
-        if name not in LOSSES:
-            raise ConfigError(f"criterion: got {name!r}; expected one of {', '.join(LOSSES)}")
-    return (
-        {key: LOSSES[name]() for key, name in value.items()} if isinstance(value, dict) else LOSSES[value]()
-    )
+def _losses(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _losses(name) for key, name in value.items()}
+    if value not in LOSSES:
+        raise ConfigError(f"criterion: got {value!r}; expected one of {', '.join(LOSSES)}")
+    return LOSSES[value]()
 
 
 def _beside(folder: Path, paths: Paths) -> Any:

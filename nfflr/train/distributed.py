@@ -53,19 +53,14 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     if idist.get_world_size() == 1:
         return
     parameters = list(parameters)
-    flat = torch.cat([_or_zero(p).flatten() for p in parameters])
-    known = torch.tensor(
-        [float(p.grad is not None) for p in parameters], device=flat.device, dtype=flat.dtype
-    )
-    both = total(torch.cat([flat, known]))
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    counts = flat.new_tensor([float(p.grad is not None) for p in parameters])
+    both = total(torch.cat([flat, counts]))
     sums = both[: len(flat)].split([p.numel() for p in parameters])
     for parameter, values, has in zip(parameters, sums, both[len(flat) :].tolist(), strict=True):
         # Joined they have the highest precision among them; a gradient has its parameter's.
         parameter.grad = values.view_as(parameter).to(parameter, copy=True) if has else None
-
-
-def _or_zero(parameter: torch.nn.Parameter) -> torch.Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 def launch(function: Callable[..., int], arguments: dict, processes: int | None) -> int:
@@ -92,8 +87,8 @@ def launch(function: Callable[..., int], arguments: dict, processes: int | None)
 
 def _processes_here() -> int:
     """Processes on this machine; SLURM writes ``4(x2),3`` for machines of 4, 4 and 3."""
-    told = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_STEP_TASKS_PER_NODE") or "1"
-    return max(int(part.partition("(")[0]) for part in told.split(","))
+    counts = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_STEP_TASKS_PER_NODE") or "1"
+    return max(int(count.partition("(")[0]) for count in counts.split(","))
 
 
 def _is_one_of_several() -> bool:
@@ -114,13 +109,13 @@ def _spawn(function: Callable[..., int], arguments: dict, processes: int) -> int
             while not started.join():
                 pass
         except ProcessExitedException as error:
-            _raise_told(failure, error)
+            _raise_failure(failure, error)
             raise errors.ResourceError(
                 f"process {error.error_index}: ended with code {error.exit_code}; see the messages above"
             ) from error
         except KeyboardInterrupt as error:
             _end(started.processes)  # the interrupt may have reached this process alone
-            _raise_told(failure, error)
+            _raise_failure(failure, error)
             raise
         finally:
             _end(started.processes)
@@ -136,7 +131,7 @@ def _end(processes: Sequence) -> None:
         process.join()
 
 
-def _raise_told(failure: Path, cause: BaseException) -> None:
+def _raise_failure(failure: Path, cause: BaseException) -> None:
     """Raise the error of the first process that failed, if it left one."""
     if not failure.is_file():
         return
@@ -156,12 +151,13 @@ def _worker(rank: int, processes: int, folder: Path, function: Callable[..., int
     idist.initialize(_backend(processes), init_method=meeting, world_size=processes, rank=rank)
     try:
         code = function(**arguments)
-    except (Exception, errors.StoppedError) as error:  # told by the parent, once
-        known = error
-        if not isinstance(known, errors.StoppedError):
-            known = errors.as_nfflr_error(_of_a_lost_process(error) or error)
-        code = known.exit_code
-        _tell(folder, rank, str(known), code)
+    except errors.StoppedError as error:  # the parent raises it again
+        code = error.exit_code
+        _write_failure(folder, rank, str(error), code)
+    except Exception as error:
+        known_error = errors.as_nfflr_error(_of_a_lost_process(error) or error)
+        code = known_error.exit_code
+        _write_failure(folder, rank, str(known_error), code)
     if code:
         sys.stdout.flush()
         os._exit(code)  # the others may wait for this one in a collective; the parent ends them
@@ -177,7 +173,7 @@ def _of_a_lost_process(error: BaseException) -> errors.ResourceError | None:
     return None
 
 
-def _tell(folder: Path, rank: int, message: str, code: int) -> None:
+def _write_failure(folder: Path, rank: int, message: str, code: int) -> None:
     """Leave the message of the first process that fails, whole whenever the parent looks."""
     own = folder / f"failure-{rank}.json"
     own.write_text(json.dumps([message, code]))

@@ -162,17 +162,12 @@ def matching(dataset: AtomsDataset, model: Potential) -> AtomsDataset:
     dataset = dataset.within(model.cutoff)
     for k in dataset.split["train"][:3]:
         expected = periodic_radius_graph(dataset.records[k].atoms, r=model.cutoff)
-        if _bonds(as_graph(dataset[k][0], model.cutoff)) != _bonds(expected):
+        if bonds(as_graph(dataset[k][0], model.cutoff)).sum() != bonds(expected).sum():
             raise ConfigError(
                 f"dataset: the transform's graphs do not have the model's cutoff of {model.cutoff} Å; "
                 f"use transform=partial(periodic_radius_graph, r={model.cutoff}), or leave it out"
             )
     return dataset
-
-
-def _bonds(graph: Graph) -> int:
-    """Bonds of a graph, without those between padding atoms of no length."""
-    return int(bonds(graph).sum())
 
 
 @torch.no_grad()
@@ -203,21 +198,15 @@ def initialise(model: Potential, dataset: AtomsDataset, resume: bool = False) ->
     if not any(len(graph.dst) for graph in graphs):
         raise StructureError("dataset: every atom is isolated; there are no neighbours to learn from")
     if not resume:  # a state is compared with the model first
-        check_elements_are_taught(model, graphs, _holders(dataset))
+        check_elements_are_taught(model, graphs, dataset)
     energies = [r.labels.get("total_energy", np.nan) for r in dataset.part("train")]
     model.fit_constants(graphs, np.array(energies, float), np.concatenate(forces) if forces else None)
 
 
-def check_elements_are_taught(
-    model: Potential, graphs: Sequence[Graph], records_of_element: dict[str, list[str]]
-) -> None:
-    """See that every element of a new model that the data hold has neighbours in some training structure.
+def check_elements_are_taught(model: Potential, graphs: Sequence[Graph], dataset: AtomsDataset) -> None:
+    """See that every element of a new model that the data hold has neighbours in some training ``graphs``.
 
     An element that the data do not hold gets a note; the trained potential refuses it in use.
-
-    Args:
-        model, graphs: the model, and the graphs of the training structures.
-        records_of_element: names of the structures of the data set that hold each element.
 
     Raises:
         StructureError: an element occurs only as isolated atoms.
@@ -228,17 +217,16 @@ def check_elements_are_taught(
     for k, element in enumerate(model.elements):
         if k in bonded:
             continue
-        names = records_of_element.get(element, [])
-        if not names:
-            note(
-                f"model: element {element} is in no structure of the data set; the trained potential will "
-                "refuse it; leave it out of elements, or add structures"
+        holder = next((r.id for r in dataset.records if element in r.atoms.symbols.species()), None)
+        if holder is not None:
+            raise StructureError(
+                f"{holder}: element {element} has a neighbour within the cutoff in no training structure, so "
+                "nothing about its bonds can be learned; leave it out of elements and its structures out of "
+                "the data, or add structures in which it has neighbours"
             )
-            continue
-        raise StructureError(
-            f"{names[0]}: element {element} has a neighbour within the cutoff in no training structure, so "
-            "nothing about its bonds can be learned; leave it out of elements and its structures out of the "
-            "data, or add structures in which it has neighbours"
+        note(
+            f"model: element {element} is in no structure of the data set; the trained potential will "
+            "refuse it; leave it out of elements, or add structures"
         )
 
 
@@ -262,15 +250,6 @@ def trained_domain(config: TrainingConfig) -> Domain | None:
             kinds[kind] = atoms
     untaught = tuple(element for element in config.model.elements if element not in symbols)
     return domain_of(kinds.values()).model_copy(update={"untaught": untaught})
-
-
-def _holders(dataset: AtomsDataset) -> dict[str, list[str]]:
-    """Names of the structures that hold each element."""
-    holders: dict[str, list[str]] = {}
-    for record in dataset.records:
-        for element in set(record.atoms.symbols):
-            holders.setdefault(element, []).append(record.id)
-    return holders
 
 
 @torch.no_grad()

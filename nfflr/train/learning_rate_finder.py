@@ -124,7 +124,9 @@ def with_learning_rate(text: str, rate: float, name: str) -> str:
         ConfigError: ``learning_rate`` is assigned in several places or inside a block.
     """
     if Path(name).suffix in (".yaml", ".yml"):
-        line, places = f"learning_rate: {rate:.3g}  # by nff lr", _places_in_yaml(text)
+        line = f"learning_rate: {rate:.3g}  # by nff lr"
+        starts = [k for k, row in enumerate(text.split("\n")) if row.startswith("learning_rate:")]
+        places: list[slice | None] = [slice(k, k + 1) for k in starts]
     else:
         line, places = f"learning_rate = {rate:.3g}  # by nff lr", _places_in_python(text)
     if not places:
@@ -145,11 +147,6 @@ def _places_in_python(text: str) -> list[slice | None]:
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         if getattr(target, "id", None) == "learning_rate"
     ]
-
-
-def _places_in_yaml(text: str) -> list[slice | None]:
-    lines = text.split("\n")
-    return [slice(k, k + 1) for k, line in enumerate(lines) if line.startswith("learning_rate:")]
 
 
 def copy_with_rate(config: Path, rate: float, out: Path) -> None:

@@ -340,7 +340,7 @@ class StressOffset:
 
 
 def stress_offset(records: Sequence[Record]) -> StressOffset | None:
-    """Offset of the trace of stresses from energies, over cells strained with their atoms; None for few cells.
+    """Offset of the trace of stresses from energies, over cells strained with their atoms; None for few.
 
     Between two such cells dE = V σ:dε, so ΔE − ⟨Vσ⟩:ε = −⟨V⟩ tr ε δ, with ⟨⟩ the mean of both ends, ε the
     logarithmic strain, and δ the offset, fitted over all families of equal composition together with a term

@@ -223,7 +223,7 @@ def _outliers(
 
 
 def _excess(values: np.ndarray, groups: np.ndarray, least: float) -> np.ndarray:
-    """How much farther values (S,) lie from their group's median than the larger spread of it and all allows."""
+    """How much farther values (S,) lie from their group's median than its spread, or all values', allows."""
     overall, excess = _deviation(values), np.zeros(len(values))
     for group in set(groups.tolist()):
         own = groups == group
