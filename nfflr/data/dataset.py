@@ -182,8 +182,8 @@ class AtomsDataset(Dataset):
         **options: Any,
     ):
         config = _checked(options)
-        given = [target] if isinstance(target, str | Quantity | Mapping) else list(target)
-        asked = [from_description(t) if isinstance(t, Mapping) else t for t in given]
+        parts = [target] if isinstance(target, str | Quantity | Mapping) else list(target)
+        asked = [from_description(t) if isinstance(t, Mapping) else t for t in parts]
         quantities = quantities_of(asked)
         names = [name_of(q) for q in quantities]
         for key in config.keys:

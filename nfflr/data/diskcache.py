@@ -62,10 +62,10 @@ class DiskCache:
         stored = _load(path)
         if stored is not None:
             return stored[0]
-        made = self.transform(atoms)
-        tensors, outline = take_apart(made)
+        result = self.transform(atoms)
+        tensors, outline = take_apart(result)
         write_entry(self.folder, path, seal(tensors, {"outline": outline}, KIND))
-        return made
+        return result
 
 
 def _load(path: Path) -> tuple | None:
@@ -193,8 +193,8 @@ def put_together(tensors: Tensors, outline: Any) -> Any:
         return items if kind == "list" else tuple(items)
     if kind in ("dict", "class"):
         values = content if kind == "dict" else outline["fields"]
-        made = {key: put_together(tensors, value) for key, value in values.items()}
-        return made if kind == "dict" else _classes[content](**made)
+        parts = {key: put_together(tensors, value) for key, value in values.items()}
+        return parts if kind == "dict" else _classes[content](**parts)
     return FOREIGN[kind][2](put_together(tensors, content))
 
 
@@ -203,8 +203,8 @@ def _dgl_parts(view: Any) -> dict:
         raise ConfigError("diskcache: a heterogeneous DGL graph cannot be stored; leave diskcache out")
     src, dst = view.edges()
     batch = [view.batch_num_nodes(), view.batch_num_edges(), view.batch_size > 1]
-    ends = {"src": src, "dst": dst, "n": view.num_nodes(), "batch": batch}
-    return {**ends, "ndata": dict(view.ndata), "edata": dict(view.edata)}
+    sizes = {"n": view.num_nodes(), "batch": batch}
+    return {"src": src, "dst": dst, **sizes, "ndata": dict(view.ndata), "edata": dict(view.edata)}
 
 
 def _dgl_graph(parts: dict) -> Any:
@@ -227,12 +227,8 @@ def _pyg_data(parts: dict) -> Any:
 
 
 def _ase_parts(atoms: ase.Atoms) -> dict:
-    return {
-        "numbers": atoms.numbers,
-        "positions": atoms.positions,
-        "cell": atoms.cell.array,
-        "pbc": atoms.pbc,
-    }
+    arrays = {"numbers": atoms.numbers, "positions": atoms.positions}
+    return {**arrays, "cell": atoms.cell.array, "pbc": atoms.pbc}
 
 
 # Names of types that are not dataclasses, and how they are taken apart and made again. The packages of graphs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -251,9 +252,8 @@ def _reading(
     if "stress" in declared:
         stress = _stress_options(module, names["stress"], stress_units, stress_sign, stress_order)
         left_out = tuple(names.pop("stress")) if stress is None else ()
-    wanted = {n for group in names.values() for n in group} | set(left_out)
-    wanted |= set(VIRIALS) if "stress" in names else set()
-    entries = module.read(source, None if everything else wanted)
+    values = {*chain.from_iterable(names.values()), *left_out, *(VIRIALS if "stress" in names else ())}
+    entries = module.read(source, None if everything else values)
     if not len(entries):
         raise StructureError(f"{name}: holds no structure; expected at least one")
     conversion = Conversion(
@@ -296,9 +296,9 @@ def _stored_names(
     for label, quantity in declared.items():
         owner = next((of for of, stored in module.KEYS.items() if label in stored), label)
         if label not in keys and owner != label and label not in FORCE_FIELD_LABELS:
-            meant = "total_energy" if owner == "total_energy" else "energy_and_forces"
+            likely = "total_energy" if owner == "total_energy" else "energy_and_forces"
             raise ConfigError(
-                f"target: got {label!r}, which is how {name} stores {owner}; did you mean {meant!r}?"
+                f"target: got {label!r}, which is how {name} stores {owner}; did you mean {likely!r}?"
             )
         own = module.KEYS.get(label, (label, *(quantity.stored_names if quantity else ())))
         names[label] = own if keys.get(label, own[0]) in own else (keys[label],)

@@ -36,9 +36,8 @@ class Labels(dict[str, torch.Tensor]):
 
 def quantities_of(target: Target | Sequence[Target]) -> tuple[Target, ...]:
     """The quantities that a target names, unknown ones by name; ConfigError for a wrong target."""
-    given = (target,) if isinstance(target, str | Quantity) else tuple(target)
     expanded: list[Target] = []
-    for item in given:
+    for item in (target,) if isinstance(target, str | Quantity) else target:
         expanded += FORCE_FIELDS.get(item, (item,)) if isinstance(item, str) else (item,)
     names = [name_of(part) for part in expanded]
     if not names or not all(isinstance(n, str) and n for n in names) or len(set(names)) < len(names):
@@ -85,8 +84,8 @@ class TargetCheck:
         self.others = {name: q for name, q in self.targets.items() if name not in FORCE_FIELD_LABELS}
         self.classify, self.classes = classify, dict(classes or {})
         self.allow_missing = allow_missing
-        for option, given in (("classify", self.classify), ("classes", self.classes)):
-            for name in given:
+        for option, names in (("classify", self.classify), ("classes", self.classes)):
+            for name in names:
                 if name not in self.others:
                     expected = f"expected one of {list(self.others)}{did_you_mean(name, self.others)}"
                     raise ConfigError(f"{option}: {name!r} is not a target; {expected}")
@@ -114,8 +113,8 @@ class TargetCheck:
             raise StructureError(f"{record.id}: {name} is not finite; drop the structure or correct it")
         shape = target.array_shape(n) if isinstance(target, Quantity) else None
         if shape is not None and name not in self.classes and (is_text or value.shape != shape):
-            found = f"is {value.item()!r}" if is_text else f"has shape {value.shape}"
-            raise StructureError(f"{record.id}: {name} {found}, expected shape {shape}; correct the label")
+            problem = f"is {value.item()!r}" if is_text else f"has shape {value.shape}"
+            raise StructureError(f"{record.id}: {name} {problem}, expected shape {shape}; correct the label")
         kind: Kind = None if is_text else value.shape
         values.is_column |= name in record.per_atom
         values.kinds[kind, n] += 1

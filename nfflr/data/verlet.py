@@ -27,7 +27,7 @@ from .graph import Graph, check_distances
 
 @dataclass
 class _Search:
-    """A structure when it was searched, and what was found."""
+    """A structure and its candidate pairs at the time of a search."""
 
     positions: np.ndarray  # (N, 3) Å
     cell: np.ndarray  # (3, 3) Å
@@ -67,29 +67,29 @@ class VerletList:
         Raises:
             StructureError: a periodic axis has no cell vector.
         """
-        found = self._search
-        if found is None or not self.reusable(atoms):
-            found = self._build(atoms)
+        search = self._search
+        if search is None or not self.reusable(atoms):
+            search = self._build(atoms)
         if not np.array_equal(self._cell, atoms.cell.array):
-            self._keep_cell(atoms.cell.array, found)
+            self._keep_cell(atoms.cell.array, search)
         positions = torch.from_numpy(atoms.positions.copy()).to(self.device)  # a copy: the caller moves on
         current = Atoms(positions, self._numbers, self._cell_tensor, self._pbc)
-        return Graph(current, found.src, found.dst, self._translation, cutoff=self.cutoff)
+        return Graph(current, search.src, search.dst, self._translation, cutoff=self.cutoff)
 
     def forget(self) -> None:
         """Search anew for the next structure, whatever it is."""
         self._search = None
 
     def reusable(self, atoms: ase.Atoms) -> bool:
-        """Whether the stored candidates hold all pairs closer than the cutoff; coordinates are finite then."""
-        found = self._search
-        if found is None or self.skin == 0 or len(found.numbers) != len(atoms):
+        """Whether the stored candidates hold all pairs closer than the cutoff."""
+        search = self._search
+        if search is None or self.skin == 0 or len(search.numbers) != len(atoms):
             return False
-        if not (np.array_equal(found.numbers, atoms.numbers) and np.array_equal(found.pbc, atoms.pbc)):
+        if not (np.array_equal(search.numbers, atoms.numbers) and np.array_equal(search.pbc, atoms.pbc)):
             return False
-        allowance, start = self.skin, found.positions
-        if not np.array_equal(found.cell, atoms.cell.array):
-            deformation = _deformation(atoms, found)
+        allowance, start = self.skin, search.positions
+        if not np.array_equal(search.cell, atoms.cell.array):
+            deformation = _deformation(atoms, search)
             if deformation is None:
                 return False
             least = np.linalg.svd(deformation, compute_uv=False)[-1]
@@ -105,27 +105,27 @@ class VerletList:
             torch.from_numpy(x).to(self.device) for x in (j, i, shift.astype(np.int32, copy=False))
         )
         numbers = atoms.numbers.copy()
-        found = _Search(positions, cell, complete_box(cell, pbc), pbc, numbers, src, dst, image)
-        self._search = found
+        search = _Search(positions, cell, complete_box(cell, pbc), pbc, numbers, src, dst, image)
+        self._search = search
         self._numbers = torch.tensor(numbers, dtype=torch.int64, device=self.device)
         self._pbc = torch.tensor(pbc, device=self.device)
-        self._keep_cell(cell, found)
+        self._keep_cell(cell, search)
         self.builds += 1
-        return found
+        return search
 
-    def _keep_cell(self, cell: np.ndarray, found: _Search) -> None:
+    def _keep_cell(self, cell: np.ndarray, search: _Search) -> None:
         """Tensors of the cell; new ones, since graphs made before hold the old."""
         self._cell = cell.copy()
         self._cell_tensor = torch.tensor(cell, device=self.device)
-        self._translation = found.image.double() @ self._cell_tensor  # (E, 3)
+        self._translation = search.image.double() @ self._cell_tensor  # (E, 3)
 
 
-def _deformation(atoms: ase.Atoms, found: _Search) -> np.ndarray | None:
+def _deformation(atoms: ase.Atoms, search: _Search) -> np.ndarray | None:
     """F, (3, 3), with the periodic vectors of the search times F those of now; None without one."""
     cell = atoms.cell.array
     if not np.isfinite(cell).all():
         return None
-    box = complete_box(cell, found.pbc)
-    if not np.array_equal(box[found.pbc], cell[found.pbc]):
+    box = complete_box(cell, search.pbc)
+    if not np.array_equal(box[search.pbc], cell[search.pbc]):
         return None  # a periodic vector is missing, which the search refuses
-    return np.linalg.solve(found.box, box)
+    return np.linalg.solve(search.box, box)

@@ -45,11 +45,12 @@ def described_data(dataset: AtomsDataset) -> DataRecord:
 
 
 def _digests(files: str | list[str]) -> str | list[str | None] | None:
-    digests = [file_digest(Path(file)) for file in _listed(files)]
+    digests = [file_digest(Path(file)) for file in listed(files)]
     return digests if isinstance(files, list) else digests[0]
 
 
-def _listed(item: Any) -> list:
+def listed(item: Any) -> list:
+    """A list as it is, anything else in a list."""
     return item if isinstance(item, list) else [item]
 
 
@@ -150,7 +151,7 @@ def _sources(record: DataRecord, file: Path | None) -> dict[str, Any]:
             paths = [Path(path) for path in names] if isinstance(names, list) else Path(names)
             is_equal = file is not None and record.sha256.get(name) == digest
             sources[name] = file if is_equal else paths
-    every = [path for source in sources.values() for path in _listed(source)]
+    every = [path for source in sources.values() for path in listed(source)]
     if "source" not in sources or not all(path.exists() for path in every):
         return {}
     if file is not None and file.resolve() not in [path.resolve() for path in every]:
@@ -161,8 +162,8 @@ def _sources(record: DataRecord, file: Path | None) -> dict[str, Any]:
 def _same_bytes(record: DataRecord, sources: dict[str, Any]) -> bool:
     """Whether files are those of the record, whatever their names (which the data's digest is over too)."""
     for name, source in sources.items():
-        digests = _listed(record.sha256.get(name))
-        if not all(digests) or [file_digest(path) for path in _listed(source)] != digests:
+        digests = listed(record.sha256.get(name))
+        if not all(digests) or [file_digest(path) for path in listed(source)] != digests:
             return False
     return True
 
@@ -251,7 +252,7 @@ def _trained_on(folder: Path) -> tuple[dict[str, set[str]], set[str]]:
     """Fingerprints of structures that were trained on, by part, and digests of files."""
     with suppress(NFFLrError):
         record = read_record(folder)
-        digests = {d for d in _listed(record.data.sha256.get("source")) if d} if record else set()
+        digests = {d for d in listed(record.data.sha256.get("source")) if d} if record else set()
         if record and (record.data.structures or digests):
             return {part: set(record.data.structures.get(part, ())) for part in PARTS}, digests
         train = folder / "train.xyz.xz"

@@ -23,7 +23,7 @@ from ..quantities import LABELLED, Quantity, from_description
 from ..structures.kinds import kind_of
 from .evaluation import higher_is_better, predict
 from .figures import learning_curve, parity
-from .run_data import RunData, run_data, summary
+from .run_data import RunData, listed, run_data, summary
 from .run_record import (
     METRICS,
     CheckRecord,
@@ -104,17 +104,16 @@ def panels(figure: matplotlib.figure.Figure, dpi: int = 160) -> list[bytes]:
         axes.set_xlabel(axes.get_xlabel() or visible[-1].get_xlabel())
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # hiding the others below would move what is left
-    return [_alone(figure, axes, dpi) for axes in visible]
-
-
-def _alone(figure: matplotlib.figure.Figure, axes, dpi: int) -> bytes:
-    """The part of a figure that one axes takes, without what reaches into it from the others."""
-    for other in figure.axes:
-        other.set_visible(other is axes)
-    inches = axes.get_tightbbox().transformed(figure.dpi_scale_trans.inverted())
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=dpi, bbox_inches=inches.padded(0.08))
-    return content.getvalue()
+    parts = []
+    for axes in visible:
+        for other in figure.axes:
+            other.set_visible(other is axes)
+        content, box = io.BytesIO(), axes.get_tightbbox()
+        assert box is not None  # the axes are visible
+        inches = box.transformed(figure.dpi_scale_trans.inverted())
+        figure.savefig(content, format="png", dpi=dpi, bbox_inches=inches.padded(0.08))
+        parts.append(content.getvalue())
+    return parts
 
 
 STATE = "state"
@@ -142,6 +141,10 @@ class RunFolder:
     metadata: dict[str, Any]
     record: RunRecord | None
     history: list[Row]
+
+    @property
+    def data(self) -> DataRecord:
+        return self.record.data if self.record else DataRecord()
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -194,8 +197,8 @@ def run_page(
         NFFLrError: the data that were given cannot be used.
     """
     run = read_run(folder)
-    beside = run_data(run.metadata, run.record.data if run.record else DataRecord(), data)
-    grouped = beside.dataset is not None
+    labelled = run_data(run.metadata, run.data, data)
+    grouped = labelled.dataset is not None
     return render(
         "run.html",
         title=f"Training run: {folder.resolve().name}",
@@ -206,14 +209,14 @@ def run_page(
         errors=_errors(run),
         last=run.history[-1]["epoch"],
         learning=_learning(run),
-        data=beside,
+        data=labelled,
         legend=" Colours are the data's groups of structures, named in the first plot of a row." * grouped,
-        parity=_parity(run, beside),
+        parity=_parity(run, labelled),
         tasks=_tasks(run),
         checks=_results(run, "check", CheckRecord, checks),
         validations=_results(run, "validate", ValidationRecord, validations),
         sources=_sources(run),
-        splits=_splits(beside),
+        splits=_splits(labelled),
         parameters=sum(p.numel() for p in run.model.parameters()),
     )
 
@@ -281,13 +284,13 @@ def _parity(run: RunFolder, data: RunData) -> list[dict[str, Any]]:
     for title, indices in data.parts.items():
         predictions = predict(run.model, data.dataset, indices)
         errors, figure = predictions.errors(), parity(predictions)
-        values = [(c.label, errors[c.key] * c.factor) for c in run.columns if c.key in errors]
+        values = {c.label: errors[c.key] * c.factor for c in run.columns if c.key in errors}
         images = [
             Image(png, f"predicted against reference, {title}, {axes.get_xlabel()}")
             for png, axes in zip(panels(figure), figure.axes, strict=True)
             if not axes.get_title().startswith("MAE nan")  # nothing is labelled
         ]
-        labelled = [(label, value) for label, value in values if not math.isnan(value)]
+        labelled = [(label, value) for label, value in values.items() if not math.isnan(value)]
         parts.append({"title": title, "count": len(indices), "images": images, "errors": labelled})
     return parts
 
@@ -307,11 +310,10 @@ def _results(
 
 def _sources(run: RunFolder) -> list[tuple[str, object]]:
     """Files of the run's data, with a digest where it is one file."""
-    data = run.record.data if run.record else DataRecord()
     pairs: list[tuple[str, object]] = []
     for name, label in (("source", "file"), ("test_source", "test file")):
-        paths, digest = data.origin.get(name) or [], data.sha256.get(name)
-        files = ", ".join(Path(p).name for p in (paths if isinstance(paths, list) else [paths]))
+        paths, digest = run.data.origin.get(name) or [], run.data.sha256.get(name)
+        files = ", ".join(Path(path).name for path in listed(paths))
         if files:
             pairs.append((label, f"{files}, sha256 {digest}" if isinstance(digest, str) else files))
     return pairs

@@ -196,7 +196,7 @@ class CheckRecord(Record):
 
     @property
     def digest(self) -> str | None:
-        """Of the checkpoint; None where it is not known."""
+        """The digest of the checkpoint, if it is known."""
         return self.calculator.digest
 
     @property
@@ -229,7 +229,7 @@ class ValidationRecord(Record):
 
     @property
     def digest(self) -> str | None:
-        """Of the checkpoint; None where it is not known."""
+        """The digest of the checkpoint, if it is known."""
         return self.checkpoint.digest
 
     @property

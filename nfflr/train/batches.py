@@ -34,8 +34,8 @@ class ShuffledBatches:
     def __init__(self, indices: list[int], size: int, seed: int, sizes: Sequence[int] = (), atoms: int = 0):
         self.indices, self.size, self.seed = np.array(indices), size, seed
         self.sizes = np.array(sizes) if atoms else None
-        wanted = sum(sizes) / atoms if atoms else len(indices) / size
-        self.count = min(math.ceil(wanted), len(indices))
+        ratio = sum(sizes) / atoms if atoms else len(indices) / size
+        self.count = min(math.ceil(ratio), len(indices))
         self.epoch = self.skip = 0
 
     def __len__(self) -> int:

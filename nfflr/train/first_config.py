@@ -14,6 +14,7 @@ import jinja2
 import numpy as np
 
 from ..data import sources
+from ..data.dataset import DatasetConfig
 from ..data.quality import Finding
 from ..data.quality.diagnosis import Diagnosis
 from ..data.quality.survey import Survey
@@ -86,18 +87,6 @@ def advised(diagnosis: Diagnosis) -> Diagnosis:
     return replace(diagnosis, findings=(*diagnosis.findings, finding))
 
 
-UNITS = {  # what is said beside each option of the data
-    "energy_units": "of the file; inside, everything is eV",
-    "force_units": "of the file; inside, eV/Å",
-    "force_sign": "-1: the file holds gradients",
-    "stress_units": "of the file; inside, eV/Å^3; eV: virials, which are divided by the volume",
-    "stress_sign": "-1: the file counts pressure positive, as VASP and virials do",
-    "stress_order": "how six numbers make a tensor",
-    "keys": "names of the labels in the file",
-}
-LABELS = {"total_energy": "energies", "forces": "forces", "stress": "stresses"}
-
-
 def config_text(
     source: str | Path | Sequence[str],
     folder: Path,
@@ -129,15 +118,19 @@ def config_text(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"comment": _comment, "wrapped": _wrapped, "json": _json}
+    environment.filters |= {
+        "comment": _comment,
+        "wrapped": lambda text, indent: textwrap.indent(textwrap.fill(text, 100 - indent), " " * indent),
+        "json": _json,
+    }
     return environment.get_template(f"config.{form}.jinja").render(
         name=sources.display_name(source),
         survey=survey,
         elements=elements,
         choices=choices,
         options=diagnosis.options,
-        units=UNITS,
-        labels=", ".join(word for name, word in LABELS.items() if survey.labels.get(name)),
+        reading={name: field.description for name, field in DatasetConfig.model_fields.items()},
+        labels=", ".join(survey.labels),
         groups=_groups(survey),
         paths=[_place(part, folder) for part in sources.parts(source)],
         left_out=left_out,
@@ -166,12 +159,7 @@ def _comment(text: str) -> str:
     return "".join(f"# {line}\n" for line in lines)
 
 
-def _wrapped(text: str, indent: int) -> str:
-    return textwrap.indent("\n".join(textwrap.wrap(text, 100 - indent)), " " * indent)
-
-
 def _groups(survey: Survey) -> str:
-    """What is said about groups, by which ``nff evaluate`` tells errors."""
     counts = Counter(survey.groups)
     if len(counts) < 2:
         return ""
@@ -182,17 +170,12 @@ def _groups(survey: Survey) -> str:
 
 def _reasons(survey: Survey) -> str:
     """Why structures are left out."""
-    reasons = []
-    if survey.isolated:
-        reasons.append(
-            "Isolated atoms are left out: reference energies are fitted to the rest, so that the network "
-            "learns only what differs; atoms alone lie several eV above it."
-        )
-    if survey.repeats:
-        reasons.append(
-            "Repeated structures are left out: a copy in both splits would flatter the validation."
-        )
-    return "\n".join(reasons)
+    reasons = {
+        "Isolated atoms are left out: reference energies are fitted to the others, so that the network "
+        "learns only what differs; atoms alone lie several eV above it.": survey.isolated,
+        "Repeated structures are left out: a copy in both splits would flatter the validation.": survey.copies,
+    }
+    return "\n".join(reason for reason, structures in reasons.items() if structures)
 
 
 def _cutoff_reason(survey: Survey) -> str:

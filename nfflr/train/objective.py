@@ -68,7 +68,7 @@ class Term:
         return self._of(*(x[mask] for x in pair))
 
     def compared(self, comparison: Comparison) -> torch.Tensor:
-        """The same of predictions that are known, () float64."""
+        """As ``loss``, of predictions that were made before, () float64."""
         mask = comparison.labelled
         if not mask.any():
             return torch.zeros((), dtype=torch.float64)

@@ -391,8 +391,8 @@ def unnamed_findings(
     """Labels that are nowhere under their own name, while a value of another name looks like them."""
     findings = []
     for label in FORCE_FIELD_LABELS:
-        chosen = label in options.get("keys", {}) and label != "total_energy"  # left out on purpose, maybe
-        if chosen or any(label in record.labels for record in records):
+        is_named = label in options.get("keys", {}) and label != "total_energy"  # perhaps to leave it out
+        if is_named or any(label in record.labels for record in records):
             continue
         names = {n for r in readings for entry in sample_of(r.entries, 20) for n in alike(entry, label)}
         stored = sorted(names, key=lambda n: ("total" not in n, n))

@@ -149,17 +149,17 @@ class EnergyCheck:
         energy, counts = np.array(self.energy), np.array(self.counts, dtype=float)
         counts = counts[:, counts.any(axis=0)]  # (structures, elements)
         sizes = counts.sum(axis=1)
-        as_total, as_mean = (_residuals(c, energy) for c in (counts, counts / sizes[:, None]))
+        as_total, as_mean = (_misfit(c, energy) for c in (counts, counts / sizes[:, None]))
         if sizes.max() >= SIZES_TELL * sizes.min() and (as_mean**2).sum() < 0.25 * (as_total**2).sum():
             worst = records[self.index[int(np.abs(as_total).argmax())]]
             raise StructureError(
                 f"{worst.id}: energies do not grow with the number of atoms, they look like energies per "
                 "atom; set energy_units='eV/atom' or give totals"
             )
-        odd = _mixed(energy, counts, sizes)
-        if odd is not None:
+        place = _mixed(energy, counts, sizes)
+        if place is not None:
             raise StructureError(
-                f"{records[self.index[odd]].id}: total_energy is off by the number of atoms, some energies "
+                f"{records[self.index[place]].id}: total_energy is off by the number of atoms, some energies "
                 "are per cell and some per atom: units are mixed; convert the data to one unit, or drop these"
             )
 
@@ -177,9 +177,9 @@ def _mixed(energy: np.ndarray, counts: np.ndarray, sizes: np.ndarray) -> int | N
     pairs = ((per_atom, energy), (per_atom, per_atom / sizes))  # read as totals, or multiplied by N when read
     for usual, other in (*pairs, *(pair[::-1] for pair in pairs)):
         for begin in (np.ones(len(energy), bool), np.abs(usual) >= np.median(np.abs(usual))):
-            odd = _outlier(share, usual, other, begin, sizes)
-            if odd is not None:
-                return odd
+            outlier = _outlier(share, usual, other, begin, sizes)
+            if outlier is not None:
+                return outlier
     return None
 
 
@@ -204,15 +204,16 @@ def _outlier(
     return int(np.where(explained, off, -1).argmax())
 
 
-def _determined(share: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Which compositions (S, elements) have a level that structures of ``known`` composition settle well."""
-    inverse = np.linalg.pinv(known.T @ known, rcond=1e-10, hermitian=True)
-    outside = share - share @ inverse @ (known.T @ known)
+def _determined(share: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which compositions (S, elements) have a level that the compositions of ``others`` settle well."""
+    square = others.T @ others
+    inverse = np.linalg.pinv(square, rcond=1e-10, hermitian=True)
+    outside = share - share @ inverse @ square
     leverage = np.einsum("se,ef,sf->s", share, inverse, share)
     return (np.abs(outside).max(axis=1) < 1e-6) & (leverage < 0.5)
 
 
-def _residuals(design: np.ndarray, energy: np.ndarray) -> np.ndarray:
+def _misfit(design: np.ndarray, energy: np.ndarray) -> np.ndarray:
     return energy - design @ np.linalg.lstsq(design, energy, rcond=None)[0]
 
 
@@ -242,19 +243,19 @@ class DuplicateCheck:
 
     def __init__(self, train: Collection[int], held_out: Collection[int]):
         self.train, self.held_out = (set(x) if held_out else set() for x in (train, held_out))
-        self.seen: dict[bytes, int] = {}
+        self.fingerprints: dict[bytes, int] = {}
         self.others: list[tuple[bytes, int]] = []
 
     def add(self, index: int, record: Record) -> None:
         if index in self.train:
-            self.seen[fingerprint(record)] = index
+            self.fingerprints[fingerprint(record)] = index
         elif index in self.held_out:
             self.others.append((fingerprint(record), index))
 
     def finish(self, records: Sequence[Record]) -> None:
         for key, index in self.others:
-            if key in self.seen:
+            if key in self.fingerprints:
                 raise StructureError(
                     f"{records[index].id}: the same structure is in the training split as "
-                    f"{records[self.seen[key]].id}; remove one, or set allow_duplicates=True"
+                    f"{records[self.fingerprints[key]].id}; remove one, or set allow_duplicates=True"
                 )

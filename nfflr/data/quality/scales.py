@@ -264,15 +264,16 @@ class StressJudge:
         conversion = self.readings[0].conversion
         is_read = likely and (likely.units, likely.sign) == (conversion.stress_units, conversion.stress_sign)
         if likely and (likely.order or not self.six):
-            given = f"--stress-order {likely.order}" if is_read and not is_virial else str(likely)
-            return Finding(reason, f"energies along strains agree with {given}", fatal=True, kind=ConfigError)
-        advice = []
+            choice = f"--stress-order {likely.order}" if is_read and not is_virial else str(likely)
+            advice = f"energies along strains agree with {choice}"
+            return Finding(reason, advice, fatal=True, kind=ConfigError)
+        advices = []
         if likely is None and is_virial:
-            advice.append(f"give {StressReading(VIRIAL, -1)} {CONVENTION}")
+            advices.append(f"give {StressReading(VIRIAL, -1)} {CONVENTION}")
         if self.six:
-            advice.append(f"give {orders}" + (f" with {likely}" if likely and not is_read else ""))
+            advices.append(f"give {orders}" + (f" with {likely}" if likely and not is_read else ""))
         reason += "; energies along strains do not tell"
-        return Finding(reason, "; ".join(advice), fatal=True, kind=ConfigError)
+        return Finding(reason, "; ".join(advices), fatal=True, kind=ConfigError)
 
     def _virials(self) -> list[Finding]:
         """Virials beside no stress: by which options they would be read."""

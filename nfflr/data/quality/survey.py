@@ -120,6 +120,9 @@ def survey(records: Sequence[Record]) -> Survey:
         (chemical_symbols[a], chemical_symbols[b]): shortest.get((a, b), np.full(count, np.inf))
         for a, b in combinations_with_replacement(numbers.tolist(), 2)
     }
+    distances = {chemical_symbols[z]: np.concatenate(nearest[z]) for z in sorted(nearest)}
+    spacing = {symbol: float(np.median(values)) for symbol, values in distances.items() if len(values)}
+    bonded = np.delete(per_element, isolated, axis=0)
     return Survey(
         ids=tuple(ids),
         groups=tuple(groups),
@@ -135,14 +138,10 @@ def survey(records: Sequence[Record]) -> Survey:
         determined=determined,
         residuals=residuals,
         pairs=pairs,
-        spacing={
-            chemical_symbols[z]: float(np.median(np.concatenate(d))) for z, d in sorted(nearest.items())
-        },
+        spacing=spacing,
         copies=tuple(tuple(group) for group in same.values() if len(group) > 1),
         isolated=tuple(isolated),
-        bonded=tuple(
-            chemical_symbols[z] for z in np.flatnonzero(np.delete(per_element, isolated, axis=0).any(axis=0))
-        ),
+        bonded=tuple(chemical_symbols[z] for z in np.flatnonzero(bonded.any(axis=0))),
         heights=np.array(heights),
         outliers=_outliers(ids, groups, residuals, force, pairs),
     )
@@ -169,9 +168,7 @@ def _distances(atoms, k: int, count: int, shortest: dict, nearest: dict) -> bool
     own = np.full(len(atoms), np.inf)
     np.minimum.at(own, i, r)
     for z in np.unique(numbers):
-        found = own[(numbers == z) & np.isfinite(own)]
-        if len(found):
-            nearest[int(z)].append(found)
+        nearest[int(z)].append(own[(numbers == z) & np.isfinite(own)])
     low, high = np.sort((numbers[i], numbers[j]), axis=0)
     code, where = np.unique(low * 119 + high, return_inverse=True)
     least = np.full(len(code), np.inf)
@@ -185,13 +182,13 @@ def _references(
     counts: np.ndarray, energy: np.ndarray, isolated: list[int]
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """Energies per element (elements,), residuals per atom (S,), and whether the former are determined."""
-    known = np.isfinite(energy)
-    known[isolated] = False
-    if not known.any():
+    usable = np.isfinite(energy)
+    usable[isolated] = False
+    if not usable.any():
         return np.full(counts.shape[1], np.nan), np.full(len(energy), np.nan), False
     sizes = counts.sum(axis=1)
-    solution, _, rank, _ = np.linalg.lstsq(counts[known], (energy * sizes)[known], rcond=None)
-    residuals = np.where(known, energy - counts @ solution / sizes, np.nan)
+    solution, _, rank, _ = np.linalg.lstsq(counts[usable], (energy * sizes)[usable], rcond=None)
+    residuals = np.where(usable, energy - counts @ solution / sizes, np.nan)
     return solution, residuals, bool(rank == counts.shape[1])
 
 
@@ -203,23 +200,20 @@ def _outliers(
     pairs: dict[tuple[str, str], np.ndarray],
 ) -> tuple[Outlier, ...]:
     """The worst first within each kind: energies and forces far from those of their group, distances."""
-    found = []
-    for values, least, what in (
-        (residuals, LEAST_ENERGY, "energy is {:+.3g} eV/atom off the composition fit"),
-        (force, LEAST_FORCE, "force reaches {:.3g} eV/Å"),
-    ):
-        excess = _excess(values, np.array(groups), least)
-        odd = np.flatnonzero(excess > 0)
-        odd = odd[np.argsort(-excess[odd], kind="stable")]
-        found += [Outlier(k, ids[k], what.format(values[k])) for k in odd.tolist()]
+    outliers: list[Outlier] = []
+
+    def add(excess: np.ndarray, values: np.ndarray, what: str) -> None:
+        order = np.argsort(-excess, kind="stable")
+        outliers.extend(Outlier(k, ids[k], what.format(values[k])) for k in order.tolist() if excess[k] > 0)
+
+    names = np.array(groups)
+    energy_text = "energy is {:+.3g} eV/atom off the composition fit"
+    add(_excess(residuals, names, LEAST_ENERGY), residuals, energy_text)
+    add(_excess(force, names, LEAST_FORCE), force, "force reaches {:.3g} eV/Å")
     for (a, b), distance in pairs.items():
         touching = covalent_radii[[chemical_symbols.index(a), chemical_symbols.index(b)]].sum()
-        odd = np.flatnonzero(distance < OVERLAP * touching)
-        found += [
-            Outlier(int(k), ids[k], f"{a}–{b} distance is {distance[k]:.3g} Å")
-            for k in odd[np.argsort(distance[odd], kind="stable")]
-        ]
-    return tuple(found)
+        add(OVERLAP * touching - distance, distance, f"{a}–{b} distance is {{:.3g}} Å")
+    return tuple(outliers)
 
 
 def _excess(values: np.ndarray, groups: np.ndarray, least: float) -> np.ndarray:
@@ -238,5 +232,5 @@ def _deviation(values: np.ndarray) -> float:
 
 
 def _median(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else 0.0
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else 0.0
