@@ -173,7 +173,7 @@ def _reasons(survey: Survey) -> str:
     reasons = {
         "Isolated atoms are left out: reference energies are fitted to the others, so that the network "
         "learns only what differs; atoms alone lie several eV above it.": survey.isolated,
-        "Repeated structures are left out: a copy in both splits would flatter the validation.": survey.copies,
+        "Repeated structures are left out: a copy in both splits would flatter validation.": survey.copies,
     }
     return "\n".join(reason for reason, structures in reasons.items() if structures)
 
