@@ -28,9 +28,9 @@ from .inputs import batch_inputs
 from .quality import label_checks as checks
 from .records import (
     FORCE_FIELD_LABELS,
-    Chosen,
     EnergyUnit,
     Record,
+    Selection,
     StressOrder,
     StressUnit,
     hash_structure,
@@ -286,7 +286,7 @@ class AtomsDataset(Dataset):
 
     def part(self, name: str) -> Sequence[Record]:
         """Records of the split ``"train"``, ``"val"`` or ``"test"``."""
-        return Chosen([self.records], self.split[name])
+        return Selection([self.records], self.split[name])
 
     def __len__(self) -> int:
         return len(self.records)

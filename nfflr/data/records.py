@@ -75,7 +75,7 @@ class LazyRecords(Sequence):
         return self.convert(self.entries[index])
 
 
-class Chosen(Sequence):
+class Selection(Sequence):
     """Some of several sequences of records laid end to end; holds only their numbers."""
 
     def __init__(self, parts: Sequence[Sequence[Record]], indices: Sequence[int]):
@@ -157,14 +157,12 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Reading:
-    """A source, its name in messages, its module and entries, and the conversion from entries to records.
+    """A source by its name in messages, its entries, and their conversion to records.
 
     ``unread`` says that the source holds stresses that are not read; it is empty if there are none.
     """
 
-    source: Any
     name: str
-    module: Source
     entries: Sequence[Entry]
     conversion: Conversion
     unread: str
@@ -205,7 +203,7 @@ def joined(parts: Sequence[Sequence[Record]]) -> Sequence[Record]:
         return parts[0]
     if all(isinstance(part, list) for part in parts):
         return [record for part in parts for record in part]
-    return Chosen(parts, range(sum(map(len, parts))))
+    return Selection(parts, range(sum(map(len, parts))))
 
 
 def readings(
@@ -215,14 +213,10 @@ def readings(
     **options: Any,
 ) -> list[Reading]:
     """Open a source, or each of a list, as ``read_records`` does; ``everything`` keeps all stored values."""
-    sources_ = sources.parts(source)
-    folders = sources.folders(sources_)
-    stated = ((x.name, x) if isinstance(x, Quantity) else (x, QUANTITIES.get(x)) for x in labels)
-    declared = dict(stated)
-    return [
-        _reading(part, folder, declared, everything, **options)
-        for part, folder in zip(sources_, folders, strict=True)
-    ]
+    declared = dict((x.name, x) if isinstance(x, Quantity) else (x, QUANTITIES.get(x)) for x in labels)
+    parts = sources.parts(source)
+    folders = zip(parts, sources.folders(parts), strict=True)
+    return [_reading(part, folder, declared, everything, **options) for part, folder in folders]
 
 
 def _reading(
@@ -266,7 +260,7 @@ def _reading(
         declared,
     )
     unread = _unread(entries, left_out, names.get("stress", ()), stress_given=bool(keys.get("stress")))
-    return Reading(source, name, module, entries, conversion, unread)
+    return Reading(name, entries, conversion, unread)
 
 
 def _unread(

@@ -111,19 +111,7 @@ def config_text(
     steps = -(-choices.n_train // choices.batch_size) * choices.epochs
     forces = choices.target == "energy_and_forces"
     needed = ("total_energy", "forces")[: 1 + forces]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__ or ""),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "comment": _comment,
-        "wrapped": lambda text, indent: textwrap.indent(textwrap.fill(text, 100 - indent), " " * indent),
-        "json": _json,
-    }
-    return environment.get_template(f"config.{form}.jinja").render(
+    return _template(f"config.{form}.jinja").render(
         name=sources.display_name(source),
         survey=survey,
         elements=elements,
@@ -147,6 +135,22 @@ def config_text(
         forces=forces,
         no_stress=diagnosis.stress_fault if choices.stress else "no stress labels",
     )
+
+
+def _template(name: str) -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__ or ""),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "comment": _comment,
+        "wrapped": lambda text, indent: textwrap.indent(textwrap.fill(text, 100 - indent), " " * indent),
+        "json": _json,
+    }
+    return environment.get_template(name)
 
 
 def _json(value: object) -> str:

@@ -14,6 +14,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib.figure
 from ignite.engine import Engine
@@ -57,35 +58,32 @@ def find_learning_rate(
             f"learning rates: got {start:g} to {end:g} in {steps} steps; expected 0 < start < end, 10 or more"
         )
     run = Run(prepared(config.model_copy(update={"model": copy.deepcopy(config.model)})))
-    finder, raw = FastaiLRFinder(), []
+    finder, losses_of_steps = FastaiLRFinder(), []
 
     def step(engine: Engine, parts: list) -> float:
         try:
-            raw.append(run.train_step(engine, parts))
+            losses_of_steps.append(run.train_step(engine, parts))
         except NumericsError:
-            if not raw:  # not the rate's doing
+            if not losses_of_steps:  # not the rate's doing
                 raise
-            raw.append(math.inf)  # the far end of the range
+            losses_of_steps.append(math.inf)  # the far end of the range
         if on_step:
-            on_step({"step": len(raw), "total": steps, "epoch": 0, "loss": raw[-1]})
-        return raw[-1]
+            on_step({"step": len(losses_of_steps), "total": steps, "epoch": 0, "loss": losses_of_steps[-1]})
+        return losses_of_steps[-1]
 
     engine = quiet_engine(step)
     saved = {"model": run.config.model, "optimizer": run.optimizer}
-    with (
-        warnings.catch_warnings(),
-        finder.attach(
-            engine, saved, num_iter=steps, start_lr=start, end_lr=end, diverge_th=DIVERGED
-        ) as finding,
-    ):
+    limits: dict[str, Any] = {"num_iter": steps, "start_lr": start, "end_lr": end, "diverge_th": DIVERGED}
+    with warnings.catch_warnings(), finder.attach(engine, saved, **limits) as trial:
         warnings.simplefilter("ignore")  # ignite warns of a run that does not diverge; the curve shows it
-        finding.run(make_loader(run.config.dataset, run.batches, config.accumulate, config.num_workers))
+        trial.run(make_loader(run.config.dataset, run.batches, config.accumulate, config.num_workers))
     history = finder.get_results()
-    # ignite gives a list of rates, one for each parameter group; ours are equal.
-    rates = [float(rate[0] if isinstance(rate, list) else rate) for rate in history["lr"]]
-    finite = [k for k, loss in enumerate(history["loss"]) if math.isfinite(loss)]
-    tried, losses = [rates[k] for k in finite], [history["loss"][k] for k in finite]
-    return RangeTest(tried, losses, suggest(tried, losses))
+    rates, losses = [], []
+    for rate, loss in zip(history["lr"], history["loss"], strict=True):
+        if math.isfinite(loss):
+            rates.append(float(rate[0] if isinstance(rate, list) else rate))  # equal in all parameter groups
+            losses.append(loss)
+    return RangeTest(rates, losses, suggest(rates, losses))
 
 
 def suggest(rates: list[float], losses: list[float]) -> float:

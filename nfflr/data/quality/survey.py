@@ -87,64 +87,62 @@ class Survey:
 
 def survey(records: Sequence[Record]) -> Survey:
     """Look at every record once; needs sound label shapes (see ``LabelCheck``)."""
-    count, labels = len(records), Counter[str]()
-    same = defaultdict(list)
-    ids, groups, formulas, norms, counts, isolated, heights = [], [], [], [], [], [], []
-    energy, force, stress = np.full((3, count), np.nan)
+    count, labels, isolated = len(records), Counter[str](), []
+    copies: dict[bytes, list[int]] = defaultdict(list)
     shortest: dict[tuple[int, int], np.ndarray] = {}
     nearest: dict[int, list[np.ndarray]] = defaultdict(list)
+    rows, norms, counts = [], [], []
     for k, record in enumerate(records):
         atoms = record.atoms
-        ids.append(record.id)
-        groups.append(record.group)
-        formulas.append(atoms.symbols.formula.reduce()[0].format("hill"))
+        formula = atoms.symbols.formula.reduce()[0].format("hill")
+        norms.append(np.linalg.norm(record.labels.get("forces", np.zeros((0, 3))), axis=1))
+        rows.append((record.id, record.group, formula, _height(atoms), *_sizes(record)))
         counts.append(np.bincount(atoms.numbers, minlength=119))
-        heights.append(_height(atoms))
-        same[fingerprint(record)].append(k)
+        copies[fingerprint(record)].append(k)
         labels.update(label for label in FORCE_FIELD_LABELS if label in record.labels)
-        if "total_energy" in record.labels:
-            energy[k] = record.labels["total_energy"] / len(atoms)
-        if "forces" in record.labels:
-            norms.append(np.linalg.norm(record.labels["forces"], axis=1))
-            force[k] = norms[-1].max()
-        if "stress" in record.labels:
-            stress[k] = np.abs(record.labels["stress"]).max()
         if not _distances(atoms, k, count, shortest, nearest):
             isolated.append(k)
+    ids, groups, formulas, heights, *columns = zip(*rows, strict=True)
+    energy, force, stress = np.array(columns)
     per_element = np.array(counts)
-    numbers = np.flatnonzero(per_element.any(axis=0))
-    sizes = per_element.sum(axis=1)
+    numbers = np.flatnonzero(per_element.any(axis=0)).tolist()
     references, residuals, determined = _references(per_element[:, numbers], energy, isolated)
     symbols = [chemical_symbols[z] for z in numbers]
     pairs = {
         (chemical_symbols[a], chemical_symbols[b]): shortest.get((a, b), np.full(count, np.inf))
-        for a, b in combinations_with_replacement(numbers.tolist(), 2)
+        for a, b in combinations_with_replacement(numbers, 2)
     }
     distances = {chemical_symbols[z]: np.concatenate(nearest[z]) for z in sorted(nearest)}
-    spacing = {symbol: float(np.median(values)) for symbol, values in distances.items() if len(values)}
-    bonded = np.delete(per_element, isolated, axis=0)
+    bonded = np.delete(per_element, isolated, axis=0).any(axis=0)
     return Survey(
-        ids=tuple(ids),
-        groups=tuple(groups),
-        compositions=tuple(formulas),
+        ids=ids,
+        groups=groups,
+        compositions=formulas,
         elements=tuple(symbols),
-        sizes=sizes,
+        sizes=per_element.sum(axis=1),
         labels=dict(labels),
         energy=energy,
-        force_norms=np.concatenate(norms) if norms else np.zeros(0),
+        force_norms=np.concatenate(norms),
         largest_force=force,
         largest_stress=stress,
         references=dict(zip(symbols, references.tolist(), strict=True)),
         determined=determined,
         residuals=residuals,
         pairs=pairs,
-        spacing=spacing,
-        copies=tuple(tuple(group) for group in same.values() if len(group) > 1),
+        spacing={symbol: float(np.median(d)) for symbol, d in distances.items() if len(d)},
+        copies=tuple(tuple(group) for group in copies.values() if len(group) > 1),
         isolated=tuple(isolated),
-        bonded=tuple(chemical_symbols[z] for z in np.flatnonzero(bonded.any(axis=0))),
+        bonded=tuple(chemical_symbols[z] for z in np.flatnonzero(bonded)),
         heights=np.array(heights),
         outliers=_outliers(ids, groups, residuals, force, pairs),
     )
+
+
+def _sizes(record: Record) -> tuple[float, float, float]:
+    """Energy per atom, largest force and largest component of stress; NaN for a missing label."""
+    energy, forces, stress = (np.asarray(record.labels.get(n, np.nan)) for n in FORCE_FIELD_LABELS)
+    force = np.linalg.norm(np.atleast_2d(forces), axis=1).max()
+    return float(energy) / len(record.atoms), float(force), float(np.abs(stress).max())
 
 
 def _height(atoms) -> float:
