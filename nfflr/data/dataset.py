@@ -49,7 +49,7 @@ def _plain_number(value: Any) -> Any:
 
 
 class DatasetConfig(BaseModel):
-    """The options of ``AtomsDataset``, which explains each at length, and of ``dataset:`` in YAML."""
+    """The options of ``AtomsDataset``, and of ``dataset:`` in a YAML config."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -58,21 +58,29 @@ class DatasetConfig(BaseModel):
         description="energy_and_forces, total_energy, or names of properties in the data",
     )
     energy_units: EnergyUnit | None = Field(
-        None, description="of the source, where its format does not fix it; inside, everything is eV"
+        None, description="of the source, where its format (JARVIS) does not fix it; inside, all is eV"
     )
     force_units: str | None = Field(
-        None, description="eV/Å, Ha/Bohr, kcal/mol/Å …; default: the energy unit per Å"
+        None, description="eV/Å, Ha/Bohr, kcal/mol/Å …; default: the energy unit per Å, eV/Å for eV/atom"
     )
     force_sign: Sign | None = Field(None, description="-1: the data hold gradients of the energy")
     stress_units: StressUnit | None = Field(
-        None, description="of the source; eV: virials, which are divided by the volume"
+        None,
+        description="of the source; eV: virials, which are divided by the volume; without it, stresses of a "
+        "format that fixes no unit are left out",
     )
-    stress_sign: Sign | None = Field(None, description="1: tension is positive (ASE); -1: pressure is (VASP)")
-    stress_order: StressOrder | None = Field(None, description="of six numbers; 3x3 refuses them")
+    stress_sign: Sign | None = Field(
+        None, description="1: tension is positive (ASE), -1: pressure is (VASP, and virials of QUIP and MACE)"
+    )
+    stress_order: StressOrder | None = Field(
+        None,
+        description="of six numbers; voigt (ASE): xx, yy, zz, yz, xz, xy; vasp: xx, yy, zz, xy, yz, zx; 3x3 "
+        "refuses six numbers; nine are always rows",
+    )
     n_train: Share = Field(0.9, description="fraction (as 0.9) or number (as 900) to train on")
-    n_val: Share = Field(0.1, description="fraction or number held out to choose the checkpoint")
+    n_val: Share = Field(0.1, description="likewise, to choose the checkpoint; the rest is the test split")
     diskcache: Annotated[bool, Strict()] | Path = Field(
-        False, description="keep graphs on disk, in the user's or this folder"
+        False, description="keep graphs on disk, in the user's cache (true) or this folder, not in memory"
     )
     seed: Annotated[int, BeforeValidator(_plain_number), Strict()] = Field(
         42, ge=0, description="of the split"
@@ -80,7 +88,7 @@ class DatasetConfig(BaseModel):
     keys: dict[str, str] = Field(
         default_factory=dict, description="names of the labels in the source where they differ"
     )
-    allow_missing: bool = Field(False, description="mask missing labels instead of refusing them")
+    allow_missing: bool = Field(False, description="mask missing labels, also of single atoms")
     allow_duplicates: bool = Field(False, description="permit a structure in the training and another split")
     classify: str | tuple[str, ...] = Field((), description="targets whose numbers are names of classes")
     classes: dict[str, tuple[str, ...]] | None = Field(
@@ -139,25 +147,7 @@ class AtomsDataset(Dataset):
         transform: structure → ``Graph`` or any other input of a model; default: neighbours within the cutoff
             of the model that is trained (5 Å outside of training).
         test_source: a separate test set; its structures must not occur in ``source``.
-        energy_units: eV, eV/atom, Ha, Ha/atom, Ry, kcal/mol or kJ/mol, as stored in the source; inside,
-            everything is eV. Needed where the format does not fix it (JARVIS, ``id_prop``); other quantities
-            keep their own unit.
-        force_units: eV/Å, Ha/Bohr, kcal/mol/Å …; default: the energy unit per Å (eV/Å for eV/atom).
-        force_sign: −1 where the data hold gradients of the energy instead of forces.
-        stress_units: eV/Å^3, GPa or kbar; eV where the data hold virials, which are divided by the volume:
-            with the sign −1 for −V σ, as QUIP, GAP and MACE store ``virial``. Stresses of a format that
-            fixes no unit are left out without it.
-        stress_sign: 1 if tension is positive (ASE), −1 if pressure is (VASP).
-        stress_order: of six numbers: ``"voigt"`` (ASE: xx, yy, zz, yz, xz, xy) or ``"vasp"`` (xx, yy, zz, xy,
-            yz, zx); ``"3x3"`` refuses them. Nine numbers are always rows.
-        n_train, n_val: fractions, or counts; what is left is the test split, drawn by ``seed``.
-        diskcache: keep what the transform makes in the user's cache folder (True) or in a folder of your own,
-            and not in memory.
-        keys: names of the labels in the source if they differ, ``{"total_energy": "dft_energy"}``.
-        allow_missing: mask missing labels, also of single atoms (NaN), instead of refusing them.
-        allow_duplicates: permit a structure to stand in the training and another split.
-        classify: targets whose numbers are names of classes.
-        classes: names of the classes of targets in the order that a trained model has; default: sorted.
+        options
 
     Attributes:
         records: the structures and labels; read on demand from LMDB.
@@ -330,6 +320,8 @@ class AtomsDataset(Dataset):
         return self._digest
 
 
+_lines = [f"        {n}: {f.description}.\n" for n, f in DatasetConfig.model_fields.items() if n != "target"]
+AtomsDataset.__doc__ = str(AtomsDataset.__doc__).replace("        options\n", "".join(_lines))
 _own = [p for p in signature(AtomsDataset).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
 _defaults = {name: f.get_default(call_default_factory=True) for name, f in DatasetConfig.model_fields.items()}
 _options = [Parameter(n, Parameter.KEYWORD_ONLY, default=d) for n, d in _defaults.items() if n != "target"]

@@ -117,7 +117,7 @@ def config_text(
         elements=elements,
         choices=choices,
         options=diagnosis.options,
-        reading={name: field.description for name, field in DatasetConfig.model_fields.items()},
+        reading={n: str(field.description).split(";")[0] for n, field in DatasetConfig.model_fields.items()},
         labels=", ".join(survey.labels),
         groups=_groups(survey),
         paths=[_place(part, folder) for part in sources.parts(source)],
