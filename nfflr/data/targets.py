@@ -129,40 +129,34 @@ class TargetCheck:
             return replace(target, classes=tuple(self.classes[name]))
         if isinstance(target, Quantity):
             return target
-        values = self.values[name]
-        if name in self.classify and {kind for kind, _ in values.kinds} == {()}:
-            order = sorted(values.classes, key=lambda label: values.classes[label])
-            return Quantity(name, classes=tuple(order))
-        differ = len({n for _, n in values.kinds}) > 1
-        has_rows = differ and all(kind is not None and kind[:1] == (n,) for kind, n in values.kinds)
-        counts: Counter[Kind] = Counter()
+        values, counts = self.values[name], Counter[Kind]()
         for (kind, _), count in values.kinds.items():
             counts[kind] += count
+        if name in self.classify and counts.keys() == {()}:
+            return Quantity(name, classes=tuple(sorted(values.classes, key=values.classes.__getitem__)))
+        differ = len({n for _, n in values.kinds}) > 1
+        has_rows = differ and all(kind is not None and kind[:1] == (n,) for kind, n in values.kinds)
+        usual = counts.most_common(1)[0][0] if counts else ()
         if has_rows or values.is_column:
             rows = Counter(kind[1:] for kind in counts.elements() if kind is not None)
-            return self._uniform(Quantity(name, per_atom=True, shape=rows.most_common(1)[0][0]))
-        usual = counts.most_common(1)[0][0] if counts else ()
-        if usual is not None:
-            return self._uniform(Quantity(name, shape=usual))
-        truth = {type(value) for value in values.classes.values()} == {bool}
-        classes = ("False", "True") if truth else tuple(sorted(values.classes))
-        return self._uniform(Quantity(name, classes=classes))
-
-    def _uniform(self, quantity: Quantity) -> Quantity:
-        """The quantity, if all values that were met are of its kind."""
-        values = self.values[quantity.name]
+            quantity = Quantity(name, per_atom=True, shape=rows.most_common(1)[0][0])
+        elif usual is not None:
+            quantity = Quantity(name, shape=usual)
+        else:
+            truth = {type(value) for value in values.classes.values()} == {bool}
+            quantity = Quantity(name, classes=("False", "True") if truth else tuple(sorted(values.classes)))
         for kind, n in values.kinds:
-            usual = None if quantity.classes else quantity.array_shape(n)
-            if kind != usual:
+            expected = None if quantity.classes else quantity.array_shape(n)
+            if kind != expected:
                 raise StructureError(
-                    f"{values.first[kind, n]}: {quantity.name} is {_words(kind)}, elsewhere {_words(usual)}; "
+                    f"{values.first[kind, n]}: {name} is {_words(kind)}, elsewhere {_words(expected)}; "
                     "correct the label"
                 )
         return quantity
 
 
 def _add_class(
-    record: Record, name: str, value: np.ndarray, met: dict, allowed: Sequence[str] | None
+    record: Record, name: str, value: np.ndarray, classes: dict, allowed: Sequence[str] | None
 ) -> None:
     if value.ndim:
         raise StructureError(f"{record.id}: {name} is a vector, expected a class; leave it out of classify")
@@ -170,7 +164,7 @@ def _add_class(
     if allowed is not None and label not in allowed:
         hint = did_you_mean(label, allowed)
         raise StructureError(f"{record.id}: {name} is {label!r}; expected one of {', '.join(allowed)}{hint}")
-    met.setdefault(label, value.item())
+    classes.setdefault(label, value.item())
 
 
 def class_name(value: np.ndarray) -> str:

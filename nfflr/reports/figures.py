@@ -179,15 +179,12 @@ def _forces(axes, survey: Survey) -> None:
         axes.hist(norms, edges, color="tab:blue")
         axes.axvline(np.median(norms), color="0.2", lw=1)
         axes.set_xscale("log")
-    axes.set(xlabel="|F| (eV/Å)", ylabel="atoms", title="Forces" + _force_note(survey, norms))
+    title = "Forces"
+    if len(norms):
+        zero = len(survey.force_norms) - len(norms)
+        title += f", median {np.median(norms):.2g} eV/Å (line)" + (f"; {zero} are zero" if zero else "")
+    axes.set(xlabel="|F| (eV/Å)", ylabel="atoms", title=title)
     _empty(axes, len(norms) > 0, "no forces")
-
-
-def _force_note(survey: Survey, norms: np.ndarray) -> str:
-    if not len(norms):
-        return ""
-    zero = len(survey.force_norms) - len(norms)
-    return f", median {np.median(norms):.2g} eV/Å (line)" + (f"; {zero} are zero" if zero else "")
 
 
 def _distances(axes, survey: Survey) -> None:

@@ -48,28 +48,28 @@ def load_weights(model: Potential, source: str | Path) -> dict:
         raise CheckpointError(
             f"{source}: its architecture is {metadata['architecture']!r}, the model's {key!r}"
         )
-    theirs = trained.config.model_dump(exclude=MAY_DIFFER)
+    settings = trained.config.model_dump(exclude=MAY_DIFFER)
     for name, value in model.config.model_dump(exclude=MAY_DIFFER).items():
-        if theirs[name] != value:
-            raise CheckpointError(f"{source}: its {name} is {theirs[name]!r}, the model's {value!r}")
+        if settings[name] != value:
+            raise CheckpointError(f"{source}: its {name} is {settings[name]!r}, the model's {value!r}")
     missing = [element for element in model.elements if element not in trained.elements]
     if missing:
         raise CheckpointError(
             f"{source}: it does not know {', '.join(missing)}; it knows {', '.join(trained.elements)}"
         )
     indices = torch.tensor([trained.elements.index(element) for element in model.elements])
-    theirs, own = trained.state_dict(), model.state_dict()
-    for name in sorted(theirs.keys() ^ own.keys()):
+    stored, own = trained.state_dict(), model.state_dict()
+    for name in sorted(stored.keys() ^ own.keys()):
         raise CheckpointError(f"{source}: tensor {name!r} is not on both sides; give the model its elements")
-    picked = {}
+    tensors = {}
     for name, value in own.items():
         in_blocks = any(fnmatchcase(name, pattern) for pattern in model.element_blocks)
-        picked[name] = _by_element(theirs[name], value.shape, len(trained.elements), indices, in_blocks)
-        if picked[name].shape != value.shape:
+        tensors[name] = _by_element(stored[name], value.shape, len(trained.elements), indices, in_blocks)
+        if tensors[name].shape != value.shape:
             raise CheckpointError(
                 f"{source}: tensor {name!r} cannot be divided by element; give the model its elements"
             )
-    model.load_state_dict(picked, strict=True)
+    model.load_state_dict(tensors, strict=True)
     return metadata
 
 
@@ -120,13 +120,13 @@ def prepared(config: TrainingConfig, resume: bool = False) -> TrainingConfig:
     """
     check_outputs(config.model, config.dataset)
     config = config.model_copy(update={"dataset": matching(config.dataset, config.model)})
-    tuned = config.init_from is not None and not resume
-    if tuned and config.init_from is not None:
-        load_weights(config.model, config.init_from)
+    source = None if resume else config.init_from
+    if source is not None:
+        load_weights(config.model, source)
     if config.freeze:
         freeze(config.model, config.freeze)
     initialise(config.model, config.dataset, resume)
-    if tuned and config.model.is_potential and config.model.fits_references:
+    if source is not None and config.model.is_potential and config.model.fits_references:
         shift_references(config.model, config.dataset)
     config.model.to(config.device or idist.device())
     return config

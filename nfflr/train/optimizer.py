@@ -37,13 +37,8 @@ class SOAP(torch.optim.Optimizer):
         every: int = 10,
         largest: int = 2048,
     ):
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "weight_decay": weight_decay,
-            "every": every,
-            "largest": largest,
-        }
+        shared = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
+        defaults = {**shared, "every": every, "largest": largest}
         super().__init__(params, defaults)
 
     @torch.no_grad()

@@ -36,21 +36,16 @@ LARGE_FORCE = 8.0  # eV/Å rms of a component; a crystal near melting has 1, kca
 
 WORDS = {"total_energy": ("energy",), "forces": ("force", "forces"), "stress": ("stress",)}
 # With one of these words a value is another quantity, or what a model predicts.
-# fmt: off
-OTHER = {
-    "free", "kinetic", "formation", "cohesive", "gap", "band", "fermi", "homo", "lumo", "per",
-    "peratom", "atom", "atomic", "above", "hull", "nuclear", "repulsion", "vdw", "dispersion", "d2",
-    "d3", "d4", "exchange", "correlation", "entropy", "zero", "zpe", "surface", "adsorption",
-    "interaction", "binding", "std", "uncertainty", "error", "err", "var", "variance", "pred",
-    "predicted", "mace", "ace", "nep", "nequip", "model", "ml", "mlip", "snap", "eam", "ff",
-    "reference", "shift", "correction", "corrected", "delta", "relative", "zeropoint", "point", "max",
-    "fmax", "net", "mean", "weight", "weights", "energies", "local",
-}
-# fmt: on
-TOLERANCES = (
-    ("total_energy", "eV/atom", 0.005),
-    ("forces", "eV/Å", 0.02),
-)  # basis sets and smearing leave less
+OTHER_WORDS = (
+    "free kinetic formation cohesive gap band fermi homo lumo per peratom atom atomic above hull nuclear "
+    "repulsion vdw dispersion d2 d3 d4 exchange correlation entropy zero zpe surface adsorption interaction "
+    "binding std uncertainty error err var variance pred predicted mace ace nep nequip model ml mlip snap "
+    "eam ff reference shift correction corrected delta relative zeropoint point max fmax net mean weight "
+    "weights energies local"
+)
+OTHER = frozenset(OTHER_WORDS.split())
+# Differences that basis sets and smearing leave.
+TOLERANCES = (("total_energy", "eV/atom", 0.005), ("forces", "eV/Å", 0.02))
 LOOKED_AT = 400  # structures, evenly spaced
 STATES = {  # names of what an energy depends on besides the structure
     "charge": ("charge", "total_charge", "net_charge", "system_charge", "tot_charge", "q_tot"),
