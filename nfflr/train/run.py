@@ -8,16 +8,13 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
 import torch
 from ignite.engine import Engine
-from torch.optim.swa_utils import AveragedModel
 
 from ..calculator import NFFLrCalculator
-from ..cards import Domain
 from ..errors import ConfigError, NumericsError, did_you_mean
 from ..models.base import Potential
 from ..validation.suite import Outcome, Report, Suite, Task
@@ -30,31 +27,19 @@ from .optimizer import Swag, averaged, build_optimizer, rate_factor
 from .state import StateRecord
 
 
-@dataclass
+PROGRESS = ("step", "epoch", "stale", "loss_sum", "loss_count")
+
+
 class Run:
     """What changes during a run; ``tensors`` and ``metadata`` are the state that a resume restores."""
 
-    config: TrainingConfig
-    objective: Objective = field(init=False)
-    domain: Domain | None = field(init=False)
-    physics: Physics = field(init=False)
-    log_variances: torch.nn.Parameter = field(init=False)
-    ema: AveragedModel = field(init=False)
-    swag: Swag | None = field(init=False)
-    optimizer: torch.optim.Optimizer = field(init=False)
-    batches: ShuffledBatches = field(init=False)
-    step: int = 0
-    epoch: int = 0
-    best: float = math.inf
-    stale: int = 0
-    loss_sum: float = 0.0
-    loss_count: int = 0
-    saved: int = 0  # step of the state saved last
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    def __post_init__(self):
-        config = self.config
-        if not config.dataset.split["val"]:
+    def __init__(self, config: TrainingConfig):
+        self.config, dataset, model = config, config.dataset, config.model
+        self.step = self.epoch = self.stale = self.loss_count = 0
+        self.saved = 0  # step of the state saved last
+        self.best, self.loss_sum = math.inf, 0.0
+        self.history: list[dict[str, float]] = []
+        if not dataset.split["val"]:
             raise ConfigError(
                 "dataset: the validation split is empty; the model is selected on it, set n_val"
             )
@@ -62,24 +47,24 @@ class Run:
         self.domain = trained_domain(config)
         self._check_labels()
         self.physics = Physics(config.tasks, config.tasks_every, config.tasks_minutes, config.tasks_budget)
-        if config.tasks and not config.model.is_potential:
+        if config.tasks and not model.is_potential:
             raise ConfigError("tasks: need forces, but the model predicts properties; leave them out")
         for name in selectors(config.select_by):
             if name not in self.metrics:
                 hint = did_you_mean(name, self.metrics)
                 raise ConfigError(f"select_by: no metric {name!r}; expected one of {self.metrics}{hint}")
-        sizes = [len(record.atoms) for record in config.dataset.part("train")] if config.batch_atoms else []
+        sizes = [len(record.atoms) for record in dataset.part("train")] if config.batch_atoms else []
         self.batches = ShuffledBatches(
-            config.dataset.split["train"], config.batch_size, config.random_seed, sizes, config.batch_atoms
+            dataset.split["train"], config.batch_size, config.random_seed, sizes, config.batch_atoms
         )
-        zeros = torch.zeros(len(self.objective.terms), dtype=torch.float64, device=config.model.device)
+        zeros = torch.zeros(len(self.objective.terms), dtype=torch.float64, device=model.device)
         self.log_variances = torch.nn.Parameter(zeros)  # (K,)
         extra = (self.log_variances,) if config.adaptive_weights else ()
         self.optimizer = build_optimizer(config, extra)
-        self.ema = averaged(config.model, config.ema_decay, math.ceil(config.swa_start * self.total_steps))
+        self.ema = averaged(model, config.ema_decay, math.ceil(config.swa_start * self.total_steps))
         if config.swag_samples and config.epochs - int(config.swa_start * config.epochs) < 2:
             raise ConfigError("swag_samples: needs two epochs after swa_start; lower it, or raise epochs")
-        self.swag = Swag(config.model, config.swag_rank) if config.swag_samples else None
+        self.swag = Swag(model, config.swag_rank) if config.swag_samples else None
 
     def _check_labels(self) -> None:
         labelled = {name for record in self.config.dataset.part("val") for name in record.labels}
@@ -207,13 +192,9 @@ class Run:
             settings=self.config.plain(),
             model=self.config.described_model(),
             data_digest=self.config.dataset.digest(),
-            step=self.step,
-            epoch=self.epoch,
             best=self.best,
-            stale=self.stale,
-            loss_sum=self.loss_sum,
-            loss_count=self.loss_count,
             history=self.history,
+            **{name: getattr(self, name) for name in PROGRESS},
         ).stored()
 
     def restore(self, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
@@ -239,7 +220,7 @@ class Run:
         self.log_variances.data.copy_(tensors["log_variances"])
         if self.swag is not None:
             self.swag.load_state(_under("swag.", tensors))
-        for name in ("step", "epoch", "stale", "loss_sum", "loss_count"):
+        for name in PROGRESS:
             setattr(self, name, getattr(state, name))
         self.saved = self.step
         self.best = math.inf if state.best is None else state.best
