@@ -26,7 +26,6 @@ from .objective import Objective, predict_shared
 from .optimizer import Swag, averaged, build_optimizer, rate_factor
 from .state import StateRecord
 
-
 PROGRESS = ("step", "epoch", "stale", "loss_sum", "loss_count")
 
 
