@@ -239,8 +239,8 @@ class AtomsDataset(Dataset):
     def declared(self, outputs: Sequence[Quantity]) -> AtomsDataset:
         """The same data with the unit, scale and symmetry that a model states for what it returns.
 
-        A vector of a structure is one number an atom where the model says so, as data of structures of one
-        size cannot tell.
+        A vector of a structure is one number an atom where the model says so: data of structures of one size
+        do not show which it is.
 
         Raises:
             ConfigError: a model's quantity has another shape than the labels.

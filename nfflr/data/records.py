@@ -99,7 +99,7 @@ class Conversion:
 
     Attributes:
         names: of each label, the names that a source may store it by.
-        folder: what stands before the names of records, so that files of one name are told apart.
+        folder: what stands before the names of records, so that files of one name differ.
         declared: by name the quantities, None where the shape is not known.
 
     The other attributes are arguments of ``AtomsDataset``.

@@ -200,7 +200,7 @@ def calibration(predictions: Predictions) -> dict[str, float]:
     """How a committee's errors compare with its spread; empty without one.
 
     ``energy_ratio`` and ``forces_ratio`` are root mean square error over root mean square spread: one where
-    the spread tells the size of errors, more where it is too confident. ``…_correlation`` is Spearman's, of
+    the spread is the size of errors, more where it is too confident. ``…_correlation`` is Spearman's, of
     errors and spreads.
     """
     table = {}

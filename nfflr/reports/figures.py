@@ -15,7 +15,7 @@ from ..data.targets import MISSING_CLASS
 from .evaluation import Comparison, Predictions, higher_is_better
 from .run_record import Column
 
-MOST_GROUPS = 8  # colours and bars that can be told apart
+MOST_GROUPS = 8  # colours and bars that an eye can distinguish
 
 
 def learning_curve(history: list[dict[str, float]], columns: Sequence[Column]) -> matplotlib.figure.Figure:
@@ -128,7 +128,7 @@ def data_figure(survey: Survey, title: str = "") -> matplotlib.figure.Figure:
 
 
 def kinds(survey: Survey) -> tuple[str, np.ndarray]:
-    """What tells structures apart, groups if there are several, else compositions; and it for each, (S,)."""
+    """What classifies the structures, groups if there are several, else compositions; its values (S,)."""
     if len(set(survey.groups)) > 1:
         return "group", np.array(survey.groups)
     return "composition", np.array(survey.compositions)

@@ -169,7 +169,7 @@ def _groups(survey: Survey) -> str:
         return ""
     names = [f"{name} {count}" for name, count in counts.most_common(12)]
     names += [f"{len(counts) - 12} more"] if len(counts) > 12 else []
-    return f"Groups in the data, by which nff evaluate tells errors: {', '.join(names)}."
+    return f"Groups in the data, by which nff evaluate reports errors: {', '.join(names)}."
 
 
 def _reasons(survey: Survey) -> str:

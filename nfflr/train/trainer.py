@@ -157,7 +157,7 @@ def clear_overwritten(out: Path) -> None:
 
 
 def make_engine(run: Run, out: Path, log: Log, listeners: Listeners) -> Engine:
-    """The engine that steps, and after epochs validates, selects, saves and tells."""
+    """The engine that steps, and after epochs validates, selects, saves and calls the listeners."""
     config, engine = run.config, quiet_engine(run.train_step)
 
     @engine.on(Events.ITERATION_STARTED)

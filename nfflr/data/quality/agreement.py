@@ -201,7 +201,7 @@ class Slope:
 @dataclass(frozen=True)
 class Agreement:
     """Slopes of energies along forces, stresses, and their normal and shear parts; None where data do not
-    tell. ``residual`` is the typical part of a change of energy that is not explained.
+    show them. ``residual`` is the typical part of a change of energy that is not explained.
     """
 
     forces: Slope | None = None
@@ -271,7 +271,7 @@ def _row(records: Sequence[Record], step: Step) -> tuple[float, float, float, fl
 def _without_strain(
     rows: np.ndarray, weight: np.ndarray, records: Sequence[Record], steps: Sequence[Step]
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Rows less the effect of strain where no stress tells it; the rows that serve; the number of terms.
+    """Rows less the effect of strain where no stress explains it; the rows that serve; the number of terms.
 
     In a family of the same atoms the effect is a polynomial of second order in the invariants of strain.
     """

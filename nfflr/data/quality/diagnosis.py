@@ -87,7 +87,7 @@ def diagnose(source: Any, **options: Any) -> Diagnosis:
     Args:
         source: as ``AtomsDataset`` takes it.
         options: units, signs, ``stress_order`` and ``keys`` as ``AtomsDataset`` takes them; None or left out:
-            the format says it, or the data are judged by what they tell.
+            the format fixes it, or the numbers are judged as they stand.
 
     Raises:
         ConfigError, StructureError: the source cannot be read at all.
@@ -159,11 +159,11 @@ def _energies(
 
 
 def _unknown_unit(records: Sequence[Record], per_atom: bool) -> str:
-    """Both readings of energies without a unit, and what tells between them."""
+    """Both readings of energies without a unit, and the evidence for either."""
     labelled = [r for r in records if "total_energy" in r.labels]
     energy = np.array([float(r.labels["total_energy"]) for r in labelled])
     sizes = np.array([len(r.atoms) for r in labelled])
-    evidence = "structures of equal size do not tell"
+    evidence = "structures of equal size do not show it"
     if sizes.max() >= checks.SIZES_TELL * sizes.min():
         evidence = f"they look like energies {'per atom' if per_atom else 'of whole cells'}"
     total, mean = (f"{e.min():.4g} … {e.max():.4g} eV/atom" for e in (energy / sizes, energy))
@@ -284,7 +284,7 @@ def _words(name: str) -> set[str]:
 
 
 def rival_findings(readings: Sequence[Reading], options: Mapping[str, Any], name: str) -> list[Finding]:
-    """Energies or forces of several names that contradict each other, where none was chosen."""
+    """Energies or forces of several names that contradict each other, unless ``keys`` name one."""
     reasons, choices = [], []
     for label, unit, tolerance in TOLERANCES:
         differences = {} if label in options.get("keys", {}) else _differences(readings, label)

@@ -21,8 +21,8 @@ from ...units import GPA
 from ..records import Record
 
 MAX_STRESS = 1.5  # eV/Å³ (240 GPa); a typical stress above it was given in GPa or kbar
-MOST_COMPARED = 20_000  # structures; more tell no more about the unit of energies
-SIZES_TELL = 1.3  # ratio of structure sizes from which totals and energies per atom are told apart
+MOST_COMPARED = 20_000  # structures; more add nothing about the unit of energies
+SIZES_TELL = 1.3  # ratio of structure sizes that distinguishes totals from energies per atom
 RESOLUTION = 1e-5  # Å; copies of a structure differ by less
 BULK_MODULI = (0.002, 10.0)  # eV/Å³ (0.3 to 1,600 GPa): softer than solid helium, stiffer than three diamonds
 
@@ -126,7 +126,7 @@ class StressCheck:
 class EnergyCheck:
     """Refuses energies per atom that are labelled as totals, in all of ``count`` structures or in some.
 
-    Totals follow Σ n_z e_z; energies per atom follow Σ (n_z/N) e_z. The better fit tells, provided that
+    Totals follow Σ n_z e_z; energies per atom follow Σ (n_z/N) e_z. The better fit decides, provided that
     structure sizes differ. Where only some are per atom, letting each structure choose fits far better than
     either. Of a large set, evenly spaced structures are compared.
     """

@@ -1,4 +1,4 @@
-"""Which unit, sign and order labels have, as their agreement with energies tells."""
+"""Which unit, sign and order labels have, by their agreement with energies."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _force_options(energy: str, force: str, sign: int) -> str:
 
 @dataclass(frozen=True)
 class StressReading:
-    """How stored stresses are to be read; ``order`` None where it does not matter or is not told."""
+    """How to read stored stresses; ``order`` is None where it does not matter or is unknown."""
 
     units: str
     sign: int
@@ -205,7 +205,7 @@ def objection_of(records: Sequence[Record], check: checks.Check) -> str | None:
 
 
 def reason_of(objection: str) -> str:
-    """What a check found, without the Python argument that it proposes."""
+    """The objection of a check without the Python argument that it proposes."""
     return objection.rpartition(";")[0] or objection
 
 
@@ -272,7 +272,7 @@ class StressJudge:
             advices.append(f"give {StressReading(VIRIAL, -1)} {CONVENTION}")
         if self.six:
             advices.append(f"give {orders}" + (f" with {likely}" if likely and not is_read else ""))
-        reason += "; energies along strains do not tell"
+        reason += "; energies along strains do not show it"
         return Finding(reason, "; ".join(advices), fatal=True, kind=ConfigError)
 
     def _virials(self) -> list[Finding]:
@@ -282,7 +282,7 @@ class StressJudge:
             return []
         six = six_numbers(self.readings, stored) is not None
         likely = stress_reading(self.readings, self.steps, stored, six)
-        basis = "as their agreement with energies along strains tells" if likely else CONVENTION
+        basis = "as their agreement with energies along strains shows" if likely else CONVENTION
         likely = likely or StressReading(VIRIAL, -1)
         order = " --stress-order voigt or vasp" if six and likely.order is None else ""
         reason = f"no stress is read; there are values named {stored}"

@@ -26,7 +26,7 @@ LEAST_FORCE = 20.0  # eV/Å
 
 @dataclass(frozen=True)
 class Outlier:
-    """A structure unlike the others: ``what`` names the quantity and tells its value with unit."""
+    """A structure unlike the others: ``what`` gives the quantity and its value with unit."""
 
     index: int
     id: str
@@ -225,7 +225,7 @@ def _excess(values: np.ndarray, groups: np.ndarray, least: float) -> np.ndarray:
 
 
 def _deviation(values: np.ndarray) -> float:
-    """Standard deviation as the median tells it."""
+    """The robust standard deviation, from the median absolute deviation."""
     return 1.4826 * _median(np.abs(values - _median(values)))
 
 
