@@ -155,9 +155,9 @@ def _worker(rank: int, processes: int, folder: Path, function: Callable[..., int
         code = error.exit_code
         _write_failure(folder, rank, str(error), code)
     except Exception as error:
-        known_error = errors.as_nfflr_error(_of_a_lost_process(error) or error)
-        code = known_error.exit_code
-        _write_failure(folder, rank, str(known_error), code)
+        nfflr_error = errors.as_nfflr_error(_of_a_lost_process(error) or error)
+        code = nfflr_error.exit_code
+        _write_failure(folder, rank, str(nfflr_error), code)
     if code:
         sys.stdout.flush()
         os._exit(code)  # the others may wait for this one in a collective; the parent ends them
