@@ -10,6 +10,7 @@ from typing import Annotated
 
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
+from scipy.stats import median_abs_deviation
 
 from ...structures.cells import complete_box, heights
 from ...structures.neighbours import neighbor_list
@@ -216,19 +217,12 @@ def _outliers(
 
 def _excess(values: np.ndarray, groups: np.ndarray, least: float) -> np.ndarray:
     """How much farther values (S,) lie from their group's median than its spread, or all values', allows."""
-    overall, excess = _deviation(values), np.zeros(len(values))
-    for group in set(groups.tolist()):
-        own = groups == group
-        limit = max(least, DEVIATIONS * max(overall, _deviation(values[own])))
-        excess[own] = np.maximum(np.nan_to_num(np.abs(values[own] - _median(values[own]))) - limit, 0)
+    excess, finite = np.zeros(len(values)), np.isfinite(values)
+    if not finite.any():
+        return excess
+    spread = median_abs_deviation(values[finite], scale="normal")
+    for group in set(groups[finite].tolist()):
+        own = finite & (groups == group)
+        limit = max(least, DEVIATIONS * max(spread, median_abs_deviation(values[own], scale="normal")))
+        excess[own] = np.maximum(np.abs(values[own] - np.median(values[own])) - limit, 0)
     return excess
-
-
-def _deviation(values: np.ndarray) -> float:
-    """The robust standard deviation, from the median absolute deviation."""
-    return 1.4826 * _median(np.abs(values - _median(values)))
-
-
-def _median(values: np.ndarray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.median(finite)) if len(finite) else 0.0
