@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, Field, PrivateAttr
 
 from ..errors import ConfigError
-from ..quantities import LABELLED, Quantity
+from ..quantities import Quantity
 from ..storage.files import write_atomically
 from ..storage.sealed import Record
 
@@ -110,9 +110,6 @@ def columns_of(quantities: Iterable[Quantity]) -> tuple[Column, ...]:
         columns.append(Column(f"{q.key}_mae", f"{q.title} MAE", unit, factor))
         columns.append(Column(f"{q.key}_rmse", f"{q.title} RMSE", unit, factor, panel=False))
     return tuple(columns)
-
-
-COLUMNS = columns_of(LABELLED)  # of a force field
 
 
 def write_metrics(folder: Path, history: list[Row]) -> None:

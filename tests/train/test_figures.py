@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from nfflr.cli.train import line
-from nfflr.quantities import QUANTITIES
+from nfflr.quantities import LABELLED, QUANTITIES
 from nfflr.reports.evaluation import Comparison, Predictions
 from nfflr.reports.figures import learning_curve, parity
-from nfflr.reports.run_record import COLUMNS
+from nfflr.reports.run_record import columns_of
+
+COLUMNS = columns_of(LABELLED)
 
 
 def history(stress: float) -> list[dict[str, float]]:
