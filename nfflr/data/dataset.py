@@ -44,8 +44,7 @@ Sign = Literal[1, -1]
 STORAGE = ("energy_units", "force_units", "force_sign", "stress_units", "stress_sign", "stress_order", "keys")
 
 
-def _plain_number(value: Any) -> Any:
-    return value.item() if isinstance(value, np.integer) else value
+Seed = Annotated[int, BeforeValidator(lambda n: n.item() if isinstance(n, np.integer) else n), Strict()]
 
 
 class DatasetConfig(BaseModel):
@@ -82,10 +81,8 @@ class DatasetConfig(BaseModel):
     diskcache: Annotated[bool, Strict()] | Path = Field(
         False, description="keep graphs on disk, in the user's cache (true) or this folder, not in memory"
     )
-    seed: Annotated[int, BeforeValidator(_plain_number), Strict()] = Field(
-        42, ge=0, description="of the split"
-    )
-    keys: dict[str, str] = Field(
+    seed: Seed = Field(42, ge=0, description="of the split")
+    keys: Annotated[dict[str, str], BeforeValidator(lambda keys: keys or {})] = Field(
         default_factory=dict, description="names of the labels in the source where they differ"
     )
     allow_missing: bool = Field(False, description="mask missing labels, also of single atoms")
@@ -94,11 +91,6 @@ class DatasetConfig(BaseModel):
     classes: dict[str, tuple[str, ...]] | None = Field(
         None, description="names of the classes in the order of a trained model; default: sorted"
     )
-
-    @field_validator("keys", mode="before")
-    @classmethod
-    def _may_be_none(cls, keys: Any) -> Any:
-        return {} if keys is None else keys
 
     @field_validator("force_units")
     @classmethod

@@ -112,8 +112,7 @@ def to_dgl(graph: Graph) -> dgl.DGLGraph:
     view.edata["shift"] = graph.shift
     if atoms.is_batch:
         view.set_batch_num_nodes(atoms.counts())
-        edges = torch.bincount(atoms.structure_index()[graph.dst], minlength=atoms.n_structures)
-        view.set_batch_num_edges(edges)
+        view.set_batch_num_edges(torch.bincount(index[graph.dst], minlength=atoms.n_structures))
     return view
 
 
@@ -202,17 +201,13 @@ def from_pyg(data: Data, r: float) -> Graph:
 def _atoms(data: Data) -> Atoms:
     from torch_geometric.data import Batch
 
-    count = data.num_graphs if isinstance(data, Batch) else 1
-    cell = data.get("cell")
-    pbc = data.get("pbc")
-    cell = torch.zeros(count, 3, 3) if cell is None else cell.view(-1, 3, 3)
-    pbc = torch.zeros(count, 3, dtype=torch.bool) if pbc is None else pbc.view(-1, 3).bool()
-    index = data.batch if isinstance(data, Batch) else torch.zeros(len(data.z), dtype=torch.int64)
-    device = data.pos.device
-    atoms = Atoms(
-        data.pos.double(), data.z.long(), cell.double().to(device), pbc.to(device), index.to(device)
-    )
-    return batch(unbatch(atoms)) if isinstance(data, Batch) else unbatch(atoms)[0]
+    is_batch, device = isinstance(data, Batch), data.pos.device
+    count = data.num_graphs if is_batch else 1
+    cell = data.get("cell", torch.zeros(count, 3, 3)).view(-1, 3, 3).double().to(device)
+    pbc = data.get("pbc", torch.zeros(count, 3)).view(-1, 3).bool().to(device)
+    index = data.batch if is_batch else torch.zeros(len(data.z), dtype=torch.int64, device=device)
+    atoms = Atoms(data.pos.double(), data.z.long(), cell, pbc, index)
+    return batch(unbatch(atoms)) if is_batch else unbatch(atoms)[0]
 
 
 @singledispatch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -60,19 +60,6 @@ def hash_structure(content: hashlib._Hash, atoms: ase.Atoms) -> None:
     """Add the bits of a structure to a digest."""
     for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
         content.update(np.ascontiguousarray(array).tobytes())
-
-
-class LazyRecords(Sequence):
-    """Records made anew from a lazy source whenever they are asked for; none is held."""
-
-    def __init__(self, entries: Sequence[Entry], convert: Callable[[Entry], Record]):
-        self.entries, self.convert = entries, convert
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, index: int) -> Record:  # type: ignore[override]  # no slices
-        return self.convert(self.entries[index])
 
 
 class Selection(Sequence):
@@ -156,10 +143,11 @@ class Conversion:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Reading(Sequence):
     """A source by its name in messages, its entries, and their conversion to records.
 
-    ``unread`` says that the source holds stresses that are not read; it is empty if there are none.
+    As a sequence it makes a record whenever one is asked for, and holds none. ``unread`` says that the source
+    holds stresses that are not read; it is empty if there are none.
     """
 
     name: str
@@ -167,10 +155,15 @@ class Reading:
     conversion: Conversion
     unread: str
 
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Record:  # type: ignore[override]  # no slices
+        return self.conversion(self.entries[index])
+
     def records(self) -> Sequence[Record]:
-        if isinstance(self.entries, list):
-            return [self.conversion(entry) for entry in self.entries]
-        return LazyRecords(self.entries, self.conversion)
+        """A list, or itself where the source reads on demand."""
+        return list(self) if isinstance(self.entries, list) else self
 
 
 def read_records(

@@ -74,7 +74,7 @@ def launch(function: Callable[..., int], arguments: dict, processes: int | None)
     """
     if processes and processes > 1:
         return _spawn(function, arguments, processes)
-    if not _is_one_of_several():
+    if TORCHRUN not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
         return function(**arguments)
     if TORCHRUN in os.environ:
         os.environ.pop("SLURM_JOB_ID", None)  # tasks are launchers then, and ranks are torchrun's
@@ -89,10 +89,6 @@ def _processes_here() -> int:
     """Processes on this machine; SLURM writes ``4(x2),3`` for machines of 4, 4 and 3."""
     counts = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_STEP_TASKS_PER_NODE") or "1"
     return max(int(count.partition("(")[0]) for count in counts.split(","))
-
-
-def _is_one_of_several() -> bool:
-    return TORCHRUN in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
 def _backend(processes: int) -> str:

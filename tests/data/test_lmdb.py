@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from nfflr.data.dataset import AtomsDataset, collate
-from nfflr.data.records import LazyRecords, Record
+from nfflr.data.records import Reading, Record
 from nfflr.data.sources import lmdb_store
 from nfflr.data.sources.lmdb_store import write_lmdb
 from nfflr.errors import ConfigError, ResourceError, StructureError
@@ -39,7 +39,7 @@ def raw(path, change):
 
 def test_a_round_trip_is_exact_and_lazy(path):
     memory, disk = AtomsDataset(copper(12)), AtomsDataset(path)
-    assert isinstance(disk.records, LazyRecords) and disk.split == memory.split
+    assert isinstance(disk.records, Reading) and disk.split == memory.split
     for a, b in zip(memory.records, disk.records, strict=True):
         assert np.array_equal(a.atoms.positions, b.atoms.positions) and a.atoms == b.atoms
         assert {k: v.tobytes() for k, v in a.labels.items()} == {k: v.tobytes() for k, v in b.labels.items()}
