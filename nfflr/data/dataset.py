@@ -42,8 +42,6 @@ from .targets import Labels, Target, TargetCheck, label_tensors, name_of, quanti
 Share = Annotated[float, Field(ge=0, le=1, strict=True)] | Annotated[int, Field(ge=0, strict=True)]
 Sign = Literal[1, -1]
 STORAGE = ("energy_units", "force_units", "force_sign", "stress_units", "stress_sign", "stress_order", "keys")
-
-
 Seed = Annotated[int, BeforeValidator(lambda n: n.item() if isinstance(n, np.integer) else n), Strict()]
 
 
