@@ -56,21 +56,21 @@ class Peer:
 
 
 class ForeignCalculator(Calculator):
-    """ASE calculator that asks another package's one; made by ``open_calculator``.
+    """ASE calculator around another package's calculator; made by ``open_calculator``.
 
     Results: ``energy`` and ``free_energy`` (eV), ``forces`` (N, 3) eV/Å, where the cell has a volume and an
-    axis is periodic ``stress`` (6,) eV/Å³, and what else of ASE's properties the package gives.
+    axis is periodic ``stress`` (6,) eV/Å³, and further properties of ASE that the package gives.
 
     Args:
         peer: the package's calculator and what is known about it.
-        description: what ``todict`` returns.
-        reopen: a function and its arguments that make this calculator again; a pickle holds these.
+        description: for ``todict``.
+        reopen: a function and its arguments that make this calculator again, for pickles.
 
     Raises:
         StructureError: on attaching to a structure with an element that is not covered.
     """
 
-    compiled = None  # the package's own code is all that there is
+    compiled = None  # NFFLr compiles only its own models
 
     def __init__(self, peer: Peer, description: dict, reopen: tuple):
         super().__init__()

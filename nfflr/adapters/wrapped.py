@@ -44,16 +44,16 @@ OPTIONS = ("input", "keys", "units", "signs", "cutoff", "elements", "example")
 
 
 class Wrapped(nn.Module, Evaluator):
-    """A model from elsewhere, which stands in for a ``Potential`` wherever one is only evaluated.
+    """A model from elsewhere as an evaluator.
 
     Forces or stress that it does not return are derivatives of its energy, where that depends on positions:
-    F = −∂E/∂x, and σ = (1/V) ∂E/∂ε by a symmetric strain ε of positions, cell and bonds. What it gives is
-    found out here, on a small structure; a derivative that is not the slope of the energy there (finite
-    differences, 1 %), as of a model that detaches some of its input, is left out, and a line is logged.
+    F = −∂E/∂x, and σ = (1/V) ∂E/∂ε by a symmetric strain ε of positions, cell and bonds. They are tried on a
+    small structure. A derivative that is not the slope of the energy (finite differences, 1 %), as of a model
+    that detaches some of its input, is left out, and a line is logged.
 
     Args:
         model: a ``torch.nn.Module``, of which a copy is kept in eval mode, or a callable.
-        input: what it takes: ``"ase"``, ``"atoms"``, ``"graph"``, ``"ghosts"``, ``"dgl"``, ``"pyg"``,
+        input: one of ``"ase"``, ``"atoms"``, ``"graph"``, ``"ghosts"``, ``"dgl"``, ``"pyg"``,
             ``"dict"`` (of tensors), a type, or names of tensors in order; default: by its signature, and
             ``"atoms"`` for a module whose ``forward(self, x)`` does not say it. The tensors are
             ``positions``, ``numbers``, ``cell``, ``pbc`` and, within ``cutoff``, ``edge_index`` (2, E) from
@@ -108,7 +108,7 @@ class Wrapped(nn.Module, Evaluator):
         self.elements = _elements(model, elements)
         values = [t for t in _tensors(model) if t.is_floating_point()]
         first = values[0] if values else torch.zeros(0, dtype=torch.float64)
-        # Carries device and precision, also where the model has no parameter.
+        # Carries device and precision of a model without parameters, too.
         self.register_buffer("anchor", torch.zeros(0, dtype=first.dtype, device=first.device), False)
         self.eval()
         self.results_given: tuple[str, ...] = ()
@@ -182,7 +182,7 @@ class Wrapped(nn.Module, Evaluator):
         return {name: values[name].detach() for name in names}
 
     def _evaluate(self, graph: Graph, names: frozenset[str] | set[str], stress: bool) -> tuple[dict, dict]:
-        """The model's results, and those of the named derivatives that exist."""
+        """The model's results, and the named derivatives that exist."""
         atoms = graph.atoms
         with torch.enable_grad():
             positions = atoms.positions.detach().clone().requires_grad_("forces" in names)
@@ -235,7 +235,7 @@ class Wrapped(nn.Module, Evaluator):
         self.results_given = tuple(n for n in names if n in values.keys() | derived)
 
     def _derived(self, graph: Graph, names: set[str]) -> set[str]:
-        """Those of the derivatives that the energy has, checked against its differences."""
+        """The derivatives that the energy has, checked against its differences."""
         if not names:
             return set()
         try:

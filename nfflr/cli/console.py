@@ -1,8 +1,7 @@
-"""Tables and text on the terminal: the one place where the program uses rich's markup.
+"""Tables and text on the terminal, without rich's markup.
 
-Text of users (names of files, groups, models) may hold brackets, which rich takes for markup. Here a string
-is always shown as it stands; ``styled`` gives what should be coloured. Every command imports ``Table`` and
-``Console`` from this file.
+Names of files, groups or models may hold brackets, which rich reads as markup. ``Table`` and ``Console`` of
+this file show strings as they stand, and ``styled`` makes coloured text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The grammar of command lines: what people type as click takes it, and what is wrong in words of users."""
+"""The grammar of command lines: arguments as click takes them, and usage errors in the words of users."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OTHER_NAMES = {  # of commands, in other programs
     "list": "models",
     "benchmark": "bench",
 }
-OTHER_OPTIONS = {  # likewise, and of this program before
+OTHER_OPTIONS = {  # in other programs, and in earlier versions of this one
     **dict.fromkeys(("--calculator", "--calc", "--potential", "--checkpoint", "--teacher", "-t"), "--model"),
     **dict.fromkeys(("--gpu", "--cuda", "--cpu"), "--device"),
     **dict.fromkeys(("--force", "--clobber"), "--overwrite"),
@@ -38,14 +38,14 @@ TRAINING = ("train", "lr")  # most of their settings stand in a file
 
 
 def as_click_takes(parameters: Iterable[click.Parameter], arguments: Sequence[str]) -> list[str]:
-    """Arguments with the several values of an option apart.
+    """Split the values of options that take several.
 
     ``--supercell 2,2,2`` becomes ``--supercell 2 2 2``, and ``--sizes 8,64`` and ``--sizes 8 64`` become
-    ``--sizes 8 --sizes 64``. What stands alone before anything else is the potential of a command that takes
-    nothing else.
+    ``--sizes 8 --sizes 64``. A first word without an option is the potential of a command that takes no
+    other argument.
 
     Raises:
-        click.UsageError: an option with one dash, which click would take for letters; yes or no after a
+        click.UsageError: an option has one dash, which click would read as letters, or yes or no follows a
             switch.
     """
     parameters = list(parameters)
@@ -88,7 +88,7 @@ def _is_another_number(word: str) -> bool:
 
 
 def _separate(option: click.Option) -> Callable[[str, str], list[str]] | None:
-    """What takes the values of an option apart, if it has several."""
+    """A function that splits the values of an option, if it takes several."""
     if option.nargs > 1:
 
         def tuple_of(name: str, text: str) -> list[str]:
@@ -102,7 +102,7 @@ def _separate(option: click.Option) -> Callable[[str, str], list[str]] | None:
 
 
 def _parts(text: str) -> list[str]:
-    """``2,2,2``, ``2x2x2``, ``"2 2 2"`` or ``[2, 2, 2]`` as numbers; none if there are others."""
+    """The numbers in ``2,2,2``, ``2x2x2``, ``"2 2 2"`` or ``[2, 2, 2]``; none if a part is no number."""
     parts = re.split(r"[\s,;]+|(?<=\d)[x×](?=\d)", text.strip("[]() ,"))
     return parts if all(NUMBER.fullmatch(part) for part in parts) else []
 
@@ -114,7 +114,7 @@ def _refuse_one_dash(token: str, options: Collection[str]) -> None:
 
 
 def _refuse_answer(option: click.Option, name: str, following: Sequence[str]) -> None:
-    """A switch takes no value: ``--cell yes`` would be taken for a structure called yes."""
+    """A switch takes no value: in ``--cell yes`` click would read a structure called yes."""
     if following and following[0].lower() in ANSWERS and not Path(following[0]).exists():
         both = f"write {' or '.join(_names(option))}"
         advice = both if option.secondary_opts else f"leave {following[0]!r} out"
@@ -122,7 +122,7 @@ def _refuse_answer(option: click.Option, name: str, following: Sequence[str]) ->
 
 
 def usage_message(error: click.ClickException, arguments: Sequence[str], commands: Collection[str]) -> str:
-    """The line for an error of click's, the offender first."""
+    """One line for an error of click, which begins with the wrong argument."""
     message = " ".join(error.format_message().split()).rstrip(".")
     context = error.ctx if isinstance(error, click.UsageError) else None
     if isinstance(error, click.NoSuchOption):
@@ -142,12 +142,12 @@ def usage_message(error: click.ClickException, arguments: Sequence[str], command
         takes = [p.make_metavar(context) for p in context.command.params if isinstance(p, click.Argument)]
         what = f"takes {' '.join(takes)}" if takes else "takes options only"
         message = f"{extra}: too many arguments; {context.command_path} {what}"
-    named = [name for name in arguments if name in commands][:1]  # click does not always say
-    return f"{message}; see {context.command_path if context else ' '.join(['nff', *named])} --help"
+    command = next((name for name in arguments if name in commands), "")  # click does not always know
+    return f"{message}; see {context.command_path if context else f'nff {command}'.rstrip()} --help"
 
 
 def _former_line(parameter: click.Parameter, arguments: Sequence[str]) -> str:
-    """The line with ``--model`` where the potential stands first, as it did in earlier versions."""
+    """The line with ``--model``, where the potential stands first as in earlier versions."""
     words = [word for word in arguments if word != "--debug"]
     if "--model" not in parameter.opts or len(words) < 2 or words[1].startswith("-"):
         return ""
@@ -158,7 +158,7 @@ def _former_line(parameter: click.Parameter, arguments: Sequence[str]) -> str:
 
 
 def command_meant(arguments: Sequence[str], commands: Collection[str]) -> str:
-    """What somebody wanted whose first word is no command."""
+    """A hint for a line whose first word is no command."""
     name = arguments[0]
     if name == "help":
         named = [word for word in arguments[1:2] if word in commands]
@@ -171,7 +171,7 @@ def command_meant(arguments: Sequence[str], commands: Collection[str]) -> str:
 
 
 def _option_meant(error: click.NoSuchOption, arguments: Sequence[str], commands: Collection[str]) -> str:
-    """The option of the command that comes nearest; of ``nff`` itself, that options follow the command."""
+    """A hint at the nearest option of the command, or at the place of options after the command."""
     name, context = error.option_name, error.ctx
     if context is None:
         return ""

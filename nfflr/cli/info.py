@@ -31,7 +31,7 @@ def command(model: str, as_json: bool) -> int:
     path, metadata, numbers = read_description(model)
     size = {"parameters": metadata["parameters"]} if "parameters" in metadata else {}
     if not is_bundled(metadata["sha256"]):
-        from ..checkpoint import load_checkpoint  # imports torch, which takes longer than all else here
+        from ..checkpoint import load_checkpoint  # imports torch, which takes long
 
         network, metadata = load_checkpoint(path)
         size = {"parameters": sum(p.numel() for p in network.parameters())}

@@ -18,7 +18,7 @@ from .console import PIPE_WIDTH, Console, narrow_table, show, wrapped
 from .options import DATA, SOURCE, dataset_arguments, shared
 from .output import say_written
 
-if TYPE_CHECKING:  # help needs none of what computes
+if TYPE_CHECKING:
     from ..data.quality.diagnosis import Diagnosis
     from ..data.quality.survey import Survey
 

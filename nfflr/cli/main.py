@@ -23,7 +23,7 @@ from .grammar import as_click_takes, command_meant, usage_message
 from .output import fail, fail_by, printed_notes
 
 ROOT = Path(__file__).parent
-TOPICS = (  # what people want to do, in the order of the map; a file may name a new one
+TOPICS = (  # in the order of the map; a file may name a new one
     "Relax and move",
     "Vibrations and heat",
     "Stiffness",
@@ -55,7 +55,7 @@ def command_files() -> dict[str, Path | None]:
 
 
 class Description(NamedTuple):
-    """What the file of a command says about it, read without importing it."""
+    """Constants and summary of a command's file, read without importing it."""
 
     summary: str
     topic: str = "More"

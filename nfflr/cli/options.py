@@ -1,4 +1,4 @@
-"""What several commands take: types of values, shared options, and options made from settings."""
+"""Options of several commands: types of values, shared options, and options made from settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..units import plain_type, unit_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=BaseModel)
-FEW = 3  # choices, among which no hint is needed
+FEW = 3  # choices that need no hint
 
 
 class Typed(click.ParamType):
@@ -94,7 +94,7 @@ class File(Typed, click.Path):
 
 
 class Potential(Typed):
-    """What ``open_calculator`` takes."""
+    """A potential, as ``open_calculator`` takes it."""
 
     name, letters = "potential", "NAME|FILE"
 
@@ -164,7 +164,7 @@ SHARED = {
         help="Continue the run that was interrupted, or a finished md to more --steps.",
     ),
 }
-DATA = {  # of labelled data: what their numbers are
+DATA = {  # units, signs and names of labelled data
     "energy_units": _declared(
         "--energy-units",
         metavar="UNIT",
@@ -230,7 +230,7 @@ def dataset_arguments(options: dict[str, Any], labels: Sequence[str] = names_of(
     """Arguments of ``AtomsDataset`` for ``DATA`` as given; ``labels`` may be named by ``--key``.
 
     Raises:
-        ConfigError: a label is not known, or there is no equals sign.
+        ConfigError: a label is unknown, or there is no equals sign.
     """
     keys: dict[str, str] = {}
     for text in options["keys"]:
@@ -253,7 +253,7 @@ class Setting(click.Option):
 
 
 class SettingsCommand(click.Command):
-    """A command whose help tells what is computed apart from where files are and what computes."""
+    """A command whose help has settings of the calculation and other options in two sections."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         parts: dict[str, list[tuple[str, str]]] = {"Settings": [], "Options": []}
@@ -290,13 +290,13 @@ def _option(name: str, field: FieldInfo) -> Setting:
 
 
 def with_unit(text: str, unit: str | None) -> str:
-    """A description as a sentence, with the unit of the value before what its default is."""
+    """A description as a sentence, with the unit of the value before its default."""
     text, semicolon, default = text.partition("; default:")
     return f"{text[:1].upper()}{text[1:]}" + (f" ({unit})" if unit else "") + f"{semicolon}{default}."
 
 
 def is_long(choices: Sequence[str]) -> bool:
-    """Whether choices are too many to stand beside the name of their option."""
+    """Whether there are too many choices to list them beside the name of their option."""
     return len("|".join(choices)) > 40
 
 
@@ -329,7 +329,7 @@ def read_settings(settings: type[S], config: Path | None, values: dict[str, Any]
         return settings(**(_read_yaml(config, settings) if config is not None else {}) | options)
     except ValidationError as error:
         first = error.errors()[0]
-        if not first["loc"]:  # settings that do not go together, which say it themselves
+        if not first["loc"]:  # the settings' own message about a combination of values
             reason = first["msg"].removeprefix("Value error, ")
             raise ConfigError(f"options: {reason}; see --help") from error
         name = str(first["loc"][0])

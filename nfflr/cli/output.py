@@ -1,6 +1,6 @@
-"""What commands print beside tables, and the record and figure of a judgement.
+"""Errors, notes and names of files on the terminal, and the record and figure of a judgement.
 
-The group of commands imports this file for every call, so that it loads neither ASE nor numpy by itself.
+Every call of ``nff`` imports this file, so that it loads neither ASE nor numpy by itself.
 """
 
 from __future__ import annotations

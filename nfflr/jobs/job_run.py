@@ -62,10 +62,10 @@ class Run:
         self.summary = plan.out / f"{plan.workflow}-summary.csv"
 
     def claim(self) -> None:
-        """Say that the work begins.
+        """Report that the work begins.
 
         Raises:
-            ConfigError: a table exists, and nobody asked to replace it.
+            ConfigError: a table exists, and is not to be replaced.
         """
         if self.plan.count > 1:
             refuse_existing([self.summary], self.plan.overwrite or self.plan.resume)

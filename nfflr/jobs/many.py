@@ -60,34 +60,32 @@ def run_many(
 ) -> list[Outcome]:
     """Run a workflow on every structure and write its results, as ``nff`` does.
 
-    Each structure has files of its own, written whole or not at all, and where there are several results a
-    table ``<workflow>-summary.csv`` lists them. A structure that fails does not stop the others. The results
-    do not depend on how many processes there are. Those of a run that was interrupted are completed by the
-    same call with ``resume``.
+    Each structure has files of its own, written whole or not at all, and a table ``<workflow>-summary.csv``
+    lists several results. A structure that fails does not stop the others. The results do not depend on the
+    number of processes. The same call with ``resume`` completes an interrupted run.
 
     With ``jobs`` above one a script has to call this below ``if __name__ == "__main__":``, since each process
     imports it.
 
     Args:
         workflow: a function of ``nfflr.workflows``, such as ``relax``, or its name.
-        structures: files, folders, patterns as ``"in/*.cif"``, and structures; of structures without a name
-            the results are called after formula and place, as ``Si8-1``. A mapping gives names. Workflows of
-            two structures, such as ``neb``, take pairs.
+        structures: files, folders, patterns as ``"in/*.cif"``, and structures, whose results are called after
+            formula and place, as ``Si8-1``. A mapping gives names. Workflows of two structures, such as
+            ``neb``, take pairs.
         calculator: a name as ``open_calculator`` takes it or a calculator of ASE, of which each structure
             gets a copy; of several the first is compared with the others. Default: for each structure the
             bundled potential that covers it.
         settings: of the workflow; default: its own.
-        jobs: structures done at a time, each by a process of its own with one thread.
-        cluster: Python file with a ``parsl.Config`` called ``config``, whose workers do the structures.
+        jobs: structures at a time, each in a process of its own with one thread.
+        cluster: Python file with a ``parsl.Config`` called ``config``, whose workers take the structures.
         batch: relax all structures together on one device through torch-sim.
         out: folder for the results.
-        resume: keep what is finished, and continue what an interrupted run began.
+        resume: keep finished results, and continue an interrupted run.
         overwrite: replace results that exist.
-        format: of structures that are written, a name in ``structures.writers.FORMATS``; default: that of
-            the input.
+        format: of written structures, a name in ``structures.writers.FORMATS``; default: the input's.
         compare: earlier results, or folders of them, to draw beside the new ones.
         device, dtype, compile, trust: as ``open_calculator`` takes them; ``compile=None`` evaluates a kernel
-            if it is built already, or if a run is so long that to build it pays.
+            that is built already, or builds it for a long run.
         threads: of this process meanwhile; default: ``OMP_NUM_THREADS``, or no more than help.
         listener: receives reports on the run.
         command: the origin that the results name; default: the command line of this process.

@@ -1,4 +1,4 @@
-"""The calculators of a run: loaded once, a fresh one for every structure; chosen by elements by default."""
+"""The calculators of a run: loaded once, copied for every structure, and by default chosen by its elements."""
 
 from __future__ import annotations
 
@@ -38,11 +38,10 @@ def set_threads(
     """Set the threads of this process; returns a line that says how many and why.
 
     Args:
-        threads: what ``--threads`` says, which counts most.
-        configured: what a training config says; after it comes the environment.
-        default: a number and its reason, where none of these says anything: one thread, since the tensor
-            operations of a model that is not compiled are small. With threads they are hardly faster, and on
-            a busy machine up to fifty times slower.
+        threads: of ``--threads``, which counts most.
+        configured: of a training config, which counts more than the environment.
+        default: a number and its reason. Without it there is one thread: the tensor operations of a model
+            that is not compiled are small, so that threads hardly help, and on a busy machine do harm.
     """
     import torch
 
@@ -58,10 +57,9 @@ def set_threads(
 
 
 def threads_for(atoms: int | None, kernel: bool) -> tuple[int, str]:
-    """How many threads help a calculator, and why.
+    """How many threads help a calculator, and why: a kernel divides atoms among threads.
 
-    A compiled kernel divides atoms among threads; anything else gets one. The rule depends on nothing that
-    changes from run to run, and neither does the rounding of the results.
+    The rule is the same in every run, and so is the rounding of the results.
     """
     if kernel and atoms:
         return max(1, min(cores(), atoms // PER_THREAD)), f"compiled kernel, {atoms} atoms"
@@ -70,7 +68,7 @@ def threads_for(atoms: int | None, kernel: bool) -> tuple[int, str]:
 
 @contextmanager
 def threads_restored() -> Iterator[None]:
-    """Give the process its own number of threads back when the block ends."""
+    """Restore the number of threads when the block ends."""
     import torch
 
     before = torch.get_num_threads()
@@ -232,13 +230,12 @@ def source_name(source: str) -> str:
 
 
 def choose_calculator(atoms: ase.Atoms) -> str:
-    """Name of the bundled calculator that covers the structure's elements, the most specific one.
+    """The bundled calculator with the fewest elements that covers the structure.
 
-    Where none does, a universal potential of another package whose weights are installed with it; a note
-    says so.
+    Without one, it is an installed universal potential of another package, and a note says so.
 
     Raises:
-        StructureError: there is neither; names the elements that are missing and what to do.
+        StructureError: there is neither; names the elements that are missing.
     """
     needed, covered = set(atoms.symbols), _elements_covered(atoms)
     fitting = [name for name, elements in covered.items() if needed <= elements]

@@ -173,7 +173,7 @@ def jobs_of(workflow: Workflow, structures: Any) -> tuple[Job, ...]:
     """A job with a name of its own for each structure, or for each pair; see ``run_many``.
 
     Raises:
-        ConfigError: there is none, one is no structure, or two would have one name.
+        ConfigError: there is no structure, an entry is none, or two have one name.
     """
     pairs = len(workflow.structures) > 1
     if isinstance(structures, Mapping):

@@ -6,13 +6,13 @@ An adapter is a module with
 
 - ``PACKAGE``: what pip calls it, None for what needs no package; ``MODULE``: what is imported; ``EXTRA``: the
   extra of NFFLr that brings it;
-- ``MODELS``: where models can be had, and ``EXAMPLE``: what one of the files is called. Such a file is read
-  only if it is trusted. None if no file is given, or none that is unpickled;
-- ``HELD``: names that stand for files of the package, if it brings any besides;
+- ``MODELS``: the address of models, and ``EXAMPLE``: the name of such a file, which is read only if it is
+  trusted. None if the adapter reads no file, or unpickles none;
+- ``HELD``: names of files in the package, if it has any;
 - ``UNIVERSAL``: True if the bare prefix names a potential of most elements whose weights are in the package;
-- ``DTYPES``: precisions that it can be asked for;
-- ``load(argument, device, dtype) -> Peer``: the calculator of what stands after the prefix. Whatever it
-  raises but ``NFFLrError`` is taken for a file that is damaged.
+- ``DTYPES``: precisions that it offers;
+- ``load(argument, device, dtype) -> Peer``: the calculator of the text after the prefix. Any error but
+  ``NFFLrError`` counts as a damaged file.
 """
 
 from __future__ import annotations

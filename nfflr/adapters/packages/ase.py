@@ -9,7 +9,7 @@ from ...errors import ConfigError
 from ..foreign_calculator import Peer
 
 PACKAGE = MODULE = EXTRA = MODELS = None
-DTYPES = ("float32", "float64")  # it is told, and cannot be asked for
+DTYPES = ("float32", "float64")  # the user says which one it is
 
 
 def load(argument: str, device: str, dtype: str | None) -> Peer:

@@ -20,8 +20,7 @@ def load(argument: str, device: str, dtype: str | None) -> Peer:
     folder = Path(argument).parent if Path(argument).is_file() else Path(argument)
     potential = matgl.load_model(folder.resolve()).to(device)
     calculator = PESCalculator(potential, stress_unit="eV/A3", use_voigt=True)
-    given = {
-        "forces": True,
+    computed = {
         "stress": potential.calc_stresses,
         "magmoms": potential.calc_magmom,
         "charges": potential.calc_charge,
@@ -31,7 +30,7 @@ def load(argument: str, device: str, dtype: str | None) -> Peer:
         dtype="float32",
         elements=tuple(calculator.element_types),
         cutoff=float(calculator.cutoff),
-        properties=("energy", "free_energy", *(name for name, there in given.items() if there)),
+        properties=("energy", "free_energy", "forces", *(name for name in computed if computed[name])),
         weights=tuple(folder / name for name in ("model.pt", "state.pt")),
-        closed=True,  # it takes a slab for a molecule
+        closed=True,  # it treats a slab as a molecule
     )

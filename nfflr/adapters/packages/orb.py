@@ -27,12 +27,12 @@ def load(argument: str, device: str, dtype: str | None) -> Peer:
     make = ORB_PRETRAINED_MODELS[name]
     model = make(weights_path=str(file), device=device, precision=precision, compile=False)
     calculator = ORBCalculator(model, device=device)
-    known = ("energy", "free_energy", "forces", "stress")
+    offered = {"free_energy", *calculator.implemented_properties}
     return Peer(
         calculator,
         dtype=dtype or "float32",
         cutoff=float(model.system_config.radius),
-        properties=tuple(p for p in known if p in calculator.implemented_properties or p == "free_energy"),
+        properties=tuple(p for p in ("energy", "free_energy", "forces", "stress") if p in offered),
         weights=(file,),
         ambient=dtype or "float32",
     )
@@ -42,7 +42,7 @@ def _find(argument: str, urls: dict[str, str]) -> tuple[str, Path]:
     """The model's name and the file of its weights."""
     name, _, path = argument.partition(":")
     if Path(name).is_file():
-        published = {Path(url).name: known for known, url in urls.items()}
+        published = {Path(url).name: model for model, url in urls.items()}
         if Path(name).name not in published:
             raise ConfigError(f"orb:{argument}: the name does not say which model it is; {FILE}")
         return published[Path(name).name], Path(name)

@@ -29,7 +29,7 @@ from ...structures.neighbours import neighbor_list
 FIX = "nfflr"
 SKIN = 0.5  # Å
 VOIGT = ([0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2])  # LAMMPS: xx, yy, zz, xy, xz, yz
-MOST = 12  # hops that can be told apart
+MOST = 12  # hops that a chain can show
 SPACINGS = (0.45, 0.7)  # of the cutoff: with and without second neighbours
 OPEN = np.zeros(3, dtype=bool)
 
@@ -235,7 +235,7 @@ class Region:
         self._n_local = 0
 
     def graph(self, n_local: int, tags: np.ndarray, types: np.ndarray, x: np.ndarray) -> Graph:
-        """Own atoms and those of others nearby, all candidates for bonds; every rank has to ask.
+        """Own atoms, ghosts of other ranks, and all candidates for bonds; every rank has to call it.
 
         Args:
             n_local: own atoms, which come first.
@@ -309,7 +309,7 @@ class Region:
         self._targets = _find(tags[:n_local], np.concatenate(requests))
 
     def gather(self, forces: np.ndarray) -> np.ndarray:
-        """Forces (n_local, 3) from a graph's (N, 3), with those on ghosts of these atoms elsewhere."""
+        """Forces (n_local, 3) from a graph's (N, 3), with the forces on ghosts at other ranks."""
         n = self._n_local
         total = forces[:n]
         if self.comm.size > 1:

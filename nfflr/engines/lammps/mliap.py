@@ -50,7 +50,7 @@ class UnifiedPotential(_Base):
         self.model = model
         self.interface = None  # LAMMPS's
         self.element_types = list(model.elements)
-        self.ndescriptors, self.nparams = 1, 1  # not used by the unified interface, but asked for
+        self.ndescriptors, self.nparams = 1, 1  # attributes that LAMMPS reads, but does not use
         self.rcutfac = model.cutoff / 2  # LAMMPS doubles it
 
     def compute_forces(self, data: Any) -> None:

@@ -133,7 +133,7 @@ def check_constraints(atoms: ase.Atoms, ensemble: str) -> None:
 def input_script(
     atoms: ase.Atoms, types: Sequence[AtomType], settings: LammpsSettings, *, name: str, command: str
 ) -> str:
-    """LAMMPS's input; ``name`` is the stem of the files, ``command`` what runs it."""
+    """LAMMPS's input; ``name`` is the stem of the files, ``command`` the line that runs it."""
     boundary = " ".join("p" if periodic else "s" for periodic in atoms.pbc)
     fixed = fixed_directions(atoms)
     assert fixed is not None  # after check_constraints
