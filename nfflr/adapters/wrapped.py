@@ -43,7 +43,29 @@ logger = logging.getLogger("nfflr")
 OPTIONS = ("input", "keys", "units", "signs", "cutoff", "elements", "example")
 
 
-class Wrapped(nn.Module, Evaluator):
+class Foreign(nn.Module, Evaluator):
+    """An evaluator around code from elsewhere, which takes one structure at a time."""
+
+    takes_batches = False
+    anchor: torch.Tensor  # empty; carries the device, and the precision of a model without parameters
+
+    def __init__(self, anchor: torch.Tensor):
+        super().__init__()
+        self.register_buffer("anchor", anchor, persistent=False)
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return self.anchor.device
+
+    def graph(self, x: Input) -> Graph:
+        """One structure with its neighbours within ``cutoff``, on the model's device."""
+        graph = super().graph(x)
+        if graph.atoms.is_batch:
+            raise StructureError(f"{self.key}: a batch was given; it takes one structure at a time")
+        return within(graph, self)  # a model without a smooth end would take longer bonds for bonds
+
+
+class Wrapped(Foreign):
     """A model from elsewhere as an evaluator.
 
     Forces or stress that it does not return are derivatives of its energy, where that depends on positions:
@@ -76,9 +98,6 @@ class Wrapped(nn.Module, Evaluator):
         ConfigError: an option that cannot be, or a model that fails on the example or returns no energy.
     """
 
-    takes_batches = False
-    anchor: torch.Tensor
-
     def __init__(
         self,
         model: nn.Module | Callable,
@@ -92,9 +111,11 @@ class Wrapped(nn.Module, Evaluator):
         example: ase.Atoms | None = None,
         origin: str = "",
     ):
-        super().__init__()
         if not callable(model):
             raise ConfigError(f"model: a {type(model).__name__} cannot be called; expected a torch module")
+        weights = [tensor for tensor in _tensors(model) if tensor.is_floating_point()]
+        first = weights[0] if weights else torch.zeros(0, dtype=torch.float64)
+        super().__init__(torch.zeros(0, dtype=first.dtype, device=first.device))
         named = type(model) if isinstance(model, nn.Module) else model
         self.origin = origin
         self.name = str(getattr(model, "original_name", getattr(named, "__name__", type(model).__name__)))
@@ -106,10 +127,6 @@ class Wrapped(nn.Module, Evaluator):
         self.results = Convention(self.name, keys or {}, units or {}, signs or {})
         self.cutoff = _cutoff(model, cutoff, self.name, self.door.needs_cutoff)
         self.elements = _elements(model, elements)
-        values = [t for t in _tensors(model) if t.is_floating_point()]
-        first = values[0] if values else torch.zeros(0, dtype=torch.float64)
-        # Carries device and precision of a model without parameters, too.
-        self.register_buffer("anchor", torch.zeros(0, dtype=first.dtype, device=first.device), False)
         self.eval()
         self.results_given: tuple[str, ...] = ()
         self.derived: frozenset[str] = frozenset()
@@ -118,10 +135,6 @@ class Wrapped(nn.Module, Evaluator):
     @property
     def dtype(self) -> torch.dtype:  # type: ignore[override]
         return self.anchor.dtype
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        return self.anchor.device
 
     @property
     def outputs(self) -> tuple[Quantity, ...]:  # type: ignore[override]
@@ -151,13 +164,6 @@ class Wrapped(nn.Module, Evaluator):
             with suppress(NotImplementedError):
                 self.model.eval()
         return self
-
-    def graph(self, x: Input) -> Graph:
-        """One structure with its neighbours within ``cutoff``, on the model's device."""
-        graph = super().graph(x)
-        if graph.atoms.is_batch:
-            raise StructureError(f"{self.key}: a batch was given; it takes one structure at a time")
-        return within(graph, self)  # to a model without a smooth end a longer bond is a bond
 
     def forward(self, x: Input, stress: bool = True, virials: bool = False) -> dict[str, torch.Tensor]:
         """``total_energy`` () eV and ``results_given``, of one structure; nothing carries a gradient.
@@ -310,19 +316,17 @@ def _example(elements: Sequence[str] | None, cutoff: float | None, periodic: boo
     return ase.Atoms(pair, positions=positions, cell=cell, pbc=True)
 
 
-class AseEvaluator(nn.Module, Evaluator):
-    """An ASE calculator as a term of a sum; it searches its own neighbours.
+class AseEvaluator(Foreign):
+    """An ASE calculator as a term of a sum; it searches its own neighbours, and computes where it likes.
 
     Args:
         calculator: its ``elements`` and ``dtype`` count where it has them, as a ``ForeignCalculator`` does.
     """
 
-    takes_batches = False
     cutoff = None
-    anchor: torch.Tensor
 
     def __init__(self, calculator: Calculator):
-        super().__init__()
+        super().__init__(torch.zeros(0))
         self.calculator = calculator
         self.elements = getattr(calculator, "elements", None) or None
         self.dtype = getattr(torch, getattr(calculator, "dtype", "float64"))
@@ -330,19 +334,10 @@ class AseEvaluator(nn.Module, Evaluator):
         quantities = {quantity.ase_name: quantity for quantity in STANDARD}
         names = calculator.implemented_properties
         self.outputs = tuple(quantities[name] for name in names if name in quantities)
-        self.register_buffer("anchor", torch.zeros(0), persistent=False)
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        """Where results go; the calculator computes where it likes."""
-        return self.anchor.device
 
     def forward(self, x: Input, stress: bool = True, virials: bool = False) -> dict[str, torch.Tensor]:
         """``outputs`` of one structure, float64, without gradients; the stress is zero without a volume."""
-        graph = self.graph(x)
-        if graph.atoms.is_batch:
-            raise StructureError(f"{self.key}: a batch was given; it takes one structure at a time")
-        atoms, result = graph.atoms.to_ase(), {}
+        atoms, result = self.graph(x).atoms.to_ase(), {}
         assert isinstance(atoms, ase.Atoms)  # of a single structure
         for quantity in self.outputs:
             if quantity.name != "stress":

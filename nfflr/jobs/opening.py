@@ -1,4 +1,4 @@
-"""The calculators of a run: loaded once, copied for every structure, and by default chosen by its elements."""
+"""The calculators of a run: loaded once, copied for every structure, by default chosen by its elements."""
 
 from __future__ import annotations
 
