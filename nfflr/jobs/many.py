@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from inspect import signature
 from logging.handlers import BufferingHandler
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,7 +30,7 @@ from .. import workflows
 from ..errors import ConfigError, NFFLrError, ResourceError, StoppedError, did_you_mean
 from ..notes import LOGGER, note
 from ..workflows import RelaxSettings
-from ..workflows.framework.contract import find_workflow
+from ..workflows.framework.contract import _refuse_unknown, _settings, find_workflow
 from ..workflows.framework.interface import Settings
 from .job_run import Begun, Run
 from .opening import VARIABLE, description_of, threads_restored
@@ -57,6 +58,7 @@ def run_many(
     threads: int | None = None,
     listener: Listener = Listener(),
     command: str | None = None,
+    **fields: Any,
 ) -> list[Outcome]:
     """Run a workflow on every structure and write its results, as ``nff`` does.
 
@@ -89,12 +91,14 @@ def run_many(
         threads: of this process meanwhile; default: ``OMP_NUM_THREADS``, or no more than help.
         listener: receives reports on the run.
         command: the origin that the results name; default: the command line of this process.
+        fields: settings by name, as ``fmax=0.01``, which count more than ``settings``.
 
     Returns:
         An outcome for each structure and calculator, in the order of the structures.
 
     Raises:
-        ConfigError: an option is wrong, or results exist and neither ``resume`` nor ``overwrite`` is set.
+        ConfigError: an option or a setting is wrong, or results exist and neither ``resume`` nor
+            ``overwrite`` is set.
         CheckpointError: a potential is damaged, or not to be trusted.
         StoppedError: an interrupt came; its message says how to go on.
 
@@ -114,10 +118,11 @@ def run_many(
         hint = did_you_mean(name, workflows.workflow_names())
         raise ConfigError(f"{name}: no such workflow{hint or '; see nff --help'}")
     kind = find_workflow(name)
+    _refuse_unknown(fields, [*kind.settings.model_fields, *signature(run_many).parameters])
     calculators = [calculator] if isinstance(calculator, str | Calculator) else calculator or ()
     plan = Plan(
         workflow=kind.name,
-        settings=settings or kind.settings(),
+        settings=_settings(kind.settings, settings, fields),
         jobs=jobs_of(kind, structures),
         calculators=tuple(calculators),
         command=command or shlex.join(sys.argv),

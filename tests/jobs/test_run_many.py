@@ -127,6 +127,25 @@ def test_calculators_of_ase_and_functions_are_taken_as_they_are(tmp_path, jobs):
     assert outcomes[0].result.energy < atoms.get_potential_energy()
 
 
+def test_settings_are_taken_by_name(tmp_path):
+    structures = {"copper": bulk("Cu", a=3.7)}
+    (outcome,) = run_many(relax, structures, EMT_NAME, SETTINGS, out=tmp_path, steps=2, cell=True)
+    settings = json.loads(outcome.files["json"].read_text())["settings"]
+    assert (settings["fmax"], settings["steps"], settings["cell"]) == (0.02, 2, True)
+    with pytest.raises(ConfigError, match="fmx: there is no such setting; did you mean 'fmax'"):
+        run_many(relax, structures, EMT_NAME, out=tmp_path, fmx=0.1)
+    with pytest.raises(ConfigError, match="job: there is no such setting; did you mean 'jobs'"):
+        run_many(relax, structures, EMT_NAME, out=tmp_path, job=2)
+    with pytest.raises(ConfigError, match="^fmax: "):
+        run_many(relax, structures, EMT_NAME, out=tmp_path, fmax=-1.0)
+
+
+def test_an_outcome_shows_itself_in_a_line(tmp_path):
+    copper, iron = run_many("energy", {"Cu": bulk("Cu"), "Fe": bulk("Fe")}, EMT_NAME, out=tmp_path)
+    assert repr(copper) == f"<Outcome Cu with {EMT_NAME}: converged>"
+    assert repr(iron).startswith("<Outcome Fe: Fe: ") and "\n" not in repr(iron)
+
+
 def test_a_changed_structure_is_not_taken_for_a_finished_one(tmp_path):
     def energies(a, **options):
         (outcome,) = run_many("energy", {"cu": bulk("Cu", a=a)}, EMT_NAME, out=tmp_path, **options)
