@@ -116,9 +116,9 @@ class Wrapped(Foreign):
         weights = [tensor for tensor in _tensors(model) if tensor.is_floating_point()]
         first = weights[0] if weights else torch.zeros(0, dtype=torch.float64)
         super().__init__(torch.zeros(0, dtype=first.dtype, device=first.device))
-        named = type(model) if isinstance(model, nn.Module) else model
+        function = type(model) if isinstance(model, nn.Module) else model
         self.origin = origin
-        self.name = str(getattr(model, "original_name", getattr(named, "__name__", type(model).__name__)))
+        self.name = str(getattr(model, "original_name", getattr(function, "__name__", type(model).__name__)))
         with torch.no_grad():  # a copy of TorchScript would remember that it is one
             self.model = copy.deepcopy(model)  # trying it must not change the caller's
         for tensor in _tensors(self.model):

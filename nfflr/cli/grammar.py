@@ -140,8 +140,8 @@ def usage_message(error: click.ClickException, arguments: Sequence[str], command
     elif "unexpected extra argument" in message and context is not None:
         extra = message.partition("(")[2].rstrip(")")
         takes = [p.make_metavar(context) for p in context.command.params if isinstance(p, click.Argument)]
-        what = f"takes {' '.join(takes)}" if takes else "takes options only"
-        message = f"{extra}: too many arguments; {context.command_path} {what}"
+        advice = f"takes {' '.join(takes)}" if takes else "takes options only"
+        message = f"{extra}: too many arguments; {context.command_path} {advice}"
     command = next((name for name in arguments if name in commands), "")  # click does not always know
     return f"{message}; see {context.command_path if context else f'nff {command}'.rstrip()} --help"
 
@@ -161,8 +161,8 @@ def command_meant(arguments: Sequence[str], commands: Collection[str]) -> str:
     """A hint for a line whose first word is no command."""
     name = arguments[0]
     if name == "help":
-        named = [word for word in arguments[1:2] if word in commands]
-        return f"; write {' '.join(['nff', *named, '--help'])}"
+        topic = [word for word in arguments[1:2] if word in commands]
+        return f"; write {' '.join(['nff', *topic, '--help'])}"
     if name == "version":
         return "; write nff --version"
     if Path(name).exists():
@@ -175,9 +175,9 @@ def _option_meant(error: click.NoSuchOption, arguments: Sequence[str], commands:
     name, context = error.option_name, error.ctx
     if context is None:
         return ""
-    named = [word for word in arguments if word in commands][:1]
-    if context.parent is None and named:
-        return f"; options follow the command, as nff {named[0]} {name}"
+    command = next((word for word in arguments if word in commands), "")
+    if context.parent is None and command:
+        return f"; options follow the command, as nff {command} {name}"
     parameters = context.command.get_params(context)
     options = [name for p in parameters if isinstance(p, click.Option) for name in _names(p)]
     if (other := OTHER_OPTIONS.get(name)) in options:

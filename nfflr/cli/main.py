@@ -50,8 +50,8 @@ UNBROKEN = {" ": "\N{NO-BREAK SPACE}", "-": "\N{NON-BREAKING HYPHEN}"}
 def command_files() -> dict[str, Path | None]:
     """Command → file: each file here that has a ``TOPIC``, and each workflow, other packages' included."""
     files = {name: workflows.workflow_file(name) for name in workflows.workflow_names()}
-    own = sorted(ROOT.glob("*.py"))
-    return files | {p.stem: p for p in own if "\nTOPIC = " in p.read_text(encoding="utf-8")}
+    paths = sorted(ROOT.glob("*.py"))
+    return files | {p.stem: p for p in paths if "\nTOPIC = " in p.read_text(encoding="utf-8")}
 
 
 class Description(NamedTuple):

@@ -113,8 +113,8 @@ def command_line() -> str:
 def describe(calculator: Calculator, *names: str) -> dict[str, Any]:
     """The class of a calculator, and those entries of its description that it has."""
     description, kind = calculator.todict(), type(calculator)
-    known = {name: description[name] for name in names if name in description}
-    return {"class": f"{kind.__module__}.{kind.__qualname__}", **known}
+    entries = {name: description[name] for name in names if name in description}
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", **entries}
 
 
 def finite(values: Mapping[str, float | None]) -> dict[str, float | None]:

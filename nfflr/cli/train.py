@@ -160,8 +160,8 @@ def next_steps(settings: TrainingConfig, out: Path) -> str:
 
 def _near(path: Path) -> Path:
     """The path relative to this folder, if it lies below."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path
+    folder = Path.cwd()
+    return path.relative_to(folder) if path.is_absolute() and path.is_relative_to(folder) else path
 
 
 def line(row: dict[str, float], columns: Sequence[Column]) -> str:

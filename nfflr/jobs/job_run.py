@@ -208,8 +208,8 @@ class Run:
         try:
             return self._evaluate(job, structures, source, stack)
         except NFFLrError as error:
-            named = type(error)(f"{job.named(error)} (model {source})")
-            return Outcome.failed(job.name, named, source)
+            full_error = type(error)(f"{job.named(error)} (model {source})")
+            return Outcome.failed(job.name, full_error, source)
 
     def _earlier_outcome(
         self, job: Job, request: dict, source: str, description: dict, outputs: Outputs

@@ -122,9 +122,9 @@ class Distillation:
         while True:
             committee = self._committee(k)
             self._test(k, committee)
-            judged = self._judge(k, self._best(k))
+            judgement = self._judge(k, self._best(k))
             spent = len(self.labels) + settings.tests >= settings.budget
-            if judged.good(settings, NEAR) or spent or not self._label_next(k, committee):
+            if judgement.good(settings, NEAR) or spent or not self._label_next(k, committee):
                 final = self._final(k)
                 if final.good(settings) or spent or not self._label_next(k, committee):
                     return final
@@ -222,14 +222,16 @@ class Distillation:
 
     def _judge(self, k: int, folder: Path) -> Judgement:
         self._say("phonons and other tasks")
-        judged = judge(folder, self.labels.used_for("test"), self.suite, self.settings.compile)
+        judgement = judge(folder, self.labels.used_for("test"), self.suite, self.settings.compile)
         seconds = time.perf_counter() - self.started
-        judged = replace(judged, calls=len(self.labels), trained=len(self._trainable(k)), seconds=seconds)
-        self.history.append(judged)
-        phonons = [f"{n} {v:.3g} THz" for n, v in judged.row()["suite"].items() if "frequency" in n]
-        parts = [f"{judged.calls} calls", f"force error {judged.force_error:.2f} %", *phonons]
+        judgement = replace(
+            judgement, calls=len(self.labels), trained=len(self._trainable(k)), seconds=seconds
+        )
+        self.history.append(judgement)
+        phonons = [f"{n} {v:.3g} THz" for n, v in judgement.row()["suite"].items() if "frequency" in n]
+        parts = [f"{judgement.calls} calls", f"force error {judgement.force_error:.2f} %", *phonons]
         self.tell(f"{folder.relative_to(self.out)}: {', '.join(parts)}")
-        return judged
+        return judgement
 
     def _label(self, frames: list[ase.Atoms], use: str, reserve: int | None = None) -> None:
         """Label frames within the budget less ``reserve`` calls; default: the tests of a whole round."""

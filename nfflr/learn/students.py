@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import ase
 import ase.io
-import jinja2
 import matplotlib.figure
 import numpy as np
 import torch
 import yaml
 
 from ..calculator import NFFLrCalculator
+from ..cards import FILE as CARD
+from ..cards import Card, Errors, Measured
 from ..checkpoint import FILE, load_checkpoint
 from ..data.dataset import AtomsDataset
 from ..data.quality.diagnosis import diagnose
@@ -40,7 +40,6 @@ if TYPE_CHECKING:  # the loop trains and judges by this file
     from .loop import Distillation
 
 DATA = "data.xyz"
-SHOWN = {"energy": "energy", "force": "forces"}  # errors of the card (meV), and their names elsewhere
 
 
 def train_student(
@@ -208,7 +207,7 @@ def write_results(
         "structures_trained_on": final.trained,
         "force_error_percent": final.force_error,
         "final": final.row(),
-        "history": [judged.row() for judged in run.history],
+        "history": [judgement.row() for judgement in run.history],
         "without_reference": run.notes,
         "speed": speed(run, final),
         "settings": run.settings.model_dump(mode="json"),
@@ -218,7 +217,9 @@ def write_results(
         **more,
     }
     write_figure(out / "distill.png", draw(run.history, run.settings, teacher))
-    write_atomically(out / "card.yaml", card(run, record).encode())
+    content = card(run, record).model_dump(mode="json", exclude_unset=True)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+    write_atomically(out / CARD, text.encode())
     write_json(out / "distill.json", record)
     return record
 
@@ -245,40 +246,47 @@ def speed(run: Distillation, final: Judgement) -> dict[str, Any]:
     teacher = None if seconds is None else 1e3 * seconds
     times: dict[str, Any] = {"atoms": len(supercell), "teacher_ms": teacher}
     for timing in measure_speed(contestants, [supercell]):
-        own = 1e3 * min(timing.seconds) if timing.seconds else None
-        times[f"{timing.name}_ms"] = own
-        times[f"{timing.name}_speed_up"] = teacher / own if teacher and own else None
+        student = 1e3 * min(timing.seconds) if timing.seconds else None
+        times[f"{timing.name}_ms"] = student
+        times[f"{timing.name}_speed_up"] = teacher / student if teacher and student else None
     return times
 
 
-def card(run: Distillation, record: dict[str, Any]) -> str:
-    """The text of ``card.yaml``, as those of ``calculators/``."""
+def card(run: Distillation, record: dict[str, Any]) -> Card:
+    """The card of the potential in the folder of a run."""
     model, metadata = load_checkpoint(run.out)
-    errors = record["final"]["test"]
-    shown = {f"{k}_{e}": 1e3 * errors[f"{name}_{e}"] for k, name in SHOWN.items() for e in ("mae", "rmse")}
-    if "stress_mae" in errors:
-        shown["stress_mae"] = errors["stress_mae"] / GPA
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__ or ""), undefined=jinja2.StrictUndefined, trim_blocks=True
+    out, teacher, names, uses = run.out, record["teacher"], ", ".join(run.cells), record["calls_by_use"]
+    all_errors = record["final"]["test"]
+    pairs = {"energy": "energy", "force": "forces"}  # names on the card, and of metrics
+    errors = {
+        f"{k}_{e}": 1e3 * all_errors.get(f"{v}_{e}", np.nan)
+        for k, v in pairs.items()
+        for e in ("mae", "rmse")
+    }
+    if "stress_mae" in all_errors:
+        errors["stress_mae"] = all_errors["stress_mae"] / GPA
+    test = {"command": f"nff evaluate {out}/test.xyz --model {out}", "structures": uses["test"]}
+    return Card(
+        name=out.resolve().name,
+        description=f"Distilled from {teacher} for {names}: moment-tensor network, "
+        f"cutoff {model.cutoff:g} Å.",
+        elements=sorted(model.elements),
+        cutoff=model.cutoff,
+        data=f"data.xyz: {record['calls']} calls of {teacher}, {record['structures_trained_on']} structures "
+        f"trained on or selecting the weights, {uses['test']} for the test, {uses['reference']} for "
+        "references.",
+        licence=f"that of {teacher}, whose labels the potential repeats",
+        citation=f"cite {teacher}",
+        units={"energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3", "length": "Å"},
+        test=Errors(**test, **_rounded(errors)) if np.isfinite(list(errors.values())).all() else None,
+        training=Measured(command=record["command"], results={"teacher_calls": record["calls"]}),
+        suite=Measured(
+            command=f"nff validate {out}/suite --model {out}", results=_rounded(record["final"]["suite"])
+        ),
+        limits=f"Made for {names} and what lies within {run.settings.temperature:g} K and strains of 3 %; "
+        "the teacher's own errors come on top.",
+        sha256=metadata["sha256"],
     )
-    environment.filters["yaml"] = _in_one_line
-    return environment.get_template("card.yaml.jinja").render(
-        record,
-        name=run.out.resolve().name,
-        names=", ".join(run.cells),
-        out=str(run.out),
-        model=model,
-        trained=record["structures_trained_on"],
-        temperature=run.settings.temperature,
-        errors=_rounded(shown),
-        scores=_rounded(record["final"]["suite"]),
-        digest=metadata["sha256"],
-    )
-
-
-def _in_one_line(value: object) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf)
-    return text.removesuffix("...\n").strip()
 
 
 def _rounded(scores: dict[str, float]) -> dict[str, float]:
@@ -289,11 +297,11 @@ def draw(history: Sequence[Judgement], settings: DistillSettings, teacher: str) 
     """Errors against calls, and the last potential's forces against the teacher's."""
     figure = matplotlib.figure.Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    calls = [judged.calls for judged in history]
-    left.plot(calls, [judged.force_error for judged in history], "o-", color="C0", label="forces")
+    calls = [judgement.calls for judgement in history]
+    left.plot(calls, [judgement.force_error for judgement in history], "o-", color="C0", label="forces")
     left.axhline(settings.force_limit, color="C0", ls=":", lw=1)
     left.set(xlabel=f"calls of {teacher}", ylabel="force error (% of rms force)", ylim=(0, None))
-    phonons = [judged.row()["suite"].get("phonons/frequency_mae", np.nan) for judged in history]
+    phonons = [judgement.row()["suite"].get("phonons/frequency_mae", np.nan) for judgement in history]
     if np.isfinite(phonons).any():
         other = left.twinx()
         other.plot(calls, phonons, "s--", color="C1")

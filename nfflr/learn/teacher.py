@@ -18,6 +18,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ..adapters.foreign_calculator import as_voigt
 from ..errors import NFFLrError, NumericsError, is_lack_of_resources
 from ..notes import quiet
+from ..quantities import LABELLED
 from ..storage.archives import FrameWriter, StoredFrames, write_trajectory
 from ..storage.files import claim_folder, write_atomically, write_json
 from ..storage.sealed import Record
@@ -110,7 +111,8 @@ class Teacher(Calculator):
         super().__init__()
         self.calculator, self.labels, self.limit = calculator, labels, limit
         offered = calculator.implemented_properties
-        self.implemented_properties = [name for name in ("energy", "forces", "stress") if name in offered]
+        names = [quantity.ase_name for quantity in LABELLED]
+        self.implemented_properties = [name for name in names if name in offered]
         # With smeared electrons the forces are those of the free energy.
         self._energy = "free_energy" if "free_energy" in offered else "energy"
         self._purpose = {"use": "reference", "config_type": "reference"}

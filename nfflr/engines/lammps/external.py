@@ -208,8 +208,8 @@ def _reach(model: Potential, graph: Graph) -> int:
         inputs.vectors.requires_grad_()
         slopes = differentiate(model, inputs, n_local=1)[1]
     assert slopes is not None  # the model gives forces
-    used = slopes.abs().sum(1) > 0  # (E,)
-    farthest = max([1, *graph.src[used].tolist(), *graph.dst[used].tolist()])  # along the chain
+    acts = slopes.abs().sum(1) > 0  # (E,)
+    farthest = max([1, *graph.src[acts].tolist(), *graph.dst[acts].tolist()])  # along the chain
     distance = {0: 0}  # breadth first; an atom's neighbours have the numbers around its own
     for atom in range(1, farthest + 1):
         near = graph.src[graph.dst == atom].tolist()
