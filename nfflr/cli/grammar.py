@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import click
 
 from ..errors import did_you_mean
 
-NUMBERS = ("integer", "float")  # names of types in ``options``
+NUMBERS = ("n", "x")  # names of types in ``options``
 ANSWERS = ("yes", "no", "true", "false", "on", "off")
 SLIP = re.compile(r"-[a-zA-Z][a-zA-Z-]+")  # an option with one dash
 NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?")
@@ -66,14 +66,14 @@ def as_click_takes(parameters: Iterable[click.Parameter], arguments: Sequence[st
         elif option.is_flag:
             _refuse_answer(option, name, remaining)
             result.append(token)
-        elif (separate := _separate(option)) is None or not (equals or remaining):
+        elif not _takes_several(option) or not (equals or remaining):
             result.append(token)
             if not equals:
                 result += remaining[:1]
                 del remaining[:1]
         else:
             first = value if equals else remaining.pop(0)
-            result += separate(name, first) or ([token] if equals else [name, first])
+            result += _split(option, name, first) or ([token] if equals else [name, first])
             while option.multiple and remaining and _is_another_number(remaining[0]):
                 result += [name, remaining.pop(0)]
     return result
@@ -87,18 +87,16 @@ def _is_another_number(word: str) -> bool:
     return NUMBER.fullmatch(word) is not None and not Path(word).exists()
 
 
-def _separate(option: click.Option) -> Callable[[str, str], list[str]] | None:
-    """A function that splits the values of an option, if it takes several."""
+def _takes_several(option: click.Option) -> bool:
+    return option.nargs > 1 or (option.multiple and option.type.name in NUMBERS)
+
+
+def _split(option: click.Option, name: str, text: str) -> list[str]:
+    """The words for click of several values in one text; none if these are not the option's numbers."""
+    parts = _parts(text)
     if option.nargs > 1:
-
-        def tuple_of(name: str, text: str) -> list[str]:
-            parts = _parts(text)
-            return [name, *parts] if len(parts) == option.nargs else []
-
-        return tuple_of
-    if option.multiple and option.type.name in NUMBERS:
-        return lambda name, text: [word for part in _parts(text) for word in (name, part)]
-    return None
+        return [name, *parts] if len(parts) == option.nargs else []
+    return [word for part in parts for word in (name, part)]
 
 
 def _parts(text: str) -> list[str]:

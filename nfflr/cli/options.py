@@ -22,19 +22,10 @@ S = TypeVar("S", bound=BaseModel)
 FEW = 3  # choices that need no hint
 
 
-class Typed(click.ParamType):
-    """A type whose letters stand for the value of an option in help."""
+class Number(click.ParamType):
+    """A number, with an inclusive least and largest value; in help the name of a type stands for it."""
 
-    letters = ""
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
-        return self.letters if isinstance(param, click.Option) else None
-
-
-class Number(Typed):
-    """A number, with an inclusive least and largest value."""
-
-    name, letters, words = "float", "X", "a number"
+    name, words = "x", "a number"
     kind: type = float
 
     def __init__(self, least: float | None = None, largest: float | None = None):
@@ -67,7 +58,7 @@ class Number(Typed):
 class Whole(Number):
     """A whole number."""
 
-    name, letters, words = "integer", "N", "a whole number"
+    name, words = "n", "a whole number"
     kind = int
 
 
@@ -85,18 +76,18 @@ class Choice(click.Choice):
         return super().get_invalid_choice_message(value, ctx).rstrip(".") + hint
 
 
-class File(Typed, click.Path):
-    """A path, of a file unless the letters say something else."""
+class File(click.Path):
+    """A path, of a file unless the name says something else."""
 
-    def __init__(self, letters: str = "FILE", path_type: type = Path):
-        click.Path.__init__(self, path_type=path_type)
-        self.letters = letters
+    def __init__(self, name: str = "file", path_type: type = Path):
+        super().__init__(path_type=path_type)
+        self.name = name
 
 
-class Potential(Typed):
+class Potential(click.ParamType):
     """A potential, as ``open_calculator`` takes it."""
 
-    name, letters = "potential", "NAME|FILE"
+    name = "name|file"
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -108,8 +99,8 @@ class Potential(Typed):
         return names or [CompletionItem(incomplete, type="file")]
 
 
-FILE, FOLDER, POTENTIAL = File(), File("DIR"), Potential()
-SOURCE = File("DATA", str)  # of labelled data, some of which have names
+FILE, FOLDER, POTENTIAL = File(), File("dir"), Potential()
+SOURCE = File("data", str)  # of labelled data, some of which have names
 
 
 def _declared(*names: str, **attributes: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -308,7 +299,7 @@ def _click_type(kind: Any) -> dict[str, Any]:
         return {"type": Choice(parts)}
     if origin is tuple and Ellipsis not in parts:
         types = tuple(_value_type(part) for part in parts)
-        return {"type": types, "metavar": " ".join(getattr(t, "letters", "X") for t in types)}
+        return {"type": types, "metavar": " ".join(getattr(t, "name", "x").upper() for t in types)}
     if origin in (tuple, list):  # any number: the option is given several times
         return {"type": _value_type(parts[0]), "multiple": True}
     return {"type": _value_type(kind)}

@@ -257,12 +257,8 @@ def card(run: Distillation, record: dict[str, Any]) -> Card:
     model, metadata = load_checkpoint(run.out)
     out, teacher, names, uses = run.out, record["teacher"], ", ".join(run.cells), record["calls_by_use"]
     all_errors = record["final"]["test"]
-    pairs = {"energy": "energy", "force": "forces"}  # names on the card, and of metrics
-    errors = {
-        f"{k}_{e}": 1e3 * all_errors.get(f"{v}_{e}", np.nan)
-        for k, v in pairs.items()
-        for e in ("mae", "rmse")
-    }
+    metrics = ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")
+    errors = {name.replace("forces", "force"): 1e3 * all_errors.get(name, np.nan) for name in metrics}
     if "stress_mae" in all_errors:
         errors["stress_mae"] = all_errors["stress_mae"] / GPA
     test = {"command": f"nff evaluate {out}/test.xyz --model {out}", "structures": uses["test"]}
