@@ -72,7 +72,9 @@ def command(data, checkpoint, out, overwrite, threads, **options) -> int:
     if not any(math.isfinite(row[c.key]) for row in table.values() for c in columns_of(quantities)):
         raise StructureError(f"{name}: holds no label that the model predicts; nothing to compare with")
     _print(table, columns_of(quantities), title)
-    _print_spread(spread)
+    for key in (key.removesuffix("_ratio") for key in spread if key.endswith("_ratio")):
+        ratio, correlation = (_number(spread[f"{key}_{kind}"]) for kind in ("ratio", "correlation"))
+        click.echo(f"  {key}: rms error / spread {ratio}, rank correlation {correlation}")
     record = {
         "checkpoint": {"source": str(checkpoint), "digest": metadata["sha256"]},
         "data": {"file": source, "digest": dataset.digest(), **trained_on.record},
@@ -112,12 +114,6 @@ def _print(table: dict[str, dict[str, float]], columns: Sequence[Column], title:
     for row in rows:
         view.add_row(*row)
     show(view)
-
-
-def _print_spread(spread: dict[str, float]) -> None:
-    for name in (key.removesuffix("_ratio") for key in spread if key.endswith("_ratio")):
-        ratio, correlation = (_number(spread[f"{name}_{kind}"]) for kind in ("ratio", "correlation"))
-        click.echo(f"  {name}: rms error / spread {ratio}, rank correlation {correlation}")
 
 
 def _number(value: float) -> str:

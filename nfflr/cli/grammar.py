@@ -61,20 +61,18 @@ def as_click_takes(parameters: Iterable[click.Parameter], arguments: Sequence[st
         name, equals, value = token.partition("=")
         option = options.get(name)
         if option is None:
-            _refuse_one_dash(token, options)
+            if SLIP.fullmatch(name) and f"-{name}" in options:
+                raise click.UsageError(f"{name}: the names of options have two dashes; write -{name}")
             result.append(token)
         elif option.is_flag:
             _refuse_answer(option, name, remaining)
             result.append(token)
-        elif not _takes_several(option) or not (equals or remaining):
-            result.append(token)
-            if not equals:
-                result += remaining[:1]
-                del remaining[:1]
+        elif not (equals or remaining):
+            result.append(token)  # click says that there is no value
         else:
-            first = value if equals else remaining.pop(0)
-            result += _split(option, name, first) or ([token] if equals else [name, first])
-            while option.multiple and remaining and _is_another_number(remaining[0]):
+            text = value if equals else remaining.pop(0)
+            result += _split(option, name, text) or ([token] if equals else [name, text])
+            while _takes_numbers(option) and remaining and _is_number(remaining[0]):
                 result += [name, remaining.pop(0)]
     return result
 
@@ -83,32 +81,22 @@ def _names(option: click.Option) -> list[str]:
     return [*option.opts, *option.secondary_opts]
 
 
-def _is_another_number(word: str) -> bool:
+def _takes_numbers(option: click.Option) -> bool:
+    return option.multiple and option.type.name in NUMBERS
+
+
+def _is_number(word: str) -> bool:
     return NUMBER.fullmatch(word) is not None and not Path(word).exists()
 
 
-def _takes_several(option: click.Option) -> bool:
-    return option.nargs > 1 or (option.multiple and option.type.name in NUMBERS)
-
-
 def _split(option: click.Option, name: str, text: str) -> list[str]:
-    """The words for click of several values in one text; none if these are not the option's numbers."""
-    parts = _parts(text)
-    if option.nargs > 1:
-        return [name, *parts] if len(parts) == option.nargs else []
-    return [word for part in parts for word in (name, part)]
-
-
-def _parts(text: str) -> list[str]:
-    """The numbers in ``2,2,2``, ``2x2x2``, ``"2 2 2"`` or ``[2, 2, 2]``; none if a part is no number."""
+    """The words for click of ``2,2,2``, ``2x2x2``, ``"2 2 2"`` or ``[2, 2, 2]``; none of any other text."""
     parts = re.split(r"[\s,;]+|(?<=\d)[x×](?=\d)", text.strip("[]() ,"))
-    return parts if all(NUMBER.fullmatch(part) for part in parts) else []
-
-
-def _refuse_one_dash(token: str, options: Collection[str]) -> None:
-    name = token.partition("=")[0]
-    if SLIP.fullmatch(name) and f"-{name}" in options:
-        raise click.UsageError(f"{name}: the names of options have two dashes; write -{name}")
+    if not all(NUMBER.fullmatch(part) for part in parts):
+        return []
+    if _takes_numbers(option):
+        return [word for part in parts for word in (name, part)]
+    return [name, *parts] if len(parts) == option.nargs > 1 else []
 
 
 def _refuse_answer(option: click.Option, name: str, following: Sequence[str]) -> None:

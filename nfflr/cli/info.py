@@ -44,7 +44,7 @@ def command(model: str, as_json: bool) -> int:
         **(size or {"numbers": f"{numbers} of weights and constants"}),
         "elements": ", ".join(metadata["elements"]),
         "cutoff": f"{metadata['cutoff']} Å",
-        **(_predicted(metadata["targets"]) if "targets" in metadata else _energetic(metadata)),
+        **_outputs(metadata),
         "hyper-parameters": ", ".join(f"{k}={v}" for k, v in metadata["hyperparameters"].items()),
         "validation scores": _scores(metadata),
         **metadata["notes"],
@@ -79,14 +79,13 @@ def _scores(metadata: dict) -> str:
     )
 
 
-def _energetic(metadata: dict) -> dict[str, str]:
+def _outputs(metadata: dict) -> dict[str, str]:
+    """Lines about the properties that a checkpoint predicts, or about its energies."""
+    if "targets" in metadata:
+        kinds = {n: map(str, target.get("classes", ["number"])) for n, target in metadata["targets"].items()}
+        return {"predicts": "; ".join(f"{name} ({', '.join(kind)})" for name, kind in kinds.items())}
     references = ", ".join(f"{k} {v:.6f} eV" for k, v in metadata["reference_energies"].items())
     lines = {"reference energies": references, "stress": metadata["stress_convention"]}
     if outputs := metadata.get("outputs"):
         lines["predicts too"] = ", ".join(output["name"] for output in outputs)
     return lines
-
-
-def _predicted(targets: dict[str, dict]) -> dict[str, str]:
-    kinds = {name: map(str, target.get("classes", ["number"])) for name, target in targets.items()}
-    return {"predicts": "; ".join(f"{name} ({', '.join(kind)})" for name, kind in kinds.items())}
