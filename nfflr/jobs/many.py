@@ -30,7 +30,7 @@ from .. import workflows
 from ..errors import ConfigError, NFFLrError, ResourceError, StoppedError, did_you_mean
 from ..notes import LOGGER, note
 from ..workflows import RelaxSettings
-from ..workflows.framework.contract import _refuse_unknown, _settings, find_workflow
+from ..workflows.framework.contract import _settings, find_workflow
 from ..workflows.framework.interface import Settings
 from .job_run import Begun, Run
 from .opening import VARIABLE, description_of, threads_restored
@@ -118,7 +118,9 @@ def run_many(
         hint = did_you_mean(name, workflows.workflow_names())
         raise ConfigError(f"{name}: no such workflow{hint or '; see nff --help'}")
     kind = find_workflow(name)
-    _refuse_unknown(fields, [*kind.settings.model_fields, *signature(run_many).parameters])
+    for field in fields.keys() - kind.settings.model_fields.keys():
+        hint = did_you_mean(field, [*kind.settings.model_fields, *signature(run_many).parameters])
+        raise ConfigError(f"{field}: there is no such setting{hint or f'; see nff {name} --help'}")
     calculators = [calculator] if isinstance(calculator, str | Calculator) else calculator or ()
     plan = Plan(
         workflow=kind.name,
