@@ -25,7 +25,7 @@ from ..workflows.framework.result_files import Outputs, refuse_existing, version
 from ..workflows.framework.results import Result, result_record, scalar_fields
 from ..workflows.framework.saved_results import read_fields as read_result
 from ..workflows.framework.saved_results import read_result as read_whole_result
-from .opening import Models, description_of
+from .opening import Models, calculator_record
 from .plan import Job, Listener, Outcome, Plan
 
 
@@ -111,7 +111,7 @@ class Run:
 
     def begin(self, job: Job, structures: list[ase.Atoms], sources: Sequence[str]) -> Begun:
         """Claim the files of a job, or find the outcome of the run that this one resumes."""
-        description = description_of(self.attach(sources[0], structures, computes=False))
+        description = calculator_record(self.attach(sources[0], structures, computes=False))
         outputs = self._outputs(job, structures)
         request = {
             "structure": job.name,
@@ -201,7 +201,7 @@ class Run:
             extra["archive"] = stack.enter_context(self._archived(self.archive(job, source), trajectory))
         with self.listener.steps(title) as progress, notes_about(job.name):
             result = self.workflow.function(*structures, calculator, self.plan.settings, progress, **extra)
-        return Outcome(job.name, source, result, calculator=description_of(calculator))
+        return Outcome(job.name, source, result, calculator=calculator_record(calculator))
 
     def _rival(self, job: Job, structures: list[ase.Atoms], source: str, stack: ExitStack) -> Outcome:
         """The outcome of a model to compare with; its failure does not concern the first model's result."""

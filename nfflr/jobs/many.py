@@ -33,7 +33,7 @@ from ..workflows import RelaxSettings
 from ..workflows.framework.contract import _settings, find_workflow
 from ..workflows.framework.interface import Settings
 from .job_run import Begun, Run
-from .opening import VARIABLE, description_of, threads_restored
+from .opening import VARIABLE, calculator_record, threads_restored
 from .plan import Job, Listener, Outcome, Plan, Structure, jobs_of
 
 
@@ -414,7 +414,7 @@ def _relaxed(
         def write(job: Job, result=result, begun: Begun = member.begun) -> Sequence[Outcome]:
             if isinstance(result, NFFLrError):
                 raise job.named(result) from result
-            outcome = Outcome(job.name, source, result, calculator=description_of(calculator))
+            outcome = Outcome(job.name, source, result, calculator=calculator_record(calculator))
             return [run.write(begun, outcome)]
 
         (outcome,) = run.attempt(member.job, write)

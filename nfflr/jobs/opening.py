@@ -196,7 +196,7 @@ def _in_brief(calculator: Any) -> str:
     return "; ".join(part for part in (package, elements, description["dtype"]) if part)
 
 
-def description_of(calculator: Any) -> dict:
+def calculator_record(calculator: Any) -> dict:
     """A calculator in the JSON of results: its own description, or the class and its parameters."""
     description = calculator.todict()
     if "digest" in description:
