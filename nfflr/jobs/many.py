@@ -171,6 +171,7 @@ class Workers(ThreadPoolExecutor):
         self._lines: list[Connection] | None = []  # to the processes; None after the end
 
     def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:
+        """Call a function in one of the processes."""
         return super().submit(self._call, function, args, kwargs)
 
     def _call(self, function: Callable, args: tuple, kwargs: dict) -> Any:
