@@ -84,7 +84,7 @@ def read_card(folder: Path) -> Card:
     path = folder / FILE
     try:
         return Card.from_content(yaml.safe_load(path.read_text(encoding="utf-8")), path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
     except ConfigError as error:
         raise CheckpointError(f"{error} (see nfflr.cards.Card)") from error

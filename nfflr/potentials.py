@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .adapters import ForeignCalculator, hint, is_foreign, open_foreign
+from .adapters import hint, is_foreign, open_foreign
+from .adapters.foreign_calculator import ForeignCalculator
 from .calculator import NFFLrCalculator, find_device
 from .errors import ConfigError
 

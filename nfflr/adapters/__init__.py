@@ -8,19 +8,21 @@ from contextlib import suppress
 from importlib import metadata, util
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from ase.calculators.calculator import get_calculator_class
 from ase.calculators.names import names as calculators
 
 from ..errors import CheckpointError, ConfigError, NFFLrError, did_you_mean
 from ..models.registry import keys
-from .foreign_calculator import ForeignCalculator, Peer, undisturbed
 from .packages import adapter, names
+
+if TYPE_CHECKING:  # imported when such a potential is opened
+    from .foreign_calculator import ForeignCalculator
 
 ALIASES = {"7net": "sevennet", "m3gnet": "matgl", "tensornet": "matgl", "allegro": "nequip"}
 
 __all__ = [
-    "ForeignCalculator",
     "hint",
     "installed_universal",
     "is_foreign",
@@ -76,6 +78,8 @@ def open_foreign(
         ConfigError: unknown prefix, package not installed, no file given, or a precision it does not have.
         CheckpointError: the file is not there, damaged, or not trusted.
     """
+    from .foreign_calculator import ForeignCalculator, undisturbed
+
     prefix, _, argument = source.partition(":")
     if prefix not in names():
         hint = did_you_mean(prefix, names())

@@ -19,7 +19,6 @@ import click
 
 from ..errors import StoppedError, as_nfflr_error
 from ..notes import LOGGER
-from ..storage.files import all_or_none, claim_folder, write_figure, write_json
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -86,11 +85,15 @@ class Judgement:
 
     def begin(self) -> None:
         """Make the folder, and start the clock."""
+        from ..storage.files import claim_folder
+
         claim_folder(self.out)
         self.started = time.perf_counter()
 
     def write(self, record: dict[str, Any], figure: Figure) -> None:
         """Write both files or none, with wall time, versions and the command line, and say so."""
+        from ..storage.files import all_or_none, write_figure, write_json
+
         seconds = time.perf_counter() - self.started
         with all_or_none(self.paths.values()):
             write_figure(self.paths["png"], figure)

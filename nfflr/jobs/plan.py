@@ -22,7 +22,6 @@ from ..errors import ConfigError, NFFLrError, as_nfflr_error
 from ..storage.files import COMPRESSIONS, stem
 from ..structures import readers
 from ..structures.kinds import LABELLED, LABELLED_NAMES, STRUCTURE_NAMES, STRUCTURES
-from ..structures.readers import file_and_frame
 from ..workflows.framework.contract import Workflow
 from ..workflows.framework.interface import Progress, silent
 from ..workflows.framework.results import Result
@@ -52,7 +51,7 @@ class Job:
     def digests(self) -> list[str]:
         """SHA-256 of each file or structure, by which a later run notices a change."""
         contents = [
-            file_and_frame(structure)[0].read_bytes()
+            readers.file_and_frame(structure)[0].read_bytes()
             if isinstance(structure, Path)
             else encode(structure.copy().todict()).encode()
             for structure in self.structures
@@ -61,7 +60,7 @@ class Job:
 
     def files(self) -> list[Path]:
         """The files, without the ``@K`` that names a frame."""
-        return [file_and_frame(path)[0] for path in self.structures if isinstance(path, Path)]
+        return [readers.file_and_frame(path)[0] for path in self.structures if isinstance(path, Path)]
 
     def named(self, error: NFFLrError) -> NFFLrError:
         """An error of a workflow about "structure", with the name of this job's structure instead."""

@@ -155,13 +155,13 @@ class Record(BaseModel):
             raise ConfigError(f"{path}: cannot be read ({error.strerror}); give {cls.kind}") from error
         except ValueError as error:
             raise ConfigError(f"{path}: not JSON ({error}); give {cls.kind}, or restore it") from error
-        if not isinstance(content, dict):
-            raise ConfigError(f"{path}: expected a JSON object; give {cls.kind}, or restore it")
         return cls.from_content(content, path)
 
     @classmethod
-    def from_content(cls, content: dict[str, Any], source: Path) -> Self:
-        """The record of a JSON object. Errors as of ``read``."""
+    def from_content(cls, content: Any, source: Path) -> Self:
+        """The record of a JSON object, or of the same in YAML. Errors as of ``read``."""
+        if not isinstance(content, dict):
+            raise ConfigError(f"{source}: expected a JSON object; give {cls.kind}, or restore it")
         try:
             return cls.model_validate(raised(cls.kind, content, source))
         except ValidationError as error:
