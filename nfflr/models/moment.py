@@ -214,15 +214,15 @@ class MomentLayer(nn.Module):
         return hidden, self._own(self.readout(hidden) + self.linear(features), species).squeeze(1)
 
     def _own(self, x: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
-        """Of what the weights of every element make, (N, …, elements · K), that of the atom's own, (N, …, K).
+        """Select the columns (N, …, K) of each atom's own element from those of all (N, …, elements · K).
 
-        All are computed and one is kept: with a few elements that costs less than sorting atoms.
+        Columns of all elements are computed: with a few elements that costs less than sorting atoms.
         """
         if self.n_own == 1:
             return x
-        one = nn.functional.one_hot(species, self.n_own).to(x.dtype)  # (N, elements)
-        one = one.view(x.shape[0], *[1] * (x.dim() - 2), self.n_own, 1)
-        return (x.unflatten(-1, (self.n_own, -1)) * one).sum(-2)
+        mask = nn.functional.one_hot(species, self.n_own).to(x.dtype)  # (N, elements)
+        mask = mask.view(x.shape[0], *[1] * (x.dim() - 2), self.n_own, 1)
+        return (x.unflatten(-1, (self.n_own, -1)) * mask).sum(-2)
 
     def channels(self, moments: torch.Tensor, species: torch.Tensor) -> list[torch.Tensor]:
         """Mixed traceless tensors (N, M_l, C) of rank 0 to 3, M_l independent components each."""

@@ -136,15 +136,15 @@ def read_metrics(path: Path) -> list[Row]:
 
 
 @contextmanager
-def event_log(folder: Path, wanted: bool, begin: int = 0) -> Iterator[Log]:
-    """``log(numbers, step)`` that writes event files to ``folder``, or nothing if they are not ``wanted``.
+def event_log(folder: Path, enabled: bool, begin: int = 0) -> Iterator[Log]:
+    """``log(numbers, step)`` that writes event files to ``folder``, or nothing if they are not ``enabled``.
 
     Steps after ``begin`` that a run which is resumed wrote before do not count.
 
     Raises:
         ConfigError: the package that writes them is missing.
     """
-    if not wanted:
+    if not enabled:
         yield lambda numbers, step: None
         return
     try:
