@@ -65,8 +65,8 @@ def run(
     out: Path, cells: dict[str, Atoms], calculator: Calculator, settings: DistillSettings, teacher: str
 ) -> int:
     """Distil in a locked folder, print the results, and return the exit code."""
+    from ..learn.distillation_files import write_data, write_results
     from ..learn.loop import Distillation
-    from ..learn.students import write_data, write_results
 
     say = partial(print, flush=True)  # not click.echo, which writes past the bar instead of above it
     with training_bar("calls") as update:

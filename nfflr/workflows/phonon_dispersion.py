@@ -19,7 +19,7 @@ from ..errors import NumericsError
 from ..storage.archives import Archive
 from ..units import Unit
 from .framework.contract import workflow
-from .framework.interface import Array, Progress, Text
+from .framework.interface import Array, Progress, Text, symmetry_of
 from .framework.results import Result, Score, field_score, overlay
 from .lattice.harmonic import (
     Mode,
@@ -41,7 +41,7 @@ from .lattice.spectra import (
     name_of,
     path_fields,
 )
-from .lattice.supercells import ThermalSettings, diagonal_supercell, rows_of, shortest_image, supercell_matrix
+from .lattice.supercells import ThermalSettings, diagonal_supercell, shortest_image, supercell_matrix
 
 TOPIC = "Vibrations and heat"
 PLACE = 1
@@ -51,6 +51,7 @@ KM_PER_S = 0.1  # per THz Å
 REACH = 4  # times the cutoff: twice the range of force constants, see _is_open
 MOST_ATOMS = 3000  # in a supercell that nobody asked for
 BANDS = ("band_qpoints", "band_frequencies")
+SAME = 1e-4  # fractional; far below the distance of neighbours on any path
 
 
 class PhononsSettings(ThermalSettings):
@@ -303,3 +304,32 @@ def _draw_thermal(free: Axes, heat: Axes, curves: list) -> None:
     heat.set(xlabel="temperature (K)", ylabel=r"S, $C_V$ ($k_\mathrm{B}$/atom)")
     heat.set_xlim(curves[0][1].temperatures[[0, -1]])
     heat.legend(frameon=False)
+
+
+def rows_of(qpoints: np.ndarray, result: PhononsResult) -> np.ndarray:
+    """Index of a point on the path for each q-point (n, 3) at which frequencies are the same by symmetry."""
+    operations, path = _operations(result), result.band_qpoints
+    rows = []
+    for q in np.asarray(qpoints, dtype=float):
+        candidates = (_row(path, points) for points in (q[None], operations @ q))
+        row = next((row for row in candidates if row is not None), None)
+        if row is None:
+            place = ", ".join(f"{x:g}" for x in q)
+            raise NumericsError(f"q-point ({place}): is not on the band path; give references on the path")
+        rows.append(row)
+    return np.array(rows, dtype=int)
+
+
+def _operations(result: PhononsResult) -> np.ndarray:
+    """(R, 3, 3) point group and inversion, acting on fractional reciprocal coordinates."""
+    atoms = ase.Atoms(result.symbols, cell=result.cell, scaled_positions=result.scaled_positions, pbc=True)
+    direct = np.unique(symmetry_of(atoms, 1e-3).rotations, axis=0)
+    reciprocal = direct.transpose(0, 2, 1)  # the transposes are those of the inverses, which are in the group
+    return np.concatenate([reciprocal, -reciprocal])
+
+
+def _row(path: np.ndarray, candidates: np.ndarray) -> int | None:
+    """The first point of the path (Q, 3) that is one of the candidates (n, 3)."""
+    difference = path[:, None] - candidates  # (Q, n, 3)
+    same = (np.abs(difference - np.rint(difference)) < SAME).all(axis=2).any(axis=1)
+    return int(same.argmax()) if same.any() else None

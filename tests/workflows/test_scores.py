@@ -19,11 +19,10 @@ from nfflr.workflows.equation_of_state import EosSettings, eos
 from nfflr.workflows.framework.contract import find_workflow
 from nfflr.workflows.framework.results import field_error, has_fields, relative_score, result_record
 from nfflr.workflows.framework.saved_results import read_fields
-from nfflr.workflows.lattice.supercells import rows_of
 from nfflr.workflows.molecular_dynamics import SCORES as MD
 from nfflr.workflows.molecular_dynamics import MdSettings, md
 from nfflr.workflows.phonon_dispersion import SCORES as PHONONS
-from nfflr.workflows.phonon_dispersion import PhononsSettings, phonons
+from nfflr.workflows.phonon_dispersion import PhononsSettings, phonons, rows_of
 from nfflr.workflows.relaxation import SCORES as RELAX
 from nfflr.workflows.relaxation import RelaxSettings, relax
 

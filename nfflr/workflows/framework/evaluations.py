@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import ase
 import numpy as np
@@ -17,10 +17,6 @@ from ase.io.jsonio import encode
 from ...errors import ConfigError, NFFLrError, NumericsError
 from ...storage.archives import Archive, description_of
 from .interface import has_stress
-
-if TYPE_CHECKING:  # they import this file
-    from ..dynamics.preparation import MdSettings
-    from ..relaxation import RelaxSettings
 
 BLOCK = 2048  # atoms in one call of calculator.evaluate: what a kill may lose, and what saturates a core
 
@@ -132,6 +128,18 @@ def _unpack(record: dict[str, np.ndarray], count: int) -> list[dict]:
 LIMITS = {"forces_std": "max_forces_std", "energy_std": "max_energy_std"}
 
 
+class SpreadLimits(Protocol):
+    """Settings of a workflow that stops where a committee disagrees; None: it does not."""
+
+    @property
+    def max_forces_std(self) -> float | None:
+        """eV/Å, of an atom's forces."""
+
+    @property
+    def max_energy_std(self) -> float | None:
+        """eV/atom."""
+
+
 @dataclass(frozen=True)
 class Excess:
     """A spread above its limit, in eV/Å of an atom's forces, or without an atom in eV/atom."""
@@ -148,7 +156,7 @@ class Excess:
         return f"the forces on {who} have a spread of {self.value:.3g} eV/Å, more than {self.limit:g}"
 
 
-def check_spread(calculator: Calculator, limits: RelaxSettings | MdSettings) -> None:
+def check_spread(calculator: Calculator, limits: SpreadLimits) -> None:
     """Refuse with a ``ConfigError`` limits on what a calculator does not give."""
     for name, setting in LIMITS.items():
         if getattr(limits, setting) is not None and name not in calculator.implemented_properties:
@@ -158,9 +166,7 @@ def check_spread(calculator: Calculator, limits: RelaxSettings | MdSettings) -> 
             )
 
 
-def find_excess(
-    results: Mapping[str, Any], n_atoms: int, limits: RelaxSettings | MdSettings
-) -> Excess | None:
+def find_excess(results: Mapping[str, Any], n_atoms: int, limits: SpreadLimits) -> Excess | None:
     """The spread of a structure's forces, or else of its energy, if above its limit; NaN is above any."""
     if limits.max_forces_std is not None and "forces_std" in results:
         spread = np.asarray(results["forces_std"])  # (N,) eV/Å

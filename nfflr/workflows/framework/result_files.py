@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ase
 
@@ -30,9 +30,23 @@ from .results import VERSION, Result, file_fields, result_record
 if TYPE_CHECKING:  # nothing else here needs matplotlib
     from matplotlib.figure import Figure
 
-    from .contract import Workflow
-
 DEPENDENCIES = ("torch", "ase", "numpy", "vesin", "matscipy", "phonopy", "spglib")
+
+
+class Named(Protocol):
+    """What names of files follow from: a workflow, or how a result was made."""
+
+    @property
+    def name(self) -> str:
+        """Of the workflow."""
+
+    @property
+    def result(self) -> type[Result]:
+        """What the workflow returns."""
+
+    @property
+    def plot(self) -> Callable | None:
+        """The workflow's figure, if it has one."""
 
 
 class Outputs:
@@ -56,7 +70,7 @@ class Outputs:
         self,
         folder: Path,
         stem: str,
-        workflow: Workflow | Made,
+        workflow: Named,
         atoms: ase.Atoms,
         source: Path | None = None,
         form: str | None = None,

@@ -8,33 +8,43 @@ import json
 import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 import ase
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from ...errors import ConfigError
+from ...errors import ConfigError, NumericsError
 from ...storage.files import figure_bytes
 from ...storage.sealed import Record
 from ...units import plain_type, unit_of
-from .interface import Labelled, Table, Text
+from .interface import Labelled, Settings, Table, Text
 
-if TYPE_CHECKING:  # the numbers need no figure, and no files
+if TYPE_CHECKING:  # the numbers need no figure
     from matplotlib.figure import Figure
-
-    from .result_files import Made
-
-
-from dataclasses import dataclass
-
-import numpy as np
-
-from ...errors import NumericsError
-from .interface import Settings
 
 WIDTH, LINES = 100, 25  # of a result's repr
 PRECISION = 5e-7  # of a value: half of the last of six digits
+
+
+class Origin(Protocol):
+    """How a result was made, from which its files and its figure follow; see ``result_files.Made``."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the JSON says besides the result."""
+
+    @property
+    def plot(self) -> Callable | None:
+        """The workflow's figure, if it has one."""
+
+    def draw(self, result: Any, others: Mapping[str, Any], label: str) -> Figure:
+        """Draw the figure."""
+
+    def save(self, result: Any, where: Path, form: str | None, overwrite: bool) -> dict[str, Path]:
+        """Write the files."""
 
 
 class Result(BaseModel):
@@ -49,9 +59,9 @@ class Result(BaseModel):
 
     converged: bool
     message: str = ""
-    _origin: Made | None = PrivateAttr(None)
+    _origin: Origin | None = PrivateAttr(None)
 
-    def made_by(self, origin: Made) -> Self:
+    def made_by(self, origin: Origin) -> Self:
         """The result itself, which now knows how it was made."""
         self._origin = origin
         return self
@@ -90,7 +100,7 @@ class Result(BaseModel):
         content = {"version": VERSION, **facts, **result_record(self)}
         return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
-    def _known_origin(self) -> Made:
+    def _known_origin(self) -> Origin:
         if self._origin is None:
             raise ConfigError(
                 f"{type(self).__name__}: was not made by a workflow; call one, or read its JSON"

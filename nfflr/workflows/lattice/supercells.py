@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import ase
 import numpy as np
@@ -16,13 +16,9 @@ from phonopy.structure.symmetry import Symmetry
 from pydantic import Field, field_validator, model_validator
 from scipy.spatial import cKDTree
 
-from ...errors import NumericsError
 from ...structures.cells import heights
 from ...units import Unit
-from ..framework.interface import Repeats, Settings, symmetry_of
-
-if TYPE_CHECKING:  # it imports this file
-    from ..phonon_dispersion import PhononsResult
+from ..framework.interface import Repeats, Settings
 
 Nine = tuple[int, int, int, int, int, int, int, int, int]
 
@@ -137,38 +133,6 @@ def _is_invariant(matrix: np.ndarray, rotations: np.ndarray) -> bool:
     """Whether rotations map the superlattice onto itself."""
     turned = np.linalg.inv(matrix) @ rotations @ matrix
     return bool(np.allclose(turned, np.rint(turned), atol=1e-6))
-
-
-SAME = 1e-4  # fractional; far below the distance of neighbours on any path
-
-
-def rows_of(qpoints: np.ndarray, result: PhononsResult) -> np.ndarray:
-    """Index of a point on the path for each q-point (n, 3) at which frequencies are the same by symmetry."""
-    operations, path = _operations(result), result.band_qpoints
-    rows = []
-    for q in np.asarray(qpoints, dtype=float):
-        candidates = (_row(path, points) for points in (q[None], operations @ q))
-        row = next((row for row in candidates if row is not None), None)
-        if row is None:
-            place = ", ".join(f"{x:g}" for x in q)
-            raise NumericsError(f"q-point ({place}): is not on the band path; give references on the path")
-        rows.append(row)
-    return np.array(rows, dtype=int)
-
-
-def _operations(result: PhononsResult) -> np.ndarray:
-    """(R, 3, 3) point group and inversion, acting on fractional reciprocal coordinates."""
-    atoms = ase.Atoms(result.symbols, cell=result.cell, scaled_positions=result.scaled_positions, pbc=True)
-    direct = np.unique(symmetry_of(atoms, 1e-3).rotations, axis=0)
-    reciprocal = direct.transpose(0, 2, 1)  # the transposes are those of the inverses, which are in the group
-    return np.concatenate([reciprocal, -reciprocal])
-
-
-def _row(path: np.ndarray, candidates: np.ndarray) -> int | None:
-    """The first point of the path (Q, 3) that is one of the candidates (n, 3)."""
-    difference = path[:, None] - candidates  # (Q, n, 3)
-    same = (np.abs(difference - np.rint(difference)) < SAME).all(axis=2).any(axis=1)
-    return int(same.argmax()) if same.any() else None
 
 
 class SupercellSymmetry(Symmetry):
