@@ -342,6 +342,11 @@ class NFFLrCalculator(Calculator):
         return None if self.model.cutoff is None else float(self.model.cutoff)
 
     @property
+    def units(self) -> dict[str, str]:
+        """Units of the results by ASE's names; empty for a pure number."""
+        return {output.ase_name or output.name: output.unit for output in self.model.outputs}
+
+    @property
     def dtype(self) -> str:
         """``"float32"`` or ``"float64"``, in which it computes."""
         return str(self.model.dtype).removeprefix("torch.")

@@ -82,7 +82,7 @@ def open_foreign(
 
     prefix, _, argument = source.partition(":")
     if prefix not in names():
-        hint = did_you_mean(prefix, names())
+        hint = did_you_mean(prefix, [*names(), *keys()])
         hint = hint or (f"; did you mean 'ase:{source}'?" if "." in prefix else "")
         raise ConfigError(f"{source}: no kind of potential {prefix!r}; expected {', '.join(names())}{hint}")
     kind = adapter(prefix)

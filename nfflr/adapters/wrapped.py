@@ -54,7 +54,7 @@ class Foreign(nn.Module, Evaluator):
         self.register_buffer("anchor", anchor, persistent=False)
 
     @property
-    def device(self) -> torch.device:  # type: ignore[override]
+    def device(self) -> torch.device:
         return self.anchor.device
 
     def graph(self, x: Input) -> Graph:
@@ -98,6 +98,9 @@ class Wrapped(Foreign):
         ConfigError: an option that cannot be, or a model that fails on the example or returns no energy.
     """
 
+    cutoff: float | None
+    elements: tuple[str, ...] | None
+
     def __init__(
         self,
         model: nn.Module | Callable,
@@ -133,15 +136,15 @@ class Wrapped(Foreign):
         self._try(example)
 
     @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
+    def dtype(self) -> torch.dtype:
         return self.anchor.dtype
 
     @property
-    def outputs(self) -> tuple[Quantity, ...]:  # type: ignore[override]
+    def outputs(self) -> tuple[Quantity, ...]:
         return tuple(QUANTITIES[name] for name in ("total_energy", *self.results_given))
 
     @property
-    def key(self) -> str:  # type: ignore[override]
+    def key(self) -> str:
         """As ``"wrapped(MyNetwork)"``; not a key of the registry."""
         return f"wrapped({self.name})"
 
@@ -324,6 +327,10 @@ class AseEvaluator(Foreign):
     """
 
     cutoff = None
+    elements: tuple[str, ...] | None
+    dtype: torch.dtype
+    key: str
+    outputs: tuple[Quantity, ...]
 
     def __init__(self, calculator: Calculator):
         super().__init__(torch.zeros(0))

@@ -72,24 +72,24 @@ class Potential(ExactBuffers, Evaluator):
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
 
     @property
-    def outputs(self) -> tuple[Quantity, ...]:  # type: ignore[override]
+    def outputs(self) -> tuple[Quantity, ...]:
         """What ``forward`` returns, by name; a subclass that predicts more adds its quantities."""
         return FORCE_FIELD if self.compute_forces else FORCE_FIELD[:2]
 
     @property
-    def cutoff(self) -> float:  # type: ignore[override]
+    def cutoff(self) -> float:
         return self.config.cutoff
 
     @property
-    def elements(self) -> tuple[str, ...]:  # type: ignore[override]
+    def elements(self) -> tuple[str, ...]:
         return self.config.elements
 
     @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
+    def dtype(self) -> torch.dtype:
         return next((p.dtype for p in self.parameters()), torch.float64)
 
     @property
-    def device(self) -> torch.device:  # type: ignore[override]
+    def device(self) -> torch.device:
         return self.reference_energies.device
 
     def energies(self, inputs: Inputs) -> torch.Tensor:

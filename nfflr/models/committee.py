@@ -47,7 +47,7 @@ class Committee(Combination):
         self.elements = first.elements
 
     @property
-    def outputs(self) -> tuple[Quantity, ...]:  # type: ignore[override]
+    def outputs(self) -> tuple[Quantity, ...]:
         first, *others = self.parts
         means = tuple(q for q in first.outputs if all(other.gives(q.name) for other in others))
         return means + tuple(QUANTITIES[SPREAD[q.name]] for q in means if q.name in SPREAD)

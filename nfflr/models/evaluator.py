@@ -46,12 +46,6 @@ class Evaluator:
         origin: of a compiled form, one line on where it came from and how long that took.
     """
 
-    elements: tuple[str, ...] | None
-    cutoff: float | None
-    dtype: torch.dtype
-    device: torch.device
-    outputs: tuple[Quantity, ...]
-    key: str
     parts: Sequence[Evaluator] = ()
     metadata: ClassVar[dict] = {}
     is_potential: bool = True
@@ -59,14 +53,31 @@ class Evaluator:
     takes_candidates: bool = False
     takes_parts: bool = False
     compilable: bool = False
-    shortest_distances: torch.Tensor | None = None
     kind: str = "model"
     origin: str = "not compiled"
 
-    if TYPE_CHECKING:
+    if TYPE_CHECKING:  # a subclass sets these as attributes, or defines them as properties
+
+        @property
+        def elements(self) -> tuple[str, ...] | None: ...
+        @property
+        def cutoff(self) -> float | None: ...
+        @property
+        def dtype(self) -> torch.dtype: ...
+        @property
+        def device(self) -> torch.device: ...
+        @property
+        def outputs(self) -> tuple[Quantity, ...]: ...
+        @property
+        def key(self) -> str: ...
 
         def __call__(self, x: Any, stress: bool = True, virials: bool = False) -> dict[str, torch.Tensor]:
             """As ``Potential.forward``."""
+
+    @property
+    def shortest_distances(self) -> torch.Tensor | None:
+        """As among the attributes."""
+        return None
 
     def gives(self, name: str) -> bool:
         """Whether a quantity of this name is among the outputs."""
@@ -138,6 +149,7 @@ class Combination(nn.Module, Evaluator):
     """
 
     noun: ClassVar[str]
+    elements: tuple[str, ...] | None
 
     def __init__(self, parts: Sequence[Evaluator]):
         super().__init__()
@@ -155,16 +167,16 @@ class Combination(nn.Module, Evaluator):
     takes_parts = property(lambda self: all(p.takes_parts for p in self.parts))
 
     @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
+    def dtype(self) -> torch.dtype:
         """The highest precision among the parts."""
         return max((part.dtype for part in self.parts), key=lambda dtype: dtype.itemsize)
 
     @property
-    def device(self) -> torch.device:  # type: ignore[override]
+    def device(self) -> torch.device:
         return self.parts[0].device
 
     @property
-    def key(self) -> str:  # type: ignore[override]
+    def key(self) -> str:
         return f"{self.noun}({', '.join(part.key for part in self.parts)})"
 
     def forward(self, x: Input, stress: bool = True, virials: bool = False) -> dict[str, torch.Tensor]:
@@ -244,7 +256,7 @@ class Sum(Combination):
         return self.parts
 
     @property
-    def outputs(self) -> tuple[Quantity, ...]:  # type: ignore[override]
+    def outputs(self) -> tuple[Quantity, ...]:
         return tuple(
             quantity
             for name, quantity in _offered(self.parts).items()
@@ -252,7 +264,7 @@ class Sum(Combination):
         )
 
     @property
-    def shortest_distances(self) -> torch.Tensor | None:  # type: ignore[override]
+    def shortest_distances(self) -> torch.Tensor | None:
         """The largest of what the terms know."""
         if self.elements is None:
             return None

@@ -137,7 +137,7 @@ class MomentNetwork(Potential):
         return energies / self.scale.to(energies.dtype)
 
     @property
-    def shortest_distances(self) -> torch.Tensor | None:  # type: ignore[override]
+    def shortest_distances(self) -> torch.Tensor | None:
         return self.zbl_outer / REACH if self.config.zbl else None
 
     @torch.no_grad()

@@ -159,7 +159,7 @@ class PropertyModel(Potential):
         self.compute_forces = config.compute_forces and self.is_potential
 
     @property
-    def outputs(self) -> tuple[Quantity, ...]:  # type: ignore[override]
+    def outputs(self) -> tuple[Quantity, ...]:
         """Of a potential those of ``Potential``; else each property, under ``property`` if it has no name."""
         if self.is_potential:
             return super().outputs

@@ -1,4 +1,4 @@
-"""Parts of models: radial bases, cutoffs, losses. Names load on first use."""
+"""Parts of models: radial bases, cutoffs, moments, dense layers. Names load on first use."""
 
 from typing import TYPE_CHECKING
 

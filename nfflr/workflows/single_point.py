@@ -73,11 +73,12 @@ def energy(
     for name, value in {**values, **quantities}.items():
         if not np.isfinite(value).all():
             raise NumericsError(f"structure: the {name} is not finite; check the geometry")
+    units = UNITS | getattr(calculator, "units", {})  # a model may declare quantities of its own
     forces, stress = values.get("forces"), values.get("stress")
     progress(1, 1, {"E (eV)": float(values["energy"])}, atoms)
     return EnergyResult(
         converged=True,
-        message="; ".join(_shown(name, value) for name, value in quantities.items()),
+        message="; ".join(_shown(name, value, units.get(name)) for name, value in quantities.items()),
         formula=atoms.get_chemical_formula(),
         energy=float(values["energy"]),
         energy_per_atom=float(values["energy"]) / len(atoms),
@@ -89,13 +90,13 @@ def energy(
         forces=forces,
         stress=None if stress is None else stress / GPA,
         quantities={name: value if value.ndim else float(value) for name, value in quantities.items()},
-        quantity_units={name: UNITS[name] for name in quantities if UNITS.get(name)},
+        quantity_units={name: units[name] for name in quantities if units.get(name)},
     )
 
 
-def _shown(name: str, value: np.ndarray) -> str:
+def _shown(name: str, value: np.ndarray, unit: str | None) -> str:
     """A short vector in full, the range of a longer array."""
     numbers = [f"{number:.4g}" for number in np.ravel(value)]
     lowest, highest = f"{value.min():.4g}", f"{value.max():.4g}"
     text = " ".join(numbers) if len(numbers) <= 3 else f"{lowest} to {highest}"
-    return f"{name} {text} {UNITS.get(name) or ''}".rstrip()
+    return f"{name} {text} {unit or ''}".rstrip()

@@ -17,8 +17,9 @@ from nfflr.cli.main import run
 from nfflr.data.dataset import collate
 from nfflr.errors import CheckpointError, ConfigError, StructureError
 from nfflr.models.registry import REGISTRY
-from nfflr.quantities import QUANTITIES, Quantity
+from nfflr.quantities import FORCE_FIELD, QUANTITIES, Quantity
 from nfflr.train.trainer import train
+from nfflr.workflows import energy
 
 TARGET = ["energy_and_forces", "charges", "magmoms"]
 ELECTRONEGATIVITY = {"Cu": 1.9, "Ni": 1.91, "Au": 2.54}  # Pauling
@@ -131,10 +132,12 @@ def test_the_command_line_shows_and_writes_them(trained, tmp_path, capsys):
         run(["energy", str(tmp_path / "one.cif"), "--model", str(trained / "run"), "--out", str(tmp_path)])
         == 0
     )
-    assert "magmoms" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "magmoms" in shown
     result = json.loads((tmp_path / "one-energy.json").read_text())["result"]
     assert len(result["quantities"]["magmoms"]) == len(result["quantities"]["charges"]) == len(atoms)
     assert result["quantity_units"]["charges"] == "e"
+    assert "charges" in shown and " e" in shown.partition("charges")[2].splitlines()[0]
     assert run(["info", "--model", str(trained / "run")]) == 0
     assert "magmoms, charges" in capsys.readouterr().out
 
@@ -300,3 +303,17 @@ def test_a_dipole_is_the_sum_of_the_atoms_shares():
         turned.calc = calculator
         x, y, z = atoms.get_dipole_moment()
         np.testing.assert_allclose(turned.get_dipole_moment(), [-y, x, z], atol=1e-9)
+
+
+def test_a_quantity_of_a_models_own_is_shown_with_its_unit(monkeypatch):
+    hardness = Quantity("hardness", per_atom=True, unit="eV")
+    monkeypatch.setattr(magnet.Magnet, "outputs", (*FORCE_FIELD, hardness))
+
+    def atomic(self, inputs):
+        numbers = inputs.numbers.double()
+        return {"energies": inputs.vectors.square().sum() + numbers, "hardness": numbers}
+
+    monkeypatch.setattr(magnet.Magnet, "atomic", atomic)
+    model = magnet.Magnet(magnet.Magnet.Config(elements=("Cu",))).eval()
+    result = energy(bulk("Cu", cubic=True), NFFLrCalculator(model))
+    assert result.quantity_units["hardness"] == "eV" and "hardness 29 to 29 eV" in result.message

@@ -11,8 +11,8 @@ An adapter is a module with
 - ``HELD``: names of files in the package, if it has any;
 - ``UNIVERSAL``: True if the bare prefix names a potential of most elements whose weights are in the package;
 - ``DTYPES``: precisions that it offers;
-- ``load(argument, device, dtype) -> Peer``: the calculator of the text after the prefix. Any error but
-  ``NFFLrError`` counts as a damaged file.
+- ``load(argument, device, dtype) -> foreign_calculator.Peer``: the calculator of the text after the prefix.
+  Any error but ``NFFLrError`` counts as a damaged file.
 """
 
 from __future__ import annotations

@@ -3,13 +3,17 @@
 A source is a module with
 
 - ``opens(source) -> bool``: whether ``source`` is of this kind; cheap, raises nothing;
-- ``read(source, selection=None) -> Sequence[Entry]``: the structures, with those of the stored values that
-  ``selection`` names (None: all). Raises ``StructureError`` naming file and record. What is returned may read
-  lazily;
+- ``read(source, selection=None) -> Sequence[Entry]`` (see below): the structures, with those of the stored
+  values that ``selection`` names (None: all). Raises ``StructureError`` naming file and record. What is
+  returned may read lazily;
 - ``KEYS``: by which names it stores ``total_energy``, ``forces`` and ``stress``;
 - ``ENERGY_UNITS``: the unit that the format fixes, or None if the user has to say it;
 - ``STRESS``: likewise unit, sign and order (see ``nfflr.data.records``), or None;
-- ``KINDS``, if it has more than one: a ``Kind`` with these five for each further one.
+- ``KINDS``, if it has more than one: a ``Kind`` with these five for each further one;
+- ``FALLBACK = True``, for the one that opens any file.
+
+``read`` gives each structure to ``check_structure`` with the name of its file and frame. Kinds are asked
+first, then files in the order of their names, and the fallback last.
 """
 
 from __future__ import annotations

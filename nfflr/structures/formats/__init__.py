@@ -1,4 +1,7 @@
-"""File formats that NFFLr reads itself: one file each, which is all that a new format needs.
+"""File formats that NFFLr reads itself: one file each.
+
+They are asked in the order of their names, and the first that opens a file reads it; callers check the
+structures. A folder that is given whole is searched for the endings in ``structures/kinds.py``.
 
 A format is a module with
 
