@@ -148,6 +148,13 @@ def test_a_result_is_saved_and_read_back(name, results, tmp_path):
     assert json.loads(second["json"].read_text("utf-8")) == record
 
 
+def test_a_result_without_files_is_read(results, tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text(results["relax"].to_json(), encoding="utf-8")
+    again = nfflr.read_result(path)
+    assert again.energy == results["relax"].energy and not hasattr(again, "structure")
+
+
 def test_the_command_line_and_python_write_the_same_files(copper, tmp_path):
     copper.calc = None
     copper.write(tmp_path / "Cu4.xyz")

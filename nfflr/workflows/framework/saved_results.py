@@ -52,12 +52,12 @@ def read_result(path: str | Path) -> Result:
     workflow = find_workflow(record.workflow)
     result = _result(path, record, workflow, partial=False)
     for field, kind in file_fields(workflow.result).items():
-        if record.files is None or field in record.files:
-            file = path.with_name((record.files or {}).get(field, ""))
-            if file.is_file():
-                result.__dict__[field] = _read(file, kind)
-        else:
+        if record.files is None:  # the JSON of a result of which no file was written
+            break
+        if field not in record.files:
             result.__dict__[field] = None  # there was nothing to write
+        elif (file := path.with_name(record.files[field])).is_file():
+            result.__dict__[field] = _read(file, kind)
     structure = next((v for v in result.__dict__.values() if isinstance(v, ase.Atoms)), ase.Atoms())
     facts = record.model_dump(exclude={"result", "units", "files"}, exclude_unset=True)
     stem = path.stem.removesuffix(f"-{workflow.name}")
