@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from ase.build import bulk, molecule
+from command_errors import fails
 
 from nfflr.checkpoint import FILE, save_checkpoint
 from nfflr.cli.main import run
@@ -22,17 +23,6 @@ def silicon(tmp_path):
     path = tmp_path / "si.xyz"
     bulk("Si").write(path)
     return path
-
-
-def fails(capsys, arguments, code, *words):
-    """Run ``nff``; check the exit code and that the last line of stderr names what it should."""
-    assert run([str(a) for a in arguments]) == code
-    stderr = capsys.readouterr().err.strip().splitlines()
-    assert stderr[-1].startswith("error: ")
-    assert "Traceback" not in "\n".join(stderr)
-    for word in words:
-        assert str(word) in stderr[-1]
-    return stderr[-1]
 
 
 def test_missing_structure(capsys, tmp_path, checkpoint):

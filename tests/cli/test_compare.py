@@ -11,7 +11,7 @@ import pytest
 import torch
 from ase.build import bulk
 from ase.calculators.emt import EMT
-from test_bad_input import fails
+from command_errors import fails
 
 from nfflr.checkpoint import FILE, save_checkpoint
 from nfflr.cli.main import run

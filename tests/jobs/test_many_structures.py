@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from ase.build import bulk
-from test_bad_input import fails
+from command_errors import fails
 
 from nfflr.checkpoint import FILE, save_checkpoint
 from nfflr.cli.main import run
