@@ -23,8 +23,7 @@ from ..storage.files import claim_folder, locked, write_atomically
 from ..workflows.framework.contract import find_workflow
 from ..workflows.framework.result_files import Outputs, refuse_existing, versions
 from ..workflows.framework.results import Result, result_record, scalar_fields
-from ..workflows.framework.saved_results import read_fields as read_result
-from ..workflows.framework.saved_results import read_result as read_whole_result
+from ..workflows.framework.saved_results import read_fields, read_result
 from .opening import Models, calculator_record
 from .plan import Job, Listener, Outcome, Plan
 
@@ -54,7 +53,7 @@ class Run:
             raise ConfigError(f"--model: nff {plan.workflow} does not compare models; give one")
         for path in plan.compare:
             if not path.is_dir():
-                read_result(path, self.workflow)  # refuses a wrong file before anything is computed
+                read_fields(path, self.workflow)  # refuses a wrong file before anything is computed
         self.models = Models(
             plan.calculators, plan.device, plan.dtype, plan.compile, plan.trust, plan.threads, listener.say
         )
@@ -221,12 +220,12 @@ class Run:
         path = outputs.paths["json"]
         if not path.is_file():
             return None, True
-        _, record = read_result(path, self.workflow)
+        _, record = read_fields(path, self.workflow)
         if not _same_calculator(record, description):
             return None, False
         if all(record.get(name) == value for name, value in request.items()):
             outputs.paths = {name: path.with_name(file) for name, file in record["files"].items()}
-            result = read_whole_result(path)
+            result = read_result(path)
             return Outcome(job.name, source, result, calculator=description, files=outputs.paths), False
         before, now = dict(record.get("settings") or {}), dict(request["settings"])
         longer = bool(self.workflow.extends) and self.archive(job, source).is_dir()
@@ -248,7 +247,7 @@ class Run:
         others: dict[str, Result] = {}
         for path in self.plan.compare:
             file = path / f"{job.stem}-{self.workflow.name}.json" if path.is_dir() else path
-            result, record = read_result(file, self.workflow)
+            result, record = read_fields(file, self.workflow)
             label = (record.get("calculator") or {}).get("source") or file.stem
             label = str(file) if label in (*sources, *others) else label
             others[label], compared[label] = result, {"file": str(file)}

@@ -7,9 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ..units import Unit
-from ..workflows.framework.interface import Settings
-
-Three = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+from ..workflows.framework.interface import Repeats, Settings
 
 
 class DistillSettings(Settings):
@@ -19,7 +17,7 @@ class DistillSettings(Settings):
     temperature: Annotated[float, Unit("K")] = Field(
         1000.0, gt=0, description="highest temperature the potential is made for"
     )
-    supercell: Three | None = Field(
+    supercell: Repeats | None = Field(
         None, description="repeats for MD and rattled atoms; default: from --supercell-length"
     )
     supercell_length: Annotated[float, Unit("Å")] = Field(
