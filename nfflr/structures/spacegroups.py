@@ -23,7 +23,7 @@ UNIT = 5040  # translations are compared in this fraction of a lattice vector: 2
 CLOSEST = 0.3  # Å; images of a site that are closer and equal within its digits are one atom
 DIGITS = r"(?:\d+\.?\d*|\.\d+)"
 ROW = re.compile(rf"(?:(?:^|[+-])(?:{DIGITS}(?:/\d+)?\*?[xyz]?|[xyz]))+")
-TERM = re.compile(rf"([+-]?)(?:({DIGITS})(?:/(\d+))?\*?)?([xyz]?)(?<=.)")
+TERM = re.compile(rf"(?=.)([+-]?)(?:({DIGITS})(?:/(\d+))?\*?)?([xyz]?)")  # not the empty end of a row
 DENOMINATORS = (1, 2, 3, 4, 6, 8, 12)  # denominators of translations that are often written as decimals
 
 # What follows a name: origin choice 1 or 2, or hexagonal or rhombohedral axes, as programs write it.
