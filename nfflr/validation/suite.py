@@ -152,8 +152,7 @@ class Outcome:
 
     Attributes:
         status: ``"failed"`` if the workflow raised an error, exploded, did not converge, or gave what cannot
-        be
-            compared; ``"skipped"`` if there was no time left.
+            be compared; ``"skipped"`` if there was no time left.
         scores: every score of the task; infinite where there is none, so that a failure keeps its place.
         message: of the result, or why there is none.
         seconds: wall time.

@@ -312,7 +312,7 @@ def plot(result: MdResult, others: Mapping[str, MdResult] = {}, label: str = "")
 
 
 def _curves(result: MdResult) -> list[tuple]:
-    """Abscissa and ordinate of each panel of the analysis, of all atoms; None where it is not there."""
+    """Abscissa and ordinate of each panel of the analysis, of all atoms; None if it was not computed."""
     return [
         (result.rdf_distance, result.rdf and result.rdf["all"]),
         (result.msd_time, result.msd and result.msd["all"]),

@@ -187,7 +187,7 @@ def relax_each(
     progress: Progress,
     numbers: Callable[[RelaxResult], dict[str, float]] = lambda result: {"fmax (eV/Å)": result.fmax},
 ) -> tuple[list[RelaxResult], str]:
-    """Relax one structure after another; the results, and why the first did not converge that did not.
+    """Relax one structure after another; the results, and why the first failure did not converge.
 
     That reason gives the structure's name. ``numbers`` are those of each result that ``progress`` gets.
     """

@@ -155,7 +155,10 @@ def motion(frames: Sequence[ase.Atoms], spacing: float, moving: np.ndarray) -> d
 
 
 def square_displacements(x: np.ndarray) -> np.ndarray:
-    """|x(t + lag) - x(t)|² averaged over t, summed over atoms: x (F, n, 3) gives (F,)."""
+    """|x(t + lag) - x(t)|² averaged over t, summed over atoms: x (F, n, 3) gives (F,).
+
+    Sums by Fourier transform (G. R. Kneller et al., Comput. Phys. Commun. 91, 191 (1995)).
+    """
     count = len(x)
     x = x - x.mean(axis=0)  # displacements do not change, rounding errors do
     squares = np.square(x).sum(axis=(1, 2))  # (F,)

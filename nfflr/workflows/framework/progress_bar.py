@@ -51,7 +51,7 @@ class ProgressBar(AbstractContextManager):
 
 
 def progress_bar(name: str = "workflow") -> ProgressBar:
-    """A bar with the numbers that matter, for ``progress=`` of a workflow; so does ``progress=True``."""
+    """A bar with the numbers that matter, for ``progress=`` of a workflow; ``progress=True`` shows it too."""
     return ProgressBar(name)
 
 
