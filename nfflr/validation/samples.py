@@ -151,32 +151,32 @@ class CheckResult:
 class Limits:
     """Steps of the differences and the largest error that passes, for one precision."""
 
-    # Å. Truncation h⁴E⁽⁵⁾/30 and rounding of E over h are about equal.
+    #: Å. Truncation h⁴E⁽⁵⁾/30 and rounding of E over h are about equal.
     step: float
-    # As the step, for a bond of 3 to 5 Å.
+    #: As the step, for a bond of 3 to 5 Å.
     strain: float
-    # Relative to the largest force. That step leaves errors of 1e-8 in float64, 1e-4 in float32.
+    #: Relative to the largest force. That step leaves errors of 1e-8 in float64, 1e-4 in float32.
     forces: float
-    # Relative to the largest component. Every bond crosses its range at once, hence twice in float32.
+    #: Relative to the largest component. Every bond crosses its range at once, hence twice in float32.
     stress: float
-    # eV, eV/Å. Rounding of coordinates by 1e-15 or 1e-6 relative, times stiffnesses up to some 100 eV/Å².
+    #: eV, eV/Å. Rounding of coordinates by 1e-15 or 1e-6 relative, times stiffnesses up to some 100 eV/Å².
     symmetry: float
-    # eV/atom, eV/Å. As above: other images, other orders of sums.
+    #: eV/atom, eV/Å. As above: other images, other orders of sums.
     extensivity: float
-    # eV. A crossing that gives 0.1 meV is lost in kT/250 of 300 K; ASE's EMT leaves 2e-5.
+    #: eV. A crossing that gives 0.1 meV is lost in kT/250 of 300 K; ASE's EMT leaves 2e-5.
     jump: float
-    # eV/Å. An integrator loses F v Δt at a crossing, 1e-5 eV with atoms that move 0.01 Å in a step.
+    #: eV/Å. An integrator loses F v Δt at a crossing, 1e-5 eV with atoms that move 0.01 Å in a step.
     force_jump: float
-    # eV. Work of a curl of 3e-6 eV/Å² around 0.03 Å². Quadrature on 64 points leaves 1e-8, float32 1e-6.
+    #: eV. Work of a curl of 3e-6 eV/Å² around 0.03 Å². Quadrature on 64 points leaves 1e-8, float32 1e-6.
     loop: float
-    # eV/Å. Nothing is there to pull.
+    #: eV/Å. Nothing is there to pull.
     isolated_force: float
-    # eV, of a cell of about 500 atoms. Rounding of 500 atomic energies of some eV leaves 5e-6 in float32; a
-    # total in float32 has steps of 2e-4 eV at 3 keV, in which displacements, drift and barriers drown.
+    #: eV, of a cell of about 500 atoms. Rounding of 500 atomic energies of some eV leaves 5e-6 in float32; a
+    #: total in float32 has steps of 2e-4 eV at 3 keV, in which displacements, drift and barriers drown.
     resolution: float
-    # meV/atom/ps at 300 K. Heats by 4 K per ps at most; a run this short does not resolve less.
+    #: meV/atom/ps at 300 K. Heats by 4 K per ps at most; a run this short does not resolve less.
     drift: float
-    # eV/atom, eV/Å. Same sums, other order.
+    #: eV/atom, eV/Å. Same sums, other order.
     batch: float
 
 
