@@ -39,7 +39,20 @@ from .records import (
 )
 from .targets import Labels, Target, TargetCheck, label_tensors, name_of, quantities_of, refuse_unknown
 
-Share = Annotated[float, Field(ge=0, le=1, strict=True)] | Annotated[int, Field(ge=0, strict=True)]
+
+def _share(value: Any) -> Any:
+    """A fraction or a count; numpy's numbers as Python's."""
+    value = value.item() if isinstance(value, np.number) else value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not value >= 0 or (isinstance(value, float) and value > 1):
+        raise ValueError("should be a fraction from 0 to 1 (as 0.9) or a count (as 900)")
+    return value
+
+
+Share = Annotated[
+    Annotated[float, Field(ge=0, le=1, strict=True)] | Annotated[int, Field(ge=0, strict=True)],
+    BeforeValidator(_share),
+]
 Sign = Literal[1, -1]
 STORAGE = ("energy_units", "force_units", "force_sign", "stress_units", "stress_sign", "stress_order", "keys")
 Seed = Annotated[int, BeforeValidator(lambda n: n.item() if isinstance(n, np.integer) else n), Strict()]
@@ -76,7 +89,9 @@ class DatasetConfig(BaseModel):
     )
     n_train: Share = Field(0.9, description="fraction (as 0.9) or number (as 900) to train on")
     n_val: Share = Field(0.1, description="likewise, to choose the checkpoint; the rest is the test split")
-    diskcache: Annotated[bool, Strict()] | Path = Field(
+    diskcache: Annotated[
+        Annotated[bool, Strict()] | Path, BeforeValidator(lambda place: False if place is None else place)
+    ] = Field(
         False, description="keep graphs on disk, in the user's cache (true) or this folder, not in memory"
     )
     seed: Seed = Field(42, ge=0, description="of the split")

@@ -48,6 +48,18 @@ def test_impossible_splits_are_refused(n_train, n_val):
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize("share", [5.0, -1, "4", None, True, np.float64(1.5), float("nan")])
+def test_a_share_that_is_neither_a_fraction_nor_a_count_is_refused(share):
+    with pytest.raises(ConfigError, match="^n_train: should be a fraction from 0 to 1 .* or a count .*, got"):
+        AtomsDataset(copper(4), n_train=share)
+
+
+def test_shares_may_be_numbers_of_numpy_and_no_disk_cache_be_none():
+    dataset = AtomsDataset(copper(4), n_train=np.int64(3), n_val=np.float32(0.25), diskcache=None)
+    assert [len(dataset.split[name]) for name in ("train", "val", "test")] == [3, 1, 0]
+    assert dataset.diskcache is False
+
+
 @pytest.mark.parametrize("seed", ["x", -1, 1.5, None, True])
 def test_a_seed_that_is_no_whole_number_is_refused(seed):
     expected = "greater than or equal to 0" if seed == -1 else "a whole number"
