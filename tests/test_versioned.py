@@ -12,8 +12,20 @@ from nfflr.learn.teacher import LeftOut
 from nfflr.reports.run_record import CheckRecord, RunRecord, ValidationRecord
 from nfflr.storage.sealed import STEPS, Record
 from nfflr.train.state import StateRecord
+from nfflr.validation.reading import SuiteRecord
+from nfflr.workflows.framework.results import ResultRecord
 
-KINDS = [Card, CheckRecord, LeftOut, Plan, RunRecord, StateRecord, ValidationRecord]
+KINDS = [
+    Card,
+    CheckRecord,
+    LeftOut,
+    Plan,
+    ResultRecord,
+    RunRecord,
+    StateRecord,
+    SuiteRecord,
+    ValidationRecord,
+]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

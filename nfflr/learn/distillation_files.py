@@ -61,7 +61,8 @@ def write_results(
         **more,
     }
     write_figure(out / "distill.png", draw(run.history, run.settings, teacher))
-    content = card(run, record).model_dump(mode="json", exclude_unset=True)
+    contents = card(run, record)
+    content = {"version": contents.version, **contents.model_dump(mode="json", exclude_unset=True)}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
     write_atomically(out / CARD, text.encode())
     write_json(out / "distill.json", record)

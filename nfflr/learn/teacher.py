@@ -24,7 +24,7 @@ from ..storage.files import claim_folder, write_atomically, write_json
 from ..storage.sealed import Record
 from ..structures.readers import read_structure
 from ..validation.reading import FILE as SUITE
-from ..validation.reading import read_suite
+from ..validation.reading import SuiteRecord, read_suite
 from ..validation.suite import BudgetSpentError, Suite
 from ..workflows.framework.contract import find_workflow
 from ..workflows.framework.interface import Settings, has_stress
@@ -248,7 +248,8 @@ def make_suite(
                 else:
                     entries.append(entry)
         if entries:
-            content = {"description": "What the teacher says.", "tasks": entries}
+            version = SuiteRecord.model_fields["version"].default
+            content = {"version": version, "description": "What the teacher says.", "tasks": entries}
             write_atomically(folder / SUITE, yaml.safe_dump(content, sort_keys=False).encode())
         LeftOut(tasks=reasons).write(folder / LEFT_OUT)
     left_out = LeftOut.read(folder / LEFT_OUT).tasks

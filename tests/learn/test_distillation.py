@@ -96,6 +96,8 @@ def test_calls_are_counted_and_bounded_and_kept(done, record):
 
 def test_the_card_tells_of_the_checkpoint_and_its_commands_run(done, record, tmp_path):
     card = read_card(done).model_dump()
+    for file in ("card.yaml", "suite/suite.yaml"):
+        assert (done / file).read_text("utf-8").startswith("version: 1\n")
     assert card["elements"] == ["Cu"] and card["sha256"] == record["digest"]
     assert nff("evaluate", "--model", done, done / "test.xyz", "--out", tmp_path) == 0
     evaluated = json.loads(next(tmp_path.glob("*.json")).read_text())["errors"]["all"]["forces_mae"]
