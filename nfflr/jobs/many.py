@@ -30,7 +30,7 @@ from .. import workflows
 from ..errors import ConfigError, NFFLrError, ResourceError, StoppedError, did_you_mean
 from ..notes import LOGGER, note
 from ..workflows import RelaxSettings
-from ..workflows.framework.contract import _settings, find_workflow
+from ..workflows.framework.contract import find_workflow, settings_with
 from ..workflows.framework.interface import Settings
 from .job_run import Begun, Run
 from .opening import VARIABLE, calculator_record, threads_restored
@@ -124,7 +124,7 @@ def run_many(
     calculators = [calculator] if isinstance(calculator, str | Calculator) else calculator or ()
     plan = Plan(
         workflow=kind.name,
-        settings=_settings(kind.settings, settings, fields),
+        settings=settings_with(kind.settings, settings, fields),
         jobs=jobs_of(kind, structures),
         calculators=tuple(calculators),
         command=command or shlex.join(sys.argv),

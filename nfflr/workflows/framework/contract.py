@@ -66,7 +66,7 @@ def workflow(function: Callable[..., R]) -> Callable[Concatenate[ase.Atoms, ...]
         values = public.bind(*args, **kwargs).arguments
         values["calculator"] = _calculator(values.get("calculator"), [values[name] for name in structures])
         if kind is not None:
-            values["settings"] = _settings(kind, values.get("settings"), fields)
+            values["settings"] = settings_with(kind, values.get("settings"), fields)
         settings = values.get("settings")
         titles = ["structure"] if len(structures) == 1 else [f"structure {name}" for name in structures]
         atoms = prepared(function, [values[name] for name in structures], settings, titles)
@@ -118,7 +118,12 @@ def _calculator(calculator: Any, structures: list[ase.Atoms]) -> Any:
     return attached
 
 
-def _settings(kind: type[BaseModel], settings: Any, fields: Mapping[str, Any]) -> BaseModel:
+def settings_with(kind: type[BaseModel], settings: Any, fields: Mapping[str, Any]) -> BaseModel:
+    """Those settings of a workflow, or its defaults, with ``fields`` in place of what has the same names.
+
+    Raises:
+        ConfigError: the settings are another workflow's, or a value is wrong; names it.
+    """
     if settings is not None and not isinstance(settings, kind):
         raise ConfigError(f"settings: got {type(settings).__name__}; expected {kind.__name__}")
     if settings is not None and not fields:
