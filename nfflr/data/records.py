@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import ase
 import numpy as np
 
-from ..errors import ConfigError, StructureError
+from ..errors import ConfigError, StructureError, did_you_mean
 from ..notes import note
 from ..quantities import LABELLED, QUANTITIES, Quantity, names_of
 from ..units import GPA, factor
@@ -226,6 +226,14 @@ def _reading(
     stress_order: str | None = None,
     keys: Mapping[str, str] | None = None,
 ) -> Reading:
+    for option, value, choices in (
+        ("energy_units", energy_units, ENERGY_UNITS),
+        ("stress_units", stress_units, STRESS_UNITS),
+        ("stress_order", stress_order, get_args(StressOrder)),
+    ):
+        if value is not None and value not in choices:
+            hint = did_you_mean(value, choices)
+            raise ConfigError(f"{option}: got {value!r}; expected one of {', '.join(choices)}{hint}")
     module, name = sources.find(source), folder + sources.display_name(source)
     keys = keys or {}
     names = _stored_names(declared, module, name, keys)

@@ -13,7 +13,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..data.graph import Graph, batch_graphs
-from ..errors import ConfigError, plain_reason
+from ..errors import ConfigError, did_you_mean, plain_reason
 from ..nn.dense import ExactBuffers
 from ..quantities import FORCE_FIELD, Quantity
 from .assemble import Inputs, assemble
@@ -233,8 +233,11 @@ class Potential(ExactBuffers, Evaluator):
             raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
         except ValidationError as error:
             first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
-            raise ConfigError(f"{path}: {field or cls.key}: {plain_reason(first)}") from error
+            field = ".".join(map(str, first["loc"])) or cls.key
+            if first["type"] == "extra_forbidden":
+                hint = did_you_mean(field, cls.Config.model_fields)
+                raise ConfigError(f"{path}: {field}: {cls.key} has no such parameter{hint}") from error
+            raise ConfigError(f"{path}: {field}: {plain_reason(first)}") from error
         except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
             raise ConfigError(
                 f"{path}: not a YAML file of parameters; expected lines such as 'elements: [Ar]'"

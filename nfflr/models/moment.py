@@ -133,8 +133,8 @@ class MomentNetwork(Potential):
         It acts at every distance, falling to zero at the cutoff, and the network learns the rest: a
         structure that is compressed beyond the data is then met by a wall that was there all along.
         """
-        energies = repulsion(inputs, self.cutoff, self.config.envelope)
-        return energies / self.scale.to(energies.dtype)
+        unit = self.scale.to(inputs.vectors.dtype)
+        return repulsion(inputs, self.cutoff, self.config.envelope, unit)
 
     @property
     def shortest_distances(self) -> torch.Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,14 +106,26 @@ def run_data(metadata: dict, record: DataRecord, file: Path | None) -> RunData:
     return RunData(dataset, {file.name: range(len(dataset))}, message)
 
 
+# By how a quantity rotates: what its column is called, and what stands in it.
+INVARIANTS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "invariant": ("{}", np.asarray),
+    "vector": ("|{}|", lambda values: np.linalg.norm(values, axis=-1)),
+    "tensor": ("tr {}/3", lambda values: np.trace(values, axis1=-2, axis2=-1) / 3),
+}
+
+
 def summary(
     dataset: AtomsDataset, parts: Mapping[str, Sequence[int]]
 ) -> tuple[list[str], list[list[object]]]:
-    """A table of splits: structures, atoms, and the ranges of what is labelled."""
+    """A table of splits: structures, atoms, and the ranges of what is labelled.
+
+    Of a vector the table shows the length and of a tensor the mean of its diagonal, which no rotation of the
+    structure changes.
+    """
     headers = ["split", "structures", "atoms", "atoms per structure"]
     for q in dataset.quantities:
-        unit, _ = q.value_display
-        headers.append(f"{q.name} ({unit})" if unit else q.name)
+        name, (unit, _) = INVARIANTS[q.rotation][0].format(q.name), q.value_display
+        headers.append(f"{name} ({unit})" if unit else name)
     rows: list[list[object]] = []
     for name, indices in parts.items():
         records = [dataset.records[k] for k in indices]
@@ -124,13 +136,15 @@ def summary(
 
 
 def _labels_range(records: Sequence[Record], q: Quantity) -> str:
-    """The range of all components in the unit of ``value_display``, or the number of labels of a class."""
+    """The range in the unit of ``value_display``, or the number of labels of a class."""
     labelled = [r for r in records if q.name in r.labels]
     if q.classes is not None:
         return f"{len(labelled)} labelled, {len(q.classes)} classes"
     _, factor = q.value_display
     scales = [factor / (len(r.atoms) if q.extensive else 1) for r in labelled]
-    values = [np.ravel(r.labels[q.name]) * scale for r, scale in zip(labelled, scales, strict=True)]
+    invariant = INVARIANTS[q.rotation][1]
+    labels = [invariant(np.asarray(r.labels[q.name])) for r in labelled]
+    values = [np.ravel(label) * scale for label, scale in zip(labels, scales, strict=True)]
     return _range(np.concatenate(values) if values else ())
 
 

@@ -333,7 +333,7 @@ def plot(result: ElasticResult, others: Mapping[str, ElasticResult] = {}, label:
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     left = figure.add_subplot(1, 2, 1)
     right = figure.add_subplot(1, 2, 2, projection="polar")
-    entries = own_constants(result.stiffness)
+    entries = _distinct(result.stiffness)
     rows = tuple(np.transpose(entries))
     curves = overlay(result, others, label)
     for k, (name, item, colour) in enumerate(curves):
@@ -356,6 +356,19 @@ def plot(result: ElasticResult, others: Mapping[str, ElasticResult] = {}, label:
         right.plot([], [], style, color="grey", label=f"{plane} plane")
     right.legend(loc="lower left", bbox_to_anchor=(0.95, -0.1), fontsize="small")
     return figure
+
+
+def _distinct(stiffness: np.ndarray) -> list[tuple[int, int]]:
+    """Indices of the constants that are neither zero nor the same number as an earlier one."""
+    entries: list[tuple[int, int]] = []
+    sizes: list[float] = []
+    scale = np.abs(stiffness).max()
+    for i, j in sorted(combinations_with_replacement(range(6), 2), key=lambda e: (e[0] > 2, e[1] > 2, e)):
+        size = abs(stiffness[i, j])
+        if size > 1e-4 * scale and all(abs(size - other) > 1e-6 * scale for other in sizes):
+            entries.append((i, j))
+            sizes.append(size)
+    return entries
 
 
 def _polar(axes: Axes, stiffness: np.ndarray, colour: str) -> None:

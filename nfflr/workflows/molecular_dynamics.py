@@ -327,7 +327,7 @@ def _trace(panel: Axes, result: MdResult, column: str, color: str, target: tuple
     name, unit = column.replace("^3", "³").rstrip(")").split(" (")
     mean, error = getattr(result, name), getattr(result, f"{name}_error")
     panel.plot(time, values, color=color, linewidth=0.8)
-    text = "" if mean is None else f"mean {with_error(mean, error)} {unit}"
+    text = "" if mean is None else f"mean {with_error(mean, error) if error else f'{mean:.4g}'} {unit}"
     if mean is not None:
         panel.axhline(mean, **GREY, linestyle="--")
     if target is not None:

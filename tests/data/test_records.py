@@ -160,3 +160,13 @@ def test_molecules_have_energies_and_forces_only():
     molecule.calc = SinglePointCalculator(molecule, energy=1.0, forces=np.zeros((2, 3)))
     (record,) = read_records([molecule])
     assert set(record.labels) == {"total_energy", "forces"}
+
+
+@pytest.mark.parametrize(
+    ("option", "nearest"), [("energy_units", "eV/atom"), ("stress_units", "kbar"), ("stress_order", "voigt")]
+)
+def test_a_reader_of_records_alone_refuses_what_a_data_set_refuses(option, nearest):
+    (atoms,) = copper(1)
+    wrong = {option: nearest[:-1]}
+    with pytest.raises(ConfigError, match=f"{option}: got .*did you mean '{nearest}'"):
+        read_records([atoms], **{"energy_units": "eV", **wrong})

@@ -7,6 +7,7 @@ import torch
 from ase import Atoms
 from scipy import constants
 
+from nfflr.errors import ConfigError
 from nfflr.models import CoreRepulsion, MomentConfig, MomentNetwork
 from nfflr.models.classical.core_repulsion import COULOMB, SHARES, zbl_energy
 
@@ -87,3 +88,10 @@ def test_a_term_reaches_as_far_as_it_is_asked_to():
     for r, nothing in ((1.999, False), (2.001, True)):
         energy = term(Atoms("Si2", [[0, 0, 0], [r, 0, 0]]))["total_energy"].item()
         assert (energy == 0) == nothing
+
+
+def test_a_misspelt_parameter_of_a_file_names_the_nearest(tmp_path):
+    path = tmp_path / "zbl.yaml"
+    path.write_text("elements: [Si]\ncutof: 4.0\n")
+    with pytest.raises(ConfigError, match="zbl has no such parameter; did you mean 'cutoff'"):
+        CoreRepulsion.from_file(path)

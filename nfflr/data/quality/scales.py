@@ -96,7 +96,7 @@ def _force_options(energy: str, force: str, sign: int) -> str:
         options.append(f"--force-units {force}")
     if sign == -1:
         options.append("--force-sign -1")
-    return " ".join(options)
+    return " ".join(options) or "--force-sign 1"
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,11 @@ class CoreRepulsion(Potential):
         return repulsion(inputs, self.cutoff, self.config.envelope)
 
 
-def repulsion(inputs: Inputs, cutoff: float, envelope: int) -> torch.Tensor:
-    """Half of each pair's repulsion on either atom, (N,), eV; it vanishes at the cutoff (Å)."""
+def repulsion(inputs: Inputs, cutoff: float, envelope: int, unit: torch.Tensor | float = 1.0) -> torch.Tensor:
+    """Half of each pair's repulsion on either atom, (N,), in ``unit`` (eV); it vanishes at the cutoff (Å)."""
     r, z = inputs.vectors.square().sum(1).sqrt(), inputs.numbers
     pair = zbl_energy(r, z.index_select(0, inputs.dst), z.index_select(0, inputs.src))
-    pair = pair * polynomial_cutoff(r / cutoff, envelope)[0] / 2
+    pair = pair * polynomial_cutoff(r / cutoff, envelope)[0] / (2 * unit)
     return r.new_zeros(inputs.n_atoms).index_add(0, inputs.dst, pair)
 
 
