@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .adapters import is_foreign, open_foreign
-from .adapters.wrapped import AseEvaluator, Wrapped, is_program, load_program
+from .adapters.ase_evaluator import AseEvaluator
+from .adapters.wrapped import Wrapped, is_program, load_program
 from .checkpoint import load_model, sources_of, terms_of
 from .models.evaluator import Evaluator, Sum
 from .models.registry import architecture, keys

@@ -77,6 +77,22 @@ class Run:
         if self.plan.count > 1 and self.plan.out.is_dir():
             self._write_table()  # the first result makes the folder; where all fail, nothing is left
 
+    @property
+    def failures(self) -> str:
+        """How many jobs failed so far, as progress bars show it."""
+        failed = [any(outcome.exit_code for outcome in outcomes) for outcomes in self.outcomes.values()]
+        return f"{sum(failed)} failed"
+
+    @contextmanager
+    def resumable(self) -> Iterator[None]:
+        """Make an interrupt a ``StoppedError``, which says how to go on."""
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            count = f"{len(self.outcomes)} of {len(self.plan.jobs)}"
+            text = f"interrupted, {count} are done; continue with --resume"
+            raise StoppedError(text, getattr(error, "signum", signal.SIGINT)) from error
+
     def attempt(
         self, job: Job, action: Callable[[Job], Sequence[Outcome]] | None = None
     ) -> Sequence[Outcome]:

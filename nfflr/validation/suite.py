@@ -21,7 +21,8 @@ from ..errors import ConfigError, NFFLrError, NumericsError, did_you_mean, is_la
 from ..notes import quiet
 from ..workflows.framework.contract import Workflow
 from ..workflows.framework.interface import Progress, Settings, silent
-from ..workflows.framework.results import Result, Score, has_fields
+from ..workflows.framework.results import Result
+from ..workflows.framework.scores import Score, has_fields
 
 FAILED = math.inf  # the score of a failure, which no lowest score and no weighted sum can prefer
 

@@ -43,8 +43,9 @@ if TYPE_CHECKING:  # the names of the package
         has_stress,
     )
     from .framework.progress_bar import progress_bar
-    from .framework.results import Result, Score, field_score, overlay, relative_score
+    from .framework.results import Result, overlay
     from .framework.saved_results import read_result
+    from .framework.scores import Score, field_score, relative_score
     from .gruneisen_parameters import GruneisenResult, GruneisenSettings, gruneisen
     from .molecular_dynamics import MdResult, MdSettings, md
     from .phonon_dispersion import PhononsResult, PhononsSettings, phonons

@@ -21,7 +21,8 @@ from ..units import GPA, Unit
 from .framework.contract import workflow
 from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress, Settings, check_crystal, symmetry_of
-from .framework.results import Result, Score, field_score, overlay
+from .framework.results import Result, overlay
+from .framework.scores import Score, field_score
 from .relaxation import RelaxSettings, relax, relax_each
 
 TOPIC = "Stiffness"

@@ -17,7 +17,8 @@ from ..units import GPA, Unit
 from .framework.contract import workflow
 from .framework.evaluations import evaluate
 from .framework.interface import Array, Progress, Settings, check_crystal
-from .framework.results import Result, Score, field_score, overlay, relative_score
+from .framework.results import Result, overlay
+from .framework.scores import Score, field_score, relative_score
 from .relaxation import RelaxSettings, relax_each
 
 TOPIC = "Stiffness"

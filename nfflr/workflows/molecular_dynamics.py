@@ -30,9 +30,10 @@ from .dynamics.ensembles import check_ensemble
 from .dynamics.preparation import MdSettings, note_small_cell, supercell_of
 from .dynamics.simulation import Outcome, simulate
 from .framework.contract import workflow
-from .framework.evaluations import check_spread, describe_spread
 from .framework.interface import Array, Labelled, Progress, Table
-from .framework.results import Result, Score, field_error, field_score, relative_score, with_error
+from .framework.results import Result, with_error
+from .framework.scores import Score, field_error, field_score, relative_score
+from .framework.spread_limits import check_spread, describe_spread
 
 TOPIC = "Relax and move"
 PLACE = 3

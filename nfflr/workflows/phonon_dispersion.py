@@ -20,7 +20,8 @@ from ..storage.archives import Archive
 from ..units import Unit
 from .framework.contract import workflow
 from .framework.interface import Array, Progress, Text, symmetry_of
-from .framework.results import Result, Score, field_score, overlay
+from .framework.results import Result, overlay
+from .framework.scores import Score, field_score
 from .lattice.harmonic import (
     Mode,
     at_rest,

@@ -23,7 +23,6 @@ from ..storage.archives import Archive, Remembered, same_run
 from ..structures.constraints import repeated
 from ..units import GPA, Unit
 from .framework.contract import workflow
-from .framework.evaluations import Excess, check_spread, describe_spread, find_excess, labelled
 from .framework.interface import (
     Array,
     Labelled,
@@ -35,7 +34,9 @@ from .framework.interface import (
     has_stress,
     snapshot,
 )
-from .framework.results import Result, Score, field_score, overlay, relative_score
+from .framework.results import Result, overlay
+from .framework.scores import Score, field_score, relative_score
+from .framework.spread_limits import Excess, check_spread, describe_spread, find_excess, labelled
 
 TOPIC = "Relax and move"
 PLACE = 2

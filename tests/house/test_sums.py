@@ -11,7 +11,7 @@ import pytest
 from ase.build import bulk
 
 from nfflr import NFFLrCalculator, open_calculator
-from nfflr.adapters.wrapped import AseEvaluator
+from nfflr.adapters.ase_evaluator import AseEvaluator
 from nfflr.cli.main import run
 from nfflr.compiled.artefacts import compiler
 from nfflr.errors import ConfigError

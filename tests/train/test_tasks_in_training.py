@@ -31,7 +31,8 @@ from nfflr.validation.reading import read_suite
 from nfflr.validation.suite import Task
 from nfflr.workflows.framework.contract import Workflow
 from nfflr.workflows.framework.interface import Progress, Settings, silent
-from nfflr.workflows.framework.results import Result, Score
+from nfflr.workflows.framework.results import Result
+from nfflr.workflows.framework.scores import Score
 
 SUITE = """
 tasks:

@@ -17,8 +17,9 @@ from nfflr.validation.suite import Task
 from nfflr.workflows.elasticity import own_constants
 from nfflr.workflows.equation_of_state import EosSettings, eos
 from nfflr.workflows.framework.contract import find_workflow
-from nfflr.workflows.framework.results import field_error, has_fields, relative_score, result_record
+from nfflr.workflows.framework.results import result_record
 from nfflr.workflows.framework.saved_results import read_fields
+from nfflr.workflows.framework.scores import field_error, has_fields, relative_score
 from nfflr.workflows.molecular_dynamics import SCORES as MD
 from nfflr.workflows.molecular_dynamics import MdSettings, md
 from nfflr.workflows.phonon_dispersion import SCORES as PHONONS

@@ -22,8 +22,8 @@ from ase.units import kB
 from ...errors import NFFLrError, NumericsError, StructureError
 from ...storage.archives import Archive, Record
 from ...units import GPA
-from ..framework.evaluations import Excess, find_excess, labelled
 from ..framework.interface import Progress, has_stress, snapshot
+from ..framework.spread_limits import Excess, find_excess, labelled
 from .ensembles import ENSEMBLES, Integrator, hidden_state, restore
 from .guard import ExplosionError, Guard, TooNear
 from .preparation import MdSettings, degrees_of_freedom, prepared, random_velocities

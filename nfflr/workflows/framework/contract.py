@@ -22,7 +22,8 @@ from .. import load_workflow
 from .attributes import prepared
 from .interface import Progress, Settings, silent
 from .result_files import Made, versions
-from .results import Result, Score, default_scores
+from .results import Result
+from .scores import Score, default_scores
 
 R = TypeVar("R")
 ROOM = "nfflr.workflows"

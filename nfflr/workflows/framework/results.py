@@ -1,4 +1,4 @@
-"""Results of workflows: typed values with units, how they are shown, and how far they are from others."""
+"""Results of workflows: typed values with units, and how they are shown."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ import json
 import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 import ase
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from ...errors import ConfigError, NumericsError
+from ...errors import ConfigError
 from ...storage.files import figure_bytes
 from ...storage.sealed import Record
 from ...units import plain_type, unit_of
-from .interface import Labelled, Settings, Table, Text
+from .interface import Labelled, Table, Text
 
 if TYPE_CHECKING:  # the numbers need no figure
     from matplotlib.figure import Figure
@@ -257,85 +255,3 @@ def overlay(
     colours = [subject] if subject else []
     colours += [f"C{k}" for k in range(len(others) + 1)]
     return [(n, r, c) for (n, r), c in zip([(label, result), *others.items()], colours, strict=False)]
-
-
-@dataclass(frozen=True)
-class Score:
-    """One number by which a result is judged; zero is perfect, and it is never negative.
-
-    A workflow's file may define ``SCORES: dict[str, Score]``; one without has ``default_scores``.
-
-    Attributes:
-        unit: of the number; an empty string if it has none.
-        of: ``of(result, reference, settings)``, which raises ``NumericsError`` where there is no such number.
-        needs: fields of the reference that it looks at; without any, the reference may be None.
-        of_failure: whether it means something for a result that is not converged.
-        applies: whether a reference has such a number, as a cubic crystal has no C33 of its own.
-    """
-
-    unit: str
-    of: Callable[[Any, Any, Any], float]  # of its own workflow's types
-    needs: tuple[str, ...] = ()
-    of_failure: bool = False
-    applies: Callable[[Any], bool] = lambda reference: True
-
-
-def default_scores(result: type[Result]) -> dict[str, Score]:
-    """Errors of every field that declares a unit.
-
-    ``<field>_error`` is the absolute error of a number, ``<field>_mae`` the mean absolute error of arrays.
-    """
-    scores = {}
-    for name, field in result.model_fields.items():
-        if (unit := unit_of(field)) is not None:
-            number = field.annotation in (float, int, float | None, int | None)
-            scores[f"{name}_{'error' if number else 'mae'}"] = field_score(name, unit)
-    return scores
-
-
-def field_score(field: str, unit: str) -> Score:
-    """The mean absolute error of a field."""
-    return Score(unit, lambda result, reference, _: field_error(field, result, reference), (field,))
-
-
-def relative_score(field: str) -> Score:
-    """The absolute error of a number in per cent of the reference."""
-
-    def of(result: Result, reference: Result, settings: Settings) -> float:
-        return 100 * field_error(field, result, reference) / abs(float(getattr(reference, field)))
-
-    return Score("%", of, (field,))
-
-
-def has_fields(reference: Result | None, fields: tuple[str, ...]) -> bool:
-    """Whether a reference, which may be partial or missing, holds all of these fields."""
-    if reference is None:
-        return not fields
-    return all(f in reference.model_fields_set and getattr(reference, f) is not None for f in fields)
-
-
-def field_error(field: str, result: Result, reference: Result) -> float:
-    """Mean absolute difference of a field: a number, an array, or a dict of them."""
-    if getattr(result, field) is None:
-        raise NumericsError(f"{field}: the result has none, but the reference has; compare like with like")
-    ours, theirs = _flat(getattr(result, field)), _flat(getattr(reference, field))
-    if ours.keys() != theirs.keys():
-        raise NumericsError(f"{field}: of {', '.join(ours)}; the reference has {', '.join(theirs)}")
-    differences = [_difference(field, ours[key], theirs[key]) for key in theirs]
-    return float(np.mean(np.concatenate(differences)))
-
-
-def _flat(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {"": value}
-
-
-def _difference(field: str, our: object, their: object) -> np.ndarray:
-    ours, theirs = np.asarray(our, dtype=float), np.asarray(their, dtype=float)
-    if ours.shape != theirs.shape:
-        raise NumericsError(
-            f"{field}: shape {ours.shape}, the reference has {theirs.shape}; use its structure and settings"
-        )
-    difference: np.ndarray = np.abs(ours - theirs).ravel()
-    if not np.isfinite(difference).all():
-        raise NumericsError(f"{field}: is not finite")
-    return difference
