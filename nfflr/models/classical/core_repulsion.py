@@ -27,10 +27,20 @@ class CoreRepulsion(Potential):
 
     Config = CoreRepulsionConfig
     config: CoreRepulsionConfig
+    unit: torch.Tensor
     fits_references = False
 
+    def __init__(self, config: CoreRepulsionConfig):
+        super().__init__(config)
+        # eV. Without weights, it is what has a precision here.
+        self.register_buffer("unit", torch.ones((), dtype=torch.float64), persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unit.dtype
+
     def energies(self, inputs: Inputs) -> torch.Tensor:
-        return repulsion(inputs, self.cutoff, self.config.envelope)
+        return repulsion(inputs, self.cutoff, self.config.envelope, self.unit)
 
 
 def repulsion(inputs: Inputs, cutoff: float, envelope: int, unit: torch.Tensor | float = 1.0) -> torch.Tensor:
