@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import ConfigError
+from ..errors import ConfigError, StructureError
 from ..jobs.opening import set_threads, source_name
 from .options import FILE, POTENTIAL, Whole, shared
 from .output import Judgement, describe
@@ -128,6 +128,11 @@ def _structures(calculator, element: str | None, structure: Path | None, sizes) 
     if element is not None and covered and element not in covered:
         raise ConfigError(f"--element: {element} is not covered; the model has {', '.join(covered)}")
     atoms = [read_structure(structure)] if structure else []
+    missing = sorted(set(atoms[0].symbols) - set(covered)) if atoms and covered else []
+    if missing:
+        raise StructureError(
+            f"{structure}: element {', '.join(missing)} is not covered; the model has {', '.join(covered)}"
+        )
     if not (atoms or element or covered):
         raise ConfigError("--element: the calculator does not say what it covers; give one, or a structure")
     samples = make_samples([element or (covered or atoms[0].get_chemical_symbols())[0]], atoms)

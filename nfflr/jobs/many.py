@@ -18,6 +18,7 @@ from ..errors import ConfigError, NFFLrError, did_you_mean
 from ..workflows import RelaxSettings
 from ..workflows.framework.contract import find_workflow, settings_with
 from ..workflows.framework.interface import Settings
+from ..workflows.framework.result_files import check_format
 from .job_run import Begun, Run
 from .opening import calculator_record, threads_restored
 from .plan import Job, Listener, Outcome, Plan, Structure, jobs_of
@@ -108,6 +109,7 @@ def run_many(
     for field in fields.keys() - kind.settings.model_fields.keys():
         hint = did_you_mean(field, [*kind.settings.model_fields, *signature(run_many).parameters])
         raise ConfigError(f"{field}: there is no such setting{hint or f'; see nff {name} --help'}")
+    check_format(format)
     calculators = [calculator] if isinstance(calculator, str | Calculator) else calculator or ()
     plan = Plan(
         workflow=kind.name,

@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -139,3 +140,10 @@ def test_ratios_are_of_processor_times():
     second = Timing("b", 8, seconds=[2.0, 2.0], processor=[0.3, 0.3])
     assert ratios([first, second]) == {("b", 8): pytest.approx(3)}
     assert ratios([first, second], processor=False) == {("b", 8): pytest.approx(1.2)}
+
+
+def test_a_structure_that_the_model_does_not_cover_is_refused(tmp_path):
+    ase.io.write(tmp_path / "cu.cif", bulk("Cu"))
+    fails = ["bench", str(tmp_path / "cu.cif"), "--model", "mlearn-si", "--out", str(tmp_path / "out")]
+    assert run(fails) == 3
+    assert not (tmp_path / "out").exists()

@@ -134,6 +134,8 @@ def test_settings_are_taken_by_name(tmp_path):
     assert (settings["fmax"], settings["steps"], settings["cell"]) == (0.02, 2, True)
     with pytest.raises(ConfigError, match="fmx: there is no such setting; did you mean 'fmax'"):
         run_many(relax, structures, EMT_NAME, out=tmp_path, fmx=0.1)
+    with pytest.raises(ConfigError, match="format: there is no 'poscar'"):
+        run_many("energy", bulk("Cu"), EMT_NAME, out=tmp_path, format="poscar")
     with pytest.raises(ConfigError, match="job: there is no such setting; did you mean 'jobs'"):
         run_many(relax, structures, EMT_NAME, out=tmp_path, job=2)
     with pytest.raises(ConfigError, match="^fmax: "):

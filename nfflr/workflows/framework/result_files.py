@@ -185,6 +185,13 @@ def write_table(path: Path, table: Table) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
+def check_format(name: str | None) -> None:
+    """Refuse with a ``ConfigError`` a format that structures cannot be written in; None is the input's."""
+    if name is not None and name not in FORMATS:
+        hint = did_you_mean(name, FORMATS) or f"; expected one of {', '.join(FORMATS)}"
+        raise ConfigError(f"format: there is no {name!r}{hint}")
+
+
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
@@ -227,9 +234,7 @@ class Made:
 
     def save(self, result: Result, where: Path, form: str | None, overwrite: bool) -> dict[str, Path]:
         """Write the files; see ``Result.save``."""
-        if form is not None and form not in FORMATS:
-            hint = did_you_mean(form, FORMATS) or f"; expected one of {', '.join(FORMATS)}"
-            raise ConfigError(f"format: there is no {form!r}{hint}")
+        check_format(form)
         if where.suffix == ".json":
             stem = where.stem.removesuffix(f"-{self.name}")
             outputs = Outputs(where.parent, stem, self, self.structure, form=form)
