@@ -342,7 +342,7 @@ class NFFLrCalculator(Calculator):
         return None if self.model.cutoff is None else float(self.model.cutoff)
 
     @property
-    def units(self) -> dict[str, str]:
+    def quantity_units(self) -> dict[str, str]:
         """Units of the results by ASE's names; empty for a pure number."""
         return {output.ase_name or output.name: output.unit for output in self.model.outputs}
 

@@ -226,6 +226,9 @@ def _reading(
     stress_order: str | None = None,
     keys: Mapping[str, str] | None = None,
 ) -> Reading:
+    for option, sign in (("force_sign", force_sign), ("stress_sign", stress_sign)):
+        if sign not in (None, 1, -1):
+            raise ConfigError(f"{option}: should be 1 or -1, got {sign!r}")
     for option, value, choices in (
         ("energy_units", energy_units, ENERGY_UNITS),
         ("stress_units", stress_units, STRESS_UNITS),

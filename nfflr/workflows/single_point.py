@@ -73,7 +73,7 @@ def energy(
     for name, value in {**values, **quantities}.items():
         if not np.isfinite(value).all():
             raise NumericsError(f"structure: the {name} is not finite; check the geometry")
-    units = UNITS | getattr(calculator, "units", {})  # a model may declare quantities of its own
+    units = UNITS | getattr(calculator, "quantity_units", {})  # a model may declare quantities of its own
     forces, stress = values.get("forces"), values.get("stress")
     progress(1, 1, {"E (eV)": float(values["energy"])}, atoms)
     return EnergyResult(

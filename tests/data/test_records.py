@@ -170,3 +170,10 @@ def test_a_reader_of_records_alone_refuses_what_a_data_set_refuses(option, neare
     wrong = {option: nearest[:-1]}
     with pytest.raises(ConfigError, match=f"{option}: got .*did you mean '{nearest}'"):
         read_records([atoms], **{"energy_units": "eV", **wrong})
+
+
+@pytest.mark.parametrize("option", ["force_sign", "stress_sign"])
+@pytest.mark.parametrize("sign", [0, 3, "plus"])
+def test_a_sign_multiplies_nothing_but_the_sign(option, sign):
+    with pytest.raises(ConfigError, match=f"{option}: should be 1 or -1, got {sign!r}"):
+        read_records(copper(1), energy_units="eV", **{option: sign})

@@ -317,3 +317,10 @@ def test_a_quantity_of_a_models_own_is_shown_with_its_unit(monkeypatch):
     model = magnet.Magnet(magnet.Magnet.Config(elements=("Cu",))).eval()
     result = energy(bulk("Cu", cubic=True), NFFLrCalculator(model))
     assert result.quantity_units["hardness"] == "eV" and "hardness 29 to 29 eV" in result.message
+
+
+def test_units_of_another_meaning_on_a_calculator_do_not_matter():
+    class Metal(EMT):
+        units = "metal"  # as calculators of LAMMPS have them
+
+    assert energy(bulk("Cu"), Metal()).converged
