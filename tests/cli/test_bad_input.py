@@ -5,17 +5,15 @@ from pathlib import Path
 import pytest
 from ase.build import bulk, molecule
 from command_errors import fails
+from small_checkpoint import save_silicon
 
-from nfflr.checkpoint import FILE, save_checkpoint
+from nfflr.checkpoint import FILE
 from nfflr.cli.main import run
-from nfflr.models.moment import MomentConfig, MomentNetwork
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / FILE
-    save_checkpoint(path, MomentNetwork(MomentConfig(elements=("Si",), channels=4, hidden=4)))
-    return path
+    return save_silicon(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

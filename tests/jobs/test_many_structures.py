@@ -7,20 +7,17 @@ import shutil
 import pytest
 from ase.build import bulk
 from command_errors import fails
+from small_checkpoint import save_silicon
 
-from nfflr.checkpoint import FILE, save_checkpoint
 from nfflr.cli.main import run
 from nfflr.errors import ConfigError
 from nfflr.jobs.plan import find_structures, result_stems
-from nfflr.models.moment import MomentConfig, MomentNetwork
 from nfflr.storage.files import stem
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / FILE
-    save_checkpoint(path, MomentNetwork(MomentConfig(elements=("Si",), channels=4, hidden=4)))
-    return path
+    return save_silicon(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

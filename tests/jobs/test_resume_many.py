@@ -14,11 +14,10 @@ import pytest
 from ase.build import bulk
 from ase.calculators.calculator import Calculator
 from pydantic import Field, SkipValidation
+from small_checkpoint import save_silicon
 
 import nfflr.workflows
-from nfflr.checkpoint import FILE, save_checkpoint
 from nfflr.cli.main import run
-from nfflr.models.moment import MomentConfig, MomentNetwork
 from nfflr.storage.archives import Archive
 from nfflr.units import Unit
 from nfflr.workflows.framework.interface import Progress, Settings, Table, Text, silent
@@ -82,8 +81,7 @@ def command(tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setattr(nfflr.workflows, "_entry_points", lambda: {"long_work": entry})
     monkeypatch.setattr(nfflr.workflows, "workflow_file", lambda name: source)
     computed.clear()
-    path = tmp_path / FILE
-    save_checkpoint(path, MomentNetwork(MomentConfig(elements=("Si",), channels=4, hidden=4)))
+    path = save_silicon(tmp_path)
     for name, a in (("a", 5.4), ("b", 5.55), ("c", 5.7)):
         bulk("Si", a=a, cubic=True).write(tmp_path / f"{name}.xyz")
     return ["long_work", str(tmp_path), "-m", str(path), "-o", str(tmp_path / "out")]
