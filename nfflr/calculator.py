@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from .adapters.wrapped import OPTIONS, Wrapped, is_program
 from .cards import domains_in
 from .compiled import compile_potential, kernel, kernels_are_ready
 from .data.graph import Graph, batch_graphs
-from .data.verlet import VerletList
+from .data.verlet import VerletList, same_array
 from .errors import ConfigError, NumericsError, StructureError, did_you_mean
 from .models.evaluator import NO_CUTOFF, Compiled, Evaluator
 from .notes import note
@@ -97,6 +98,7 @@ class NFFLrCalculator(Calculator):
         offered += ["magmom"] if "magmoms" in offered else []  # the sum, which ASE knows too
         self.implemented_properties = ["energy", "free_energy", *(n for n in offered if n != "energy")]
         self._neighbours = VerletList(evaluator.cutoff or NO_CUTOFF, skin, self.model.device)
+        self._copied: ase.Atoms | None = None  # the last structure
         self._compile = compile
         self._compiled: Compiled | None = None
         if compile:
@@ -188,14 +190,16 @@ class NFFLrCalculator(Calculator):
             NumericsError: the model returned something that is not finite.
         """
         self.results = {}  # a call that fails must not leave those of another structure
-        super().calculate(atoms, properties, system_changes)
-        assert self.atoms is not None  # ASE keeps a copy of what it is given
-        if not self._neighbours.reusable(self.atoms):  # what was searched had been checked
+        if atoms is not None:  # all of what ASE's class does here, but for a folder of files
+            self.atoms = self._copied = _copy(atoms, self._copied)
+        assert self.atoms is not None
+        reusable = self._neighbours.reusable(self.atoms)
+        if not reusable:  # a structure that was searched had been checked
             check_structure(self.atoms)
             self.set_atoms(self.atoms)  # what is evaluated need not be attached
         with_stress = has_stress(self.atoms)
         with torch.inference_mode(False):  # the list is kept, and may meet gradients later
-            graph = self._graph(self._neighbours, self.atoms)
+            graph = self._graph(self._neighbours, self.atoms, reusable)
             output = self._form(graph, stress=with_stress)
         self.results = self._results(output, graph, with_stress)
 
@@ -210,7 +214,7 @@ class NFFLrCalculator(Calculator):
             "cell": (previous.cell.array, atoms.cell.array),
             "pbc": (previous.pbc, atoms.pbc),
         }
-        return [name for name, (old, new) in pairs.items() if not np.array_equal(old, new)]
+        return [name for name, (old, new) in pairs.items() if not same_array(old, new)]
 
     @property
     def shortest_distances(self) -> np.ndarray | None:
@@ -226,6 +230,7 @@ class NFFLrCalculator(Calculator):
     def reset(self) -> None:
         """Forget results, structure and neighbour list: what follows depends on nothing that came before."""
         super().reset()
+        self._copied = None
         self._neighbours.forget()
 
     def get_property(
@@ -290,7 +295,7 @@ class NFFLrCalculator(Calculator):
             with _naming(f"structure {k}"):
                 if not reusable:
                     self.set_atoms(atoms)
-                graph = self._graph(neighbours, atoms)
+                graph = self._graph(neighbours, atoms, reusable)
             if chunk and edges + len(graph.dst) > max_edges:
                 yield chunk
                 chunk, edges = [], 0
@@ -299,9 +304,10 @@ class NFFLrCalculator(Calculator):
         if chunk:
             yield chunk
 
-    def _graph(self, neighbours: VerletList, atoms: ase.Atoms) -> Graph:
+    def _graph(self, neighbours: VerletList, atoms: ase.Atoms, reusable: bool) -> Graph:
         """What the model is given: all candidates where it leaves out itself what is beyond the cutoff."""
-        return neighbours.candidates(atoms) if self._form.takes_candidates else neighbours.graph(atoms)
+        make = neighbours.candidates if self._form.takes_candidates else neighbours.graph
+        return make(atoms, reusable)
 
     def _results(
         self, output: dict[str, torch.Tensor], graph: Graph, with_stress: bool, item: str = "structure"
@@ -315,20 +321,20 @@ class NFFLrCalculator(Calculator):
         for quantity in self.model.outputs:
             if quantity.name not in output or (quantity.name == "stress" and not with_stress):
                 continue
-            value = output[quantity.name].detach().cpu().numpy()
+            value = output[quantity.name].numpy(force=True)
+            # A finite sum of squares costs less than a look at each number, but it may overflow.
+            if not (math.isfinite(np.vdot(value, value)) or np.isfinite(value).all()):
+                raise NumericsError(
+                    f"{item}: the model's {quantity.ase_name or quantity.name} is not finite"
+                    f"{_nearest_pair(graph)}; check the geometry"
+                )
             if quantity.name == "stress":
                 value = value[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]  # xx yy zz yz xz xy
-            number = not value.ndim
             name = quantity.ase_name or quantity.name
-            results[name] = float(value) if number else np.ascontiguousarray(value, dtype=np.float64)
+            results[name] = np.ascontiguousarray(value, dtype=np.float64) if value.ndim else float(value)
         results["free_energy"] = results["energy"]
         if np.ndim(results.get("magmoms", 0.0)) == 1:
             results["magmom"] = float(np.sum(results["magmoms"]))
-        for name, result in results.items():
-            if not np.isfinite(result).all():
-                raise NumericsError(
-                    f"{item}: the model's {name} is not finite{_nearest_pair(graph)}; check the geometry"
-                )
         return results
 
     @property
@@ -369,6 +375,23 @@ def _check_options(options: dict, names: Sequence[str]) -> None:
     for name in options:
         if name not in names:
             raise TypeError(f"NFFLrCalculator: no option {name!r} here{did_you_mean(name, OPTIONS)}")
+
+
+def _copy(atoms: ase.Atoms, previous: ase.Atoms | None) -> ase.Atoms:
+    """``atoms.copy()`` without its cost where cell and periodic axes are those of the previous copy."""
+    if (
+        previous is None
+        or type(previous) is not type(atoms)
+        or not same_array(previous.cell.array, atoms.cell.array)
+        or not same_array(previous.pbc, atoms.pbc)
+    ):
+        fresh: ase.Atoms = atoms.copy()
+        return fresh
+    twin = copy.copy(previous)
+    twin.arrays = {name: values.copy() for name, values in atoms.arrays.items()}
+    twin.info = dict(atoms.info)
+    twin.constraints = copy.deepcopy(atoms.constraints) if atoms.constraints else []
+    return twin
 
 
 def find_device(name: str | torch.device) -> torch.device:

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #define UNROLL _Pragma("GCC unroll 32")
 
@@ -21,12 +22,13 @@ constexpr int BYTES = 16;
 constexpr int LANES = BYTES / sizeof(real);
 typedef real vec __attribute__((vector_size(BYTES), may_alias));
 typedef real row __attribute__((vector_size(8 * sizeof(real)), may_alias));  // eight radial functions
+typedef real unaligned __attribute__((vector_size(BYTES), may_alias, aligned(sizeof(real))));
 
 constexpr double PI = 3.14159265358979323846;
 
 static inline vec all(real x) { return x - vec{}; }
-static inline vec load(const real* p) { return *reinterpret_cast<const vec*>(p); }
-static inline void store(real* p, vec x) { *reinterpret_cast<vec*>(p) = x; }
+static inline vec load(const real* p) { return *reinterpret_cast<const unaligned*>(p); }
+static inline void store(real* p, vec x) { *reinterpret_cast<unaligned*>(p) = x; }
 
 static inline double sum(vec x) {
   double total = 0;
@@ -51,6 +53,31 @@ template <> struct Bits<double> {
 };
 using bits = Bits<real>;
 typedef bits::type ivec __attribute__((vector_size(BYTES), may_alias));
+
+// a[FIRST], b[FIRST], a[FIRST + 1], b[FIRST + 1], …
+template <int FIRST, std::size_t... K> static inline vec interleave(vec a, vec b, std::index_sequence<K...>) {
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, (K % 2 * LANES + FIRST + K / 2)...);
+#else
+  return __builtin_shuffle(a, b, ivec{bits::type(K % 2 * LANES + FIRST + K / 2)...});
+#endif
+}
+
+// A square of registers, in place.
+static inline void transpose(vec* x) {
+  constexpr auto all_lanes = std::make_index_sequence<LANES>();
+UNROLL
+  for (int step = 1; step < LANES; step *= 2) {
+    vec y[LANES];
+UNROLL
+    for (int k = 0; k < LANES / 2; k++) {
+      y[2 * k] = interleave<0>(x[k], x[k + LANES / 2], all_lanes);
+      y[2 * k + 1] = interleave<LANES / 2>(x[k], x[k + LANES / 2], all_lanes);
+    }
+UNROLL
+    for (int k = 0; k < LANES; k++) x[k] = y[k];
+  }
+}
 
 // e^x by 2^n times the Taylor series on |f| ≤ ln(2)/2; x is limited to what neither over- nor underflows.
 static inline vec exponential(vec x) {

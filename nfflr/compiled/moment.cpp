@@ -1,8 +1,8 @@
 // Energy, forces and virial of the one-layer moment-tensor network (nfflr/models/moment.py) in one sweep.
 //
-// Atoms are taken in blocks of up to 8 of one element, whose bonds and features stay in cache from the forward to the reverse
-// pass. Bonds are component-major, a vector register of neighbours at a time; moments are accumulated with
-// the radial functions in a register; invariants are evaluated for a register of channels at a time.
+// Atoms are taken in blocks of up to 8 that share weights, whose bonds and features stay in cache from the
+// forward to the reverse pass. Bonds are component-major, a vector register of neighbours at a time; moments are
+// accumulated with the harmonics in a register; invariants are evaluated for a register of channels at a time.
 //
 // Given by the build: REAL, RADIAL (functions per bond), CHANNELS and HIDDEN (multiples of 16).
 // Plain C interface; no header of torch is needed, so that a build takes seconds.
@@ -28,25 +28,25 @@ struct Results {
 struct Plan {
   std::vector<int> elements;      // (N,)
   std::vector<int64_t> edges;     // (N + 1,) where the candidates of each atom begin
-  std::vector<int64_t> order;     // (n_local,) atoms, those of one element together
+  std::vector<int64_t> order;     // (n_local,) atoms, those that share weights together
   std::vector<int64_t> blocks;    // where blocks begin in `order`, and its end
 
   // False: an element is not covered.
   bool make(const Model& m, const Structures& s) {
     elements.resize(s.n_atoms), order.resize(s.n_local), edges.assign(s.n_atoms + 1, 0);
-    std::vector<int64_t> first(m.n_elements + 1, 0);
+    std::vector<int64_t> first(m.n_own + 1, 0);
     for (int64_t i = 0; i < s.n_atoms; i++) {
       const int64_t z = s.numbers[i];
       elements[i] = z >= 0 && z < m.n_numbers ? m.element_index[z] : -1;
       if (elements[i] < 0) return false;
-      if (i < s.n_local) first[elements[i] + 1]++;
+      if (i < s.n_local) first[m.own(elements[i]) + 1]++;
     }
-    for (int64_t z = 0; z < m.n_elements; z++) {
+    for (int64_t z = 0; z < m.n_own; z++) {
       first[z + 1] += first[z];
       for (int64_t k = first[z]; k < first[z + 1]; k += BLOCK) blocks.push_back(k);
     }
     blocks.push_back(s.n_local);
-    for (int64_t i = 0; i < s.n_local; i++) order[first[elements[i]]++] = i;
+    for (int64_t i = 0; i < s.n_local; i++) order[first[m.own(elements[i])]++] = i;
     for (int64_t e = 0; e < s.n_edges; e++) edges[s.dst[e] + 1]++;
     for (int64_t i = 0; i < s.n_atoms; i++) edges[i + 1] += edges[i];
     return true;
@@ -56,15 +56,14 @@ struct Plan {
 // Blocks begin…end; forces and virial are added to.
 static Status sweep(const Model& m, const Structures& s, const Plan& plan, int64_t begin, int64_t end, double* energies,
                     double* forces, double* virial, int64_t* culprits) try {
-  auto w = std::make_unique<Workspace>();
-  w->counts.resize(m.n_elements);
-  std::memset(w->features, 0, sizeof(w->features));
+  auto w = std::make_unique<Workspace>(m);
   for (int64_t b = begin; b < end; b++) {
     const int64_t* atoms = plan.order.data() + plan.blocks[b];
-    Block block{m, s, plan.elements.data(), *w, atoms, int(plan.blocks[b + 1] - plan.blocks[b]), plan.elements[*atoms]};
+    Block block{m, s, plan.elements.data(), *w, atoms, int(plan.blocks[b + 1] - plan.blocks[b]),
+                m.own(plan.elements[*atoms])};
     int64_t most = 0;
     for (int a = 0; a < block.size; a++) most = std::max(most, plan.edges[atoms[a] + 1] - plan.edges[atoms[a]]);
-    w->reserve(most + LANES * std::min(most, m.n_elements));
+    w->reserve(most + LANES);
     for (int a = 0; a < block.size; a++) {
       const Status status = block.gather(a, plan.edges[atoms[a]], plan.edges[atoms[a] + 1], culprits);
       if (status != DONE) return status;

@@ -20,18 +20,44 @@ struct Structures {
 
 enum Status { DONE = 0, UNKNOWN_ELEMENT = 1, COINCIDENT = 2, NO_MEMORY = 3 };
 
+// How moments become channels: a matrix for one set of radial functions or several, next to one another.
+struct Mixing {
+  int64_t sets, functions, width;  // width: functions filled up
+  const real* mix;                 // (4, functions, CHANNELS)
+  const real* mix_t;               // (4, CHANNELS, width)
+
+  Mixing(const real* matrices, const real* transposes, int64_t which, int64_t sets)
+      : sets(sets), functions(sets * RADIAL), width(filled(functions)) {
+    mix = matrices + which * 4 * functions * CHANNELS, mix_t = transposes + which * 4 * CHANNELS * width;
+  }
+};
+
+struct Neighbours {  // of one atom
+  int64_t count = 0, sets = 0;
+  bool weighted = false;  // each set by a column of the bonds
+  std::vector<Mixing> mixings;
+};
+
 struct Workspace {
   int64_t capacity = 0;
-  real *bonds = nullptr, *raw = nullptr, *transposed = nullptr, *mono = nullptr;
-  int64_t *src = nullptr, *raw_src = nullptr;
-  int* raw_element = nullptr;
-  std::vector<Run> runs[BLOCK];
-  std::vector<int> counts;
+  const int64_t columns;  // of an atom's bonds
+  real *bonds = nullptr, *pairs = nullptr, *rows = nullptr, *slopes = nullptr;
+  int64_t* src = nullptr;
+  int* element = nullptr;  // of the bonds of the atom at hand
+  Neighbours neighbours[BLOCK];
+  std::vector<int> set;         // by the neighbour's element, −1 where there is none
   std::vector<std::unique_ptr<char[]>> memory;
+  std::vector<real> moments, gradient;  // of the atom at hand, (functions, HARMONICS)
   alignas(64) real tensors[BLOCK][MONOMIALS * CHANNELS];
   alignas(64) real features[BLOCK][FEATURES];
   alignas(64) real hidden[BLOCK][HIDDEN];
 
+  explicit Workspace(const Model& m) : columns(Bonds::WEIGHTS + m.n_embedding) {
+    set.resize(m.n_elements);
+    moments.resize(m.n_embedding * RADIAL * HARMONICS);
+    gradient.resize((m.n_embedding * RADIAL + 16) * HARMONICS);  // written in full registers of functions
+    std::memset(features, 0, sizeof(features));
+  }
   template <class T> T* take(int64_t n) {
     memory.emplace_back(new char[n * sizeof(T) + 64]);
     auto address = reinterpret_cast<uintptr_t>(memory.back().get());
@@ -42,74 +68,50 @@ struct Workspace {
     memory.clear();
     // An odd number of cache lines, so that columns do not fall on the same sets of the cache.
     capacity = ((slots + slots / 4) / 16 | 1) * 16 + 32;
-    bonds = take<real>(BLOCK * Bonds::COLUMNS * capacity);
+    bonds = take<real>(BLOCK * columns * capacity);
     src = take<int64_t>(BLOCK * capacity);
-    raw = take<real>(3 * capacity);
-    raw_src = take<int64_t>(capacity);
-    raw_element = take<int>(capacity);
-    transposed = take<real>(RADIAL_P * capacity);
-    mono = take<real>(MONOMIALS * capacity);
-    std::fill(transposed, transposed + RADIAL_P * capacity, real(0));
+    pairs = take<real>(4 * capacity);
+    rows = take<real>(HARMONICS * capacity);
+    slopes = take<real>(3 * capacity);
+    element = take<int>(capacity);
+    std::fill_n(element, capacity, 0);
   }
-  Bonds of(int a) const { return {bonds + a * Bonds::COLUMNS * capacity, capacity, src + a * capacity}; }
+  Bonds of(int a) const { return {bonds + a * columns * capacity, capacity, src + a * capacity}; }
 };
 
-struct Block {  // of atoms of one element
+struct Block {  // of atoms that share their weights
   const Model& m;
   const Structures& s;
   const int* elements;  // (N,) of all atoms
   Workspace& w;
   const int64_t* atoms;
-  const int size, element;
-  const int64_t own = m.own(element);  // whose weights
+  const int size;
+  const int64_t own;  // whose weights
   double repulsion[BLOCK];
 
-  // Bonds of one atom shorter than the cutoff, from its candidates edge…last, grouped by element.
+  int element(int a) const { return elements[atoms[a]]; }
+
+  // Bonds of one atom shorter than the cutoff, from its candidates edge…last.
   Status gather(int a, int64_t edge, int64_t last, int64_t* culprits) {
     const int64_t i = atoms[a];
     const double *x = s.positions, xi = x[3 * i], yi = x[3 * i + 1], zi = x[3 * i + 2];
     const double limit = m.cutoff * m.cutoff;
     double nearest = limit;
-    real *rx = w.raw, *ry = rx + w.capacity, *rz = ry + w.capacity;
+    const Bonds bonds = w.of(a);
+    real *bx = bonds.column(Bonds::X), *by = bonds.column(Bonds::Y), *bz = bonds.column(Bonds::Z);
     int64_t n = 0;
     for (; edge < last; edge++) {
       const int64_t j = s.src[edge];
       const double* shift = s.translation + 3 * edge;
       const double dx = x[3 * j] + shift[0] - xi, dy = x[3 * j + 1] + shift[1] - yi;
       const double dz = x[3 * j + 2] + shift[2] - zi, square = dx * dx + dy * dy + dz * dz;
-      rx[n] = dx, ry[n] = dy, rz[n] = dz, w.raw_src[n] = j;  // kept only if counted
+      bx[n] = dx, by[n] = dy, bz[n] = dz, bonds.src[n] = j;  // kept only if counted
       n += square < limit;
       if (square < nearest) nearest = square, culprits[1] = j;
     }
     if (nearest < 1e-6) return culprits[0] = i, COINCIDENT;  // graph.COINCIDENT squared
-
-    const Bonds bonds = w.of(a);
-    auto& runs = w.runs[a];
-    runs.clear();
-    real *bx = bonds.column(Bonds::X), *by = bonds.column(Bonds::Y), *bz = bonds.column(Bonds::Z);
-    int64_t end = n;
-    if (m.n_elements == 1) {
-      if (n) runs.push_back({0, 0, int(n)});
-      std::copy(rx, rx + n, bx), std::copy(ry, ry + n, by), std::copy(rz, rz + n, bz);
-      std::copy(w.raw_src, w.raw_src + n, bonds.src);
-      end = pad(bonds, n);
-    } else {
-      end = 0;
-      std::fill(w.counts.begin(), w.counts.end(), 0);
-      for (int64_t k = 0; k < n; k++) w.counts[w.raw_element[k] = elements[w.raw_src[k]]]++;
-      for (int z = 0; z < m.n_elements; z++)
-        if (w.counts[z]) {
-          runs.push_back({z, int(end), 0});
-          end += (w.counts[z] + LANES - 1) / LANES * LANES;
-          w.counts[z] = runs.size() - 1;
-        }
-      for (int64_t k = 0; k < n; k++) {
-        Run& run = runs[w.counts[w.raw_element[k]]];
-        const int64_t slot = run.first + run.count++;
-        bx[slot] = rx[k], by[slot] = ry[k], bz[slot] = rz[k], bonds.src[slot] = w.raw_src[k];
-      }
-      for (const Run& run : runs) pad(bonds, run.first + run.count);
-    }
+    choose_sets(a, n);
+    const int64_t end = pad(bonds, n);
     real *r = bonds.column(Bonds::R), *inverse = bonds.column(Bonds::INVERSE);
     for (int64_t k = 0; k < end; k += LANES) {
       const vec px = load(bx + k), py = load(by + k), pz = load(bz + k), square = px * px + py * py + pz * pz;
@@ -118,6 +120,56 @@ struct Block {  // of atoms of one element
       store(inverse + k, inv), store(bx + k, px * inv), store(by + k, py * inv), store(bz + k, pz * inv);
     }
     return DONE;
+  }
+
+  // Each element among the neighbours has its set of moments. Where there are as many of them as channels of the
+  // embedding, a set for each of these costs less.
+  void choose_sets(int a, int64_t n) {
+    const Bonds bonds = w.of(a);
+    Neighbours& neighbours = w.neighbours[a];
+    auto& mixings = neighbours.mixings;
+    mixings.clear();
+    neighbours.count = n;
+    const int64_t full = (n + LANES - 1) / LANES * LANES;
+    for (int64_t k = 0; k < n; k++) w.element[k] = elements[bonds.src[k]];
+    std::fill(w.element + n, w.element + full, w.element[0]);
+    if (m.n_elements > 1) fill_constants(full, m.pairs + element(a) * m.n_elements);
+    std::fill(w.set.begin(), w.set.end(), -1);
+    const size_t most = std::max<int64_t>(2, m.n_embedding);
+    for (int64_t k = 0; k < n && mixings.size() < most; k++) {
+      const int z = w.element[k];
+      if (w.set[z] >= 0) continue;
+      w.set[z] = mixings.size();
+      mixings.emplace_back(m.mix, m.mix_t, own * m.n_elements + z, 1);
+    }
+    neighbours.sets = mixings.size(), neighbours.weighted = mixings.size() > 1;
+    const bool embedded = mixings.size() == most;
+    if (embedded) mixings.assign(1, {m.joint, m.joint_t, own, neighbours.sets = m.n_embedding});
+    if (neighbours.weighted) fill_weights(bonds, full, neighbours.sets, embedded);
+  }
+
+  void fill_constants(int64_t n, const Pair* pairs) {
+    for (int c = 0; c < 4; c++) look_up(&pairs->strength + c, 4, n, w.pairs + c * w.capacity);
+  }
+
+  // Of sets that are elements, one is for each bond; sets that are channels count by the embedding.
+  void fill_weights(const Bonds& bonds, int64_t n, int64_t sets, bool embedded) {
+    for (int64_t set = 0; set < sets; set++) {
+      real* weights = bonds.column(Bonds::WEIGHTS + set);
+      if (embedded) look_up(m.embedding + set, m.n_embedding, n, weights);
+      else for (int64_t k = 0; k < n; k++) weights[k] = w.set[w.element[k]] == set;
+    }
+  }
+
+  // A number for each bond, by the neighbour's element.
+  void look_up(const real* table, int stride, int64_t n, real* __restrict column) const {
+    const int* element = w.element;
+    for (int64_t k = 0; k < n; k++) column[k] = table[element[k] * stride];
+  }
+
+  Pairs constants(int64_t k) const {
+    const real* columns = w.pairs + k;
+    return {load(columns), load(columns + w.capacity), load(columns + 2 * w.capacity), load(columns + 3 * w.capacity)};
   }
 
   // Fills the last register with bonds as long as the cutoff, where all functions vanish.
@@ -131,74 +183,115 @@ struct Block {  // of atoms of one element
 
   // Mixed traceless tensors (MONOMIALS, CHANNELS) of one atom.
   void forward(int a) {
-    const Bonds bonds = w.of(a);
     real* tensors = w.tensors[a];
     std::fill(tensors, tensors + MONOMIALS * CHANNELS, real(0));
     for (int c = 0; c < CHANNELS; c++) tensors[c] = -m.shift[own * CHANNELS + c];
+    evaluate_bonds(a);
+    const Neighbours& neighbours = w.neighbours[a];
+    for (int64_t set = 0; set < neighbours.sets; set++) accumulate(w.of(a), neighbours, set);
+    const real* moments = w.moments.data();
+    for (const Mixing& mixing : neighbours.mixings) {
+      mix(mixing, moments, tensors);
+      moments += mixing.functions * HARMONICS;
+    }
+    apply_gain(a);
+    complete_traces(tensors);
+    invariants(tensors, m.feature_shift, w.features[a]);
+  }
+
+  // Radial functions into the columns of the bonds, harmonics into rows (bonds, HARMONICS), and the repulsion.
+  void evaluate_bonds(int a) {
+    const Bonds bonds = w.of(a);
+    const Radial functions(m);
+    const bool same = m.n_elements == 1;
+    const Pairs pair = spread(m.pairs[0]);
     vec energy = all(0);
-    alignas(64) real moments[MONOMIALS][RADIAL_P];
-    for (const Run& run : w.runs[a]) {
-      const Radial functions(m, element, run.element);
-      for (int64_t k = 0; k < run.count; k += LANES) {
-        const int64_t slot = run.first + k;
-        energy += functions(bonds, slot);
-        vec mono[MONOMIALS] = {all(1)};
-        monomials(load(bonds.column(Bonds::X) + slot), load(bonds.column(Bonds::Y) + slot),
-                  load(bonds.column(Bonds::Z) + slot), mono);
-        UNROLL for (int q = 0; q < MONOMIALS; q++) store(w.mono + q * w.capacity + k, mono[q]);
-        for (int n = 0; n < RADIAL; n++)
-          for (int l = 0; l < LANES; l++)
-            w.transposed[(k + l) * RADIAL_P + n] = bonds.column(Bonds::PHI + n)[slot + l];
+    for (int64_t k = 0; k < w.neighbours[a].count; k += LANES) {
+      energy += functions(bonds, k, same ? pair : constants(k));
+      vec h[HARMONICS] = {all(1)};
+      harmonics(load(bonds.column(Bonds::X) + k), load(bonds.column(Bonds::Y) + k), load(bonds.column(Bonds::Z) + k), h);
+      UNROLL for (int q = 0; q < HARMONICS; q += LANES) {
+        transpose(h + q);
+        UNROLL for (int l = 0; l < LANES; l++) store(w.rows + (k + l) * HARMONICS + q, h[q + l]);
       }
-      for (int part = 0; part < ROWS; part++) {
-        row sums[MONOMIALS] = {};
-        for (int64_t k = 0; k < run.count; k++) {
-          const row phi = *reinterpret_cast<const row*>(w.transposed + k * RADIAL_P + 8 * part);
-          const real* mono = w.mono + k;
-          sums[0] += phi;
-          UNROLL for (int q = 1; q < MONOMIALS; q++) sums[q] += phi * mono[q * w.capacity];
-        }
-        UNROLL for (int q = 4; q < 10; q++)
-          if (LEFT[q - 4] == RIGHT[q - 4]) sums[q] -= sums[0] * real(1.0 / 3);
-        UNROLL for (int b = 0; b < 3; b++) UNROLL for (int c = 0; c < 3; c++)  // T_bcc −= T_b/5, or 3/5
-          sums[10 + T3[b][M2[c][c]]] -= sums[1 + b] * real(b == c ? 3.0 / 5 : 1.0 / 5);
-        UNROLL for (int q = 0; q < MONOMIALS; q++) *reinterpret_cast<row*>(moments[q] + 8 * part) = sums[q];
-      }
-      const real* mix = m.mix + (own * m.n_elements + run.element) * 4 * RADIAL_P * CHANNELS;
-      for (int rank = 0; rank < 4; rank++, mix += RADIAL_P * CHANNELS)
-        for (int q = FIRST[rank]; q < FIRST[rank + 1]; q++)
-          for (int c = 0; c < CHANNELS; c += LANES) {
-            vec mixed = load(tensors + q * CHANNELS + c);
-            UNROLL for (int n = 0; n < RADIAL; n++) mixed += moments[q][n] * load(mix + n * CHANNELS + c);
-            store(tensors + q * CHANNELS + c, mixed);
-          }
     }
     repulsion[a] = sum(energy);
-    apply_gain(a);
-    invariants(tensors, m.feature_shift, w.features[a]);
+  }
+
+  // Moments (RADIAL, HARMONICS) of one set.
+  void accumulate(const Bonds& bonds, const Neighbours& neighbours, int64_t set) const {
+    const real* weights = neighbours.weighted ? bonds.column(Bonds::WEIGHTS + set) : nullptr;
+    real* moments = w.moments.data() + set * RADIAL * HARMONICS;
+    UNROLL for (int first = 0; first < RADIAL; first += 8) UNROLL for (int q = 0; q < HARMONICS; q += LANES) {
+      vec sums[8] = {};
+      const real* phi = bonds.column(Bonds::PHI + first);
+      for (int64_t k = 0; k < neighbours.count; k++) {
+        vec h = load(w.rows + k * HARMONICS + q);
+        if (weights) h *= weights[k];
+        UNROLL for (int n = 0; n < 8; n++) if (first + n < RADIAL) sums[n] += phi[n * w.capacity + k] * h;
+      }
+      UNROLL for (int n = 0; n < 8; n++)
+        if (first + n < RADIAL) store(moments + (first + n) * HARMONICS + q, sums[n]);
+    }
+  }
+
+  // Adds to the tensors what moments (functions, HARMONICS) give.
+  void mix(const Mixing& mixing, const real* moments, real* tensors) const {
+    for (int c = 0; c < CHANNELS; c += LANES) {
+      vec sums[HARMONICS];
+      UNROLL for (int q = 0; q < HARMONICS; q++) sums[q] = load(tensors + TENSOR[q] * CHANNELS + c);
+      for (int f = 0; f < mixing.functions; f++) UNROLL for (int rank = 0; rank < 4; rank++) {
+        const vec weight = load(mixing.mix + (rank * mixing.functions + f) * CHANNELS + c);
+        UNROLL for (int q = FIRST_HARMONIC[rank]; q < FIRST_HARMONIC[rank + 1]; q++)
+          sums[q] += moments[f * HARMONICS + q] * weight;
+      }
+      UNROLL for (int q = 0; q < HARMONICS; q++) store(tensors + TENSOR[q] * CHANNELS + c, sums[q]);
+    }
+  }
+
+  // The reverse of `mix`: gradients (functions, HARMONICS) by the moments.
+  void mix_back(const Mixing& mixing, const real* tensors, real* gradient) const {
+    for (int f = 0; f < mixing.functions; f += LANES) {
+      vec sums[HARMONICS] = {};
+      for (int c = 0; c < CHANNELS; c++) UNROLL for (int rank = 0; rank < 4; rank++) {
+        const vec weight = load(mixing.mix_t + (rank * CHANNELS + c) * mixing.width + f);
+        UNROLL for (int q = FIRST_HARMONIC[rank]; q < FIRST_HARMONIC[rank + 1]; q++)
+          sums[q] += tensors[TENSOR[q] * CHANNELS + c] * weight;
+      }
+      UNROLL for (int q = 0; q < HARMONICS; q += LANES) {
+        transpose(sums + q);
+        UNROLL for (int l = 0; l < LANES; l++) store(gradient + (f + l) * HARMONICS + q, sums[q + l]);
+      }
+    }
   }
 
   void apply_gain(int a) {
     if (m.n_own == m.n_elements) return;
-    const real* gain = m.gain + element * 4 * CHANNELS;
+    const real* gain = m.gain + element(a) * 4 * CHANNELS;
     for (int rank = 0; rank < 4; rank++)
       for (int q = FIRST[rank]; q < FIRST[rank + 1]; q++)
         for (int c = 0; c < CHANNELS; c++) w.tensors[a][q * CHANNELS + c] *= gain[rank * CHANNELS + c];
   }
 
-  // Atomic energies of the block; features are replaced by their gradients.
   void readout(double* energies) {
+    if (size > BLOCK / 2) readout_of<BLOCK>(energies);
+    else readout_of<BLOCK / 2>(energies);
+  }
+
+  // Atomic energies of the block; features are replaced by their gradients. WIDTH: size or more.
+  template <int WIDTH> void readout_of(double* energies) {
     const real *hidden = m.hidden + own * FEATURES * HIDDEN, *hidden_t = m.hidden_t + own * FEATURES * HIDDEN;
-    const real *bias = m.bias + element * HIDDEN, *linear = m.linear + own * FEATURES;
-    const real* last = m.readout + own * HIDDEN;
+    const real *linear = m.linear + own * FEATURES, *last = m.readout + own * HIDDEN;
+    const real* bias[WIDTH];
+    for (int a = 0; a < WIDTH; a++) bias[a] = m.bias + element(std::min(a, size - 1)) * HIDDEN;
     for (int h = 0; h < HIDDEN; h += LANES) {
-      vec sums[BLOCK];
-      UNROLL for (int a = 0; a < BLOCK; a++) sums[a] = load(bias + h);
+      vec sums[WIDTH];
+      UNROLL for (int a = 0; a < WIDTH; a++) sums[a] = load(bias[a] + h);
       for (int f = 0; f < FEATURES; f++) {
         const vec weight = load(hidden + f * HIDDEN + h);
-        UNROLL for (int a = 0; a < BLOCK; a++) sums[a] += w.features[a][f] * weight;
+        UNROLL for (int a = 0; a < WIDTH; a++) sums[a] += w.features[a][f] * weight;
       }
-      UNROLL for (int a = 0; a < BLOCK; a++) store(w.hidden[a] + h, sums[a]);
+      UNROLL for (int a = 0; a < WIDTH; a++) store(w.hidden[a] + h, sums[a]);
     }
     for (int a = 0; a < size; a++) {
       vec energy = all(0);
@@ -210,16 +303,16 @@ struct Block {  // of atoms of one element
         store(w.hidden[a] + h, weight * sigmoid * (real(1) + x * (real(1) - sigmoid)));
       }
       const double raw = sum(energy) + m.constant[own] + repulsion[a];
-      energies[atoms[a]] = raw * m.scale + m.reference[element];
+      energies[atoms[a]] = raw * m.scale + m.reference[element(a)];
     }
     for (int f = 0; f < FEATURES; f += LANES) {
-      vec sums[BLOCK];
-      UNROLL for (int a = 0; a < BLOCK; a++) sums[a] = load(linear + f);
+      vec sums[WIDTH];
+      UNROLL for (int a = 0; a < WIDTH; a++) sums[a] = load(linear + f);
       for (int h = 0; h < HIDDEN; h++) {
         const vec weight = load(hidden_t + h * FEATURES + f);
-        UNROLL for (int a = 0; a < BLOCK; a++) sums[a] += w.hidden[a][h] * weight;
+        UNROLL for (int a = 0; a < WIDTH; a++) sums[a] += w.hidden[a][h] * weight;
       }
-      UNROLL for (int a = 0; a < BLOCK; a++) store(w.features[a] + f, sums[a]);
+      UNROLL for (int a = 0; a < WIDTH; a++) store(w.features[a] + f, sums[a]);
     }
   }
 
@@ -227,69 +320,67 @@ struct Block {  // of atoms of one element
   void reverse(int a, double* forces, double* virial) {
     real* tensors = w.tensors[a];
     pull_back_invariants(tensors, w.features[a]);
+    fold_traces(tensors);
     apply_gain(a);
-    const Bonds bonds = w.of(a);
-    vec total[3] = {}, outer[6] = {};
-    alignas(64) real gradient[MONOMIALS][RADIAL_P];
-    for (const Run& run : w.runs[a]) {
-      const real* mix = m.mix_t + (own * m.n_elements + run.element) * 4 * CHANNELS * RADIAL_P;
-      for (int part = 0; part < ROWS; part++) {
-        row sums[MONOMIALS];
-        UNROLL for (int rank = 0; rank < 4; rank++) {
-          UNROLL for (int q = FIRST[rank]; q < FIRST[rank + 1]; q++) sums[q] = row{};
-          for (int c = 0; c < CHANNELS; c++) {
-            const row weight = *reinterpret_cast<const row*>(mix + (rank * CHANNELS + c) * RADIAL_P + 8 * part);
-            UNROLL for (int q = FIRST[rank]; q < FIRST[rank + 1]; q++)
-              sums[q] += tensors[q * CHANNELS + c] * weight;
-          }
-        }
-        UNROLL for (int b = 0; b < 3; b++) UNROLL for (int c = 0; c < 3; c++)
-          sums[1 + b] -= sums[10 + T3[b][M2[c][c]]] * real(b == c ? 3.0 / 5 : 1.0 / 5);
-        sums[0] -= (sums[4] + sums[7] + sums[9]) * real(1.0 / 3);
-        UNROLL for (int q = 0; q < MONOMIALS; q++) *reinterpret_cast<row*>(gradient[q] + 8 * part) = sums[q];
+    const Neighbours& neighbours = w.neighbours[a];
+    real* gradient = w.gradient.data();
+    for (const Mixing& mixing : neighbours.mixings) {
+      mix_back(mixing, tensors, gradient);
+      gradient += mixing.functions * HARMONICS;
+    }
+    for (int64_t k = 0; k < neighbours.count; k += LANES) bond_slopes(w.of(a), k, neighbours);
+    add_bonds(w.of(a), atoms[a], neighbours.count, forces, virial);
+  }
+
+  // ∂E/∂r of one register of bonds, into w.slopes.
+  void bond_slopes(const Bonds& bonds, int64_t k, const Neighbours& neighbours) const {
+    const vec ux = load(bonds.column(Bonds::X) + k), uy = load(bonds.column(Bonds::Y) + k);
+    const vec uz = load(bonds.column(Bonds::Z) + k), inverse = load(bonds.column(Bonds::INVERSE) + k);
+    vec h[HARMONICS] = {all(1)}, d_h[HARMONICS] = {}, g[3], d_r = load(bonds.column(Bonds::SLOPE) + k);
+    harmonics(ux, uy, uz, h);
+    const real* gradient = w.gradient.data();
+    for (int set = 0; set < neighbours.sets; set++, gradient += RADIAL * HARMONICS) {
+      vec along = all(0);
+      for (int n = 0; n < RADIAL; n++) {
+        vec d_phi = all(0);
+        UNROLL for (int q = 0; q < HARMONICS; q++) d_phi += gradient[n * HARMONICS + q] * h[q];
+        along += d_phi * load(bonds.column(Bonds::DPHI + n) + k);
       }
-      for (int64_t k = run.first; k < run.first + run.count; k += LANES) bond_gradients(bonds, k, gradient, total, outer);
-      scatter(bonds, run, forces);
+      d_r += neighbours.weighted ? along * load(bonds.column(Bonds::WEIGHTS + set) + k) : along;
+    }
+    gradient = w.gradient.data();
+    for (int set = 0; set < neighbours.sets; set++, gradient += RADIAL * HARMONICS)
+      for (int n = 0; n < RADIAL; n++) {
+        vec phi = load(bonds.column(Bonds::PHI + n) + k);
+        if (neighbours.weighted) phi *= load(bonds.column(Bonds::WEIGHTS + set) + k);
+        UNROLL for (int q = 0; q < HARMONICS; q++) d_h[q] += gradient[n * HARMONICS + q] * phi;
+      }
+    pull_back_harmonics(d_h, ux, uy, uz, g);
+    const vec radial = d_r - (g[0] * ux + g[1] * uy + g[2] * uz) * inverse;
+    store(w.slopes + k, g[0] * inverse + radial * ux);
+    store(w.slopes + w.capacity + k, g[1] * inverse + radial * uy);
+    store(w.slopes + 2 * w.capacity + k, g[2] * inverse + radial * uz);
+  }
+
+  // Forces and virial of all n bonds of an atom.
+  void add_bonds(const Bonds& bonds, int64_t atom, int64_t n, double* forces, double* virial) const {
+    const real *dx = w.slopes, *dy = dx + w.capacity, *dz = dy + w.capacity;
+    vec total[3] = {}, outer[6] = {};
+    for (int64_t k = 0; k < n; k += LANES) {
+      const vec gx = load(dx + k), gy = load(dy + k), gz = load(dz + k), r = load(bonds.column(Bonds::R) + k);
+      const vec x = r * load(bonds.column(Bonds::X) + k), y = r * load(bonds.column(Bonds::Y) + k);
+      const vec z = r * load(bonds.column(Bonds::Z) + k);
+      total[0] += gx, total[1] += gy, total[2] += gz;
+      outer[0] += x * gx, outer[1] += y * gy, outer[2] += z * gz;
+      outer[3] += real(0.5) * (y * gz + z * gy), outer[4] += real(0.5) * (x * gz + z * gx);
+      outer[5] += real(0.5) * (x * gy + y * gx);
     }
     const double scale = m.scale;
-    for (int axis = 0; axis < 3; axis++) forces[3 * atoms[a] + axis] += scale * sum(total[axis]);
+    for (int axis = 0; axis < 3; axis++) forces[3 * atom + axis] += scale * sum(total[axis]);
     if (virial) for (int k = 0; k < 6; k++) virial[k] += scale * sum(outer[k]);
-  }
-
-  // ∂E/∂r of one register of bonds, left in the columns of the first three radial slopes' place.
-  void bond_gradients(const Bonds& bonds, int64_t k, const real (*gradient)[RADIAL_P], vec* total, vec* outer) {
-    const vec ux = load(bonds.column(Bonds::X) + k), uy = load(bonds.column(Bonds::Y) + k);
-    const vec uz = load(bonds.column(Bonds::Z) + k);
-    vec mono[MONOMIALS] = {all(1)}, d_mono[MONOMIALS] = {}, g[3];
-    monomials(ux, uy, uz, mono);
-    vec d_r = load(bonds.column(Bonds::SLOPE) + k);
-    for (int n = 0; n < RADIAL; n++) {
-      const vec phi = load(bonds.column(Bonds::PHI + n) + k);
-      vec d_phi = all(0);
-      UNROLL for (int q = 0; q < MONOMIALS; q++) {
-        d_phi += gradient[q][n] * mono[q];
-        d_mono[q] += gradient[q][n] * phi;
-      }
-      d_r += d_phi * load(bonds.column(Bonds::DPHI + n) + k);
-    }
-    pull_back(d_mono, mono, g);
-    vec gx = g[0], gy = g[1], gz = g[2];
-    const vec inverse = load(bonds.column(Bonds::INVERSE) + k), r = load(bonds.column(Bonds::R) + k);
-    const vec radial = d_r - (gx * ux + gy * uy + gz * uz) * inverse;
-    gx = gx * inverse + radial * ux, gy = gy * inverse + radial * uy, gz = gz * inverse + radial * uz;
-    total[0] += gx, total[1] += gy, total[2] += gz;
-    const vec x = r * ux, y = r * uy, z = r * uz;
-    outer[0] += x * gx, outer[1] += y * gy, outer[2] += z * gz;
-    outer[3] += real(0.5) * (y * gz + z * gy), outer[4] += real(0.5) * (x * gz + z * gx);
-    outer[5] += real(0.5) * (x * gy + y * gx);
-    store(bonds.column(Bonds::X) + k, gx), store(bonds.column(Bonds::Y) + k, gy), store(bonds.column(Bonds::Z) + k, gz);
-  }
-
-  void scatter(const Bonds& bonds, const Run& run, double* forces) const {
-    const real *gx = bonds.column(Bonds::X), *gy = bonds.column(Bonds::Y), *gz = bonds.column(Bonds::Z);
-    for (int k = run.first; k < run.first + run.count; k++) {
+    for (int64_t k = 0; k < n; k++) {
       double* f = forces + 3 * bonds.src[k];
-      f[0] -= m.scale * gx[k], f[1] -= m.scale * gy[k], f[2] -= m.scale * gz[k];
+      f[0] -= scale * dx[k], f[1] -= scale * dy[k], f[2] -= scale * dz[k];
     }
   }
 };

@@ -8,6 +8,24 @@ constexpr int T3[3][6] = {{0, 1, 2, 3, 4, 5}, {1, 3, 4, 6, 7, 8}, {2, 4, 5, 7, 8
 constexpr int LEFT[6] = {0, 0, 0, 1, 1, 2}, RIGHT[6] = {0, 1, 2, 1, 2, 2};
 constexpr int TIMES2[6] = {1, 2, 2, 1, 2, 1}, TIMES3[10] = {1, 3, 3, 3, 6, 3, 1, 3, 3, 1};
 
+constexpr int TENSOR[HARMONICS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 16, 17};  // where harmonics are mixed to
+constexpr int TRACES[4][3] = {{9, 4, 7}, {15, 10, 13}, {18, 11, 16}, {19, 12, 17}};      // zz = −xx − yy and so on
+
+// Components of traceless tensors (MONOMIALS, CHANNELS) that follow from the others.
+static void complete_traces(real* tensors) {
+  for (auto [zz, xx, yy] : TRACES)
+    for (int c = 0; c < CHANNELS; c++) tensors[zz * CHANNELS + c] = -tensors[xx * CHANNELS + c] - tensors[yy * CHANNELS + c];
+}
+
+// Its reverse.
+static void fold_traces(real* tensors) {
+  for (auto [zz, xx, yy] : TRACES)
+    for (int c = 0; c < CHANNELS; c++) {
+      tensors[xx * CHANNELS + c] -= tensors[zz * CHANNELS + c];
+      tensors[yy * CHANNELS + c] -= tensors[zz * CHANNELS + c];
+    }
+}
+
 // Tensors of one register of channels, and products of two of them.
 struct Products {
   vec v[3], m[6], t[10], mv[3], tm[3], tv[6], mm[6], tt[6];

@@ -14,6 +14,7 @@ from typing import TypeGuard
 import torch
 
 from ..data.graph import Graph, coincident
+from ..models.classical.core_repulsion import COULOMB
 from ..models.evaluator import Compiled, Input
 from ..models.moment import N_INVARIANTS, RANK, MomentNetwork
 from .aot_graph import deviations, example_graphs, tolerance
@@ -28,14 +29,15 @@ UNKNOWN_ELEMENT, COINCIDENT, NO_MEMORY = 1, 2, 3
 
 class _Model(ctypes.Structure):
     _fields_ = [
-        (name, ctypes.c_int64) for name in ("n_elements", "n_own", "envelope", "repulsion", "n_numbers")
+        (name, ctypes.c_int64)
+        for name in ("n_elements", "n_own", "n_embedding", "envelope", "repulsion", "n_numbers")
     ]
     _fields_ += [(name, ctypes.c_double) for name in ("cutoff", "scale")]
     _fields_ += [
         (name, ctypes.c_void_p)
         for name in (
-            *("element_index", "numbers", "screening", "inner", "outer", "reference"),
-            *("mix", "mix_t", "shift", "gain", "feature_shift"),
+            *("element_index", "pairs", "reference"),
+            *("embedding", "mix", "mix_t", "joint", "joint_t", "shift", "gain", "feature_shift"),
             *("hidden", "hidden_t", "bias", "readout", "linear", "constant"),
         )
     ]
@@ -181,20 +183,22 @@ class MomentKernel(Compiled):
 
 def constants(model: MomentNetwork) -> dict[str, torch.Tensor]:
     """What the kernels read that no training changes, in the order of their struct."""
-    numbers = model.numbers.double()
+    z, scale = model.numbers.double(), model.scale.double()
+    strength = COULOMB * z[:, None] * z / (2 * scale)
+    screening = (z[:, None] ** 0.23 + z**0.23) / 0.46850  # see zbl_energy
+    inner, outer = model.zbl_inner.double(), model.zbl_outer.double()
+    pairs = torch.stack([strength, screening, inner, 1 / (outer - inner)], dim=-1)
     return {
         "element_index": model.element_index,
-        "numbers": numbers,  # (n,)
-        "screening": numbers**0.23 / 0.46850,  # (n,) 1/Å; two make a screening length, as in zbl_energy
-        "inner": model.zbl_inner.double(),  # (n, n) Å
-        "outer": model.zbl_outer.double(),  # (n, n) Å
+        "pairs": pairs.to(model.dtype),  # (n, n, 4)
         "reference": model.reference_energies.double(),  # (n,) eV
     }
 
 
 def struct(model: MomentNetwork, arrays: Iterable[torch.Tensor]) -> ctypes.Structure:
     """A model as kernels read it, as long as ``arrays`` live; those that are left out are null."""
-    sizes = len(model.elements), model.layers[0].n_own
+    embedding = 1 if model.bond_embedding is None else model.config.species_channels
+    sizes = len(model.elements), model.layers[0].n_own, embedding
     integers = (*sizes, model.config.envelope, model.config.zbl, len(model.element_index))
     return _Model(*integers, model.cutoff, float(model.scale), *(t.data_ptr() for t in arrays))
 
@@ -204,13 +208,13 @@ class _Weights:
     """``constants``, then arrays in the order of the kernel's struct; factors in a row are multiplied out."""
 
     element_index: torch.Tensor
-    numbers: torch.Tensor
-    screening: torch.Tensor
-    inner: torch.Tensor
-    outer: torch.Tensor
+    pairs: torch.Tensor
     reference: torch.Tensor
+    embedding: torch.Tensor  # (n, S)
     mix: torch.Tensor  # (n_own, n, 4, B, C), n_own is n where elements have weights of their own, else 1
-    mix_t: torch.Tensor  # (n_own, n, 4, C, B)
+    mix_t: torch.Tensor  # (n_own, n, 4, C, B), the last axis filled up to a multiple of 16
+    joint: torch.Tensor  # (n_own, 4, S·B, C), of which an element's embedding makes its mix
+    joint_t: torch.Tensor  # (n_own, 4, C, S·B), filled up as well
     shift: torch.Tensor  # (n_own, C)
     gain: torch.Tensor  # (n, 4, C)
     feature_shift: torch.Tensor  # (F·C,)
@@ -225,7 +229,7 @@ class _Weights:
 @torch.no_grad()
 def _fold(model: MomentNetwork) -> _Weights:
     layer, config, n = model.layers[0], model.config, len(model.elements)
-    channels, hidden, radial = _padded(config.channels), _padded(config.hidden), -(-config.n_radial // 8) * 8
+    channels, hidden, radial = _padded(config.channels), _padded(config.hidden), config.n_radial
     own = layer.n_own
 
     scaled = (layer.mix * layer.moment_scale[:, :, None]).double()  # (4, S·B, n_own·C)
@@ -234,6 +238,8 @@ def _fold(model: MomentNetwork) -> _Weights:
     embedding = torch.ones(1, 1) if model.bond_embedding is None else model.bond_embedding.weight
     mix = torch.einsum("zs,lsboc->ozlbc", embedding.double(), scaled)
     mix = _pad(mix, (own, n, RANK + 1, radial, channels))
+    joint = scaled.permute(3, 0, 1, 2, 4).flatten(2, 3)  # (n_own, 4, S·B, C)
+    joint = _pad(joint, (*joint.shape[:3], channels))
     gain = torch.ones(n, RANK + 1, config.channels) if layer.gain is None else layer.gain
     bias = layer.hidden.bias.double().view(own, -1).expand(n, -1)
     if layer.species_bias is not None:
@@ -247,8 +253,11 @@ def _fold(model: MomentNetwork) -> _Weights:
     weight = _pad(weight, (own, hidden, N_INVARIANTS * channels))
     weights = _Weights(
         **constants(model),
+        embedding=embedding,
         mix=mix,
-        mix_t=mix.transpose(3, 4),
+        mix_t=_wide(mix.transpose(3, 4)),
+        joint=joint,
+        joint_t=_wide(joint.transpose(2, 3)),
         shift=_pad(shift, (own, channels)),
         gain=_pad(gain.double(), (n, RANK + 1, channels)),
         feature_shift=features(layer.feature_shift),
@@ -274,6 +283,11 @@ def _address(tensor: torch.Tensor | None) -> int | None:
 def _padded(width: int) -> int:
     """Widths are filled up with zeros to multiples of the widest register."""
     return -(-width // 16) * 16
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """The last axis filled up with zeros, see ``_padded``."""
+    return _pad(x, (*x.shape[:-1], _padded(x.shape[-1])))
 
 
 def _pad(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

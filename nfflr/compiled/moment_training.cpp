@@ -67,10 +67,11 @@ static void radial_functions(const Model& m, const Batch& b, const Basis& out) {
   std::vector<int64_t> next(first.begin(), first.end() - 1);
   for (int64_t e = 0; e < b.n_edges; e++) order[next[pair(e)]++] = e;
 
-  alignas(64) real data[Bonds::COLUMNS * LANES], repulsion[LANES];
+  alignas(64) real data[Bonds::WEIGHTS * LANES], repulsion[LANES];
   const Bonds bonds{data, LANES, nullptr};
+  const Radial radial(m);
   for (int64_t p = 0; p < n * n; p++) {
-    const Radial radial(m, int(p / n), int(p % n));
+    const Pairs constants = spread(m.pairs[p]);
     for (int64_t k = first[p]; k < first[p + 1]; k += LANES) {
       const int count = int(std::min<int64_t>(LANES, first[p + 1] - k));
       for (int l = 0; l < LANES; l++) {
@@ -78,7 +79,7 @@ static void radial_functions(const Model& m, const Batch& b, const Basis& out) {
         const real r = std::sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
         bonds.column(Bonds::R)[l] = r, bonds.column(Bonds::INVERSE)[l] = 1 / r;
       }
-      store(repulsion, radial(bonds, 0));
+      store(repulsion, radial(bonds, 0, constants));
       for (int l = 0; l < count; l++) {
         const int64_t e = order[k + l];
         for (int f = 0; f < RADIAL; f++) {

@@ -53,24 +53,27 @@ class VerletList:
         self.builds = 0
         self._search: _Search | None = None
 
-    def graph(self, atoms: ase.Atoms) -> Graph:
-        """All pairs closer than the cutoff, from the stored candidates while these are complete."""
-        graph = self.candidates(atoms)
+    def graph(self, atoms: ase.Atoms, reusable: bool | None = None) -> Graph:
+        """All pairs closer than the cutoff, from the stored candidates while these are complete.
+
+        ``reusable`` is what the method of that name has said of these atoms, if it has been called.
+        """
+        graph = self.candidates(atoms, reusable)
         if self.skin == 0:
             check_distances(graph)
             return graph
         return graph.shorter_than(self.cutoff)
 
-    def candidates(self, atoms: ase.Atoms) -> Graph:
+    def candidates(self, atoms: ase.Atoms, reusable: bool | None = None) -> Graph:
         """As ``graph``, with pairs up to a skin beyond the cutoff; coincident atoms are not noticed.
 
         Raises:
             StructureError: a periodic axis has no cell vector.
         """
         search = self._search
-        if search is None or not self.reusable(atoms):
+        if search is None or not (self.reusable(atoms) if reusable is None else reusable):
             search = self._build(atoms)
-        if not np.array_equal(self._cell, atoms.cell.array):
+        if not same_array(self._cell, atoms.cell.array):
             self._keep_cell(atoms.cell.array, search)
         positions = torch.from_numpy(atoms.positions.copy()).to(self.device)  # a copy: the caller moves on
         current = Atoms(positions, self._numbers, self._cell_tensor, self._pbc)
@@ -85,10 +88,10 @@ class VerletList:
         search = self._search
         if search is None or self.skin == 0 or len(search.numbers) != len(atoms):
             return False
-        if not (np.array_equal(search.numbers, atoms.numbers) and np.array_equal(search.pbc, atoms.pbc)):
+        if not (same_array(search.numbers, atoms.numbers) and same_array(search.pbc, atoms.pbc)):
             return False
         allowance, start = self.skin, search.positions
-        if not np.array_equal(search.cell, atoms.cell.array):
+        if not same_array(search.cell, atoms.cell.array):
             deformation = _deformation(atoms, search)
             if deformation is None:
                 return False
@@ -118,6 +121,11 @@ class VerletList:
         self._cell = cell.copy()
         self._cell_tensor = torch.tensor(cell, device=self.device)
         self._translation = search.image.double() @ self._cell_tensor  # (E, 3)
+
+
+def same_array(first: np.ndarray, second: np.ndarray) -> bool:
+    """``np.array_equal`` of arrays of one shape, of which it compares the bytes first: that costs least."""
+    return first.tobytes() == second.tobytes() or np.array_equal(first, second)
 
 
 def _deformation(atoms: ase.Atoms, search: _Search) -> np.ndarray | None:

@@ -111,6 +111,12 @@ CASES = [
     pytest.param(("Si",), torch.float32, {}, id="single"),
     pytest.param(ELEMENTS, torch.float64, {}, id="elements-double"),
     pytest.param(ELEMENTS, torch.float32, {}, id="elements-single"),
+    pytest.param(ELEMENTS, torch.float64, {"species_channels": 2}, id="more-elements-than-channels"),
+    pytest.param(ELEMENTS, torch.float32, {"species_channels": 2}, id="more-elements-than-channels-single"),
+    pytest.param(ELEMENTS, torch.float64, {"species_channels": 1}, id="one-channel"),
+    pytest.param(
+        ELEMENTS, torch.float64, {"species_channels": 2, "own_weights": False, "n_radial": 10}, id="shared"
+    ),
     pytest.param(("Si",), torch.float64, {"zbl": False}, id="no-repulsion"),
     pytest.param(ELEMENTS, torch.float64, {"zbl": False, "envelope": 3}, id="low-envelope"),
     pytest.param(ELEMENTS, torch.float64, {"n_radial": 10, "channels": 20, "hidden": 9}, id="odd-widths"),
