@@ -14,6 +14,7 @@ unit normals: the bound holds for every F that maps the periodic vectors of then
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import ase
 import numpy as np
@@ -31,12 +32,16 @@ class _Search:
 
     positions: np.ndarray  # (N, 3) Å
     cell: np.ndarray  # (3, 3) Å
-    box: np.ndarray  # (3, 3) Å, the cell with unit normals along open axes
     pbc: np.ndarray  # (3,)
     numbers: np.ndarray  # (N,)
     src: torch.Tensor  # (E,)
     dst: torch.Tensor  # (E,)
     image: torch.Tensor  # (E, 3) int32, cells between the ends of a pair
+
+    @cached_property
+    def box(self) -> np.ndarray:
+        """(3, 3) Å, the cell with unit normals along open axes."""
+        return complete_box(self.cell, self.pbc)
 
 
 class VerletList:
@@ -108,7 +113,7 @@ class VerletList:
             torch.from_numpy(x).to(self.device) for x in (j, i, shift.astype(np.int32, copy=False))
         )
         numbers = atoms.numbers.copy()
-        search = _Search(positions, cell, complete_box(cell, pbc), pbc, numbers, src, dst, image)
+        search = _Search(positions, cell, pbc, numbers, src, dst, image)
         self._search = search
         self._numbers = torch.tensor(numbers, dtype=torch.int64, device=self.device)
         self._pbc = torch.tensor(pbc, device=self.device)
