@@ -44,12 +44,12 @@ template <class T> struct Bits;
 template <> struct Bits<float> {
   typedef int32_t type;
   static constexpr int mantissa = 23, bias = 127, degree = 7, sine = 7;
-  static constexpr float magic = 12582912.0f, largest = 87.0f;
+  static constexpr float magic = 12582912.0f, largest = 60.0f;
 };
 template <> struct Bits<double> {
   typedef int64_t type;
   static constexpr int mantissa = 52, bias = 1023, degree = 13, sine = 11;
-  static constexpr double magic = 6755399441055744.0, largest = 708.0;
+  static constexpr double magic = 6755399441055744.0, largest = 600.0;
 };
 using bits = Bits<real>;
 typedef bits::type ivec __attribute__((vector_size(BYTES), may_alias));
@@ -63,23 +63,24 @@ template <int FIRST, std::size_t... K> static inline vec interleave(vec a, vec b
 #endif
 }
 
-// A square of registers, in place.
-static inline void transpose(vec* x) {
-  constexpr auto all_lanes = std::make_index_sequence<LANES>();
+// Rows (LANES, COLUMNS) into columns (COLUMNS, LANES), in place; COLUMNS is a power of two.
+template <int COLUMNS> static inline void transpose(vec* x) {
+  constexpr auto lanes = std::make_index_sequence<LANES>();
 UNROLL
   for (int step = 1; step < LANES; step *= 2) {
-    vec y[LANES];
+    vec y[COLUMNS];
 UNROLL
-    for (int k = 0; k < LANES / 2; k++) {
-      y[2 * k] = interleave<0>(x[k], x[k + LANES / 2], all_lanes);
-      y[2 * k + 1] = interleave<LANES / 2>(x[k], x[k + LANES / 2], all_lanes);
+    for (int k = 0; k < COLUMNS / 2; k++) {
+      y[2 * k] = interleave<0>(x[k], x[k + COLUMNS / 2], lanes);
+      y[2 * k + 1] = interleave<LANES / 2>(x[k], x[k + COLUMNS / 2], lanes);
     }
 UNROLL
-    for (int k = 0; k < LANES; k++) x[k] = y[k];
+    for (int k = 0; k < COLUMNS; k++) x[k] = y[k];
   }
 }
 
-// e^x by 2^n times the Taylor series on |f| ≤ ln(2)/2; x is limited to what neither over- nor underflows.
+// e^x by 2^n times the Taylor series on |f| ≤ ln(2)/2; x is limited so that results times small
+// numbers are no denormal ones either, which take a hundred times longer.
 static inline vec exponential(vec x) {
   x = x > bits::largest ? all(bits::largest) : x;
   x = x < -bits::largest ? all(-bits::largest) : x;

@@ -52,7 +52,7 @@ struct Workspace {
   alignas(64) real features[BLOCK][FEATURES];
   alignas(64) real hidden[BLOCK][HIDDEN];
 
-  explicit Workspace(const Model& m) : columns(Bonds::WEIGHTS + m.n_embedding) {
+  explicit Workspace(const Model& m) : columns(Bonds::WEIGHTS + filled(m.n_embedding)) {
     set.resize(m.n_elements);
     moments.resize(m.n_embedding * RADIAL * HARMONICS);
     gradient.resize((m.n_embedding * RADIAL + 16) * HARMONICS);  // written in full registers of functions
@@ -131,9 +131,11 @@ struct Block {  // of atoms that share their weights
     mixings.clear();
     neighbours.count = n;
     const int64_t full = (n + LANES - 1) / LANES * LANES;
-    for (int64_t k = 0; k < n; k++) w.element[k] = elements[bonds.src[k]];
-    std::fill(w.element + n, w.element + full, w.element[0]);
-    if (m.n_elements > 1) fill_constants(full, m.pairs + element(a) * m.n_elements);
+    if (m.n_elements > 1) {  // else w.element holds zeros
+      for (int64_t k = 0; k < n; k++) w.element[k] = elements[bonds.src[k]];
+      std::fill(w.element + n, w.element + full, w.element[0]);
+      look_up(&m.pairs[element(a) * m.n_elements].strength, 4, full, w.pairs);
+    }
     std::fill(w.set.begin(), w.set.end(), -1);
     const size_t most = std::max<int64_t>(2, m.n_embedding);
     for (int64_t k = 0; k < n && mixings.size() < most; k++) {
@@ -148,23 +150,26 @@ struct Block {  // of atoms that share their weights
     if (neighbours.weighted) fill_weights(bonds, full, neighbours.sets, embedded);
   }
 
-  void fill_constants(int64_t n, const Pair* pairs) {
-    for (int c = 0; c < 4; c++) look_up(&pairs->strength + c, 4, n, w.pairs + c * w.capacity);
-  }
-
   // Of sets that are elements, one is for each bond; sets that are channels count by the embedding.
   void fill_weights(const Bonds& bonds, int64_t n, int64_t sets, bool embedded) {
-    for (int64_t set = 0; set < sets; set++) {
-      real* weights = bonds.column(Bonds::WEIGHTS + set);
-      if (embedded) look_up(m.embedding + set, m.n_embedding, n, weights);
-      else for (int64_t k = 0; k < n; k++) weights[k] = w.set[w.element[k]] == set;
-    }
+    if (embedded)
+      for (int64_t set = 0; set < sets; set += 4)
+        look_up(m.embedding + set, filled(sets), n, bonds.column(Bonds::WEIGHTS + set));
+    else
+      for (int64_t set = 0; set < sets; set++)
+        for (int64_t k = 0; k < n; k++) bonds.column(Bonds::WEIGHTS + set)[k] = w.set[w.element[k]] == set;
   }
 
-  // A number for each bond, by the neighbour's element.
-  void look_up(const real* table, int stride, int64_t n, real* __restrict column) const {
-    const int* element = w.element;
-    for (int64_t k = 0; k < n; k++) column[k] = table[element[k] * stride];
+  // Four numbers for each bond, by the neighbour's element, into four columns.
+  void look_up(const real* table, int64_t stride, int64_t n, real* columns) const {
+    for (int64_t k = 0; k < n; k += LANES) {
+      real rows[LANES][4];
+      for (int l = 0; l < LANES; l++) std::copy_n(table + w.element[k + l] * stride, 4, rows[l]);
+      vec x[4];
+      std::memcpy(x, rows, sizeof(x));
+      transpose<4>(x);
+      for (int c = 0; c < 4; c++) store(columns + c * w.capacity + k, x[c]);
+    }
   }
 
   Pairs constants(int64_t k) const {
@@ -211,7 +216,7 @@ struct Block {  // of atoms that share their weights
       vec h[HARMONICS] = {all(1)};
       harmonics(load(bonds.column(Bonds::X) + k), load(bonds.column(Bonds::Y) + k), load(bonds.column(Bonds::Z) + k), h);
       UNROLL for (int q = 0; q < HARMONICS; q += LANES) {
-        transpose(h + q);
+        transpose<LANES>(h + q);
         UNROLL for (int l = 0; l < LANES; l++) store(w.rows + (k + l) * HARMONICS + q, h[q + l]);
       }
     }
@@ -259,7 +264,7 @@ struct Block {  // of atoms that share their weights
           sums[q] += tensors[TENSOR[q] * CHANNELS + c] * weight;
       }
       UNROLL for (int q = 0; q < HARMONICS; q += LANES) {
-        transpose(sums + q);
+        transpose<LANES>(sums + q);
         UNROLL for (int l = 0; l < LANES; l++) store(gradient + (f + l) * HARMONICS + q, sums[q + l]);
       }
     }

@@ -23,7 +23,7 @@ struct Model {  // as filled by moment.py
   const int64_t* element_index;  // (n_numbers,), −1 for elements that are not covered
   const Pair* pairs;             // (n, n) by centre and neighbour
   const double* reference;       // (n,) eV
-  const real* embedding;         // (n, n_embedding) of neighbours
+  const real* embedding;         // (n, n_embedding filled up) of neighbours
   const real* mix;               // (n_own, n, 4, RADIAL, CHANNELS), by centre and neighbour
   const real* mix_t;             // (n_own, n, 4, CHANNELS, RADIAL filled up)
   const real* joint;             // (n_own, 4, n_embedding · RADIAL, CHANNELS), before an embedding is chosen

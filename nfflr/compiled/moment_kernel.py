@@ -210,9 +210,9 @@ class _Weights:
     element_index: torch.Tensor
     pairs: torch.Tensor
     reference: torch.Tensor
-    embedding: torch.Tensor  # (n, S)
+    embedding: torch.Tensor  # (n, S), the last axis filled up to a multiple of 16
     mix: torch.Tensor  # (n_own, n, 4, B, C), n_own is n where elements have weights of their own, else 1
-    mix_t: torch.Tensor  # (n_own, n, 4, C, B), the last axis filled up to a multiple of 16
+    mix_t: torch.Tensor  # (n_own, n, 4, C, B), filled up as well
     joint: torch.Tensor  # (n_own, 4, S·B, C), of which an element's embedding makes its mix
     joint_t: torch.Tensor  # (n_own, 4, C, S·B), filled up as well
     shift: torch.Tensor  # (n_own, C)
@@ -253,7 +253,7 @@ def _fold(model: MomentNetwork) -> _Weights:
     weight = _pad(weight, (own, hidden, N_INVARIANTS * channels))
     weights = _Weights(
         **constants(model),
-        embedding=embedding,
+        embedding=_wide(embedding),
         mix=mix,
         mix_t=_wide(mix.transpose(3, 4)),
         joint=joint,
