@@ -293,7 +293,7 @@ struct Block {  // of atoms that share their weights
       vec sums[WIDTH];
       UNROLL for (int a = 0; a < WIDTH; a++) sums[a] = load(bias[a] + h);
       for (int f = 0; f < FEATURES; f++) {
-        const vec weight = load(hidden + f * HIDDEN + h);
+        const vec weight = load(hidden + (h / 16 * FEATURES + f) * 16 + h % 16);
         UNROLL for (int a = 0; a < WIDTH; a++) sums[a] += w.features[a][f] * weight;
       }
       UNROLL for (int a = 0; a < WIDTH; a++) store(w.hidden[a] + h, sums[a]);
@@ -314,7 +314,7 @@ struct Block {  // of atoms that share their weights
       vec sums[WIDTH];
       UNROLL for (int a = 0; a < WIDTH; a++) sums[a] = load(linear + f);
       for (int h = 0; h < HIDDEN; h++) {
-        const vec weight = load(hidden_t + h * FEATURES + f);
+        const vec weight = load(hidden_t + (f / 16 * HIDDEN + h) * 16 + f % 16);
         UNROLL for (int a = 0; a < WIDTH; a++) sums[a] += w.hidden[a][h] * weight;
       }
       UNROLL for (int a = 0; a < WIDTH; a++) store(w.features[a] + f, sums[a]);

@@ -31,8 +31,8 @@ struct Model {  // as filled by moment.py
   const real* shift;             // (n_own, CHANNELS) taken from the mixed scalars
   const real* gain;              // (n, 4, CHANNELS), by the centre's element
   const real* feature_shift;     // (FEATURES,)
-  const real* hidden;            // (n_own, FEATURES, HIDDEN)
-  const real* hidden_t;          // (n_own, HIDDEN, FEATURES)
+  const real* hidden;            // (n_own, HIDDEN / 16, FEATURES, 16), in the order in which they are read
+  const real* hidden_t;          // (n_own, FEATURES / 16, HIDDEN, 16)
   const real* bias;              // (n, HIDDEN)
   const real* readout;           // (n_own, HIDDEN)
   const real* linear;            // (n_own, FEATURES)

@@ -218,8 +218,8 @@ class _Weights:
     shift: torch.Tensor  # (n_own, C)
     gain: torch.Tensor  # (n, 4, C)
     feature_shift: torch.Tensor  # (F·C,)
-    hidden: torch.Tensor  # (n_own, F·C, H)
-    hidden_t: torch.Tensor  # (n_own, H, F·C)
+    hidden: torch.Tensor  # (n_own, H/16, F·C, 16)
+    hidden_t: torch.Tensor  # (n_own, F·C/16, H, 16)
     bias: torch.Tensor  # (n, H)
     readout: torch.Tensor  # (n_own, H)
     linear: torch.Tensor  # (n_own, F·C)
@@ -261,8 +261,8 @@ def _fold(model: MomentNetwork) -> _Weights:
         shift=_pad(shift, (own, channels)),
         gain=_pad(gain.double(), (n, RANK + 1, channels)),
         feature_shift=features(layer.feature_shift),
-        hidden=weight.transpose(1, 2),
-        hidden_t=weight,
+        hidden=weight.transpose(1, 2).unflatten(2, (-1, 16)).transpose(1, 2),
+        hidden_t=weight.unflatten(2, (-1, 16)).transpose(1, 2),
         bias=_pad(bias, (n, hidden)),
         readout=_pad(layer.readout.weight.double(), (own, hidden)),
         linear=features(layer.linear.weight.double() * layer.feature_scale),
