@@ -147,6 +147,27 @@ def test_no_stress_without_a_volume_and_no_harm_to_the_rest(structures, build):
     assert "stress" not in atoms.calc.results and atoms.get_potential_energy() == energy
 
 
+def test_the_kept_structure_is_a_copy_in_each_call(structures):
+    atoms = structures.crystal(ELEMENTS)
+    atoms.calc = calculator()
+    atoms.get_forces()
+    first, start = atoms.calc.atoms, atoms.positions.copy()
+    atoms.positions += 0.01
+    atoms.set_tags(range(len(atoms)))
+    atoms.info["step"] = 1
+    atoms.set_constraint(FixAtoms([0]))
+    atoms.get_forces()
+    second = atoms.calc.atoms
+    assert second == atoms and second.calc is None and second.get_tags()[-1] == len(atoms) - 1
+    assert second.info == {"step": 1} and len(second.constraints) == 1
+    assert first is not second and first.info == {} and not first.constraints and not first.has("tags")
+    assert np.array_equal(first.positions, start)
+    atoms.set_cell(atoms.cell * 1.01)
+    atoms.pbc = (True, True, False)
+    atoms.get_forces()
+    assert atoms.calc.atoms == atoms and second.pbc.all()
+
+
 def test_a_dummy_cell_without_periodicity_changes_nothing(structures):
     calc = calculator()
     plain, boxed = calc.evaluate([molecule(structures), molecule_in_a_box(structures)])

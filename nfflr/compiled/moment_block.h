@@ -34,7 +34,7 @@ struct Mixing {
 
 struct Neighbours {  // of one atom
   int64_t count = 0, sets = 0;
-  bool weighted = false;  // each set by a column of the bonds
+  bool weighted = false;  // the columns Bonds::WEIGHTS say how much each bond counts in each set
   std::vector<Mixing> mixings;
 };
 
@@ -122,8 +122,8 @@ struct Block {  // of atoms that share their weights
     return DONE;
   }
 
-  // Each element among the neighbours has its set of moments. Where there are as many of them as channels of the
-  // embedding, a set for each of these costs less.
+  // An atom has a set of moments for each element among its neighbours. Where there are as many elements as the
+  // embedding has channels, or more, it has a set for each channel instead, whose moments cost less to mix.
   void choose_sets(int a, int64_t n) {
     const Bonds bonds = w.of(a);
     Neighbours& neighbours = w.neighbours[a];
@@ -150,7 +150,7 @@ struct Block {  // of atoms that share their weights
     if (neighbours.weighted) fill_weights(bonds, full, neighbours.sets, embedded);
   }
 
-  // Of sets that are elements, one is for each bond; sets that are channels count by the embedding.
+  // A bond counts in the set of its element alone, or in the set of each channel by its element's embedding.
   void fill_weights(const Bonds& bonds, int64_t n, int64_t sets, bool embedded) {
     if (embedded)
       for (int64_t set = 0; set < sets; set += 4)
@@ -174,7 +174,8 @@ struct Block {  // of atoms that share their weights
 
   Pairs constants(int64_t k) const {
     const real* columns = w.pairs + k;
-    return {load(columns), load(columns + w.capacity), load(columns + 2 * w.capacity), load(columns + 3 * w.capacity)};
+    const int64_t step = w.capacity;
+    return {load(columns), load(columns + step), load(columns + 2 * step), load(columns + 3 * step)};
   }
 
   // Fills the last register with bonds as long as the cutoff, where all functions vanish.

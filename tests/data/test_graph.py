@@ -203,3 +203,13 @@ def test_what_is_empty_has_the_shapes_of_what_is_not(backend):
     for positions in (np.zeros((0, 3)), np.zeros((1, 3))):
         i, j, shift = neighbor_list(positions, np.zeros((3, 3)), np.zeros(3, bool), 3.0, backend)
         assert i.shape == j.shape == (0,) and shift.shape == (0, 3)
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+def test_pairs_of_very_many_atoms_are_sorted_by_centre(backend):
+    n = 2**16 + 10  # more than 16 bits count
+    positions = np.zeros((n, 3))
+    positions[:, 0] = np.random.default_rng(0).permutation(n)  # a chain in no order
+    i, j, shift = neighbor_list(positions, np.zeros((3, 3)), np.zeros(3, bool), 1.5, backend)
+    assert len(i) == 2 * (n - 1) and (np.diff(i) >= 0).all() and not shift.any()
+    assert (np.abs(positions[i, 0] - positions[j, 0]) == 1).all()
