@@ -5,8 +5,8 @@ Usage: python tests/benchmarks/call_cost.py [ATOMS ...] [--elements N ...] [--ag
 Before each call all atoms move a little; energy, forces and stress are wanted. Silicon with ``mlearn-si``,
 and the same positions with elements drawn at random and random weights; with "own", each element has weights
 of its own. Processor time of one thread on one core, median of the rounds: µs per atom, the kernel's share of
-it, and µs per atom of a call for which neighbours are searched. With ``--against``, another checkout runs the
-same in turns, and medians of the ratios this checkout / other are shown.
+it, µs per atom of a call for which neighbours are searched, and the cost of a call relative to one element's.
+With ``--against``, another checkout runs the same in turns, and medians of the ratios this / other are shown.
 """
 
 import argparse
@@ -114,19 +114,29 @@ class Checkout:
         return json.loads(self.process.stdout.readline())
 
 
-def compare(case, checkouts, rounds):
-    """A line about one case."""
+def compare(cases, checkouts, rounds):
+    """A line about each case of one size; all cases of all checkouts take turns."""
+    turns = [(case, k) for case in cases for k in range(len(checkouts))]
+    costs = [{(case, k): checkouts[k].measure(case) for case, k in turns} for _ in range(rounds + 1)]
+    for case in cases:
+        yield line(case, cases, costs[1:], len(checkouts))  # the first round warms up
+
+
+def line(case, cases, costs, n_checkouts):
+    """Medians of the rounds; ratios are formed within a round."""
     n_atoms, n_elements, own = case
-    for checkout in checkouts:
-        checkout.measure(case)  # warm up
-    costs = [[checkout.measure(case) for checkout in checkouts] for _ in range(rounds)]  # [round][checkout]
-    total, inside, anew = (statistics.median(c[0][k] for c in costs) for k in range(3))
+    total, inside, anew = (statistics.median(round[case, 0][k] for round in costs) for k in range(3))
     name = f"{n_elements} elements{', own' if own else ''}" if n_elements else "mlearn-si"
-    line = f"{n_atoms:6d} {name:>18s} {total / n_atoms:8.2f} {inside / total:7.0%} {anew / n_atoms:8.2f}"
-    if len(checkouts) > 1:
-        ratios = (statistics.median(c[0][k] / c[1][k] for c in costs) for k in range(3))
-        line += "".join(f"{ratio:9.3f}" for ratio in ratios)
-    return line
+    text = f"{n_atoms:6d} {name:>18s} {total / n_atoms:8.2f} {inside / total:7.0%} {anew / n_atoms:8.2f}"
+    one = (n_atoms, 1, False)
+    ratio = statistics.median(round[case, 0][0] / round[one, 0][0] for round in costs) if one in cases else 0
+    text += f"{ratio:9.2f}" if ratio else f"{'':9s}"
+    if n_checkouts > 1:
+        ratios = (
+            statistics.median(round[case, 0][k] / round[case, 1][k] for round in costs) for k in range(3)
+        )
+        text += "".join(f"{ratio:9.3f}" for ratio in ratios)
+    return text
 
 
 def main():
@@ -141,12 +151,13 @@ def main():
         return serve()
     folders = [HERE.parents[2], *([options.against] if options.against else [])]
     checkouts = [Checkout(folder.resolve()) for folder in folders]
-    heading = f"{'atoms':>6s} {'':>18s} {'µs/atom':>8s} {'kernel':>7s} {'search':>8s}"
+    heading = f"{'atoms':>6s} {'':>18s} {'µs/atom':>8s} {'kernel':>7s} {'search':>8s} {'/ one':>8s}"
     print(heading + ("  ratios: call, kernel, search" if options.against else ""), flush=True)
+    kinds = [(n, own) for n in options.elements for own in ((False, True) if n > 1 else (False,))]
     for n_atoms in options.atoms:
-        for n_elements in options.elements:
-            for own in (False, True) if n_elements > 1 else (False,):
-                print(compare((n_atoms, n_elements, own), checkouts, options.rounds), flush=True)
+        cases = [(n_atoms, *kind) for kind in kinds]
+        for text in compare(cases, checkouts, options.rounds):
+            print(text, flush=True)
 
 
 if __name__ == "__main__":
