@@ -16,7 +16,8 @@ import torch
 from ..data.graph import Graph, coincident
 from ..models.classical.core_repulsion import COULOMB
 from ..models.evaluator import Compiled, Input
-from ..models.moment import N_INVARIANTS, RANK, MomentNetwork
+from ..models.moment import MomentNetwork
+from ..nn.tensors import N_INVARIANTS, RANK
 from .aot_graph import deviations, example_graphs, tolerance
 from .artefacts import is_built, load_library
 

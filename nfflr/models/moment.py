@@ -5,59 +5,34 @@ tensors up to rank 3 (traceless from rank 2), channels are mixed per rank, and r
 to body order 5 are contracted per channel: Shapeev's moment tensors (Multiscale Model. Simul. 14, 1153
 (2016)) with learned channels in the spirit of MACE (Batatia et al., NeurIPS 2022). Neighbours' elements
 enter through learned embeddings; an atom's own element chooses the weights that mix and read out, as in
-Behler and Parrinello's networks (Phys. Rev. Lett. 98, 146401 (2007)).
+Behler and Parrinello's networks (Phys. Rev. Lett. 98, 146401 (2007)). With more than one layer, neighbours
+exchange tensors; see ``moment_layers``.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from functools import cache, partial
-from typing import ClassVar, cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
 
 import torch
 from ase.data import covalent_radii
-from pydantic import Field
 from torch import nn
 
 from ..data.graph import Graph
-from ..nn.moments import density_moments, full_tensor_index, monomials, traceless_projection
+from ..nn.moments import Radial, density_moments
 from ..nn.padding import bond_slots, pad_bonds, pad_weights
 from ..nn.radial import bessel, smoothstep
+from ..nn.tensors import RANK, bond_messages, products
 from .assemble import Inputs
-from .base import Potential, PotentialConfig
+from .base import Potential
 from .classical.core_repulsion import repulsion
+from .moment_layers import MessageLayer, MomentConfig, MomentLayer, Products, Sender, Species
 from .registry import register
 
-RANK = 3
-BODY_ORDER = (2, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 5, 5)  # of the invariants, centre included
-N_INVARIANTS = len(BODY_ORDER)
 REACH = 0.9  # of the shortest distance in the data: the network is trusted so far, and fades out below
-LEAST = 1e-2  # variation, relative to what is typical, that calibration blows up to one; below is noise
-
-
-class MomentConfig(PotentialConfig):
-    """Hyper-parameters of the moment-tensor network."""
-
-    earlier: ClassVar[dict] = {"own_weights": False}
-
-    n_radial: int = Field(8, ge=1, description="Bessel functions per bond")
-    envelope: int = Field(8, ge=3, description="order p of the polynomial cutoff")
-    channels: int = Field(32, ge=1, description="mixed channels per tensor rank")
-    hidden: int = Field(32, ge=1, description="width of the readout's hidden layer")
-    layers: int = Field(1, ge=1, description="1 is strictly local; more pass messages")
-    species_channels: int = Field(4, ge=1, description="length of an element's bond embedding")
-    own_weights: bool = Field(
-        True, description="each element has weights of its own; False: they share them, for many elements"
-    )
-    message_channels: int = Field(8, ge=1, description="scalar features a neighbour sends per layer")
-    radial_decay: float = Field(1.0, ge=0, description="smoothness prior: k^-decay on function k's moments")
-    order_decay: float = Field(
-        0.5, gt=0, le=1, description="prior: factor per body order above 2 on the features"
-    )
-    zbl: bool = Field(
-        True, description="add screened nuclear repulsion; the network fades out below the data's distances"
-    )
+# From what atoms send (N, 10, C) and weights of radial functions (B, 20, C) to what they receive (N, 20, C).
+Exchange = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @register("moment")
@@ -65,7 +40,17 @@ class MomentNetwork(Potential):
     """See the module's text. ``energies`` maps bond vectors (E, 3) to atomic energies (N,)."""
 
     Config = MomentConfig
-    element_blocks = ("layers.*.mix", "layers.*.hidden.*", "layers.*.readout.*", "layers.*.linear.*")
+    element_blocks = (
+        *("layers.*.mix", "layers.*.hidden", "layers.*.hidden.*", "layers.*.readout", "layers.*.readout.*"),
+        *(
+            "layers.*.linear",
+            "layers.*.linear.*",
+            "layers.*.gain",
+            "layers.*.bias",
+            "senders.*.gain",
+            "senders.*.bias",
+        ),
+    )
     config: MomentConfig
     zbl_inner: torch.Tensor
     zbl_outer: torch.Tensor
@@ -76,11 +61,16 @@ class MomentNetwork(Potential):
         # One element needs no embedding: its weight is the channel mixing's.
         self.bond_embedding = nn.Embedding(n, config.species_channels) if n > 1 else None
         first = config.species_channels if n > 1 else 1
-        widths = [first] + [config.message_channels] * (config.layers - 1)
-        self.layers = cast(Sequence[MomentLayer], nn.ModuleList(MomentLayer(config, w) for w in widths))
-        self.messages = nn.ModuleList(
-            nn.Linear(config.hidden, config.message_channels) for _ in range(config.layers - 1)
-        )
+        further = range(config.layers - 1)
+        if config.tensor_messages:
+            layers: list[nn.Module] = [MomentLayer(config, first), *(MessageLayer(config) for _ in further)]
+            senders = [Sender(config) for _ in further]
+        else:
+            layers = [MomentLayer(config, k) for k in (first, *(config.message_channels for _ in further))]
+            senders = []
+            self.messages = nn.ModuleList(nn.Linear(config.hidden, config.message_channels) for _ in further)
+        self.senders = cast(Sequence[Sender], nn.ModuleList(senders))
+        self.layers = cast(Sequence[Any], nn.ModuleList(layers))
         # Distances (Å) between which the network fades in, per element pair: below, repulsion acts alone.
         self.register_buffer("zbl_inner", torch.full((n, n), 0.6))
         self.register_buffer("zbl_outer", torch.full((n, n), 1.0))
@@ -102,16 +92,48 @@ class MomentNetwork(Potential):
         weights = None
         if self.bond_embedding is not None:
             weights = pad_weights(self.bond_embedding(species[inputs.src]), slots, shape)
-        total = padded.new_zeros(shape[0])
-        for k, layer in enumerate(self.layers):
-            moments = density_moments(padded, weights, radial, RANK, constant_bonds=self.training)
-            features, energies = layer(moments, species)
-            total = total + energies
-            if k < len(self.messages):
-                message = self.messages[k](features).index_select(0, inputs.src)
-                weights = pad_weights(message, slots, shape)
+        moments = density_moments(padded, weights, radial, RANK, constant_bonds=self.training)
+        if self.config.tensor_messages or self.config.layers == 1:
+            of_elements = Species.unordered(species)
+            total = self.atomic_energies(moments, of_elements, partial(exchange, inputs, padded, radial))
+        else:
+            total = self._energies_of_scalar_messages(inputs, padded, moments, radial)
         if self.config.zbl:
             total = total + self._repulsion(inputs)
+        return total
+
+    def atomic_energies(
+        self, moments: torch.Tensor, species: Species, exchange: Exchange, products: Products = products
+    ) -> torch.Tensor:
+        """Energies (N,) without repulsion, in units of ``scale``.
+
+        Args:
+            moments: (N, S·B, M) of the neighbours' density, weighted by their embeddings.
+            species: of the N atoms.
+            exchange, products: what computes messages, and products of tensors.
+        """
+        first, *others = self.layers
+        output = first(moments, species, products, last=not others)
+        total = output.energies
+        for k, (sender, layer) in enumerate(zip(self.senders, others, strict=True), start=1):
+            received = exchange(sender(output, species), sender.radial_weights)
+            output = layer(received, output, species, products, last=k == len(others))
+            total = total + output.energies
+        return total
+
+    def _energies_of_scalar_messages(
+        self, inputs: Inputs, padded: torch.Tensor, moments: torch.Tensor, radial: Radial
+    ) -> torch.Tensor:
+        """Energies (N,) of a network of several layers whose messages are scalars, as in earlier versions."""
+        species = Species.unordered(inputs.species)
+        output = self.layers[0](moments, species)
+        total = output.energies
+        for message, layer in zip(self.messages, self.layers[1:], strict=True):
+            sent = message(output.hidden).index_select(0, inputs.src)
+            weights = pad_weights(sent, inputs.tables[0], (padded.shape[1], padded.shape[2]))
+            moments = density_moments(padded, weights, radial, RANK, constant_bonds=self.training)
+            output = layer(moments, species)
+            total = total + output.energies
         return total
 
     def _window(self, inputs: Inputs, shape: tuple[int, int]):
@@ -156,162 +178,13 @@ class MomentNetwork(Potential):
         outer = REACH * torch.minimum(shortest, radii[:, None] + radii)
         self.zbl_outer.copy_(outer)
         self.zbl_inner.copy_(0.75 * outer)
-        for layer in self.layers:
-            layer.calibrating = True
+        for part in (*self.layers, *self.senders):
+            part.calibrating = True
         try:
             self.energies(self.inputs(graph))
         finally:
-            for layer in self.layers:
-                layer.calibrating = False
-
-
-class MomentLayer(nn.Module):
-    """Moments (N, S·B, M) → hidden features (N, hidden) and atomic energies (N,)."""
-
-    moment_prior: torch.Tensor
-    feature_prior: torch.Tensor
-    moment_scale: torch.Tensor
-    moment_shift: torch.Tensor
-    feature_scale: torch.Tensor
-    feature_shift: torch.Tensor
-
-    def __init__(self, config: MomentConfig, width: int):
-        super().__init__()
-        n, channels = len(config.elements), config.channels
-        rows = width * config.n_radial
-        self.calibrating = False
-        own = n if config.own_weights else 1  # sets of weights, side by side
-        shares = own < n
-        self.n_own = own
-        self.mix = nn.Parameter(torch.randn(RANK + 1, rows, own * channels) / math.sqrt(rows))
-        self.gain = nn.Parameter(torch.ones(n, RANK + 1, channels)) if shares else None
-        self.hidden = nn.Linear(N_INVARIANTS * channels, own * config.hidden)
-        self.species_bias = nn.Embedding(n, config.hidden) if shares else None
-        self.readout = nn.Linear(config.hidden, own)
-        self.linear = nn.Linear(N_INVARIANTS * channels, own, bias=False)
-        nn.init.zeros_(self.linear.weight)
-        smooth = torch.arange(1, config.n_radial + 1).pow(-config.radial_decay)
-        smooth = (smooth / smooth.square().mean().sqrt()).repeat(width)
-        prior = config.order_decay ** torch.tensor(BODY_ORDER).sub(2)
-        # Priors: how much of each moment and feature there would be if all had unit variance.
-        self.register_buffer("moment_prior", smooth.repeat(RANK + 1, 1), persistent=False)
-        self.register_buffer("feature_prior", prior.repeat_interleave(channels), persistent=False)
-        self.register_buffer("moment_scale", self.moment_prior.clone())
-        self.register_buffer("moment_shift", torch.zeros(rows))
-        self.register_buffer("feature_scale", self.feature_prior.clone())
-        self.register_buffer("feature_shift", torch.zeros(N_INVARIANTS * channels))
-
-    def forward(self, moments: torch.Tensor, species: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        tensors = self.channels(moments, species)
-        features = invariants(*tensors)  # (N, F·C)
-        if self.calibrating:
-            self._calibrate_features(features)
-        features = (features - self.feature_shift) * self.feature_scale
-        hidden = self._own(self.hidden(features), species)  # (N, hidden)
-        if self.species_bias is not None:
-            hidden = hidden + self.species_bias(species)
-        hidden = nn.functional.silu(hidden)
-        return hidden, self._own(self.readout(hidden) + self.linear(features), species).squeeze(1)
-
-    def _own(self, x: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
-        """Select the columns (N, …, K) of each atom's own element from those of all (N, …, elements · K).
-
-        Columns of all elements are computed: with a few elements that costs less than sorting atoms.
-        """
-        if self.n_own == 1:
-            return x
-        mask = nn.functional.one_hot(species, self.n_own).to(x.dtype)  # (N, elements)
-        mask = mask.view(x.shape[0], *[1] * (x.dim() - 2), self.n_own, 1)
-        return (x.unflatten(-1, (self.n_own, -1)) * mask).sum(-2)
-
-    def channels(self, moments: torch.Tensor, species: torch.Tensor) -> list[torch.Tensor]:
-        """Mixed traceless tensors (N, M_l, C) of rank 0 to 3, M_l independent components each."""
-        moments = moments @ traceless_projection(RANK).to(moments)  # (N, S·B, M)
-        parts = moments.split([1, 3, 6, 10], dim=2)
-        if self.calibrating:
-            self._calibrate_moments(parts)
-        mixed = []
-        for rank, part in enumerate(parts):
-            if rank == 0:
-                part = part - self.moment_shift[:, None]
-            mix = self.mix[rank] * self.moment_scale[rank][:, None]
-            channel = self._own(part.transpose(1, 2) @ mix, species)  # (N, M_l, C)
-            if self.gain is not None:
-                channel = channel * self.gain[species, rank][:, None]
-            mixed.append(channel)
-        return mixed
-
-    def _calibrate_moments(self, parts: tuple[torch.Tensor, ...]) -> None:
-        """Unit variance of every moment (N, S·B, M_l), but for those that hardly vary."""
-        self.moment_shift.copy_(parts[0].mean((0, 2)))
-        typical = parts[0].square().mean().sqrt().clamp(min=1e-6)
-        for rank, part in enumerate([parts[0] - self.moment_shift[:, None], *parts[1:]]):
-            rms = part.square().sum(2).mean(0).sqrt().clamp(min=LEAST * typical)
-            self.moment_scale[rank] = self.moment_prior[rank] / rms
-
-    def _calibrate_features(self, features: torch.Tensor) -> None:
-        """Zero mean and unit variance of every feature (N, F·C), but for those that hardly vary."""
-        kinds = features.unflatten(1, (N_INVARIANTS, -1))  # (N, F, C)
-        typical = kinds.square().mean((0, 2)).sqrt().clamp(min=LEAST)[:, None]
-        spread = kinds.std(0, correction=0).clamp(min=LEAST * typical).flatten()
-        self.feature_shift.copy_(features.mean(0))
-        self.feature_scale.copy_(self.feature_prior / spread)
-
-
-@cache
-def component_tables(dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Index tables of symmetric tensors, whose unique components are the monomials of their rank.
-
-    Returns:
-        how often each component of rank 2 and 3 occurs, (6, 1) and (10, 1); first and second axis of the
-        components of rank 2, (6,) both; components of rank 2 as (3·3,) and of rank 3 as (3·6,).
-    """
-    with torch.inference_mode(False), torch.device("cpu"):  # kept for later calls, whatever their mode is
-        return tuple(t.to(device) for t in _component_tables(dtype))
-
-
-def _component_tables(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    first, second = torch.tensor(monomials(RANK)[4:10]).T
-    rows_3 = full_tensor_index(RANK, 3).view(3, 9)[:, 3 * first + second].flatten()
-    rows_2 = full_tensor_index(RANK, 2)
-    counts = [torch.bincount(full_tensor_index(RANK, k)).to(dtype)[:, None] for k in (2, 3)]
-    return *counts, first, second, rows_2, rows_3
-
-
-def invariants(s, v, m, t) -> torch.Tensor:
-    """Contractions of tensors of rank 0-3, (N, M_l, C) each, to rotational invariants (N, F·C).
-
-    Body order counts the centre: a product of k moments has order k + 1. Symmetric pairs of axes are
-    summed once, with weight 2 off the diagonal.
-    """
-    n, _, c = v.shape
-    count_2, count_3, first, second, rows_2, rows_3 = component_tables(s.dtype, s.device)
-    s = s.squeeze(1)
-    m_full = m.index_select(1, rows_2).view(n, 3, 3, c)
-    t_pairs = t.index_select(1, rows_3).view(n, 3, 6, c)  # axes a, (bc)
-    m_twice, t_twice = m * count_2, t_pairs * count_2
-    mv = (m_full * v[:, None]).sum(2)  # (N, 3, C)
-    tm = (t_pairs * m_twice[:, None]).sum(2)  # (N, 3, C)
-    tv = (t_pairs * v[:, :, None]).sum(1)  # (N, 6, C), as are mm and tt
-    mm = (m_full.index_select(1, first) * m_full.index_select(1, second)).sum(2)
-    tt = (t_pairs.index_select(1, first) * t_twice.index_select(1, second)).sum(2)
-    features = [
-        s,  # order 2
-        v.square().sum(1),  # order 3 from here
-        (m * m_twice).sum(1),
-        (t.square() * count_3).sum(1),
-        (mv * v).sum(1),  # order 4 from here
-        (mm * m_twice).sum(1),
-        (tm * v).sum(1),
-        (tt * m_twice).sum(1),
-        mv.square().sum(1),  # order 5 from here
-        tm.square().sum(1),
-        (tv.square() * count_2).sum(1),
-        (tm * mv).sum(1),
-        (tt * mm * count_2).sum(1),
-        (tt.square() * count_2).sum(1),
-    ]
-    return torch.cat(features, dim=1)
+            for part in (*self.layers, *self.senders):
+                part.calibrating = False
 
 
 def faded_bessel(r, n, cutoff, p, window):
@@ -322,3 +195,22 @@ def faded_bessel(r, n, cutoff, p, window):
     inner, outer = window
     step, d_step = smoothstep((r - inner) / (outer - inner))
     return value * step, slope * step + value * (d_step / (outer - inner))
+
+
+def exchange(
+    inputs: Inputs, padded: torch.Tensor, radial: Radial, sent: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """The messages that atoms receive, (N, 20, C).
+
+    Args:
+        inputs: bonds.
+        padded: their vectors (3, N, K).
+        radial: functions of a distance (N, K), (B, N, K), and their derivatives.
+        sent: (N, 10, C) of every atom.
+        weights: (B, 20, C).
+    """
+    phi = radial(padded.square().sum(0).sqrt())[0].flatten(1).index_select(1, inputs.tables[0])  # (B, E)
+    functions = (phi.T @ weights.flatten(1)).unflatten(1, weights.shape[1:])  # (E, 20, C)
+    unit = inputs.vectors / inputs.vectors.square().sum(1, keepdim=True).sqrt()
+    messages = bond_messages(functions, unit, sent.index_select(0, inputs.src))
+    return messages.new_zeros(inputs.n_atoms, *messages.shape[1:]).index_add(0, inputs.dst, messages)

@@ -4,6 +4,7 @@
 
 writes golden/v<version>-<architecture>.safetensors and golden/v<version>.json: energies and forces of two
 structures, evaluated op by op (no compiled graph, no batch) on neighbours from a brute force over all images.
+The last code whose networks of several layers sent scalars alone has written ``v1-moment-scalar-messages``.
 """
 
 from __future__ import annotations
