@@ -114,11 +114,10 @@ def compile_training(model: Potential, tell: Callable[[str], None] = logger.warn
     Returns:
         None if the model cannot be compiled; the reason is logged by ``tell``.
     """
-    from .moment_kernel import takes
-    from .moment_training import MomentTraining
+    from .moment_training import MomentTraining, trains
     from .training_graph import TrainingGraph
 
-    if takes(model):
+    if trains(model):
         try:
             return MomentTraining(model)
         except NotCompiled as reason:

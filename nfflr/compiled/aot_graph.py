@@ -265,6 +265,8 @@ def _structure(model: Potential, repeat: tuple[int, int, int], seed: int) -> ase
     rng = np.random.default_rng(seed)
     drawn = rng.choice(model.numbers.cpu().numpy(), int(np.prod(repeat)))
     bond = min(2.1 * covalent_radii[drawn].mean(), 0.6 * model.cutoff)  # second neighbours too
+    if model.shortest_distances is not None:  # nearer, a network's energies may be beyond all bounds
+        bond = min(max(bond, 1.1 * float(model.shortest_distances.max())), 0.9 * model.cutoff)
     atoms = ase.Atoms("H", cell=[bond] * 3, pbc=True).repeat(repeat)
     atoms.numbers = drawn
     atoms.positions += 0.04 * bond * rng.normal(size=(len(atoms), 3))

@@ -1,26 +1,30 @@
-"""Training steps of the one-layer moment-tensor network: a kernel for bonds, a compiled graph for atoms.
+"""Training steps of the moment-tensor network: kernels for bonds and products of tensors, torch for the rest.
 
-Bonds hold no weight. So a step needs of them the density moments, and the linear map from the energy's
-gradient by these to forces and stress, whose transpose carries a loss back; see ``moment_training.cpp``.
+The bonds of the first layer hold no weight. So a step needs of them the density moments, and the linear map
+from the energy's gradient by these to forces and stress, whose transpose carries a loss back; see
+``moment_training.cpp``. Messages of later layers are operators of their own; see ``tensor_operators``.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard, cast
 
 import torch
 
 from ..data.graph import Graph
-from ..models.assemble import absolute_energies, bond_gradient, stress_from_virial, sum_structures
+from ..models.assemble import absolute_energies, stress_from_virial, sum_structures
 from ..models.base import Potential
 from ..models.moment import MomentNetwork
+from ..models.moment_layers import Species
 from ..nn.moments import monomials
-from .aot_graph import NotCompiled, trace
+from ..nn.tensors import RANK
+from . import tensor_operators
+from .aot_graph import NotCompiled
 from .artefacts import load_library
-from .moment_kernel import RANK, REAL, constants, struct, takes
+from .moment_kernel import REAL, constants, struct
+from .tensor_operators import Messages, Products
 from .training_graph import TrainingGraph
 
 SOURCE = Path(__file__).with_name("moment_training.cpp")
@@ -36,40 +40,62 @@ class _Basis(ctypes.Structure):
 
 
 class MomentTraining(TrainingGraph):
-    """``Potential.forward`` of a one-layer moment-tensor network in training mode.
+    """``Potential.forward`` of a moment-tensor network in training mode. Nothing is compiled but the kernels.
 
     Raises:
-        NotCompiled: several layers, not on a processor, no compiler, or results that differ.
+        NotCompiled: messages are scalars, not on a processor, no compiler, or results that differ.
     """
 
     model: MomentNetwork
 
     def __init__(self, model: Potential):
-        if not takes(model):
-            raise NotCompiled(f"{type(model).__name__}: the kernel takes one layer, on a processor")
-        library = load_library(
-            SOURCE, {"REAL": REAL[model.dtype], "RADIAL": model.config.n_radial, "CHANNELS": 16, "HIDDEN": 16}
-        )
-        if library is None:
+        if not trains(model):
+            raise NotCompiled(f"{type(model).__name__}: the kernels take tensors as messages, on a processor")
+        config = model.config
+        sizes = {"REAL": REAL[model.dtype], "RADIAL": config.n_radial, "CHANNELS": 16, "HIDDEN": 16}
+        library = load_library(SOURCE, sizes)
+        operators = [
+            tensor_operators.library(model.dtype, config.n_radial, width)
+            for width in (config.channels, config.message_channels)[: config.layers]
+        ]
+        if library is None or None in operators:
             raise NotCompiled("it cannot be built here")
-        self._library = library
+        self._library, self._operators = library, cast(list[ctypes.CDLL], operators)
         super().__init__(model)
 
-    def _trace(self, example: Graph) -> torch.fx.GraphModule:
-        return trace(self.model, self._inputs(Bonds(self, example)), per_atom(self.model))
+    def _prepare(self, example: Graph, *others: Graph) -> None:
+        was = self.model.training
+        self.model.train()
+        try:
+            self._compare(example)
+        finally:
+            self.model.train(was)
 
-    def _inputs(self, bonds: Bonds) -> list[torch.Tensor]:
-        return [bonds.moments, bonds.elements]
+    def _differentiate(self, bonds: Bonds) -> tuple[torch.Tensor, ...]:
+        """Energies (N,) without repulsion, and their gradients.
+
+        These are by ``bonds.moments`` and, of several layers, by the bond vectors (E, 3) of the messages.
+        """
+        model, config = self.model, self.model.config
+        moments = bonds.moments.detach().requires_grad_()
+        messages = Messages(self._operators[-1], *bonds.geometry, len(bonds.elements))
+        variables = [moments, messages.vectors][: config.layers]
+        products = Products(self._operators[0])
+        species = Species.ordered(bonds.elements, len(model.elements))
+        raw = model.atomic_energies(by_embedding(model, moments), species, messages, products)
+        return raw, *torch.autograd.grad(raw.sum(), variables, create_graph=True)
 
     def _evaluate(self, graph: Graph, stress: bool) -> dict[str, torch.Tensor]:
         model, atoms = self.model, graph.atoms
         if len(atoms) < 2 or len(graph.dst) == 0:
             return model(graph, stress=stress)
         bonds = Bonds(self, graph)
-        raw, slopes = self._run(*self._inputs(bonds))  # (N,), (N, elements, M, B)
+        raw, slopes, *others = self._differentiate(bonds)  # (N,), (N, elements, M, B), (E, 3)
         raw = raw + bonds.repulsion.to(raw.dtype)
         energies = absolute_energies(model, raw, bonds.elements)
         forces, virial = _FromBonds.apply(slopes, bonds)
+        for by_vectors in others:
+            forces, virial = forces + of_bonds(by_vectors, graph), virial + virials(by_vectors, graph)
         scale = model.scale.to(model.dtype)
         outputs = {
             "total_energy": sum_structures(energies, atoms),
@@ -82,22 +108,37 @@ class MomentTraining(TrainingGraph):
         return outputs
 
 
-def per_atom(model: MomentNetwork) -> Callable[..., Any]:
-    """What is compiled: moments of the neighbours of each element (N, elements, M, B) and elements (N,) →
-    energies (N,) without repulsion, and their gradient by the moments."""
-    radial, embedding, layer = model.config.n_radial, model.bond_embedding, model.layers[0]
+def trains(model: torch.nn.Module) -> TypeGuard[MomentNetwork]:
+    """Whether the kernels of training are for this model."""
+    return (
+        isinstance(model, MomentNetwork)
+        and (model.config.tensor_messages or model.config.layers == 1)
+        and model.compute_forces
+        and model.device.type == "cpu"
+        and model.dtype in REAL
+    )
 
-    def evaluate(moments: torch.Tensor, elements: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        moments = moments.detach().requires_grad_()
-        parts = moments[..., :radial].transpose(2, 3)  # (N, elements, B, M)
-        if embedding is None:
-            mixed = parts[:, 0]
-        else:
-            mixed = torch.einsum("nzbm,zs->nsbm", parts, embedding.weight).flatten(1, 2)  # (N, S·B, M)
-        energies = layer(mixed, elements)[1]
-        return energies, bond_gradient(energies, moments, create_graph=True)
 
-    return evaluate
+def by_embedding(model: MomentNetwork, moments: torch.Tensor) -> torch.Tensor:
+    """Moments (N, elements, M, B) by neighbours' elements, weighted by their embeddings: (N, S·B, M)."""
+    parts = moments[..., : model.config.n_radial].transpose(2, 3)  # (N, elements, B, M)
+    if model.bond_embedding is None:
+        return parts[:, 0]
+    return torch.einsum("nzbm,zs->nsbm", parts, model.bond_embedding.weight).flatten(1, 2)
+
+
+def of_bonds(by_vectors: torch.Tensor, graph: Graph) -> torch.Tensor:
+    """Forces (N, 3), float64, of an energy with this gradient by bond vectors (E, 3)."""
+    gradient = by_vectors.double()
+    forces = gradient.new_zeros(len(graph.atoms), 3).index_add(0, graph.dst, gradient)
+    return forces.index_add(0, graph.src, gradient, alpha=-1)
+
+
+def virials(by_vectors: torch.Tensor, graph: Graph) -> torch.Tensor:
+    """Virial Σ r ⊗ g of each structure likewise, (B, 3, 3)."""
+    products = graph.vectors().detach()[:, :, None] * by_vectors.double()[:, None, :]  # (E, 3, 3)
+    structure = graph.atoms.structure_index().index_select(0, graph.dst)
+    return products.new_zeros(graph.atoms.n_structures, 3, 3).index_add(0, structure, products)
 
 
 class Bonds:
@@ -130,6 +171,8 @@ class Bonds:
         self._columns = [columns[0], columns[1], torch.zeros(e, dtype=model.dtype), self.repulsion]
         self._basis = _Basis(*(t.data_ptr() for t in (*self._columns, self.moments)))
         self._call("nfflr_moments")
+        vectors, (phi, dphi, *_) = self._kept[4], self._columns
+        self.geometry = vectors, phi, dphi, graph.src.contiguous(), graph.dst.contiguous()
 
     def _call(self, name: str, *tensors: torch.Tensor) -> None:
         first = (self._model, self._batch, self._basis)

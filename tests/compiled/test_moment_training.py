@@ -1,4 +1,4 @@
-"""Training steps by the kernel of bonds: values and gradients are those of the model itself."""
+"""Training steps by kernels: values and gradients are those of the model itself."""
 
 import ase
 import numpy as np
@@ -9,8 +9,7 @@ from ase.build import bulk, molecule
 from nfflr.compiled import compile_training
 from nfflr.compiled.aot_graph import NotCompiled
 from nfflr.compiled.artefacts import compiler
-from nfflr.compiled.moment_kernel import takes
-from nfflr.compiled.moment_training import Bonds, MomentTraining
+from nfflr.compiled.moment_training import Bonds, MomentTraining, trains
 from nfflr.compiled.training_graph import TrainingGraph
 from nfflr.models.moment import MomentConfig, MomentNetwork
 
@@ -20,6 +19,9 @@ KINDS = {
     "one element": {"elements": ("Si",)},
     "three elements": {"elements": ("C", "O", "Si"), "species_channels": 2},
     "nine functions, no repulsion": {"elements": ("C", "Si"), "n_radial": 9, "zbl": False},
+    "two layers": {"elements": ("Si",), "layers": 2, "message_channels": 3},
+    "two layers, wide": {"elements": ("C", "Si"), "layers": 2, "message_channels": 17, "channels": 16},
+    "three layers, shared weights": {"elements": ("C", "O", "Si"), "layers": 3, "own_weights": False},
 }
 
 
@@ -29,13 +31,6 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-@pytest.fixture(autouse=True)
-def traced_only(monkeypatch, request):
-    """The part of each atom is traced but not compiled, which takes a second instead of half a minute."""
-    if "slow" not in request.keywords:
-        monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
 
 
 def network(kind: str, dtype=torch.float64, **settings) -> MomentNetwork:
@@ -124,22 +119,19 @@ def test_single_precision_is_right_to_its_rounding():
         assert gap < 1e-5 * max(1.0, float(largest))
 
 
-def test_other_networks_are_compiled_whole():
-    two = network("one element", layers=2)
-    assert not takes(two) and not isinstance(compile_training(two), MomentTraining)
-    with pytest.raises(NotCompiled, match="one layer"):
-        MomentTraining(two)
-    assert isinstance(compile_training(network("one element")), MomentTraining)
+def test_networks_whose_messages_are_scalars_are_compiled_whole(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+    scalars = network("one element", layers=2, tensor_messages=False)
+    assert not trains(scalars) and not isinstance(compile_training(scalars), MomentTraining)
+    with pytest.raises(NotCompiled, match="tensors as messages"):
+        MomentTraining(scalars)
+    assert isinstance(compile_training(network("one element", tensor_messages=False)), MomentTraining)
 
 
 def test_without_a_kernel_the_model_is_compiled_whole(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
     monkeypatch.setattr("nfflr.compiled.moment_training.load_library", lambda *_: None)
     told = []
     found = compile_training(network("one element"), told.append)
     assert told == ["no kernel, the whole step is compiled as a graph: it cannot be built here"]
     assert isinstance(found, TrainingGraph) and not isinstance(found, MomentTraining)
-
-
-@pytest.mark.slow
-def test_gradients_of_the_compiled_step_are_those_of_the_model():
-    test_values_and_gradients_are_those_of_the_model("three elements")
