@@ -15,6 +15,7 @@ from ..errors import ConfigError, did_you_mean
 from .config import TrainingConfig
 
 RIDGE = 1e-6  # of the mean eigenvalue
+LOPSIDED = 16
 
 
 class SOAP(torch.optim.Optimizer):
@@ -25,7 +26,8 @@ class SOAP(torch.optim.Optimizer):
     Args:
         params, lr, betas, weight_decay: as of AdamW; ``lr`` scales a step in the eigenbasis.
         every: steps between improvements of the bases.
-        largest: axes longer than this keep their own coordinates.
+        largest: axes longer than this keep their own coordinates, and so do those that are much longer than
+            all others together, of which single gradients tell little.
     """
 
     def __init__(
@@ -58,7 +60,8 @@ class SOAP(torch.optim.Optimizer):
         grad, state = parameter.grad, self.state[parameter]
         assert grad is not None
         beta1, beta2 = group["betas"]
-        axes = [k for k, n in enumerate(grad.shape) if grad.dim() > 1 and 1 < n <= group["largest"]]
+        longest = [min(group["largest"], LOPSIDED * grad.numel() // max(1, n)) for n in grad.shape]
+        axes = [k for k, n in enumerate(grad.shape) if grad.dim() > 1 and 1 < n <= longest[k]]
         if not state:
             self._start(state, grad, axes)
         step = int(state["step"].add_(1))

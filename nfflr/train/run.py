@@ -6,7 +6,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -24,6 +24,7 @@ from .distributed import gathered, share, sum_gradients, total
 from .initialise import trained_domain
 from .objective import Objective, predict_shared
 from .optimizer import Swag, averaged, build_optimizer, rate_factor
+from .references import ENERGY, ReferenceFit, compositions, total_energies
 from .state import StateRecord
 
 PROGRESS = ("step", "epoch", "stale", "loss_sum", "loss_count")
@@ -61,6 +62,8 @@ class Run:
         extra = (self.log_variances,) if config.adaptive_weights else ()
         self.optimizer = build_optimizer(config, extra)
         self.ema = averaged(model, config.ema_decay, math.ceil(config.swa_start * self.total_steps))
+        solves = model.is_potential and model.fits_references and ENERGY in dataset.targets
+        self.references = ReferenceFit(model, dataset, len(self.batches)) if solves else None
         if config.swag_samples and config.epochs - int(config.swa_start * config.epochs) < 2:
             raise ConfigError("swag_samples: needs two epochs after swa_start; lower it, or raise epochs")
         self.swag = Swag(model, config.swag_rank) if config.swag_samples else None
@@ -110,8 +113,9 @@ class Run:
         model.train()
         self.optimizer.zero_grad()
         losses = []
-        for (x, labels), count in zip(parts, counts, strict=True):
-            terms = self.objective.losses(self.objective.output(model, x), labels)
+        outputs = self._outputs(parts)
+        for (_, labels), output, count in zip(parts, outputs, counts, strict=True):
+            terms = self.objective.losses(output, labels)
             loss = self._weigh(terms, weights, count / whole)
             losses.append(loss.detach())
             if loss.requires_grad:  # not if no structure of the batch has a label
@@ -128,6 +132,24 @@ class Run:
         self.step += 1
         self.loss_sum, self.loss_count = self.loss_sum + loss.item(), self.loss_count + 1
         return loss.item()
+
+    def _outputs(self, parts: list) -> Iterator[Mapping[str, torch.Tensor]]:
+        """The model's outputs of a batch's parts, after its reference energies were solved for."""
+        model, several = self.config.model, self.config.accumulate > 1
+        if self.references is None:
+            yield from (self.objective.output(model, x) for x, _ in parts)
+            return
+        graphs = [model.graph(x) for x, _ in parts]
+        outputs = [] if several else [dict(self.objective.output(model, graph)) for graph in graphs]
+        energies = (
+            [total_energies(model, g) for g in graphs] if several else [o[ENERGY].detach() for o in outputs]
+        )
+        residuals = [e - labels[ENERGY] for e, (_, labels) in zip(energies, parts, strict=True)]
+        counts = [compositions(model, graph) for graph in graphs]
+        change = self.references.update(counts, residuals)
+        for output, count in zip(outputs, counts, strict=False):
+            output[ENERGY] = output[ENERGY] - count @ change
+        yield from outputs or (self.objective.output(model, graph) for graph in graphs)
 
     def mean_loss(self) -> float:
         """The mean over the steps since the last call."""
@@ -171,6 +193,8 @@ class Run:
     def validate(self, train_loss: float) -> dict[str, float]:
         """Errors of the averaged weights on the validation split, as a row of the history."""
         dataset = self.config.dataset
+        if self.references is not None:
+            self.references.fit(self.average)
         pairs = predict_shared(self.average, dataset, dataset.split["val"])
         row = {"epoch": self.epoch, "step": self.step, "train/loss": train_loss}
         row["val/loss"] = self.objective.loss(pairs)
@@ -184,6 +208,8 @@ class Run:
             named |= {f"optimizer.{index}.{k}": v for k, v in slots.items()}
         if self.swag is not None:
             named |= {f"swag.{k}": v for k, v in self.swag.state().items()}
+        if self.references is not None:
+            named["reference_weights"] = self.references.weights
         return named | {"log_variances": self.log_variances.detach()}
 
     def metadata(self) -> dict:
@@ -217,6 +243,8 @@ class Run:
         self.config.model.load_state_dict(_under("model.", tensors))
         self.ema.load_state_dict(_under("ema.", tensors))
         self.log_variances.data.copy_(tensors["log_variances"])
+        if self.references is not None and "reference_weights" in tensors:  # earlier states have none
+            self.references.weights.copy_(tensors["reference_weights"])
         if self.swag is not None:
             self.swag.load_state(_under("swag.", tensors))
         for name in PROGRESS:
