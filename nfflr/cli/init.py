@@ -40,8 +40,14 @@ MOST_PAIRS = 20
 @click.argument("data", type=SOURCE, nargs=-1, required=True)
 @shared("out", *DATA)
 @click.option("--yaml", "declared", is_flag=True, help="Write config.yaml, and its schema for editors.")
+@click.option(
+    "--layers",
+    type=click.IntRange(1, 4),
+    help="1: the fastest potential; 2: neighbours exchange tensors, which costs about ten times as much and "
+    "has smaller errors; default: 2 where there are forces.",
+)
 @shared("overwrite")
-def command(data, out, declared, overwrite, **options) -> int:
+def command(data, out, declared, layers, overwrite, **options) -> int:
     """Look at labelled data and write a training config for them.
 
     DATA are files, folders of files, patterns like 'runs/*/OUTCAR', or the name of a JARVIS data set; several
@@ -70,7 +76,7 @@ def command(data, out, declared, overwrite, **options) -> int:
     assert diagnosis.survey is not None  # else unusable
     claim_folder(out)
     filtered = all(find(part) is ase_files for part in sources)
-    text = config_text(source, out, diagnosis, filtered, form)
+    text = config_text(source, out, diagnosis, filtered, form, layers)
     write_figure(paths["figure"], data_figure(diagnosis.survey, name))
     write_atomically(paths["config"], text.encode())
     if declared:

@@ -19,12 +19,16 @@ from ..data.quality import Finding
 from ..data.quality.diagnosis import Diagnosis
 from ..data.quality.survey import Survey
 
-SHELLS = 2.3  # cutoff over nearest-neighbour distance: three shells in diamond, fcc and bcc
-CUTOFFS = (5.0, 6.5)  # Å; less misses non-bonded neighbours, more costs as its cube
+SHELLS = 1.85  # cutoff over nearest-neighbour distance: three shells of bcc and fcc, two of diamond
+CUTOFFS = (5.0, 8.0)  # Å; less misses non-bonded neighbours, more costs as its cube
 ATOMS_PER_BATCH = 256
 UPDATES = 8000  # steps, as of the bundled potentials
 EPOCHS = (30, 500)
 OWN_WEIGHTS = 8  # elements; with more, they share weights
+LAYERS = {
+    1: "strictly local; 2 costs about ten times as much and has errors about a quarter smaller",
+    2: "neighbours exchange tensors; 1 costs about a tenth and has errors about a third larger",
+}
 MOST = 0.5  # share of cells that are short from which that is said
 
 
@@ -33,6 +37,7 @@ class Choices:
     """What the data decide, each explained by the config's comments."""
 
     cutoff: float  # Å
+    layers: int
     n_val: int
     n_train: int
     batch_size: int
@@ -41,8 +46,14 @@ class Choices:
     stress: bool
 
 
-def choose(survey: Survey, left_out: int = 0) -> Choices:
-    """Settings for data of this size, density and labelling; ``left_out`` structures will not be used."""
+def choose(survey: Survey, left_out: int = 0, layers: int | None = None) -> Choices:
+    """Settings for data of this size, density and labelling.
+
+    Args:
+        survey: of the data.
+        left_out: how many structures will not be used.
+        layers: default: two where there are forces, of which messages learn most; else one.
+    """
     count = len(survey) - left_out
     share = 0.2 if count < 100 else 0.1 if count < 10_000 else 0.05
     n_val = max(1, round(share * count))
@@ -54,6 +65,7 @@ def choose(survey: Survey, left_out: int = 0) -> Choices:
     forces = bool(survey.labels.get("forces"))
     return Choices(
         cutoff=choose_cutoff(survey),
+        layers=layers or (2 if forces else 1),
         n_val=n_val,
         n_train=n_train,
         batch_size=batch,
@@ -64,7 +76,11 @@ def choose(survey: Survey, left_out: int = 0) -> Choices:
 
 
 def choose_cutoff(survey: Survey) -> float:
-    """Radius (Å) of three shells, or half the height of most cells if that is less, within ``CUTOFFS``."""
+    """``SHELLS`` times the largest spacing (Å), or half the height of most cells if less, in ``CUTOFFS``.
+
+    More neighbours are fitted too closely where data are few: of a bcc metal with 175 structures the errors
+    of forces rose by 8 % from 5.0 to 5.9 Å, with one layer.
+    """
     shells = SHELLS * max(survey.spacing.values())
     half = np.floor(10 * np.median(survey.heights) / 2) / 10  # infinite for molecules
     return round(float(np.clip(min(shells, half), *CUTOFFS)), 1)
@@ -93,6 +109,7 @@ def config_text(
     diagnosis: Diagnosis,
     filtered: bool,
     form: str = "py",
+    layers: int | None = None,
 ) -> str:
     """The text of a config that ``nfflr.train.config.load_config`` takes.
 
@@ -102,11 +119,12 @@ def config_text(
         diagnosis: what is in the data, and how they are read.
         filtered: whether single structures can be left out (the source is a file of structures).
         form: ``py`` or ``yaml``.
+        layers: of the network; default: by ``choose``.
     """
     survey = diagnosis.survey
     assert survey is not None  # the data are usable
     left_out = sorted({*survey.isolated, *survey.repeats}) if filtered else []
-    choices = choose(survey, len(left_out))
+    choices = choose(survey, len(left_out), layers)
     elements = survey.bonded if filtered else survey.elements  # isolated atoms are left out
     steps = -(-choices.n_train // choices.batch_size) * choices.epochs
     forces = choices.target == "energy_and_forces"
@@ -127,6 +145,7 @@ def config_text(
         missing=any(survey.missing(label) for label in needed),
         copies=bool(survey.copies) and not left_out,
         cutoff_reason=_cutoff_reason(survey),
+        layers_reason=LAYERS[min(choices.layers, 2)],
         shared=len(elements) > OWN_WEIGHTS,
         atoms=f"{choices.batch_size * np.median(survey.sizes):.0f}",
         steps=f"{steps:,}",
@@ -187,7 +206,7 @@ def _cutoff_reason(survey: Survey) -> str:
     low, high = CUTOFFS
     return (
         f"Nearest neighbours of {element} are typically {survey.spacing[element]:.2f} Å away; {SHELLS} times "
-        f"that takes in the third shell of most solids. Kept between {low} and {high} Å, as the cost grows "
+        f"that takes in the third shell of most metals. Kept between {low} and {high} Å, as the cost grows "
         "with its cube, and within half the height of most cells, beyond which atoms see neighbours and "
         "their images."
     )

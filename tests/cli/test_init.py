@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import ase.io
 import numpy as np
@@ -15,6 +16,7 @@ from nfflr.cli.main import run
 from nfflr.structures.readers import read_structures
 from nfflr.train.config import TrainingConfig, load_config
 from nfflr.train.config_files import file_model, json_schema
+from nfflr.train.first_config import choose_cutoff
 from nfflr.units import GPA
 
 DATA = Path(__file__).parent.parent / "data"
@@ -71,7 +73,7 @@ def test_the_config_of_published_data_loads_with_a_reason_at_every_choice(name, 
     text = (tmp_path / "out" / "config.py").read_text()
     settings = load_config(tmp_path / "out" / "config.py")
     assert settings.model.elements == settings.dataset.elements
-    assert 5.0 <= settings.model.cutoff <= 6.5
+    assert 5.0 <= settings.model.cutoff <= 5.6
     assert len(settings.dataset.split["val"]) >= 1 and not settings.dataset.split["test"]
     has_stress = any("stress" in r.labels for r in settings.dataset.records)
     assert (settings.weights(1.0)["stress"] > 0) == has_stress
@@ -354,8 +356,24 @@ def test_cells_shorter_than_twice_the_cutoff_are_told(tmp_path, capsys):
     assert "24 of 24 cells are shorter than twice the cutoff of 5.0 Å (the median is 7.2 Å)" in text
     large = copper(12, ((3, 3, 3),), strain=0.01)  # 10.8 Å: half of it is still more than 5 Å
     assert init(written(tmp_path, large), tmp_path, "--overwrite") == 0
-    assert load_config(tmp_path / "out" / "config.py").model.cutoff == 5.4
+    assert load_config(tmp_path / "out" / "config.py").model.cutoff == 5.0
     assert "are shorter than" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("spacing, height, cutoff", [(4.6, np.inf, 8.0), (4.6, 11.0, 5.5), (2.9, 20.0, 5.4)])
+def test_the_cutoff_follows_from_spacing_and_cells(spacing, height, cutoff):
+    survey = SimpleNamespace(spacing={"Li": 2.0, "K": spacing}, heights=np.array([height, height]))
+    assert choose_cutoff(survey) == cutoff
+
+
+@pytest.mark.parametrize("form", ["config.py", "config.yaml"])
+def test_the_number_of_layers_is_explained_and_may_be_given(tmp_path, form):
+    source, options = written(tmp_path, copper(12)), ["--yaml"] if form.endswith("yaml") else []
+    assert init(source, tmp_path, *options) == 0
+    assert load_config(tmp_path / "out" / form).model.config.layers == 2
+    assert "neighbours exchange tensors" in (tmp_path / "out" / form).read_text()
+    assert init(source, tmp_path, *options, "--layers", "1", "--overwrite") == 0
+    assert load_config(tmp_path / "out" / form).model.config.layers == 1
 
 
 def test_energies_stand_with_a_tenth_of_a_millielectronvolt(tmp_path, capsys):
