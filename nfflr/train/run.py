@@ -24,7 +24,7 @@ from .distributed import gathered, share, sum_gradients, total
 from .initialise import trained_domain
 from .objective import Objective, predict_shared
 from .optimizer import Swag, averaged, build_optimizer, rate_factor
-from .references import ENERGY, ReferenceFit, compositions, total_energies
+from .reference_energies import ENERGY, ReferenceFit, compositions, total_energies
 from .state import StateRecord
 
 PROGRESS = ("step", "epoch", "stale", "loss_sum", "loss_count")

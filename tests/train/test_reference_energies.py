@@ -10,7 +10,7 @@ from nfflr.models.moment import MomentConfig, MomentNetwork
 from nfflr.train.batches import collate_parts
 from nfflr.train.config import TrainingConfig
 from nfflr.train.initialise import prepared
-from nfflr.train.references import ENERGY, ReferenceFit, compositions, total_energies
+from nfflr.train.reference_energies import ENERGY, ReferenceFit, compositions, total_energies
 from nfflr.train.run import Run
 
 SHIFT = {"Cu": 3.0, "Ni": -2.0}  # eV per atom
