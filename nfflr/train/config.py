@@ -81,7 +81,12 @@ class TrainingConfig(BaseModel):
     betas: tuple[Fraction, Fraction] | None = Field(
         None, description="averaging of gradients and their squares; None: (0.95, 0.95), of adamw (0.9, 0.99)"
     )
-    schedule: Literal["cosine", "onecycle", "constant"] = Field("cosine", description="after warm-up")
+    schedule: Literal["cosine", "plateau", "onecycle", "constant"] = Field(
+        "cosine",
+        description="of the learning rate; plateau: it falls once the validation error does not, and "
+        "epochs is the most there may be",
+    )
+    stall: int = Field(6, ge=1, description="validations without improvement that are a plateau")
     warmup_steps: int = Field(50, ge=0, description="steps of linear warm-up")
     gradient_clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
     ema_decay: float = Field(0.998, ge=0, lt=1, description="of the averaged weights that are kept")
@@ -168,6 +173,14 @@ class TrainingConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _averages_start_at_a_step(self) -> Self:
+        if self.schedule == "plateau" and self.swa_start < 1:
+            raise ValueError(
+                "swa_start below 1 needs another schedule than plateau, whose length is not known"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _swag_has_weights_to_sample(self) -> Self:
         if self.swag_samples and self.swa_start >= 1:
             raise ValueError("swag_samples needs swa_start below 1, from where weights are collected")
@@ -200,6 +213,8 @@ class TrainingConfig(BaseModel):
         settings = self.model_dump(mode="json", exclude=skip)
         if not self.target_scales:  # earlier versions had none
             del settings["target_scales"]
+        if self.schedule != "plateau":  # likewise
+            del settings["stall"]
         return {**settings, "criterion": repr(self.criterion), "tasks": tasks}
 
     def described_model(self) -> dict:

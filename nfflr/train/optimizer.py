@@ -143,17 +143,25 @@ def _decay(setting: float | dict[str, float], name: str, parameter: torch.nn.Par
     return setting if parameter.dim() >= 2 else 0.0
 
 
-def rate_factor(config: TrainingConfig, step: int, total: int) -> float:
-    """Learning rate at a step, as a fraction of the peak."""
+def rate_factor(config: TrainingConfig, step: int, total: int, fall: int | None = None) -> float:
+    """Learning rate at a step, as a fraction of the peak.
+
+    Args:
+        config: with the schedule. ``plateau`` is constant and then falls, as of Hägele et al., NeurIPS 2024.
+        step, total: the step, and how many there are.
+        fall: step from which a plateau's rate falls; None: it does not yet.
+    """
     if config.schedule == "onecycle":
         rise = 0.3 * total
         if step < rise:
             return 0.04 + 0.96 * (0.5 - 0.5 * math.cos(math.pi * step / rise))
         return 0.5 + 0.5 * math.cos(math.pi * (step - rise) / (total - rise))
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    if config.schedule == "constant":
+    if config.schedule == "constant" or (config.schedule == "plateau" and fall is None):
         return warm
-    return warm * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / total))))
+    begin = (fall or 0) if config.schedule == "plateau" else 0
+    course = min(1.0, (step - begin) / max(1, total - begin))
+    return warm * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * course)))
 
 
 def averaged(model: nn.Module, decay: float, even_from: float = math.inf) -> AveragedModel:

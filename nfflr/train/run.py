@@ -27,7 +27,8 @@ from .optimizer import Swag, averaged, build_optimizer, rate_factor
 from .reference_energies import ENERGY, ReferenceFit, compositions, total_energies
 from .state import StateRecord
 
-PROGRESS = ("step", "epoch", "stale", "loss_sum", "loss_count")
+PROGRESS = ("step", "epoch", "stale", "loss_sum", "loss_count", "fall")
+FALL = 0.5  # length of a plateau's fall relative to what came before
 
 
 class Run:
@@ -37,6 +38,7 @@ class Run:
         self.config, dataset, model = config, config.dataset, config.model
         self.step = self.epoch = self.stale = self.loss_count = 0
         self.saved = 0  # step of the state saved last
+        self.fall: int | None = None  # step from which the rate of a plateau falls
         self.best, self.loss_sum = math.inf, 0.0
         self.history: list[dict[str, float]] = []
         if not dataset.split["val"]:
@@ -83,13 +85,36 @@ class Run:
         return ["train/loss", "val/loss", *errors, *self.physics.metrics]
 
     @property
+    def last_epoch(self) -> int:
+        """Epochs of the run, as far as is known: a plateau may end before."""
+        if self.fall is None:
+            return self.config.epochs
+        return min(self.config.epochs, math.ceil((1 + FALL) * self.fall / len(self.batches)))
+
+    @property
     def total_steps(self) -> int:
-        return self.config.epochs * len(self.batches)
+        return self.last_epoch * len(self.batches)
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the run; of a plateau's fall, before which it is zero."""
+        if self.config.schedule != "plateau":
+            return self.step / self.total_steps
+        return 0.0 if self.fall is None else (self.step - self.fall) / max(1, self.total_steps - self.fall)
+
+    def watch_plateau(self) -> None:
+        """Let the rate fall if the validation error does not, or if there is just time enough for that."""
+        if self.config.schedule != "plateau" or self.fall is not None:
+            return
+        if self.stale >= self.config.stall or (1 + FALL) * self.epoch >= self.config.epochs:
+            self.fall, self.stale = self.step, 0
 
     def set_rate(self) -> None:
         """Give the optimiser the learning rate of the step that comes."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * rate_factor(self.config, self.step, self.total_steps)
+            group["lr"] = self.config.learning_rate * rate_factor(
+                self.config, self.step, self.total_steps, self.fall
+            )
 
     def train_step(self, engine: Engine, parts: list) -> float:
         """One update from this rank's parts of a batch; returns the loss of the whole batch.
@@ -108,7 +133,7 @@ class Run:
         parts = [(x, {name: value.to(device) for name, value in labels.items()}) for x, labels in parts]
         counts = [self.objective.counts(labels) for _, labels in parts]  # (K,) each
         whole = total(sum(counts, torch.zeros_like(self.log_variances))).clamp(min=1)
-        weights = self.objective.weights(self.step / self.total_steps).to(device)
+        weights = self.objective.weights(self.progress).to(device)
 
         model.train()
         self.optimizer.zero_grad()

@@ -38,6 +38,7 @@ class StateRecord(Record):
     stale: int
     loss_sum: float
     loss_count: int
+    fall: int | None = None  # earlier states have none
     history: list[dict[str, int | float | None]]
 
     def stored(self) -> dict[str, Any]:

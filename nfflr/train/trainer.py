@@ -134,7 +134,7 @@ def start_record(config: TrainingConfig, out: Path, command: str | None, resume:
 def advance(run: Run, out: Path, listeners: Listeners) -> None:
     """Step to the end of the run, or to a signal."""
     config = run.config
-    unfinished = run.epoch < config.epochs and not (config.patience and run.stale >= config.patience)
+    unfinished = run.epoch < run.last_epoch and not (config.patience and run.stale >= config.patience)
     with event_log(out / EVENTS, config.tensorboard and is_first(), run.step) as log:
         if not unfinished:
             return
@@ -174,21 +174,22 @@ def make_engine(run: Run, out: Path, log: Log, listeners: Listeners) -> Engine:
     @engine.on(Events.EPOCH_COMPLETED)
     def finish_epoch(engine: Engine) -> None:
         run.end_epoch(engine.state.epoch)
-        tasks = run.physics.due(run.epoch, config.epochs)
-        if run.epoch % config.validate_every and run.epoch != config.epochs and not tasks:
+        tasks = run.physics.due(run.epoch, run.last_epoch)
+        if run.epoch % config.validate_every and run.epoch != run.last_epoch and not tasks:
             return
         row = run.validate(run.mean_loss())
         if tasks:
             report = run.physics.measure(run.average, listeners.task)
             row |= metrics_of(report)
         improved = select(run, row)
+        run.watch_plateau()
         if is_first():
             keep(run, row, out, improved)
         log(row, run.step)
         listeners.validation(row)
         if tasks:
             listeners.report(report)
-        if config.patience and run.stale >= config.patience:
+        if run.epoch == run.last_epoch or (config.patience and run.stale >= config.patience):
             engine.terminate()
 
     return engine
