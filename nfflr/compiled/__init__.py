@@ -30,8 +30,8 @@ __all__ = [
 
 logger = logging.getLogger("nfflr")
 
-# Architecture key → module beside this with ``build(model) -> Compiled | None``; None: not for this model.
-KERNELS = {"moment": "moment_kernel"}
+# Architecture key → modules beside this with ``build(model) -> Compiled | None``; None: not for this model.
+KERNELS = {"moment": ("moment_kernel", "message_kernel")}
 
 
 class CompiledCombination(Compiled):
@@ -88,8 +88,7 @@ def kernel(model: Evaluator) -> Compiled | None:
         forms = [kernel(part) for part in model.parts]
         mixed = [form or part for form, part in zip(forms, model.parts, strict=True)]
         return CompiledCombination(cast(Combination, model), mixed) if any(forms) else None
-    module = _kernel_module(model)
-    return None if module is None else module.build(model)
+    return next(filter(None, (module.build(model) for module in _kernel_modules(model))), None)
 
 
 def kernels_are_ready(model: Evaluator) -> bool | None:
@@ -97,15 +96,15 @@ def kernels_are_ready(model: Evaluator) -> bool | None:
     if model.parts:
         states = [state for part in model.parts if (state := kernels_are_ready(part)) is not None]
         return all(states) if states else None
-    module = _kernel_module(model)
-    return None if module is None else module.is_ready(model)
+    of_modules = (module.is_ready(model) for module in _kernel_modules(model))
+    return next((state for state in of_modules if state is not None), None)
 
 
-def _kernel_module(model: Evaluator) -> ModuleType | None:
-    name = KERNELS.get(model.key) if model.compilable else None
-    if name is None or type(model).__module__ != f"{Potential.__module__.rpartition('.')[0]}.{model.key}":
-        return None
-    return importlib.import_module(f".{name}", __package__)
+def _kernel_modules(model: Evaluator) -> list[ModuleType]:
+    names = KERNELS.get(model.key, ()) if model.compilable else ()
+    if type(model).__module__ != f"{Potential.__module__.rpartition('.')[0]}.{model.key}":
+        return []
+    return [importlib.import_module(f".{name}", __package__) for name in names]
 
 
 def compile_training(model: Potential, tell: Callable[[str], None] = logger.warning) -> TrainingGraph | None:
@@ -114,10 +113,11 @@ def compile_training(model: Potential, tell: Callable[[str], None] = logger.warn
     Returns:
         None if the model cannot be compiled; the reason is logged by ``tell``.
     """
-    from .moment_training import MomentTraining, trains
+    from .moment_kernel import suits
+    from .moment_training import MomentTraining
     from .training_graph import TrainingGraph
 
-    if trains(model):
+    if suits(model):
         try:
             return MomentTraining(model)
         except NotCompiled as reason:

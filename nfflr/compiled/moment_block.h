@@ -18,7 +18,7 @@ struct Structures {
   const double* cell;         // (B, 3, 3) Å
 };
 
-enum Status { DONE = 0, UNKNOWN_ELEMENT = 1, COINCIDENT = 2, NO_MEMORY = 3 };
+enum Status { DONE = 0, UNKNOWN_ELEMENT = 1, COINCIDENT = 2, NO_MEMORY = 3, ONE_WAY = 4 };
 
 // How moments become channels: a matrix for one set of radial functions or several, next to one another.
 struct Mixing {
@@ -187,8 +187,13 @@ struct Block {  // of atoms that share their weights
     return n;
   }
 
-  // Mixed traceless tensors (MONOMIALS, CHANNELS) of one atom.
   void forward(int a) {
+    moments_to_tensors(a);
+    invariants(w.tensors[a], m.feature_shift, w.features[a]);
+  }
+
+  // Mixed traceless tensors (MONOMIALS, CHANNELS) of one atom.
+  void moments_to_tensors(int a) {
     real* tensors = w.tensors[a];
     std::fill(tensors, tensors + MONOMIALS * CHANNELS, real(0));
     for (int c = 0; c < CHANNELS; c++) tensors[c] = -m.shift[own * CHANNELS + c];
@@ -202,7 +207,6 @@ struct Block {  // of atoms that share their weights
     }
     apply_gain(a);
     complete_traces(tensors);
-    invariants(tensors, m.feature_shift, w.features[a]);
   }
 
   // Radial functions into the columns of the bonds, harmonics into rows (bonds, HARMONICS), and the repulsion.
@@ -324,18 +328,22 @@ struct Block {  // of atoms that share their weights
 
   // Adds to forces (N, 3) and to the virial (6,) of the atom's structure.
   void reverse(int a, double* forces, double* virial) {
+    pull_back_invariants(w.tensors[a], w.features[a]);
+    reverse_tensors(a, w.of(a), w.neighbours[a], forces, virial);
+  }
+
+  // Of gradients by the tensors.
+  void reverse_tensors(int a, const Bonds& bonds, const Neighbours& neighbours, double* forces, double* virial) {
     real* tensors = w.tensors[a];
-    pull_back_invariants(tensors, w.features[a]);
     fold_traces(tensors);
     apply_gain(a);
-    const Neighbours& neighbours = w.neighbours[a];
     real* gradient = w.gradient.data();
     for (const Mixing& mixing : neighbours.mixings) {
       mix_back(mixing, tensors, gradient);
       gradient += mixing.functions * HARMONICS;
     }
-    for (int64_t k = 0; k < neighbours.count; k += LANES) bond_slopes(w.of(a), k, neighbours);
-    add_bonds(w.of(a), atoms[a], neighbours.count, forces, virial);
+    for (int64_t k = 0; k < neighbours.count; k += LANES) bond_slopes(bonds, k, neighbours);
+    add_bonds(bonds, atoms[a], neighbours.count, forces, virial);
   }
 
   // ∂E/∂r of one register of bonds, into w.slopes.

@@ -56,15 +56,20 @@ class _Results(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("total", "energies", "forces", "stress", "culprits")]
 
 
-def takes(model: torch.nn.Module) -> TypeGuard[MomentNetwork]:
-    """Whether the kernels of bonds are for this model: one layer, on a processor."""
+def suits(model: torch.nn.Module) -> TypeGuard[MomentNetwork]:
+    """Whether there are kernels for this model: on a processor, with tensors as messages if with any."""
     return (
         isinstance(model, MomentNetwork)
-        and model.config.layers == 1
+        and (model.config.tensor_messages or model.config.layers == 1)
         and model.compute_forces
         and model.device.type == "cpu"
         and model.dtype in REAL
     )
+
+
+def takes(model: torch.nn.Module) -> TypeGuard[MomentNetwork]:
+    """Whether the kernel of one layer is for this model."""
+    return suits(model) and model.config.layers == 1
 
 
 def build(model: MomentNetwork) -> MomentKernel | None:
@@ -77,9 +82,9 @@ def build(model: MomentNetwork) -> MomentKernel | None:
     started = time.perf_counter()
     if not takes(model):
         return None
-    defines = _defines(model)
-    cached = is_built(SOURCE, defines)
-    library = load_library(SOURCE, defines)
+    macros = defines(model)
+    cached = is_built(SOURCE, macros)
+    library = load_library(SOURCE, macros)
     if library is None:
         return None
     kernel = MomentKernel(model, library)
@@ -93,16 +98,16 @@ def build(model: MomentNetwork) -> MomentKernel | None:
 
 def is_ready(model: MomentNetwork) -> bool | None:
     """Whether ``build`` need not compile; None if there is no kernel for this model here."""
-    return is_built(SOURCE, _defines(model)) if takes(model) else None
+    return is_built(SOURCE, defines(model)) if takes(model) else None
 
 
-def _defines(model: MomentNetwork) -> dict[str, object]:
+def defines(model: MomentNetwork) -> dict[str, object]:
     config = model.config
     return {
         "REAL": REAL[model.dtype],
         "RADIAL": config.n_radial,
-        "CHANNELS": _padded(config.channels),
-        "HIDDEN": _padded(config.hidden),
+        "CHANNELS": padded(config.channels),
+        "HIDDEN": padded(config.hidden),
     }
 
 
@@ -120,10 +125,15 @@ class MomentKernel(Compiled):
     def __init__(self, model: MomentNetwork, library: ctypes.CDLL):
         super().__init__(model)
         self.origin = ""
-        self._evaluate = library.nfflr_moment
+        self._evaluate = self.function(library)
         self._evaluate.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64]
         self._weights = _fold(model)  # kept: the kernel reads their memory
         self._model = struct(model, vars(self._weights).values())
+
+    @staticmethod
+    def function(library: ctypes.CDLL):
+        """What evaluates in the library."""
+        return library.nfflr_moment
 
     def __call__(self, x: Input, stress: bool = True, virials: bool = False) -> dict[str, torch.Tensor]:
         """As ``Potential.forward``; atomic virials are computed by the model itself.
@@ -230,7 +240,7 @@ class _Weights:
 @torch.no_grad()
 def _fold(model: MomentNetwork) -> _Weights:
     layer, config, n = model.layers[0], model.config, len(model.elements)
-    channels, hidden, radial = _padded(config.channels), _padded(config.hidden), config.n_radial
+    channels, hidden, radial = padded(config.channels), padded(config.hidden), config.n_radial
     own = layer.n_own
 
     scaled = (layer.mix * layer.moment_scale[:, :, None]).double()  # (4, S·B, n_own·C)
@@ -238,9 +248,9 @@ def _fold(model: MomentNetwork) -> _Weights:
     scaled = scaled.view(RANK + 1, -1, config.n_radial, own, config.channels)  # (4, S, B, n_own, C)
     embedding = torch.ones(1, 1) if model.bond_embedding is None else model.bond_embedding.weight
     mix = torch.einsum("zs,lsboc->ozlbc", embedding.double(), scaled)
-    mix = _pad(mix, (own, n, RANK + 1, radial, channels))
+    mix = pad(mix, (own, n, RANK + 1, radial, channels))
     joint = scaled.permute(3, 0, 1, 2, 4).flatten(2, 3)  # (n_own, 4, S·B, C)
-    joint = _pad(joint, (*joint.shape[:3], channels))
+    joint = pad(joint, (*joint.shape[:3], channels))
     gain = torch.ones(n, RANK + 1, config.channels) if layer.gain is None else layer.gain
     bias = layer.hidden.bias.double().view(own, -1).expand(n, -1)
     if layer.species_bias is not None:
@@ -248,10 +258,10 @@ def _fold(model: MomentNetwork) -> _Weights:
 
     def features(x: torch.Tensor) -> torch.Tensor:  # (..., F·C), each channel block padded
         blocks = x.double().unflatten(-1, (N_INVARIANTS, config.channels))
-        return _pad(blocks, (*blocks.shape[:-1], channels)).flatten(-2)
+        return pad(blocks, (*blocks.shape[:-1], channels)).flatten(-2)
 
     weight = features((layer.hidden.weight.double() * layer.feature_scale).view(own, config.hidden, -1))
-    weight = _pad(weight, (own, hidden, N_INVARIANTS * channels))
+    weight = pad(weight, (own, hidden, N_INVARIANTS * channels))
     weights = _Weights(
         **constants(model),
         embedding=_wide(embedding),
@@ -259,13 +269,13 @@ def _fold(model: MomentNetwork) -> _Weights:
         mix_t=_wide(mix.transpose(3, 4)),
         joint=joint,
         joint_t=_wide(joint.transpose(2, 3)),
-        shift=_pad(shift, (own, channels)),
-        gain=_pad(gain.double(), (n, RANK + 1, channels)),
+        shift=pad(shift, (own, channels)),
+        gain=pad(gain.double(), (n, RANK + 1, channels)),
         feature_shift=features(layer.feature_shift),
         hidden=weight.transpose(1, 2).unflatten(2, (-1, 16)).transpose(1, 2),
         hidden_t=weight.unflatten(2, (-1, 16)).transpose(1, 2),
-        bias=_pad(bias, (n, hidden)),
-        readout=_pad(layer.readout.weight.double(), (own, hidden)),
+        bias=pad(bias, (n, hidden)),
+        readout=pad(layer.readout.weight.double(), (own, hidden)),
         linear=features(layer.linear.weight.double() * layer.feature_scale),
         constant=layer.readout.bias.double(),
     )
@@ -281,17 +291,17 @@ def _address(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _padded(width: int) -> int:
+def padded(width: int) -> int:
     """Widths are filled up with zeros to multiples of the widest register."""
     return -(-width // 16) * 16
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:
-    """The last axis filled up with zeros, see ``_padded``."""
-    return _pad(x, (*x.shape[:-1], _padded(x.shape[-1])))
+    """The last axis filled up with zeros, see ``padded``."""
+    return pad(x, (*x.shape[:-1], padded(x.shape[-1])))
 
 
-def _pad(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+def pad(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     padded = x.new_zeros(shape)
     padded[tuple(slice(k) for k in x.shape)] = x
     return padded

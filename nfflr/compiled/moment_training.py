@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
-from typing import TypeGuard, cast
+from typing import cast
 
 import torch
 
@@ -23,7 +23,7 @@ from ..nn.tensors import RANK
 from . import tensor_operators
 from .aot_graph import NotCompiled
 from .artefacts import load_library
-from .moment_kernel import REAL, constants, struct
+from .moment_kernel import REAL, constants, struct, suits
 from .tensor_operators import Messages, Products
 from .training_graph import TrainingGraph
 
@@ -49,7 +49,7 @@ class MomentTraining(TrainingGraph):
     model: MomentNetwork
 
     def __init__(self, model: Potential):
-        if not trains(model):
+        if not suits(model):
             raise NotCompiled(f"{type(model).__name__}: the kernels take tensors as messages, on a processor")
         config = model.config
         sizes = {"REAL": REAL[model.dtype], "RADIAL": config.n_radial, "CHANNELS": 16, "HIDDEN": 16}
@@ -106,17 +106,6 @@ class MomentTraining(TrainingGraph):
             virial = virial if atoms.is_batch else virial[0]
             outputs["stress"] = stress_from_virial(virial.to(model.dtype) * scale, atoms.cell)
         return outputs
-
-
-def trains(model: torch.nn.Module) -> TypeGuard[MomentNetwork]:
-    """Whether the kernels of training are for this model."""
-    return (
-        isinstance(model, MomentNetwork)
-        and (model.config.tensor_messages or model.config.layers == 1)
-        and model.compute_forces
-        and model.device.type == "cpu"
-        and model.dtype in REAL
-    )
 
 
 def by_embedding(model: MomentNetwork, moments: torch.Tensor) -> torch.Tensor:

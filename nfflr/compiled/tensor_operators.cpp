@@ -76,7 +76,9 @@ extern "C" void nfflr_messages_back(const Bonds* bonds, const real* h, const rea
       UNROLL for (int k = 0; k < SENT; k++) x[k] = at(h + (j * SENT + k) * CHANNELS + c);
       UNROLL for (int k = 0; k < RECEIVED; k++) cotangent[k] = at(scaled.data() + k * CHANNELS + c);
       radial(weight + c, bonds->phi + e * RADIAL_P, r);
-      Neighbour<vec, real>(x, bond.u).reverse(r, cotangent, g_x, g_r, g_u);
+      const Neighbour<vec, real> neighbour(x, bond.u);
+      const Reply<vec, real> reply(neighbour, cotangent);
+      reply.by_radial(g_r), reply.by_sent_and_unit(r, g_x, g_u);
       UNROLL for (int k = 0; k < SENT; k++) add(g_h + (j * SENT + k) * CHANNELS + c, g_x[k]);
       if (g_weight) {
         for (int b = 0; b < RADIAL; b++)
@@ -122,7 +124,8 @@ extern "C" void nfflr_messages_back_twice(const Bonds* bonds, const real* h, con
       const Neighbour<dual, Dual<real>> neighbour(x, u);
       neighbour.send(r, m);
       UNROLL for (int k = 0; k < RECEIVED; k++) add(d_a + (i * RECEIVED + k) * CHANNELS + c, m[k].d);
-      neighbour.reverse(r, cotangent, g_x, g_r, g_u);
+      const Reply<dual, Dual<real>> reply(neighbour, cotangent);
+      reply.by_radial(g_r), reply.by_sent_and_unit(r, g_x, g_u);
       UNROLL for (int k = 0; k < SENT; k++) add(d_h + (j * SENT + k) * CHANNELS + c, g_x[k].d);
       for (int b = 0; b < RADIAL; b++) {
         const real first = phi[b], second = dphi[b] * t_r;

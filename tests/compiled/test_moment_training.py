@@ -9,7 +9,8 @@ from ase.build import bulk, molecule
 from nfflr.compiled import compile_training
 from nfflr.compiled.aot_graph import NotCompiled
 from nfflr.compiled.artefacts import compiler
-from nfflr.compiled.moment_training import Bonds, MomentTraining, trains
+from nfflr.compiled.moment_kernel import suits
+from nfflr.compiled.moment_training import Bonds, MomentTraining
 from nfflr.compiled.training_graph import TrainingGraph
 from nfflr.models.moment import MomentConfig, MomentNetwork
 
@@ -122,7 +123,7 @@ def test_single_precision_is_right_to_its_rounding():
 def test_networks_whose_messages_are_scalars_are_compiled_whole(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
     scalars = network("one element", layers=2, tensor_messages=False)
-    assert not trains(scalars) and not isinstance(compile_training(scalars), MomentTraining)
+    assert not suits(scalars) and not isinstance(compile_training(scalars), MomentTraining)
     with pytest.raises(NotCompiled, match="tensors as messages"):
         MomentTraining(scalars)
     assert isinstance(compile_training(network("one element", tensor_messages=False)), MomentTraining)

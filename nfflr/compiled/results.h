@@ -1,0 +1,26 @@
+// What kernels of potentials fill in.
+#pragma once
+
+#include "moment_block.h"
+
+struct Results {
+  double* total;      // (B,) eV
+  double* energies;   // (n_local,) eV
+  double* forces;     // (N, 3) eV/Å
+  double* stress;     // (B, 3, 3) eV/Å³, or null: not wanted
+  int64_t* culprits;  // (2,) atoms that an error names
+};
+
+// (1/V) times the virials xx yy zz yz xz xy, (B, 6); zero for a cell without volume (see Atoms.volumes).
+static void fill_stress(const Structures& s, const double* virial, double* stress) {
+  for (int64_t b = 0; b < s.n_structures; b++) {
+    const double* h = s.cell + 9 * b;
+    double edges = 1;
+    for (int k = 0; k < 3; k++) edges *= std::sqrt(h[3 * k] * h[3 * k] + h[3 * k + 1] * h[3 * k + 1] + h[3 * k + 2] * h[3 * k + 2]);
+    const double volume = std::fabs(h[0] * (h[4] * h[8] - h[5] * h[7]) - h[1] * (h[3] * h[8] - h[5] * h[6]) +
+                                    h[2] * (h[3] * h[7] - h[4] * h[6]));
+    const double factor = volume > 1e-9 * edges ? 1 / volume : 0;
+    constexpr int VOIGT[9] = {0, 5, 4, 5, 1, 3, 4, 3, 2};
+    for (int k = 0; k < 9; k++) stress[9 * b + k] = factor * virial[6 * b + VOIGT[k]];
+  }
+}
