@@ -60,7 +60,7 @@ class TrainingConfig(BaseModel):
     device: str | None = Field(None, description="cpu or cuda; None: a GPU where there is one")
     threads: int | None = Field(None, ge=1, description="processor threads that nff train sets; None: one")
     compile: bool = Field(
-        False, description="compile the step: twice as fast, after half a minute of preparation"
+        False, description="compile the step: twice as fast or more, after some preparation"
     )
     tensorboard: bool = Field(False, description="write event files for TensorBoard too")
 

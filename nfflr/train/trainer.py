@@ -38,7 +38,7 @@ SWAG = "swag"  # folder of the posterior samples
 EVENTS = "tensorboard"  # folder of the event files
 WARM_UP = 2  # steps that do not count: the first allocates, and compiles if the config says so
 PREPARING = "preparing data and model"
-COMPILING = "compiling the training step (about a minute, kept for next time)"
+COMPILING = "compiling the training step (kept for next time)"
 
 
 def nobody(_: object) -> None:

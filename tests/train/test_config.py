@@ -290,6 +290,14 @@ def test_learning_rates_rise_to_the_peak_and_stay_positive(schedule):
     assert rates[-1] == (1 if schedule == "constant" else pytest.approx(0.0, abs=0.02))
 
 
+def test_the_rate_of_a_plateau_is_the_peak_until_it_falls():
+    config = settings(schedule="plateau", warmup_steps=10)
+    assert {rate_factor(config, step, 300) for step in range(9, 200)} == {1.0}
+    falling = [rate_factor(config, step, 300, fall=200) for step in range(200, 301)]
+    assert falling == sorted(falling, reverse=True)
+    assert (falling[0], falling[-1]) == (pytest.approx(1.0), pytest.approx(0.01))
+
+
 def test_the_settings_that_a_resume_compares_are_json_without_model_data_and_place(write):
     plain = load_config(write("energy_weight = (0.5, 1.0)\n")).plain()
     assert json.loads(json.dumps(plain)) == plain

@@ -12,6 +12,7 @@ import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from builders import CUTOFF, TinyNetwork, copper, copper_dataset, radius_graph, tiny
+from pydantic import ValidationError
 from torch import nn
 
 from nfflr.calculator import NFFLrCalculator
@@ -287,7 +288,9 @@ def test_a_full_disk_stops_the_run_and_it_resumes_where_it_was(tmp_path, dataset
     assert_same_run(tmp_path, out)
 
 
-@pytest.mark.parametrize("optimizer, schedule", [("sgd", "constant"), ("adamw", "onecycle")])
+@pytest.mark.parametrize(
+    "optimizer, schedule", [("sgd", "constant"), ("adamw", "onecycle"), ("soap", "plateau")]
+)
 def test_other_optimisers_and_schedules_resume_to_the_bit_too(tmp_path, dataset, optimizer, schedule):
     settings = {**SHORT, "optimizer": optimizer, "schedule": schedule, "learning_rate": 1e-3}
     train(configure(tmp_path / "whole", dataset, **settings))
@@ -449,6 +452,23 @@ def test_training_stops_when_validation_no_longer_improves(tmp_path, dataset):
     assert [row["epoch"] for row in metrics(tmp_path)] == [1, 2, 3, 4]
     train(config, resume=True)  # and stays stopped
     assert [row["epoch"] for row in metrics(tmp_path)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("rate, epochs, last", [(1e-30, 50, 5), (1e-3, 6, 6)], ids=["stalls", "time is up"])
+def test_a_plateau_ends_half_as_many_steps_after_it_was_seen(tmp_path, dataset, rate, epochs, last):
+    settings = {"epochs": epochs, "learning_rate": rate, "warmup_steps": 1}
+    config = configure(tmp_path, dataset, schedule="plateau", stall=2, **settings)
+    rates = []
+    train(config, on_step=lambda step: rates.append((step["epoch"], step["total"])))
+    assert [row["epoch"] for row in metrics(tmp_path)] == list(range(1, last + 1))
+    assert rates[-1][1] == len(rates)  # the steps that were announced in the end
+    train(config, resume=True)
+    assert [row["epoch"] for row in metrics(tmp_path)][-1] == last
+
+
+def test_a_plateau_and_even_averages_are_refused_together(tmp_path, dataset):
+    with pytest.raises(ValidationError, match="another schedule than plateau"):
+        configure(tmp_path, dataset, schedule="plateau", swa_start=0.5)
 
 
 def test_an_unknown_metric_is_refused_before_the_first_step(tmp_path, dataset):
