@@ -14,6 +14,7 @@ from typing import Any
 
 from ...errors import ConfigError, NFFLrError, NumericsError, ResourceError
 from ...storage.files import write_atomically
+from .abort import end_all_ranks
 
 FIXES = re.compile(r"^\s*fix\s+(\S+)\s+all\s+external\s+pf/callback\s+1\s+1\s*(#.*)?$")
 UNSTABLE = ("Lost atoms", "Non-numeric", "out of range", "not compute")
@@ -107,9 +108,7 @@ def main() -> None:
         run(arguments)
     except (NFFLrError, OSError) as error:
         # Ranks fail alike, or one has to stop the others.
-        if MPI.COMM_WORLD.rank == 0 or MPI.COMM_WORLD.size > 1:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        MPI.COMM_WORLD.Abort(getattr(error, "exit_code", ResourceError.exit_code))
+        end_all_ranks(MPI.COMM_WORLD, str(error), getattr(error, "exit_code", ResourceError.exit_code))
 
 
 if __name__ == "__main__":

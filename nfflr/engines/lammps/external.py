@@ -8,7 +8,6 @@ are images of its own atoms, and the graph is the one of the periodic system.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ from ...models.assemble import differentiate
 from ...models.base import Potential
 from ...models.evaluator import NO_CUTOFF, Evaluator
 from ...structures.neighbours import neighbor_list
+from .abort import end_all_ranks
 
 FIX = "nfflr"
 SKIN = 0.5  # Å
@@ -137,8 +137,7 @@ class External:
         try:
             self._act(n_local, arrays[-1])
         except BaseException as error:  # an exception cannot pass through LAMMPS
-            print(f"error: LAMMPS step {step}: {error}", file=sys.stderr, flush=True)
-            self.comm.Abort(getattr(error, "exit_code", 1))
+            end_all_ranks(self.comm, f"LAMMPS step {step}: {error}", getattr(error, "exit_code", 1))
 
     def _act(self, n_local: int, f: np.ndarray) -> None:
         n = n_local + self.lmp.extract_setting("nghost")

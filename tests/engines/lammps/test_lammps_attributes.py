@@ -10,7 +10,7 @@ from ase.build import bulk
 from ase.constraints import FixAtoms, FixBondLengths, FixCartesian, FixCom, FixedLine, FixScaled
 from ase.io import read, write
 from ase.md.verlet import VelocityVerlet
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nfflr.calculator import NFFLrCalculator
@@ -206,6 +206,7 @@ def test_the_box_without_lammps_holds_atoms_wherever_they_are(tmp_path_factory, 
     rng = np.random.default_rng(seed)
     pbc = pbc if np.any(cell) else (False, False, False)
     atoms = Atoms("SiOSiH", positions=rng.uniform(-9, 9, (4, 3)), cell=cell, pbc=pbc)
+    assume((nearest(atoms) + 9 * np.eye(4)).min() > 0.5)  # Å; readers refuse atoms that nearly coincide
     path = tmp_path_factory.mktemp("box") / "x.data"
     path.write_text(data_file(atoms))
     found = read_structure(path)
