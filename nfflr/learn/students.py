@@ -102,7 +102,9 @@ def write_frames(path: Path, frames: Sequence[ase.Atoms]) -> None:
 def describe(model: MomentNetwork, frames: Sequence[ase.Atoms]) -> np.ndarray:
     """Mean and standard deviation over a structure's atoms of the network's invariants, (F, D) float64."""
     invariants: list[torch.Tensor] = []
-    handle = model.layers[0].hidden.register_forward_pre_hook(lambda _, inputs: invariants.append(inputs[0]))
+    handle = model.layers[0].register_forward_hook(
+        lambda layer, inputs, output: invariants.append(output.features.flatten(1))
+    )
     try:
         for atoms in frames:
             model(atoms, stress=False)
