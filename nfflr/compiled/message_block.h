@@ -4,6 +4,7 @@
 #pragma once
 
 #include "message_bonds.h"
+#include "pages.h"
 
 constexpr int SCALARS = N_INVARIANTS * CHANNELS, VECTORS = N_VECTORS * CHANNELS, MATRICES = N_MATRICES * CHANNELS;
 constexpr int GATES = 3 * MESSAGES;
@@ -105,10 +106,10 @@ static inline vec unique_count(int component) {
 struct Desk {  // of one thread
   explicit Desk(const Model& m) : first(m) {}
   Workspace first;
-  std::vector<std::unique_ptr<char[]>> bonds;  // of all its atoms, in slabs
-  int64_t left = 0, slope_size = 0;
+  std::vector<Memory> bonds;  // of all its atoms, in ever larger slabs
+  int64_t slab = 1 << 18, left = 0, slope_size = 0;
   char* place = nullptr;
-  std::unique_ptr<char[]> slope_memory;
+  Memory slope_memory;
   real* slopes = nullptr;
   alignas(64) real tensors[TENSORS][BLOCK][CHANNELS], gradient[TENSORS][BLOCK][CHANNELS];
   alignas(64) real received[RECEIVED][BLOCK][MESSAGES], message[RECEIVED * MESSAGES];
@@ -117,13 +118,12 @@ struct Desk {  // of one thread
   alignas(64) real hidden[BLOCK][HIDDEN], slope[BLOCK][HIDDEN], other[BLOCK][HIDDEN];
   alignas(64) real gates[BLOCK][GATES], sent[SENT][BLOCK][MESSAGES];
 
-  static char* aligned(char* p) { return p + (64 - reinterpret_cast<uintptr_t>(p) % 64) % 64; }
   char* take(int64_t bytes) {
     bytes = (bytes + 63) / 64 * 64;
     if (bytes > left) {
-      left = std::max<int64_t>(bytes, 1 << 20);
-      bonds.emplace_back(new char[left + 64]);
-      place = aligned(bonds.back().get());
+      slab = left = std::max(bytes, std::min<int64_t>(2 * slab, 1 << 26));
+      bonds.push_back(allocate(left));
+      place = bonds.back().get();
     }
     char* p = place;
     return place += bytes, left -= bytes, p;
@@ -131,8 +131,8 @@ struct Desk {  // of one thread
   void reserve_slopes(int64_t capacity) {
     if (4 * capacity <= slope_size) return;
     slope_size = 8 * capacity;
-    slope_memory.reset(new char[slope_size * sizeof(real) + 64]);
-    slopes = reinterpret_cast<real*>(aligned(slope_memory.get()));
+    slope_memory = allocate(slope_size * sizeof(real));
+    slopes = reinterpret_cast<real*>(slope_memory.get());
   }
 };
 

@@ -100,7 +100,7 @@ struct Evaluation {
   const Results& out;
   const int64_t n_threads;
   Plan plan;
-  std::vector<std::unique_ptr<char[]>> memory;
+  std::vector<Memory> memory;
   std::vector<Kept> kept;
   std::vector<KeptBonds> bonds;
   std::vector<std::unique_ptr<Desk>> desks;
@@ -110,8 +110,8 @@ struct Evaluation {
   std::vector<Status> status;
 
   real* take(int64_t size) {
-    memory.emplace_back(new char[size * sizeof(real) + 64]);
-    return reinterpret_cast<real*>(Desk::aligned(memory.back().get()));
+    memory.push_back(allocate(size * sizeof(real)));
+    return reinterpret_cast<real*>(memory.back().get());
   }
   real* rows(int64_t width) { return take(s.n_atoms * width); }
 
