@@ -15,6 +15,7 @@ import torch
 from ignite.engine import Engine
 
 from ..calculator import NFFLrCalculator
+from ..data.graph import Graph
 from ..errors import ConfigError, NumericsError, did_you_mean
 from ..models.base import Potential
 from ..validation.suite import Outcome, Report, Suite, Task
@@ -159,22 +160,31 @@ class Run:
         return loss.item()
 
     def _outputs(self, parts: list) -> Iterator[Mapping[str, torch.Tensor]]:
-        """The model's outputs of a batch's parts, after its reference energies were solved for."""
-        model, several = self.config.model, self.config.accumulate > 1
+        """The model's outputs of a batch's parts, after its reference energies were solved for.
+
+        Every rank solves, even one that has no part of the batch.
+        """
+        model, objective = self.config.model, self.objective
         if self.references is None:
-            yield from (self.objective.output(model, x) for x, _ in parts)
-            return
+            return (objective.output(model, x) for x, _ in parts)
         graphs = [model.graph(x) for x, _ in parts]
-        outputs = [] if several else [dict(self.objective.output(model, graph)) for graph in graphs]
-        energies = (
-            [total_energies(model, g) for g in graphs] if several else [o[ENERGY].detach() for o in outputs]
-        )
-        residuals = [e - labels[ENERGY] for e, (_, labels) in zip(energies, parts, strict=True)]
-        counts = [compositions(model, graph) for graph in graphs]
-        change = self.references.update(counts, residuals)
-        for output, count in zip(outputs, counts, strict=False):
+        if self.config.accumulate > 1:  # the outputs of all parts would need the memory of the whole batch
+            self._solve(parts, graphs, [total_energies(model, graph) for graph in graphs])
+            return (objective.output(model, graph) for graph in graphs)
+        outputs = [dict(objective.output(model, graph)) for graph in graphs]
+        counts, change = self._solve(parts, graphs, [output[ENERGY].detach() for output in outputs])
+        for output, count in zip(outputs, counts, strict=True):
             output[ENERGY] = output[ENERGY] - count @ change
-        yield from outputs or (self.objective.output(model, graph) for graph in graphs)
+        return iter(outputs)
+
+    def _solve(
+        self, parts: list, graphs: Sequence[Graph], energies: Sequence[torch.Tensor]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Change the reference energies; return each part's compositions and what was subtracted."""
+        assert self.references is not None
+        residuals = [energy - labels[ENERGY] for energy, (_, labels) in zip(energies, parts, strict=True)]
+        counts = [compositions(self.config.model, graph) for graph in graphs]
+        return counts, self.references.update(counts, residuals)
 
     def mean_loss(self) -> float:
         """The mean over the steps since the last call."""
