@@ -18,6 +18,7 @@ from ..data.dataset import AtomsDataset
 from ..data.graph import Graph
 from ..models.assemble import absolute_energies, sum_structures
 from ..models.base import Potential
+from ..reports.evaluation import by_atoms
 from .distributed import total
 
 ENERGY = "total_energy"
@@ -73,10 +74,9 @@ class ReferenceFit:
         """Give another model of the same elements the reference energies that suit its weights best."""
         split = self.dataset.split["train"]
         sums = self.weights.new_zeros(len(self.weights), len(self.weights) + 1)
-        for k in split[:: -(-len(split) // SAMPLE)]:
-            x, labels = self.dataset[k]
+        for x, labels in by_atoms(self.dataset, split[:: -(-len(split) // SAMPLE)]):
             graph = model.graph(x)
-            residual = total_energies(model, graph).reshape(1) - labels[ENERGY].reshape(1).to(model.device)
+            residual = total_energies(model, graph) - labels[ENERGY].to(model.device)
             sums += normal_equations(compositions(model, graph), residual)
         model.reference_energies -= solve(sums[:, :-1], sums[:, -1])
 
