@@ -23,6 +23,7 @@ from .distributed import total
 
 ENERGY = "total_energy"
 ENOUGH = 8  # structures for each reference energy to be told from the others
+LOOKED_AT = 2048  # structures, for the number of different compositions
 SAMPLE = 256  # training structures by which the averaged weights get theirs
 RIDGE = 1e-6  # of the mean weight of an element: what no structure of these batches tells stays
 
@@ -31,6 +32,8 @@ class ReferenceFit:
     """Least squares of the energies per atom, over the newest batches, by the reference energies of a model.
 
     Attributes:
+        is_determined: whether the model is a potential with reference energies, and there are so many
+            labelled structures that a fit leaves more to the weights than it takes.
         memory: weight of the batch before; of the one before that its square, and so on.
         weights: (n, n) float64, matrix of the normal equations.
 
@@ -43,10 +46,15 @@ class ReferenceFit:
     def __init__(self, model: Potential, dataset: AtomsDataset, batches: int):
         n = len(model.elements)
         self.model, self.dataset = model, dataset
-        records = dataset.part("train")
+        split = dataset.split["train"]
+        stride = -(-len(split) // LOOKED_AT)
+        records = [dataset.records[k] for k in split[::stride]]
         counts = np.stack([np.bincount(r.atoms.numbers, minlength=len(chemical_symbols)) for r in records])
         rank = np.linalg.matrix_rank(counts / counts.sum(1, keepdims=True))
-        self.memory = max(0.0, 1 - len(records) / batches / (ENOUGH * rank))
+        labelled = stride * sum(ENERGY in record.labels for record in records)
+        has_references = model.is_potential and model.fits_references
+        self.is_determined = has_references and labelled >= ENOUGH * rank
+        self.memory = max(0.0, 1 - len(split) / batches / (ENOUGH * rank))
         self.weights = torch.zeros(n, n, dtype=torch.float64, device=model.device)
 
     @torch.no_grad()

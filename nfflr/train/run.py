@@ -65,8 +65,8 @@ class Run:
         extra = (self.log_variances,) if config.adaptive_weights else ()
         self.optimizer = build_optimizer(config, extra)
         self.ema = averaged(model, config.ema_decay, math.ceil(config.swa_start * self.total_steps))
-        solves = model.is_potential and model.fits_references and ENERGY in dataset.targets
-        self.references = ReferenceFit(model, dataset, len(self.batches)) if solves else None
+        fit = ReferenceFit(model, dataset, len(self.batches))
+        self.references = fit if fit.is_determined else None
         if config.swag_samples and config.epochs - int(config.swa_start * config.epochs) < 2:
             raise ConfigError("swag_samples: needs two epochs after swa_start; lower it, or raise epochs")
         self.swag = Swag(model, config.swag_rank) if config.swag_samples else None

@@ -86,6 +86,16 @@ def test_memory_grows_with_the_number_of_compositions_and_falls_with_the_batch(t
     assert ReferenceFit(one.model, one.dataset, batches=5).memory == pytest.approx(1 - 4 / 8)
 
 
+def test_where_there_are_hardly_more_structures_than_elements_the_weights_learn_it(tmp_path):
+    assert Run(settings(tmp_path)).references is not None  # 20 structures, two elements
+    few = settings(tmp_path, labelled(16))  # 12 to train on
+    run = Run(few)
+    assert run.references is None
+    before = few.model.reference_energies.clone()
+    run.train_step(None, [collate([few.dataset[k] for k in few.dataset.split["train"]])])
+    assert torch.equal(few.model.reference_energies, before)
+
+
 def test_averaged_weights_get_the_references_of_a_least_squares_fit(tmp_path):
     config = settings(tmp_path)
     fit = ReferenceFit(config.model, config.dataset, batches=2)
