@@ -22,8 +22,11 @@ from ..data.quality.survey import Survey
 SHELLS = 1.85  # cutoff over nearest-neighbour distance: three shells of bcc and fcc, two of diamond
 CUTOFFS = (5.0, 8.0)  # Å; less misses non-bonded neighbours, more costs as its cube
 ATOMS_PER_BATCH = 256
-UPDATES = 8000  # steps, as of the bundled potentials
-EPOCHS = (30, 500)
+UPDATES, EPOCHS = 8000, (30, 500)  # steps and epochs of crystals: their errors fall no further
+MOLECULES, MOST_EPOCHS = (
+    60_000,
+    1000,
+)  # of molecules, whose labels have little noise and whose steps are short
 OWN_WEIGHTS = 8  # elements; with more, they share weights
 LAYERS = {
     1: "strictly local; 2 costs about ten times as much and has errors about a quarter smaller",
@@ -60,8 +63,10 @@ def choose(survey: Survey, left_out: int = 0, layers: int | None = None) -> Choi
     n_train = count - n_val
     by_atoms = ATOMS_PER_BATCH / float(np.median(survey.sizes))
     by_count = n_train / 8  # so that an epoch has some steps
-    batch = 2 ** int(np.log2(np.clip(min(by_atoms, by_count), 1, 16)))
-    epochs = int(np.clip(UPDATES * batch / n_train, *EPOCHS))
+    molecules = bool(np.isinf(np.median(survey.heights)))
+    batch = 2 ** int(np.log2(np.clip(min(by_atoms, by_count), 1, 8 if molecules else 16)))
+    updates, (least, most) = (MOLECULES, (30, MOST_EPOCHS)) if molecules else (UPDATES, EPOCHS)
+    epochs = int(np.clip(updates * batch / n_train, least, most))
     forces = bool(survey.labels.get("forces"))
     return Choices(
         cutoff=choose_cutoff(survey),

@@ -16,7 +16,7 @@ from nfflr.cli.main import run
 from nfflr.structures.readers import read_structures
 from nfflr.train.config import TrainingConfig, load_config
 from nfflr.train.config_files import file_model, json_schema
-from nfflr.train.first_config import choose_cutoff
+from nfflr.train.first_config import choose, choose_cutoff
 from nfflr.units import GPA
 
 DATA = Path(__file__).parent.parent / "data"
@@ -452,3 +452,19 @@ def test_a_yaml_config_leaves_out_what_the_python_one_does_and_obeys_its_schema(
     allowed.model_validate(yaml.safe_load(text))
     with pytest.raises(ValidationError, match="epoch"):
         allowed.model_validate({**yaml.safe_load(text), "epoch": 3})
+
+
+def test_molecules_get_more_steps_in_smaller_batches():
+    """Both with 900 structures of nine atoms to train on."""
+    same = {"spacing": {"C": 1.4}, "sizes": np.full(1000, 9), "labels": {"forces": 1000}}
+    choices = [choose(Survey(heights=np.full(1000, height), **same)) for height in (30.0, np.inf)]
+    assert [c.batch_size for c in choices] == [16, 8]
+    steps = [c.epochs * c.n_train / c.batch_size for c in choices]
+    assert steps[0] == pytest.approx(8000, rel=0.05) and steps[1] == pytest.approx(60_000, rel=0.05)
+
+
+class Survey(SimpleNamespace):
+    """What ``choose`` asks of a survey."""
+
+    def __len__(self):
+        return len(self.sizes)
