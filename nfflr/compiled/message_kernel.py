@@ -6,7 +6,6 @@ import copy
 import ctypes
 import logging
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from ..models.moment_layers import MessageLayer, MomentLayer, Sender
 from ..nn.tensors import N_INVARIANTS, RANK
 from . import moment_kernel as one_layer
 from .aot_graph import deviations, example_graphs, tolerance
-from .artefacts import is_built, load_library
+from .artefacts import is_built
 
 logger = logging.getLogger("nfflr")
 
@@ -61,21 +60,9 @@ def build(model: MomentNetwork) -> MessageKernel | None:
         None if the model has one layer or is not on the CPU, without a C++ compiler, or, with a line
         logged, where kernel and model disagree.
     """
-    started = time.perf_counter()
     if not takes(model):
         return None
-    defines = _defines(model)
-    cached = is_built(SOURCE, defines)
-    library = load_library(SOURCE, defines)
-    if library is None:
-        return None
-    kernel = MessageKernel(model, library)
-    worst = deviation(kernel, model)
-    if not worst <= tolerance(model.dtype):
-        logger.warning("message kernel: differs from the model by %.1e, so it is not used", worst)
-        return None
-    kernel.origin = "from the cache" if cached else f"built in {time.perf_counter() - started:.2g} s"
-    return kernel
+    return cast("MessageKernel | None", one_layer.built(MessageKernel, model, SOURCE, _defines(model)))
 
 
 def is_ready(model: MomentNetwork) -> bool | None:
@@ -125,6 +112,24 @@ class MessageKernel(one_layer.MomentKernel):
             return super().__call__(graph, stress, virials)
         except _OneWay:
             return self.model(graph, stress, virials)
+
+    def deviation(self) -> float:
+        """Largest relative difference from the model in float64, so that only rounding counts.
+
+        With two layers, features are of high order, and a dense structure that the model does not know has
+        huge energies that cancel. The structure is stretched until the model itself is right in float32; the
+        result is infinite if it never is.
+        """
+        exact, single = copy.deepcopy(self.model).double().eval(), copy.deepcopy(self.model).float().eval()
+        atoms = example_graphs(self.model)[-1].atoms
+        for factor in STRETCHES:
+            graph = self.model.graph(
+                replace(atoms, positions=atoms.positions * factor, cell=atoms.cell * factor)
+            )
+            expected = exact(graph)
+            if max(deviations(single(graph), expected).values()) <= tolerance(torch.float32) / 2:
+                return max(deviations(self(graph), expected).values())
+        return math.inf
 
     def __reduce__(self):
         return build, (self.model,)
@@ -263,20 +268,3 @@ def _fold_sender(model: MomentNetwork, sender: Sender) -> dict[str, torch.Tensor
             "radial": w.last(sender.radial_weights),
         }
     )
-
-
-def deviation(kernel: MessageKernel, model: MomentNetwork) -> float:
-    """Largest relative difference from the model in float64, so that only rounding counts.
-
-    With two layers, features are of high order, and a dense structure that the model does not know has huge
-    energies that cancel. The structure is stretched until the model itself is right in float32; the result
-    is infinite if it never is.
-    """
-    exact, single = copy.deepcopy(model).double().eval(), copy.deepcopy(model).float().eval()
-    atoms = example_graphs(model)[-1].atoms
-    for factor in STRETCHES:
-        graph = model.graph(replace(atoms, positions=atoms.positions * factor, cell=atoms.cell * factor))
-        expected = exact(graph)
-        if max(deviations(single(graph), expected).values()) <= tolerance(torch.float32) / 2:
-            return max(deviations(kernel(graph), expected).values())
-    return math.inf

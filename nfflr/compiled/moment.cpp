@@ -10,8 +10,6 @@
 #include <algorithm>
 #include <memory>
 #include <new>
-#include <system_error>
-#include <thread>
 #include <vector>
 
 #include "results.h"
@@ -89,14 +87,7 @@ static Status evaluate(const Model& model, const Structures& s, const Results& o
     status[t] = sweep(model, s, plan, t * n_blocks / n, (t + 1) * n_blocks / n, out.energies, t ? forces[t - 1].data() : out.forces,
                       out.stress ? virials[t].data() : nullptr, &culprits[2 * t]);
   };
-  std::vector<std::thread> threads;
-  for (int64_t t = 1; t < n; t++) try {
-      threads.emplace_back(work, t);
-    } catch (const std::system_error&) {
-      work(t);  // no thread to be had
-    }
-  work(0);
-  for (auto& thread : threads) thread.join();
+  in_threads(n, work);
   for (int64_t t = 0; t < n; t++)
     if (status[t] != DONE) return std::copy_n(&culprits[2 * t], 2, out.culprits), status[t];
   for (const auto& extra : forces)

@@ -79,18 +79,22 @@ def build(model: MomentNetwork) -> MomentKernel | None:
         None if the model has several layers or is not on the CPU, without a C++ compiler, or, with a line
         logged, where kernel and model disagree.
     """
+    return built(MomentKernel, model, SOURCE, defines(model)) if takes(model) else None
+
+
+def built(
+    kind: type[MomentKernel], model: MomentNetwork, source: Path, macros: dict[str, object]
+) -> MomentKernel | None:
+    """As ``build``, a kernel of this kind from this source."""
     started = time.perf_counter()
-    if not takes(model):
-        return None
-    macros = defines(model)
-    cached = is_built(SOURCE, macros)
-    library = load_library(SOURCE, macros)
+    cached = is_built(source, macros)
+    library = load_library(source, macros)
     if library is None:
         return None
-    kernel = MomentKernel(model, library)
-    worst = deviation(kernel, model)
+    kernel = kind(model, library)
+    worst = kernel.deviation()
     if not worst <= tolerance(model.dtype):
-        logger.warning("moment kernel: differs from the model by %.1e, so it is not used", worst)
+        logger.warning("%s: differs from the model by %.1e, so it is not used", source.stem, worst)
         return None
     kernel.origin = "from the cache" if cached else f"built in {time.perf_counter() - started:.2g} s"
     return kernel
@@ -177,6 +181,12 @@ class MomentKernel(Compiled):
         if status:
             self._refuse(status, graph, culprits)
         return result
+
+    def deviation(self) -> float:
+        """Largest relative difference from the model in float64, so that only rounding counts."""
+        exact = copy.deepcopy(self.model).double().eval()
+        graph = example_graphs(self.model)[-1]
+        return max(deviations(self(graph), exact(graph)).values())
 
     def __deepcopy__(self, memo) -> MomentKernel:
         return self  # nothing in it ever changes
@@ -305,10 +315,3 @@ def pad(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     padded = x.new_zeros(shape)
     padded[tuple(slice(k) for k in x.shape)] = x
     return padded
-
-
-def deviation(kernel: MomentKernel, model: MomentNetwork) -> float:
-    """Largest relative difference from the model in float64, so that only the kernel's rounding counts."""
-    exact = copy.deepcopy(model).double().eval()
-    graph = example_graphs(model)[-1]
-    return max(deviations(kernel(graph), exact(graph)).values())

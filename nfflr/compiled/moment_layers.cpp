@@ -9,8 +9,6 @@
 #include <algorithm>
 #include <memory>
 #include <new>
-#include <system_error>
-#include <thread>
 #include <vector>
 
 #include "message_block.h"
@@ -147,14 +145,7 @@ struct Evaluation {
     const int64_t n = desks.size(), n_blocks = plan.layers[k].begin.size() - 1;
     status.assign(n, DONE);
     auto work = [&](int64_t t) { status[t] = sweep(k, t, t * n_blocks / n, (t + 1) * n_blocks / n, forward, reverse); };
-    std::vector<std::thread> threads;
-    for (int64_t t = 1; t < n; t++) try {
-        threads.emplace_back(work, t);
-      } catch (const std::system_error&) {
-        work(t);  // no thread to be had
-      }
-    work(0);
-    for (auto& thread : threads) thread.join();
+    in_threads(n, work);
     for (int64_t t = 0; t < n; t++)
       if (status[t] != DONE) return std::copy_n(&culprits[2 * t], 2, out.culprits), status[t];
     return DONE;

@@ -1,6 +1,10 @@
 // What kernels of potentials fill in.
 #pragma once
 
+#include <system_error>
+#include <thread>
+#include <vector>
+
 #include "moment_block.h"
 
 struct Results {
@@ -10,6 +14,18 @@ struct Results {
   double* stress;     // (B, 3, 3) eV/Å³, or null: not wanted
   int64_t* culprits;  // (2,) atoms that an error names
 };
+
+// Calls work(t) for t = 0…n − 1, each in a thread of its own.
+template <class Work> static void in_threads(int64_t n, const Work& work) {
+  std::vector<std::thread> threads;
+  for (int64_t t = 1; t < n; t++) try {
+      threads.emplace_back(work, t);
+    } catch (const std::system_error&) {
+      work(t);  // no thread to be had
+    }
+  work(0);
+  for (auto& thread : threads) thread.join();
+}
 
 // (1/V) times the virials xx yy zz yz xz xy, (B, 6); zero for a cell without volume (see Atoms.volumes).
 static void fill_stress(const Structures& s, const double* virial, double* stress) {
