@@ -34,6 +34,7 @@ from .run import Run, metrics_of, quiet_engine, selectors
 from .state import clear_states, newest_state, postponed_signals, save_state, states, sweep_states
 
 Listener = Callable[[dict], None]
+ROUNDING = 1e-9  # relative: smaller differences are no improvement
 SWAG = "swag"  # folder of the posterior samples
 EVENTS = "tensorboard"  # folder of the event files
 WARM_UP = 2  # steps that do not count: the first allocates, and compiles if the config says so
@@ -244,7 +245,8 @@ def select(run: Run, row: dict[str, float]) -> bool:
     if weights.keys() <= row.keys():
         value = sum(weight * _cost(run, row, name) for name, weight in weights.items())
         run.stale += 1
-        if value < run.best:
+        rounding = 0.0 if math.isinf(run.best) else ROUNDING * abs(run.best)
+        if value < run.best - rounding:
             run.best, run.stale = value, 0
             return True
     return math.isinf(run.best)

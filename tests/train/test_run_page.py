@@ -247,7 +247,8 @@ def test_a_run_without_record_is_compared_with_the_data_that_are_given(folder, t
         del atoms.calc.results["stress"]
     ase.io.write(tmp_path / "other.xyz", frames)
     parity = section(run_page(folder, tmp_path / "other.xyz"), "parity")
-    assert "other.xyz: 3 structures" in parity and parity.count("<img") == 2 and "GPa" not in parity
+    assert "other.xyz: 3 structures" in parity and parity.count("<img") == 2
+    assert "GPa" not in re.sub(r'src="data:[^"]*"', "", parity)  # an image may hold any three letters
 
 
 def test_runs_of_properties_have_their_plots(tmp_path):

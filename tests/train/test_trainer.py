@@ -539,7 +539,7 @@ def test_energies_alone_are_trained_on(tmp_path):
     data = AtomsDataset(
         stripped("forces", "stress"), "total_energy", n_train=12, n_val=4, transform=radius_graph
     )
-    train(configure(tmp_path, data, **SHORT))
+    train(configure(tmp_path, data, **{**SHORT, "epochs": 40, "validate_every": 10}))
     rows = metrics(tmp_path)
     assert rows[-1]["val/energy_mae"] < rows[0]["val/energy_mae"]
 
