@@ -16,10 +16,9 @@ from torch.autograd.function import once_differentiable
 
 from ..nn.tensors import N_INVARIANTS, N_PRODUCTS, N_TENSORS
 from .artefacts import load_library
+from .moment_kernel import REAL, padded
 
 SOURCE = Path(__file__).with_name("tensor_operators.cpp")
-REAL = {torch.float32: "float", torch.float64: "double"}
-LANES = 16  # channels are filled up to a multiple, as wide as the widest register
 
 
 class _Bonds(ctypes.Structure):
@@ -30,16 +29,12 @@ class _Bonds(ctypes.Structure):
 @cache
 def library(dtype: torch.dtype, n_radial: int, channels: int) -> ctypes.CDLL | None:
     """The kernels for these sizes, built if need be; None if they cannot be."""
-    return load_library(SOURCE, {"REAL": REAL[dtype], "RADIAL": n_radial, "CHANNELS": _padded(channels)})
-
-
-def _padded(channels: int) -> int:
-    return -(-channels // LANES) * LANES
+    return load_library(SOURCE, {"REAL": REAL[dtype], "RADIAL": n_radial, "CHANNELS": padded(channels)})
 
 
 def _fill(x: torch.Tensor) -> torch.Tensor:
     """Channels, the last axis, filled up with zeros."""
-    missing = _padded(x.shape[-1]) - x.shape[-1]
+    missing = padded(x.shape[-1]) - x.shape[-1]
     return nn.functional.pad(x, (0, missing)) if missing else x
 
 

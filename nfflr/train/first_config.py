@@ -22,7 +22,7 @@ from ..data.quality.survey import Survey
 SHELLS = 1.85  # cutoff over nearest-neighbour distance: three shells of bcc and fcc, two of diamond
 CUTOFFS = (5.0, 8.0)  # Å; less misses non-bonded neighbours, more costs as its cube
 ATOMS_PER_BATCH = 256
-UPDATES, EPOCHS = 8000, (30, 500)  # steps and epochs of crystals: their errors fall no further
+UPDATES, EPOCHS = 8000, (30, 500)  # steps and epochs of crystals, as of the bundled potentials
 MOLECULES, MOST_EPOCHS = (
     60_000,
     1000,
