@@ -15,7 +15,7 @@ from ..storage.files import claim_folder, write_atomically, write_figure, write_
 from ..units import GPA
 from ..workflows.framework.result_files import refuse_existing
 from .console import PIPE_WIDTH, Console, narrow_table, show, wrapped
-from .options import DATA, SOURCE, dataset_arguments, shared
+from .options import DATA, SOURCE, Whole, dataset_arguments, shared
 from .output import say_written
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ MOST_PAIRS = 20
 @click.option("--yaml", "declared", is_flag=True, help="Write config.yaml, and its schema for editors.")
 @click.option(
     "--layers",
-    type=click.IntRange(1, 4),
+    type=Whole(1, 4),
     help="1: the fastest potential; 2: neighbours exchange tensors, which costs about ten times as much and "
     "has smaller errors; default: 2 where there are forces.",
 )

@@ -163,8 +163,16 @@ class Distillation:
                 name = f"{folder.parent.name} {folder.name}"
                 self._say(f"training {name}, step {step['step']} of {step['total']}")
 
-        seed, compile = self.settings.seed + member, self.settings.compile
-        train_student(folder, frames, seed=seed, length=length, compile=compile, on_step=on_step)
+        settings = self.settings
+        train_student(
+            folder,
+            frames,
+            seed=settings.seed + member,
+            layers=settings.layers,
+            length=length,
+            compile=settings.compile,
+            on_step=on_step,
+        )
 
     def _best(self, k: int) -> Path:
         """The member with the lowest force error on the validation part of its split."""

@@ -36,6 +36,7 @@ def train_student(
     frames: Sequence[ase.Atoms],
     *,
     seed: int,
+    layers: int,
     length: float,
     compile: bool,
     on_step: Callable[[dict], None],
@@ -47,6 +48,7 @@ def train_student(
 
     Args:
         frames: with energies and forces.
+        layers: of the network.
         length: of the training over the recipe's.
         on_step: called after every step.
 
@@ -60,16 +62,16 @@ def train_student(
     begun = bool(states(folder / "state"))
     if not begun:
         write_frames(folder / DATA, frames)
-        write_config(folder)
+        write_config(folder, layers)
     config = _config(folder, seed, length, compile)
     return train(config, resume=begun, overwrite=not begun, on_step=on_step)
 
 
-def write_config(folder: Path) -> None:
+def write_config(folder: Path, layers: int) -> None:
     """The config that ``nff init`` writes for the data of a folder."""
     diagnosis = diagnose(folder / DATA)
     diagnosis.raise_if_unusable()
-    text = config_text(folder / DATA, folder, diagnosis, filtered=True)
+    text = config_text(folder / DATA, folder, diagnosis, filtered=True, layers=layers)
     write_atomically(folder / "config.py", text.encode())
 
 

@@ -25,7 +25,6 @@ from nfflr.workflows.phonon_dispersion import PhononsSettings, phonons
 EMT_NAME = "ase:ase.calculators.emt:EMT"
 QUICK = ["--temperature", "600", "--md-reference", "6", "--walk-steps", "20"]
 QUICK += ["--length", "0.06", "--committee-length", "0.4"]
-QUICK += ["--no-compile"]  # which takes longer than so short a training
 TINY = [*QUICK, "--length", "0.003", "--budget", "40", "--supercell", "1", "1", "1", "--no-relax"]
 
 
@@ -77,7 +76,8 @@ def test_calls_are_counted_and_bounded_and_kept(done, record):
     data, test = (ase.io.read(done / name, ":") for name in ("data.xyz", "test.xyz"))
     assert record["calls"] == len(data) == sum(record["calls_by_use"].values()) <= 60
     drawn = [f for path in (done / "rounds").glob("*-test-*.traj") for f in StoredFrames(path)]
-    assert record["calls_by_use"]["test"] == len(test) == len(drawn)
+    assert record["calls_by_use"]["test"] == len(test)
+    assert len(test) == len(drawn) or (len(test) < len(drawn) and record["calls"] == 60)  # none was left
     check = data[5].copy()
     check.calc = EMT()
     np.testing.assert_allclose(data[5].get_forces(), check.get_forces(), atol=1e-6)
