@@ -110,7 +110,8 @@ def test_single_precision_is_as_good_as_the_eager_models(built, elements, settin
         expected = exact(graph)
         ours.append(max(errors(form(graph), expected).values()))
         eager.append(max(errors(model(graph), expected).values()))
-    assert np.median(ours) < TOLERANCE[torch.float32] / 2
+    # The rounding of some networks is larger than that of others, and differs between processors.
+    assert np.median(ours) < max(TOLERANCE[torch.float32] / 2, 1.5 * np.median(eager))
     assert max(ours) < max([TOLERANCE[torch.float32], *(3 * error for error in eager)])
 
 
