@@ -246,7 +246,7 @@ def _lost(result: MdResult, reference: MdResult | None, settings: MdSettings) ->
     """Fraction of the steps that were not survived.
 
     A run is lost where it explodes, a committee disagrees too much, a crystal leaves its sites, or atoms come
-    nearer than any in the training data: there a collapse may hide.
+    clearly nearer than any in the training data: there a collapse may hide.
     """
     if result.verdict in ("stable", "drifting", "off target"):
         return 0.0

@@ -351,7 +351,7 @@ def _outside(outcome: Outcome, start: ase.Atoms) -> Verdict | None:
         return None
     text = (
         f"outside the training range from step {near.step}: {_name(start, near.atom)} has a neighbour at "
-        f"{near.distance:.2f} Å, nearer than any in the training data"
+        f"{near.distance:.2f} Å, clearly nearer than any in the training data"
     )
     return Verdict("outside training range", text, near.step, near.atom)
 

@@ -49,7 +49,7 @@ class Outcome:
     """How a run ended, after a number of sound steps, of which ``last`` is the last structure.
 
     ``explosion`` is an atom and what happened to it in the next step, ``too_near`` the first pair that is
-    nearer than any in the training data, ``excess`` the spread at which the run was stopped,
+    clearly nearer than any in the training data, ``excess`` the spread at which the run was stopped,
     ``compressibility`` what the barostat went by (1/GPa); None otherwise.
     """
 
