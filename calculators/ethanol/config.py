@@ -8,8 +8,8 @@ from nfflr.models import MomentConfig, MomentNetwork
 here, output_dir = Path(__file__).parent, Path("runs/ethanol")
 random_seed = 0
 dataset = AtomsDataset(here / "train.xyz.xz", n_train=0.9, n_val=0.1, test_source=here / "test.xyz.xz")
-model = MomentNetwork(MomentConfig(elements=("H", "C", "O"), cutoff=5.0))
-epochs, batch_size, compile = 140, 16, True
+model = MomentNetwork(MomentConfig(elements=("H", "C", "O"), cutoff=5.0, layers=2))
+epochs, batch_size, compile = 530, 8, True
 stress_weight = 0.0  # molecules have none
 notes = {
     "data": "ethanol, PBE/def2-SVP, as in rMD17 (MIT)",

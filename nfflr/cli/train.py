@@ -126,7 +126,7 @@ class Display:
         from ..train.run import selectors
 
         self.update, self.say, self.watched = update, say, watched
-        self.columns, self.metrics = Objective(settings).columns, selectors(settings.select_by)
+        self.columns, self.metrics = Objective(settings).columns, selectors(settings)
         self.step, self.total, self.latest = 0, None, ""  # the last: values of the metrics that select
 
     def on_stage(self, text: str) -> None:

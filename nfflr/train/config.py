@@ -122,8 +122,10 @@ class TrainingConfig(BaseModel):
         500, ge=0, description="steps between states to resume from, besides those of validations; 0: none"
     )
     patience: int = Field(0, ge=0, description="validations without improvement before stopping; 0: never")
-    select_by: str | dict[str, float] = Field(
-        "val/loss", description="metric whose best value chooses the checkpoint, or weights of several"
+    select_by: str | dict[str, float] | None = Field(
+        None,
+        description="metric whose best value chooses the checkpoint, or weights of several; None: val/error "
+        "of a potential, val/loss of a model of properties",
     )
     tasks: Annotated[tuple[InstanceOf[Task], ...], BeforeValidator(read_tasks)] = Field(
         (), description="validation tasks, suites, or folders of suites"

@@ -52,7 +52,7 @@ class Run:
         self.physics = Physics(config.tasks, config.tasks_every, config.tasks_minutes, config.tasks_budget)
         if config.tasks and not model.is_potential:
             raise ConfigError("tasks: need forces, but the model predicts properties; leave them out")
-        for name in selectors(config.select_by):
+        for name in selectors(config):
             if name not in self.metrics:
                 hint = did_you_mean(name, self.metrics)
                 raise ConfigError(f"select_by: no metric {name!r}; expected one of {self.metrics}{hint}")
@@ -83,7 +83,7 @@ class Run:
     def metrics(self) -> list[str]:
         """Names that ``select_by`` may have."""
         errors = [f"val/{column.key}" for column in self.objective.columns]
-        return ["train/loss", "val/loss", *errors, *self.physics.metrics]
+        return ["train/loss", "val/loss", "val/error", *errors, *self.physics.metrics]
 
     @property
     def last_epoch(self) -> int:
@@ -233,6 +233,7 @@ class Run:
         pairs = predict_shared(self.average, dataset, dataset.split["val"])
         row = {"epoch": self.epoch, "step": self.step, "train/loss": train_loss}
         row["val/loss"] = self.objective.loss(pairs)
+        row["val/error"] = self.objective.error(pairs)
         row |= {f"val/{name}": value for name, value in pairs.errors().items()}
         return row
 
@@ -300,9 +301,11 @@ def quiet_engine(step: Callable[[Engine, list], float]) -> Engine:
     return engine
 
 
-def selectors(select_by: str | dict[str, float]) -> dict[str, float]:
+def selectors(config: TrainingConfig) -> dict[str, float]:
     """Weights of the metrics that choose the checkpoint."""
-    return select_by if isinstance(select_by, dict) else {select_by: 1.0}
+    if config.select_by is None:
+        return {"val/error" if config.model.is_potential else "val/loss": 1.0}
+    return config.select_by if isinstance(config.select_by, dict) else {config.select_by: 1.0}
 
 
 def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

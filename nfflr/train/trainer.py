@@ -112,7 +112,7 @@ def train(
         idist.barrier()
     if math.isinf(run.best):
         raise NumericsError(
-            f"{out / FILE}: holds the last weights, as {', '.join(selectors(config.select_by))} was never "
+            f"{out / FILE}: holds the last weights, as {', '.join(selectors(config))} was never "
             "measured: every round of tasks failed or was skipped; see metrics.csv, or raise tasks_budget"
         )
     return out / FILE
@@ -241,7 +241,7 @@ def select(run: Run, row: dict[str, float]) -> bool:
     is the worst there is. The latest weights are kept until a validation has a finite value.
     """
     run.history.append(row)
-    weights = selectors(run.config.select_by)
+    weights = selectors(run.config)
     if weights.keys() <= row.keys():
         value = sum(weight * _cost(run, row, name) for name, weight in weights.items())
         run.stale += 1

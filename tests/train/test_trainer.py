@@ -407,7 +407,7 @@ def test_an_output_that_cannot_be_made_is_refused_before_the_first_step(tmp_path
 # Selection
 
 
-@pytest.mark.parametrize("metric", ["val/loss", "val/energy_mae", "val/stress_rmse"])
+@pytest.mark.parametrize("metric", ["val/loss", "val/error", "val/energy_mae", "val/stress_rmse"])
 def test_the_checkpoint_is_that_of_the_lowest_value(tmp_path, dataset, metric):
     # A learning rate that hurts makes validation go up and down.
     kept = {}
@@ -434,6 +434,14 @@ def test_the_checkpoint_is_that_of_the_lowest_value(tmp_path, dataset, metric):
     errors = predict(model, dataset, dataset.split["val"]).errors()
     for name in ("energy_mae", "forces_rmse", "stress_mae"):
         assert errors[name] == pytest.approx(metadata["scores"][f"val/{name}"], rel=1e-5)
+
+
+def test_a_potential_is_chosen_by_the_relative_errors_of_all_that_counts(tmp_path, dataset):
+    path = train(configure(tmp_path, dataset, epochs=3, stress_weight=0.0))
+    rows = metrics(tmp_path)
+    expected = [math.sqrt(row["val/energy_mae"] * row["val/forces_mae"]) for row in rows]  # not stresses
+    assert [row["val/error"] for row in rows] == pytest.approx(expected, rel=1e-9)
+    assert load_checkpoint(path)[1]["scores"]["epoch"] == 1 + expected.index(min(expected))
 
 
 def test_validation_errors_are_those_of_the_averaged_weights(tmp_path, dataset):
