@@ -22,10 +22,7 @@ from ..data.quality.survey import Survey
 SHELLS = 1.85  # cutoff over nearest-neighbour distance: three shells of bcc and fcc, two of diamond
 CUTOFFS = (5.0, 8.0)  # Å; less misses non-bonded neighbours, more costs as its cube
 ATOMS_PER_BATCH = 256
-UPDATES, EPOCHS = 8000, (30, 500)  # steps and epochs of crystals with one layer
-# Of crystals with messages: on 193 structures of silicon the validation error of forces no longer fell after
-# 20 of 160 epochs, and had risen by 8 % at their end; of a run of 40 epochs it fell until its end.
-FEW_UPDATES, FEW_EPOCHS = 2000, 40
+UPDATES, EPOCHS = 8000, (30, 500)  # steps and epochs of crystals, as of the bundled potentials
 MOLECULES, MOST_EPOCHS = 60_000, 1000  # of molecules, whose labels have little noise
 OWN_WEIGHTS = 8  # elements; with more, they share weights
 LAYERS = {
@@ -65,15 +62,12 @@ def choose(survey: Survey, left_out: int = 0, layers: int | None = None) -> Choi
     by_count = n_train / 8  # so that an epoch has some steps
     molecules = bool(np.isinf(np.median(survey.heights)))
     batch = 2 ** int(np.log2(np.clip(min(by_atoms, by_count), 1, 8 if molecules else 16)))
-    forces = bool(survey.labels.get("forces"))
-    layers = layers or (2 if forces else 1)
     updates, (least, most) = (MOLECULES, (30, MOST_EPOCHS)) if molecules else (UPDATES, EPOCHS)
-    if layers > 1 and not molecules:
-        updates = int(np.clip(FEW_EPOCHS * n_train / batch, FEW_UPDATES, UPDATES))
     epochs = int(np.clip(updates * batch / n_train, least, most))
+    forces = bool(survey.labels.get("forces"))
     return Choices(
         cutoff=choose_cutoff(survey),
-        layers=layers,
+        layers=layers or (2 if forces else 1),
         n_val=n_val,
         n_train=n_train,
         batch_size=batch,
