@@ -8,8 +8,8 @@ from nfflr.models import MomentConfig, MomentNetwork
 here, output_dir = Path(__file__).parent, Path("runs/acac")
 random_seed = 0
 dataset = AtomsDataset(here / "train.xyz.xz", n_train=0.9, n_val=0.1, test_source=here / "test.xyz.xz")
-model = MomentNetwork(MomentConfig(elements=("H", "C", "O"), cutoff=5.0))
-epochs, batch_size, compile = 600, 16, True
+model = MomentNetwork(MomentConfig(elements=("H", "C", "O"), cutoff=5.0, layers=2))
+epochs, batch_size, compile = 500, 8, True
 stress_weight = 0.0  # molecules have none
 notes = {
     "data": "acetylacetone, PBE-D3/def2-SVP (MIT)",
