@@ -39,7 +39,7 @@ def nff(command):
 # some per cent after two hundred steps, so we train in double precision here.
 
 # %%
-nff(f"init {data / 'train.xyz.xz'} --out si")
+nff(f"init {data / 'train.xyz.xz'} --out si --layers 1")
 config = Path("si/config.py")
 text = config.read_text().replace("compile = True", "compile = False")
 text = re.sub(r"epochs = \d+", "epochs = 4", text)
