@@ -30,8 +30,8 @@ def nff(command):
 # ## Look at the data
 #
 # `nff init` prints a table of the groups in the data, names what is suspicious (units, copies, outliers; here
-# there is nothing), and writes a config with a comment on every line. `--layers 1` asks for the fastest potential;
-# without it neighbours exchange messages, and errors are smaller.
+# there is nothing), and writes a config with a comment on every line. `--layers 1` asks for the
+# fastest potential; without it neighbours exchange messages, and errors are smaller.
 
 # %%
 nff(f"init {data / 'train.xyz.xz'} --out si --layers 1")
