@@ -10,6 +10,7 @@ random_seed = 0
 dataset = AtomsDataset(here / "train.xyz.xz", n_train=0.9, n_val=0.1, test_source=here / "test.xyz.xz")
 model = MomentNetwork(MomentConfig(elements=("H", "C", "O"), cutoff=5.0, layers=2))
 epochs, batch_size, compile = 530, 8, True
+validate_every, select_by = 13, "val/loss"
 stress_weight = 0.0  # molecules have none
 notes = {
     "data": "ethanol, PBE/def2-SVP, as in rMD17 (MIT)",

@@ -38,9 +38,7 @@ class DistillSettings(Settings):
         0.25, gt=0, le=1, description="length of their training over the final one's"
     )
     length: float = Field(1.0, gt=0, description="length of the final training over the default recipe's")
-    layers: int = Field(
-        1, ge=1, le=4, description="of the potentials; each after the first costs about ten times as much"
-    )
+    layers: int = Field(1, ge=1, le=4, description="layers of the potentials; two cost about ten times one")
     walk_steps: int = Field(300, ge=20, description="steps of each MD in which the committee explores")
     compile: bool = Field(True, description="compile training and MD, where there is a C++ compiler")
     displacement: Annotated[float, Unit("Å")] = Field(

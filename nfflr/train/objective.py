@@ -166,14 +166,15 @@ class Objective:
     def error(self, predictions: Predictions) -> float:
         """Geometric mean of the mean absolute errors of what counts; NaN if nothing has one.
 
-        A few hot structures decide the loss, in which errors are squared. Here one percent less of the error
-        of energies counts as much as one percent less of the error of forces.
+        The loss squares errors of forces, so that the largest count most. Here one percent less of the error
+        of energies counts as much as one percent less of the error of forces. What is labelled and has come
+        out as NaN makes the mean NaN.
         """
         pairs = zip(self.weights(1.0).tolist(), self.terms, strict=True)
         names = [term.quantity.name for weight, term in pairs if weight and term.quantity.classes is None]
-        errors = [predictions[name].errors()[f"{predictions[name].quantity.key}_mae"] for name in names]
-        logarithms = [math.log(max(error, LEAST)) for error in errors if not math.isnan(error)]
-        return math.exp(sum(logarithms) / len(logarithms)) if logarithms else math.nan
+        labelled = [predictions[name] for name in names if predictions[name].labelled.any()]
+        errors = [np.float64(c.errors()[f"{c.quantity.key}_mae"]) for c in labelled]
+        return float(np.exp(np.mean(np.log(np.maximum(errors, LEAST))))) if errors else math.nan
 
 
 def _check(setting: str, values: Collection[str], names: Sequence[str]) -> None:
