@@ -11,18 +11,34 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from zipfile import BadZipFile
 
 import ase
 import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
-from ase.io.trajectory import Trajectory
+from ase.io.trajectory import Trajectory, TrajectoryReader
 from ase.io.ulm import InvalidULMFileError
 from pydantic import BaseModel
 
 from ..errors import ConfigError, ResourceError
 from .files import claim_folder, replacing, write_atomically
+
+
+class WithoutNumber:
+    """A file that keeps its number to itself, so that ASE does not use numpy's ``tofile`` and ``fromfile``.
+
+    These ask whether they were given a path. An interrupt that comes in this moment is lost, and a TypeError
+    comes in its place.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "fileno":
+            raise AttributeError(name)
+        return getattr(self._file, name)
 
 
 class FrameWriter:
@@ -36,6 +52,9 @@ class FrameWriter:
         self.path = path
         with self._naming_the_file():
             self._trajectory = Trajectory(path, mode)
+        backend = self._trajectory.backend
+        self._file = backend.fd
+        backend.fd, backend.hasfileno = WithoutNumber(self._file), False
 
     def write(self, frame: ase.Atoms) -> None:
         with self._naming_the_file():
@@ -44,12 +63,12 @@ class FrameWriter:
     def flush(self) -> None:
         """Wait until the disk has the frames."""
         with self._naming_the_file():
-            os.fsync(self._trajectory.backend.fd.fileno())
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file. ASE would complete a frame that an error or an interrupt broke off."""
         with suppress(OSError):  # whole frames have left the buffer
-            self._trajectory.backend.fd.close()
+            self._file.close()
 
     @contextmanager
     def _naming_the_file(self) -> Iterator[None]:
@@ -57,6 +76,13 @@ class FrameWriter:
             yield
         except OSError as error:
             raise _unwritable(self.path, error) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[TrajectoryReader]:
+    """A trajectory file, open for reading."""
+    with open(path, "rb") as file, Trajectory(WithoutNumber(file)) as reader:
+        yield reader
 
 
 def write_trajectory(path: Path, frames: Iterable[ase.Atoms]) -> None:
@@ -86,7 +112,7 @@ class StoredFrames(Sequence):
         self._count = 0
         if path.exists():
             # A process may have been killed before the first frame was whole.
-            with suppress(InvalidULMFileError, ValueError, IndexError), Trajectory(path) as reader:
+            with suppress(InvalidULMFileError, ValueError, IndexError), reading(path) as reader:
                 self._count = len(reader)
 
     def __len__(self) -> int:
@@ -97,12 +123,12 @@ class StoredFrames(Sequence):
             return [self[k] for k in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        with Trajectory(self._path) as reader:
+        with reading(self._path) as reader:
             return reader[index % len(self)]
 
     def __iter__(self) -> Iterator[ase.Atoms]:
         if len(self):
-            with Trajectory(self._path) as reader:  # once for all frames
+            with reading(self._path) as reader:  # once for all frames
                 yield from (reader[k] for k in range(len(self)))
 
 

@@ -1,5 +1,9 @@
 """An archive gives back what was put in, whole, or says that it cannot."""
 
+import sys
+from contextlib import closing, nullcontext
+from itertools import count, islice
+
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -8,7 +12,14 @@ from ase.constraints import FixAtoms
 from ase.io.trajectory import Trajectory
 
 from nfflr.errors import ConfigError, ResourceError
-from nfflr.storage.archives import Archive, FolderArchive, same_run
+from nfflr.storage.archives import (
+    Archive,
+    FolderArchive,
+    FrameWriter,
+    StoredFrames,
+    same_run,
+    write_trajectory,
+)
 from nfflr.workflows.framework.interface import snapshot
 from nfflr.workflows.molecular_dynamics import MdSettings
 
@@ -114,6 +125,39 @@ def test_a_writer_killed_in_its_first_frame_leaves_no_frame(tmp_path, size):
     archive.append(FRAMES[1])
     assert [f.info["step"] for f in archive.frames()] == [1]
     archive.close()
+
+
+def interrupts_during(action, target):
+    """The exceptions of ``action`` on a fresh target, with Ctrl-C in each Python function that it enters."""
+    for place in count():
+        calls = count()
+
+        def interrupt(frame, event, arg, calls=calls, place=place):
+            if event == "call" and next(calls) == place:
+                raise KeyboardInterrupt
+
+        with target() as opened:
+            sys.setprofile(interrupt)
+            try:
+                action(opened)
+            except BaseException as error:
+                sys.setprofile(None)
+                yield error
+            else:
+                sys.setprofile(None)
+                return
+
+
+def test_an_interrupt_is_not_lost_while_a_frame_is_written_or_read(tmp_path):
+    path = tmp_path / "frames.traj"
+    write_trajectory(path, FRAMES[:2])
+    for action, target in (
+        (lambda writer: writer.write(FRAMES[0]), lambda: closing(FrameWriter(tmp_path / "other.traj", "w"))),
+        (lambda frames: frames[1], lambda: nullcontext(StoredFrames(path))),
+    ):
+        errors = list(islice(interrupts_during(action, target), 5000))
+        assert 50 < len(errors) < 5000
+        assert {type(error) for error in errors} == {KeyboardInterrupt}
 
 
 def test_frames_that_are_missing_are_refused(tmp_path):
