@@ -44,6 +44,7 @@ struct Sender {  // what an atom sends after a layer
   const real* gate_t;         // (GATES, HIDDEN)
   const real* gate_gain;      // (n, HIDDEN)
   const real* radial;         // (RADIAL, PATHS, MESSAGES)
+  const real* damping;        // (1,) by which the squares of an atom's features bound what it sends
 };
 
 struct Network {
@@ -59,6 +60,7 @@ struct Kept {
   real *cotangents;             // (RECEIVED, MESSAGES) by what the next layer received, divided by counts
   real *g_tensors, *g_activation;  // by way of the next layer
   real* radial;  // the sender's weights, REGISTERS of (RADIAL, PATHS)
+  real* bound;   // (N,) factor of what an atom sends
 };
 
 // y (BLOCK, OUT) = x (BLOCK, K) w (K, OUT), or += if ADD.
@@ -117,6 +119,7 @@ struct Desk {  // of one thread
   alignas(64) real vectors[3][BLOCK][VECTORS], matrices[6][BLOCK][MATRICES];
   alignas(64) real hidden[BLOCK][HIDDEN], slope[BLOCK][HIDDEN], other[BLOCK][HIDDEN];
   alignas(64) real gates[BLOCK][GATES], sent[SENT][BLOCK][MESSAGES];
+  real by_bound[BLOCK];  // gradient by features, relative to these, by way of the bound
 
   char* take(int64_t bytes) {
     bytes = (bytes + 63) / 64 * 64;
@@ -259,7 +262,7 @@ struct LayerBlock {
 
   // From gradients by the products to those by the tensors, which are added to what `gradient` holds.
   template <bool ALL> void reverse_all_products() {
-    const real* scale = layer.feature_scale + element * SCALARS;
+    const real *shift = layer.feature_shift + element * SCALARS, *scale = layer.feature_scale + element * SCALARS;
     for (int a = 0; a < size; a++)
       for (int c = 0; c < CHANNELS; c += LANES) {
         vec x[SLOTS], g[SLOTS] = {};
@@ -267,6 +270,10 @@ struct LayerBlock {
         UNROLL for (int f = 0; f < N_INVARIANTS; f++)
           g[TENSORS + f] = load(d.features[a] + f * CHANNELS + c) * load(scale + f * CHANNELS + c);
         if (ALL) {
+          UNROLL for (int f = 0; f < N_INVARIANTS; f++) {
+            const vec size = load(scale + f * CHANNELS + c);
+            g[TENSORS + f] += d.by_bound[a] * (x[TENSORS + f] - load(shift + f * CHANNELS + c)) * size * size;
+          }
           const Sender& sender = net.senders[k];
           const real *gain = sender.vector_gain + element * VECTORS + c, *other = sender.matrix_gain + element * MATRICES + c;
           UNROLL for (int f = 0; f < N_VECTORS; f++) UNROLL for (int q = 0; q < 3; q++)
@@ -342,6 +349,9 @@ struct LayerBlock {
     for (int a = 0; a < size; a++) {
       real *ungated = keep.ungated + atoms[a] * SENT * MESSAGES, *sent = keep.sent + atoms[a] * SENT * MESSAGES;
       real* gates = keep.gates + atoms[a] * GATES;
+      vec squares = all(0);
+      for (int f = 0; f < SCALARS; f += LANES) squares += load(d.features[a] + f) * load(d.features[a] + f);
+      const real bound = keep.bound[atoms[a]] = 1 / std::sqrt(1 + *sender.damping * sum(squares));
       for (int c = 0; c < MESSAGES; c += LANES) {
         vec x[SENT], gate[3];
         UNROLL for (int q = 0; q < 3; q++) store(gates + q * MESSAGES + c, gate[q] = load(d.gates[a] + q * MESSAGES + c) + real(1));
@@ -349,7 +359,7 @@ struct LayerBlock {
           x[q] = load(d.sent[q][a] + c);
           if (q == 0) x[q] += load(bias + c);
           store(ungated + q * MESSAGES + c, x[q]);
-          x[q] *= gate[rank_of(q)];
+          x[q] *= gate[rank_of(q)] * bound;
         }
         const vec trace = (x[4] + x[7] + x[9]) * real(1.0 / 3);
         x[4] -= trace, x[7] -= trace, x[9] -= trace;
@@ -373,17 +383,22 @@ struct LayerBlock {
       echo.run();
       echo.push(i, m.scale, forces, virial ? virial + 6 * (s.structure ? s.structure[i] : 0) : nullptr);
       const real *ungated = keep.ungated + i * SENT * MESSAGES, *gates = keep.gates + i * GATES;
+      const real bound = keep.bound[i];
+      vec g_bound = all(0);
       for (int c = 0; c < MESSAGES; c += LANES) {
         vec g[SENT], g_gate[3] = {};
         UNROLL for (int q = 0; q < SENT; q++) g[q] = load(d.message + c * SENT + q * LANES);
         const vec trace = (g[4] + g[7] + g[9]) * real(1.0 / 3);
         g[4] -= trace, g[7] -= trace, g[9] -= trace;
         UNROLL for (int q = 0; q < SENT; q++) {
-          g_gate[rank_of(q)] += g[q] * load(ungated + q * MESSAGES + c);
-          store(d.sent[q][a] + c, g[q] * load(gates + rank_of(q) * MESSAGES + c));
+          const vec x = load(ungated + q * MESSAGES + c), gate = load(gates + rank_of(q) * MESSAGES + c);
+          g_bound += g[q] * x * gate;
+          g_gate[rank_of(q)] += g[q] * x * bound;
+          store(d.sent[q][a] + c, g[q] * gate * bound);
         }
         UNROLL for (int q = 0; q < 3; q++) store(d.gates[a] + q * MESSAGES + c, g_gate[q]);
       }
+      d.by_bound[a] = -*sender.damping * bound * bound * bound * sum(g_bound);
     }
     multiply<MESSAGES, SCALARS>(d.sent[0][0], sender.scalars_t, d.features[0]);
     for (int q = 0; q < 3; q++) multiply<MESSAGES, VECTORS>(d.sent[1 + q][0], sender.vectors_t, d.vectors[q][0]);

@@ -33,6 +33,7 @@ LAYER = (
 SENDER = (
     *("scalars", "scalars_t", "scalar_gain", "bias", "vectors", "vectors_t", "vector_gain"),
     *("matrices", "matrices_t", "matrix_gain", "gate", "gate_t", "gate_gain", "radial"),
+    "damping",
 )
 
 
@@ -266,5 +267,6 @@ def _fold_sender(model: MomentNetwork, sender: Sender) -> dict[str, torch.Tensor
             **{f"{name}_t": weight.mT for name, weight in weights.items()},
             "bias": w.last(sender.scalars.bias.view(w.n, w.messages)),
             "radial": w.last(sender.radial_weights),
+            "damping": torch.tensor([sender.damping], dtype=torch.float64),
         }
     )

@@ -127,7 +127,7 @@ struct Evaluation {
     for (int64_t k = 0; k + 1 < net.n_layers; k++)
       kept.push_back({rows(TENSORS * CHANNELS), rows(HIDDEN), rows(HIDDEN), rows(SENT * MESSAGES), rows(GATES),
                       rows(SENT * MESSAGES), rows(RECEIVED * MESSAGES), rows(TENSORS * CHANNELS), rows(HIDDEN),
-                      by_register(net.senders[k].radial)});
+                      by_register(net.senders[k].radial), rows(1)});
     bonds.resize(s.n_atoms), raw.assign(s.n_atoms, 0.0), desks.resize(n), culprits.resize(2 * n);
     forces.assign(n - 1, std::vector<double>(3 * s.n_atoms));
     virials.assign(n, std::vector<double>(out.stress ? 6 * s.n_structures : 0));

@@ -40,7 +40,7 @@ Products = Callable[[torch.Tensor, bool], torch.Tensor]  # as ``nn.tensors.produ
 class MomentConfig(PotentialConfig):
     """Hyper-parameters of the moment-tensor network."""
 
-    earlier: ClassVar[dict] = {"own_weights": False, "tensor_messages": False}
+    earlier: ClassVar[dict] = {"own_weights": False, "tensor_messages": False, "message_limit": 0.0}
 
     n_radial: int = Field(8, ge=1, description="Bessel functions per bond")
     envelope: int = Field(8, ge=3, description="order p of the polynomial cutoff")
@@ -56,6 +56,12 @@ class MomentConfig(PotentialConfig):
     )
     tensor_messages: bool = Field(
         True, description="neighbours send tensors up to rank 2; False: scalars alone, as in earlier versions"
+    )
+    message_limit: float = Field(
+        3.0,
+        ge=0,
+        description="what an atom sends is divided by its features where they are so many times "
+        "their usual size; 0: never",
     )
     radial_decay: float = Field(1.0, ge=0, description="smoothness prior: k^-decay on function k's moments")
     order_decay: float = Field(
@@ -213,7 +219,15 @@ class MomentLayer(nn.Module):
 
 
 class Sender(nn.Module):
-    """What a layer makes of atoms → the tensors up to rank 2 that they send, (N, 10, message channels)."""
+    """What a layer makes of atoms → the tensors up to rank 2 that they send, (N, 10, message channels).
+
+    They are divided by √(1 + s²/limit²), where s is the root mean square of the atom's features, relative to
+    that of the data. Features grow as a high power of the density. Without the division, what neighbours make
+    of them in a crystal that is compressed beyond the data can be an energy of −300 eV.
+
+    Attributes:
+        damping: what the sum of an atom's squared features is multiplied by to give s²/limit².
+    """
 
     smooth: torch.Tensor
     vector_prior: torch.Tensor
@@ -225,6 +239,8 @@ class Sender(nn.Module):
         super().__init__()
         n, c, m = len(config.elements), config.channels, config.message_channels
         self.calibrating = False
+        limit, usual = config.message_limit, config.product_prior(INVARIANT_ORDER).square().sum().item()
+        self.damping = 1 / (limit**2 * usual) if limit else 0.0
         self.scalars = ElementLinear(n, (N_INVARIANTS, c), m, bias=True)
         self.vectors = ElementLinear(n, (N_VECTORS, c), m)
         self.matrices = ElementLinear(n, (N_MATRICES, c), m)
@@ -254,7 +270,10 @@ class Sender(nn.Module):
             traceless(2)[4:, 4:].to(matrices)
             @ self.matrices(matrices * self.matrix_scale, species),  # (N, 6, m)
         ]
-        return torch.cat([part * gates[:, rank, None] for rank, part in enumerate(parts)], dim=1)
+        sent = torch.cat([part * gates[:, rank, None] for rank, part in enumerate(parts)], dim=1)
+        if not self.damping:
+            return sent
+        return sent * (1 + self.damping * x.features.square().sum((1, 2), keepdim=True)).rsqrt()
 
 
 class MessageLayer(nn.Module):

@@ -80,9 +80,9 @@ CASES = [
     pytest.param(("Si",), {}, id="one"),
     pytest.param(ELEMENTS, {}, id="own weights"),
     pytest.param(MANY, {"own_weights": False}, id="shared weights"),
-    pytest.param(("Si",), {"layers": 3}, id="three layers"),
+    pytest.param(("Si",), {"layers": 3, "message_limit": 0.3}, id="three layers, low limit"),
     pytest.param(ELEMENTS, {"layers": 3, "own_weights": False}, id="three layers, shared weights"),
-    pytest.param(ELEMENTS, {"zbl": False, "envelope": 3}, id="no repulsion"),
+    pytest.param(ELEMENTS, {"zbl": False, "envelope": 3, "message_limit": 0}, id="no repulsion, no limit"),
     pytest.param(
         ELEMENTS, {"n_radial": 10, "channels": 20, "hidden": 9, "message_channels": 7}, id="odd widths"
     ),
