@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import warnings
@@ -30,6 +31,7 @@ from .aot_graph import (
 from .artefacts import compiler
 
 logger = logging.getLogger("nfflr")
+ROUNDING = 10  # times the model's own error from rounding, by which the compiled form may differ from it
 
 
 class TrainingGraph(Compiled):
@@ -86,20 +88,27 @@ class TrainingGraph(Compiled):
             self.model.train(was)
 
     def _compare(self, graph: Graph) -> None:
-        weights = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        outputs, slopes = [], []
-        for forward in (self, self.model):
-            output = forward(graph)
-            loss = sum((value.square().mean() for value in output.values()), torch.zeros(()))
-            gradients = torch.autograd.grad(
-                loss, list(weights.values()), allow_unused=True, materialize_grads=True
-            )
-            outputs.append({name: value.detach() for name, value in output.items()})
-            slopes.append({"gradient": torch.cat([slope.flatten() for slope in gradients])})
-        worst = max((*deviations(*outputs).values(), *deviations(*slopes).values()))
+        """Raise NotCompiled if results or gradients differ from the model's by more than rounding may do."""
+        exact = copy.deepcopy(self.model).double()
+        compiled, eager, precise = (_results(forward, graph) for forward in (self, self.model, exact))
+        worst = max(deviations(compiled, eager).values())
+        rounding = max(deviations(eager, precise).values())
         # Gradients of weights are sums over all atoms, in which rounding adds up.
-        if not worst <= 10 * tolerance(self.model.dtype):
+        if not worst <= max(10 * tolerance(self.model.dtype), ROUNDING * rounding):
             raise NotCompiled(f"the compiled graph disagrees with the model itself by {worst:.2g}")
+
+
+def _results(forward: TrainingGraph | Potential, graph: Graph) -> dict[str, torch.Tensor]:
+    """What a model, or its compiled form, makes of a graph, and the gradient of a loss by all weights."""
+    model = forward.model if isinstance(forward, TrainingGraph) else forward
+    output = forward(graph)
+    loss = sum((value.square().mean() for value in output.values()), torch.zeros(()))
+    weights = [p for p in model.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+    return {
+        **{name: value.detach() for name, value in output.items()},
+        "gradient": torch.cat([gradient.flatten() for gradient in gradients]),
+    }
 
 
 def differentiable(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
