@@ -23,7 +23,7 @@ SHELLS = 1.85  # cutoff over nearest-neighbour distance: three shells of bcc and
 CUTOFFS = (5.0, 8.0)  # Å; less misses non-bonded neighbours, more costs as its cube
 ATOMS_PER_BATCH = 256
 UPDATES, EPOCHS = 8000, (30, 500)  # steps and epochs of crystals, as of the bundled potentials
-MOLECULES, MOST_EPOCHS = 60_000, 1000  # of molecules, whose labels have little noise
+MOLECULES, MOST_EPOCHS = 80_000, 1500  # of molecules, whose labels have little noise
 OWN_WEIGHTS = 8  # elements; with more, they share weights
 LAYERS = {
     1: "strictly local; 2 costs about ten times as much and has errors about a quarter smaller",
