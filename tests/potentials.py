@@ -21,14 +21,14 @@ def stillinger_weber() -> Manybody:
 
 
 def mlearn_si(dtype="float64") -> NFFLrCalculator:
-    return NFFLrCalculator.load("mlearn-si", dtype=dtype)
+    return NFFLrCalculator.load("mlearn-si-fast", dtype=dtype)
 
 
 # A calculator of each kind with a crystal near its minimum.
 CRYSTALS = {
     "EMT": (EMT, lambda: bulk("Cu", a=3.59)),
     "Stillinger-Weber": (stillinger_weber, lambda: bulk("Si", a=5.431)),
-    "mlearn-si": (mlearn_si, lambda: bulk("Si", a=5.4687)),
+    "mlearn-si-fast": (mlearn_si, lambda: bulk("Si", a=5.4687)),
 }
 
 

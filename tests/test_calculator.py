@@ -611,7 +611,7 @@ def test_evaluate_checks_each_structure_before_it_is_searched():
     good, lost, flat = (bulk("Si", cubic=True) for _ in range(3))
     lost.positions[3, 1] = np.nan
     flat.cell[2] = 0
-    calc = NFFLrCalculator.load("mlearn-si")
+    calc = NFFLrCalculator.load("mlearn-si-fast")
     for bad, words in ((lost, "atom 3"), (flat, "c")):
         with pytest.raises(StructureError, match=r"^structure 1\b") as caught:
             calc.evaluate([good, bad, good])

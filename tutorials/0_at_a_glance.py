@@ -2,8 +2,8 @@
 # # What is it good for?
 #
 # The figure at the head of the README. 214 structures of silicon with first-principles forces became
-# `mlearn-si`, by `nff train calculators/mlearn-si/config.py`. How wrong are its forces, are its phonons those
-# of silicon, and what does it do when it is hot?
+# `mlearn-si-fast`, by `nff train calculators/mlearn-si-fast/config.py`. How wrong are its forces, are its
+# phonons those of silicon, and what does it do when it is hot?
 
 # %%
 from itertools import pairwise
@@ -18,7 +18,7 @@ from nfflr import NFFLrCalculator, read_suite
 from nfflr.workflows import md
 
 folder = nfflr.bundled("mlearn-si")
-calculator = NFFLrCalculator.load("mlearn-si", compile=True)
+calculator = NFFLrCalculator.load("mlearn-si-fast", compile=True)
 
 # %% [markdown]
 # Forces on structures that it has not seen, from DFT (PBE) and from the potential.

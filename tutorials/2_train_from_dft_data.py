@@ -74,7 +74,7 @@ energy, force = 1000 * errors["energy_mae"], 1000 * errors["forces_mae"]
 # | MTP | 2.21 | 60 |
 # | SNAP | 6.44 | 133 |
 # | ALIGNN-FF | 19.0 | 69 |
-# | `mlearn-si`, 160 epochs | 1.66 | 57 |
+# | `mlearn-si-fast`, 160 epochs | 1.76 | 59 |
 
 # %%
 print(f"eight epochs: {energy:.2f} meV/atom, {force:.1f} meV/Å")

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # Does it survive, and what is it after it has not?
 #
-# A potential that relaxes a crystal well may still blow up when it is hot. We heat silicon with `mlearn-si`:
-# as a crystal at 300 and 1500 K, far above melting at 2500 K, and then as a liquid at 1800 K, free to choose
-# its density. `nff md si.cif --temperature 1500` does one of these runs from the command line.
+# A potential that relaxes a crystal well may still blow up when it is hot. We heat silicon with
+# `mlearn-si-fast`: as a crystal at 300 and 1500 K, far above melting at 2500 K, and then as a liquid at
+# 1800 K, free to choose its density. `nff md si.cif --temperature 1500` does one of these runs from the
+# command line.
 
 # %%
 import matplotlib.pyplot as plt
@@ -14,7 +15,7 @@ from nfflr import NFFLrCalculator
 from nfflr.workflows import MdSettings, md
 
 # A C++ kernel where there is a compiler; without one the same numbers, some ten times as slowly.
-calculator = NFFLrCalculator.load("mlearn-si", compile=True)
+calculator = NFFLrCalculator.load("mlearn-si-fast", compile=True)
 silicon = bulk("Si", a=5.469, cubic=True).repeat(2)  # 64 atoms
 
 # %% [markdown]

@@ -64,11 +64,11 @@ assert difference < 0.02
 crystal = bulk("Si", a=5.4687, cubic=True) * (5, 5, 5)
 crystal.rattle(0.05, seed=1)
 crystal.write("si.xyz")
-crystal.calc = NFFLrCalculator.load("mlearn-si", dtype="float64")
+crystal.calc = NFFLrCalculator.load("mlearn-si-fast", dtype="float64")
 energies = {}
 for ranks in (1, 2):
     options = "--ensemble nve --temperature 600 --steps 100 --interval 5 --dtype float64"
-    nff(f"lammps si.xyz --model mlearn-si -n {ranks} {options} --out ranks-{ranks}")
+    nff(f"lammps si.xyz --model mlearn-si-fast -n {ranks} {options} --out ranks-{ranks}")
     log = Path(f"ranks-{ranks}/si-lammps.log").read_text()
     rows = re.findall(r"^ +\d+(?: +-?[\d.e+-]+){12} *$", log, re.M)
     energies[ranks] = np.array(

@@ -8,8 +8,8 @@ from nfflr.models import MomentConfig, MomentNetwork
 here, output_dir = Path(__file__).parent, Path("runs/mlearn-si")
 random_seed = 0
 dataset = AtomsDataset(here / "train.xyz.xz", n_train=0.9, n_val=0.1, test_source=here / "test.xyz.xz")
-model = MomentNetwork(MomentConfig(elements=("Si",), cutoff=5.3))
-epochs, batch_size, compile = 160, 4, True
+model = MomentNetwork(MomentConfig(elements=("Si",), cutoff=5.0, layers=2))
+epochs, batch_size, compile, validate_every = 160, 4, True, 4
 notes = {
     "data": "mlearn Si (BSD-3-Clause)",
     "citation": "Y. Zuo et al., J. Phys. Chem. A 124, 731 (2020), doi 10.1021/acs.jpca.9b08723",

@@ -51,7 +51,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("peers", nargs="+", choices=CALCULATORS)
-    parser.add_argument("--model", default="mlearn-si")
+    parser.add_argument("--model", default="mlearn-si-fast")
     parser.add_argument("--ours", nargs="+", choices=OURS, default=["compiled"], help="the first is the unit")
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 64, 216, 1000])
     parser.add_argument("--rounds", type=int, default=7)

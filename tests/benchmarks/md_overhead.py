@@ -1,4 +1,4 @@
-"""Time of ``md`` relative to ASE's velocity Verlet with the same calculator: silicon, compiled ``mlearn-si``.
+"""Time of ``md`` relative to ASE's velocity Verlet with the same calculator: silicon, ``mlearn-si-fast``.
 
 Usage: python tests/benchmarks/md_overhead.py [ATOMS ...] [--steps N] [--rounds R]
 
@@ -92,7 +92,7 @@ def main():
     parser.add_argument("--ensembles", nargs="*", default=["nve"])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    calculator = NFFLrCalculator.load("mlearn-si", compile=True)
+    calculator = NFFLrCalculator.load("mlearn-si-fast", compile=True)
     for n_atoms in options.atoms:
         steps = options.steps or max(100, min(1000, 400_000 // n_atoms))
         print(compare(n_atoms, calculator, options.ensembles, steps, options.rounds), flush=True)

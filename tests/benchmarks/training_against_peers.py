@@ -4,9 +4,9 @@
 
 Peers are those of ``rivals.py``. A step is forward, loss on energy, forces and stress, backward
 and Adam's update on one batch of 8 cells of 64 silicon atoms; every side has built its graphs before, and
-gets the same structures, labels, loss and allocator settings. Ours is the architecture of the shipped
-``mlearn-si``. Times are of the processor, since machines are shared. The ratio is that of atoms per second,
-the first's to each.
+gets the same structures, labels, loss and allocator settings. Ours is the architecture of
+``mlearn-si-fast``. Times are of the processor, since machines are shared. The ratio is that of atoms per
+second, the first's to each.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def nfflr(cells, compiled):
     from nfflr.checkpoint import load_checkpoint
     from nfflr.compiled import compile_training
 
-    model = load_checkpoint("mlearn-si")[0].train()
+    model = load_checkpoint("mlearn-si-fast")[0].train()
     started = time.process_time()
     forward = (compile_training(model) or model) if compiled else model
     if compiled:

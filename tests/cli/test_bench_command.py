@@ -20,25 +20,27 @@ QUICK = ["--sizes", "8", "--sizes", "64", "--rounds", "2"]
 
 
 def bench(tmp_path, *arguments):
-    return run(["bench", "--model", "mlearn-si", *QUICK, *arguments, "--out", str(tmp_path)])
+    return run(["bench", "--model", "mlearn-si-fast", *QUICK, *arguments, "--out", str(tmp_path)])
 
 
 def test_the_record_has_every_calculator_at_every_size(capsys, tmp_path):
     lennard_jones = 'ase:ase.calculators.lj:LennardJones:{"sigma": 2.0, "rc": 5.0}'
-    assert bench(tmp_path, "--against", "mlearn-si", "--against", lennard_jones) == 0
-    record = json.loads((tmp_path / "mlearn-si-bench.json").read_text())
-    names = ["mlearn-si", "mlearn-si (2)", "lennardjones"]
+    assert bench(tmp_path, "--against", "mlearn-si-fast", "--against", lennard_jones) == 0
+    record = json.loads((tmp_path / "mlearn-si-fast-bench.json").read_text())
+    names = ["mlearn-si-fast", "mlearn-si-fast (2)", "lennardjones"]
     assert [(row["atoms"], row["calculator"]) for row in record["timings"]] == [
         (n, name) for n in (8, 64) for name in names
     ]
-    assert sorted(record["calculators"]) == sorted(names) and record["calculators"]["mlearn-si"]["digest"]
+    assert (
+        sorted(record["calculators"]) == sorted(names) and record["calculators"]["mlearn-si-fast"]["digest"]
+    )
     for row in record["timings"]:
         assert row["time_ms"] > 0 and row["per_atom_us"] == pytest.approx(1e3 * row["time_ms"] / row["atoms"])
         assert row["processor_per_atom_us"] == pytest.approx(1e3 * row["processor_ms"] / row["atoms"])
-        assert (row["ratio"] is None) == (row["calculator"] == "mlearn-si")
+        assert (row["ratio"] is None) == (row["calculator"] == "mlearn-si-fast")
         parts = [] if row["calculator"] == "lennardjones" else ["ase", "model", "neighbours"]
         assert sorted(row["split_ms"]) == parts and all(v >= 0 for v in row["split_ms"].values())
-    assert (tmp_path / "mlearn-si-bench.png").stat().st_size > 10_000
+    assert (tmp_path / "mlearn-si-fast-bench.png").stat().st_size > 10_000
     assert "µs/atom" in capsys.readouterr().out
     assert bench(tmp_path) == 2 and "--overwrite" in capsys.readouterr().err
 
@@ -46,24 +48,24 @@ def test_the_record_has_every_calculator_at_every_size(capsys, tmp_path):
 def test_a_training_config_is_timed_too(tmp_path, capsys):
     config = Path(__file__).parents[2] / "calculators" / "mlearn-si" / "config.py"
     assert bench(tmp_path, "--config", str(config)) == 0
-    found = json.loads((tmp_path / "mlearn-si-bench.json").read_text())["training"]
+    found = json.loads((tmp_path / "mlearn-si-fast-bench.json").read_text())["training"]
     assert found["atoms_per_s"] == pytest.approx(1e3 * found["atoms_per_step"] / found["step_ms"], rel=0.5)
     assert 8 < found["atoms_per_step"] <= 8 * 64 and "atoms/s" in capsys.readouterr().out
 
 
 def test_a_calculator_that_fails_says_why_and_the_others_go_on(tmp_path):
     assert bench(tmp_path, "--against", EMT) == 0
-    rows = json.loads((tmp_path / "mlearn-si-bench.json").read_text())["timings"]
+    rows = json.loads((tmp_path / "mlearn-si-fast-bench.json").read_text())["timings"]
     failed = [row for row in rows if row["calculator"] == "emt"]
     assert all("NotImplementedError" in row["message"] and row["time_ms"] is None for row in failed)
-    assert all(row["time_ms"] for row in rows if row["calculator"] == "mlearn-si")
+    assert all(row["time_ms"] for row in rows if row["calculator"] == "mlearn-si-fast")
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["mlearn-si", "--element", "Cu"], "Cu is not covered"),
-        (["mlearn-si", "--against", "ase:ase.calculators.emt:Nothing"], "Nothing"),
+        (["mlearn-si-fast", "--element", "Cu"], "Cu is not covered"),
+        (["mlearn-si-fast", "--against", "ase:ase.calculators.emt:Nothing"], "Nothing"),
         ([EMT], "--element"),
     ],
 )
@@ -110,8 +112,8 @@ def test_ratios_are_of_the_same_round():
 def test_the_stopwatch_leaves_results_alone(compiled):
     atoms = bulk("Si", cubic=True)
     atoms.rattle(0.05, seed=1)
-    expected = NFFLrCalculator.load("mlearn-si").get_property("forces", atoms)
-    calculator = NFFLrCalculator.load("mlearn-si")
+    expected = NFFLrCalculator.load("mlearn-si-fast").get_property("forces", atoms)
+    calculator = NFFLrCalculator.load("mlearn-si-fast")
     if compiled:  # the model itself stands in: what matters is that the calculator calls it
         calculator._compile, calculator._compiled = True, calculator.model
     watch = Stopwatch(calculator)
@@ -144,6 +146,6 @@ def test_ratios_are_of_processor_times():
 
 def test_a_structure_that_the_model_does_not_cover_is_refused(tmp_path):
     ase.io.write(tmp_path / "cu.cif", bulk("Cu"))
-    fails = ["bench", str(tmp_path / "cu.cif"), "--model", "mlearn-si", "--out", str(tmp_path / "out")]
+    fails = ["bench", str(tmp_path / "cu.cif"), "--model", "mlearn-si-fast", "--out", str(tmp_path / "out")]
     assert run(fails) == 3
     assert not (tmp_path / "out").exists()

@@ -28,7 +28,9 @@ def copper(tmp_path):
     return str(tmp_path / "cu.cif")
 
 
-@pytest.mark.parametrize("model", ["mlearn-si", pytest.param("mlearn-si-alignn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "model", ["mlearn-si-fast", pytest.param("mlearn-si-alignn", marks=pytest.mark.slow)]
+)
 def test_bundled_models_pass_in_both_precisions(capsys, tmp_path, model):
     assert run(["check", "--model", model, "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
@@ -41,8 +43,8 @@ def test_bundled_models_pass_in_both_precisions(capsys, tmp_path, model):
 
 
 def test_float32_alone_passes_with_its_own_limits(tmp_path):
-    assert run(["check", "--model", "mlearn-si", "--dtype", "float32", "--out", str(tmp_path)]) == 0
-    record = json.loads((tmp_path / "mlearn-si-check.json").read_text())
+    assert run(["check", "--model", "mlearn-si-fast", "--dtype", "float32", "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "mlearn-si-fast-check.json").read_text())
     limits = {row["name"]: row["limit"] for row in record["checks"]}
     assert limits["forces = -dE/dx"] == 1e-3
 
@@ -67,9 +69,9 @@ def test_a_failure_exits_with_5_and_writes_all_the_same(capsys, tmp_path, import
     ("arguments", "told"),
     [
         ([], "--model: requires a value"),
-        (["mlearn-si", "--calculator", EMT], "no such option"),
-        (["mlearn-si", "--cutoff", "5"], "--cutoff"),
-        (["mlearn-si", "--elements", "Cu"], "Cu is not covered"),
+        (["mlearn-si-fast", "--calculator", EMT], "no such option"),
+        (["mlearn-si-fast", "--cutoff", "5"], "--cutoff"),
+        (["mlearn-si-fast", "--elements", "Cu"], "Cu is not covered"),
         (["mlearn-no"], "no such checkpoint"),
         ([EMT], "give --elements"),
         ([EMT, "--elements", "Xy"], "no element"),
@@ -89,8 +91,8 @@ def test_wrong_usage_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, to
 
 
 def test_results_are_not_replaced_unasked(capsys, tmp_path):
-    (tmp_path / "mlearn-si-check.json").write_text("{}")
-    assert run(["check", "--model", "mlearn-si", "--out", str(tmp_path)]) == 2
+    (tmp_path / "mlearn-si-fast-check.json").write_text("{}")
+    assert run(["check", "--model", "mlearn-si-fast", "--out", str(tmp_path)]) == 2
     assert "--overwrite" in capsys.readouterr().err
 
 

@@ -16,10 +16,10 @@ from nfflr.cli.main import run
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory):
-    """mlearn-si with its learned part times 1 and 1.1."""
+    """mlearn-si-fast with its learned part times 1 and 1.1."""
     folder = tmp_path_factory.mktemp("swag")
     for k, factor in enumerate((1.0, 1.1)):
-        model, _ = load_checkpoint("mlearn-si")
+        model, _ = load_checkpoint("mlearn-si-fast")
         with torch.no_grad():
             model.scale.mul_(factor)
         save_checkpoint(folder / f"member-{k}.safetensors", model)
@@ -59,7 +59,7 @@ def test_md_and_relax_write_the_frame_that_was_too_uncertain(tmp_path, silicon, 
     assert run(["relax", str(silicon), "-m", both, "-o", str(out), "--max-forces-std", "9"]) == 0
     assert not (out / "si-relax-uncertain.xyz").exists()
     out = tmp_path / "single"
-    assert run(["relax", str(silicon), "-m", "mlearn-si", "-o", str(out), "--max-forces-std", "9"]) == 2
+    assert run(["relax", str(silicon), "-m", "mlearn-si-fast", "-o", str(out), "--max-forces-std", "9"]) == 2
     assert "max_forces_std: the calculator gives no forces_std" in capsys.readouterr().err
 
 

@@ -78,7 +78,7 @@ def test_every_option_says_what_it_is_and_what_it_is_without_being_given(name):
         ("nff md --ensemble nvt-", {"nvt-langevin", "nvt-bussi", "nvt-nose-hoover"}),
         ("nff relax ", {""}),  # files, which the shell finds
         ("nff phonons si.cif --mod", {"--model", "--modulation"}),
-        ("nff check --model mlearn-s", {"mlearn-si", "mlearn-si-alignn"}),
+        ("nff check --model mlearn-s", {"mlearn-si-fast", "mlearn-si-alignn"}),
         ("nff relax --model mlearn-", {n for n in bundled_calculators() if n.startswith("mlearn-")}),
     ],
 )
@@ -114,7 +114,10 @@ def test_a_wrong_value_of_a_config_is_told_by_file_and_name(tmp_path, capsys):
 
 def test_a_host_without_a_port_is_refused(tmp_path, capsys):
     structure = Path(__file__).parents[2] / "tutorials/structures/si-interstitial.cif"
-    assert run(["serve", "--model", "mlearn-si", str(structure), "--unix", "si", "--host", "localhost"]) == 2
+    assert (
+        run(["serve", "--model", "mlearn-si-fast", str(structure), "--unix", "si", "--host", "localhost"])
+        == 2
+    )
     assert "--host: is for --port" in capsys.readouterr().err
 
 
@@ -192,7 +195,7 @@ def test_units_and_defaults_of_md(capsys):
 )
 def test_the_plotting_backend_of_the_user_is_not_needed(backend, tmp_path):
     structure = Path(__file__).parents[2] / "tutorials/structures/si-interstitial.cif"
-    arguments = ["relax", structure, "--model", "mlearn-si", "--steps", "1", "--out", tmp_path]
+    arguments = ["relax", structure, "--model", "mlearn-si-fast", "--steps", "1", "--out", tmp_path]
     environment = {**os.environ, "MPLBACKEND": backend}
     done = subprocess.run([*PROGRAM, *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 5 and "raise --steps" in done.stderr  # not converged after one step

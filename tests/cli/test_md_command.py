@@ -24,7 +24,7 @@ def silicon(tmp_path):
 
 def md(structure, out, *options):
     options = ["--rdf-cutoff", "3", "--interval", "5", "--checkpoint", "10", *options]
-    return run(["md", str(structure), "-m", "mlearn-si", "-o", str(out), *map(str, options)])
+    return run(["md", str(structure), "-m", "mlearn-si-fast", "-o", str(out), *map(str, options)])
 
 
 def files(folder):
@@ -60,7 +60,18 @@ def test_a_killed_command_is_resumed_and_gives_the_same_files(tmp_path, silicon)
     out = tmp_path / "killed"
     code = "import sys; from nfflr.cli.main import run; sys.exit(run(sys.argv[1:]))"
     options = ["--rdf-cutoff", "3", "--interval", "5", "--checkpoint", "10", "--steps", "400"]
-    command = [sys.executable, "-c", code, "md", str(silicon), "-m", "mlearn-si", "-o", str(out), *options]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "md",
+        str(silicon),
+        "-m",
+        "mlearn-si-fast",
+        "-o",
+        str(out),
+        *options,
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     state = out / "si-md.state" / "state.npz"
     while not state.exists() and process.poll() is None:

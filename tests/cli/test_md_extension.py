@@ -16,7 +16,17 @@ def nff_md(*arguments):
 def test_a_finished_run_is_made_longer_as_if_it_never_stopped(tmp_path):
     path = tmp_path / "si.xyz"
     (bulk("Si", cubic=True) * (2, 2, 1)).write(path)
-    common = [path, "--model", "mlearn-si", "--ensemble", "nvt-langevin", "--interval", 5, "--checkpoint", 10]
+    common = [
+        path,
+        "--model",
+        "mlearn-si-fast",
+        "--ensemble",
+        "nvt-langevin",
+        "--interval",
+        5,
+        "--checkpoint",
+        10,
+    ]
     out = tmp_path / "out"
     assert nff_md(*common, "--steps", 25, "--out", out) == 0
     first = json.loads((out / "si-md.json").read_text())

@@ -42,7 +42,7 @@ def nff(*arguments):
 
 
 def relax(path, out, *options):
-    return nff("relax", path, "-m", "mlearn-si", "-o", out, "--fmax", "0.2", *options)
+    return nff("relax", path, "-m", "mlearn-si-fast", "-o", out, "--fmax", "0.2", *options)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_format_out_is_the_format_in(tmp_path, name, relaxed, capsys):
             for atoms in (ase.io.read(path), read_structure(path)):
                 offset = np.linalg.solve(atoms.cell.array.T, (atoms.positions - expected).T)
                 np.testing.assert_allclose(offset - np.round(offset), 0, atol=1e-5)
-    assert nff("energy", out / relaxed, "-m", "mlearn-si", "-o", out) == 0
+    assert nff("energy", out / relaxed, "-m", "mlearn-si-fast", "-o", out) == 0
 
 
 def test_a_format_that_is_asked_for(tmp_path, capsys):
@@ -127,7 +127,7 @@ def test_dynamics_goes_on_with_the_velocities_of_its_last_frame(tmp_path, name):
     options = {"format": "lammps-data", "masses": True} if name == "si.data" else {}
     ase.io.write(tmp_path / name, bulk("Si", a=5.469, cubic=True) * (2, 1, 1), **options)
     out = tmp_path / "out"
-    start = ["-m", "mlearn-si", "-o", out, "--ensemble", "nve", "--interval", 5, "--rdf-cutoff", 2.5]
+    start = ["-m", "mlearn-si-fast", "-o", out, "--ensemble", "nve", "--interval", 5, "--rdf-cutoff", 2.5]
     assert nff("md", tmp_path / name, *start, "--steps", 20, "--temperature", 900) == 0
     (final,) = (p for p in out.iterdir() if "-final." in p.name)
     (first,) = out.glob("*-md.traj")

@@ -20,7 +20,7 @@ def silicon(tmp_path):
 
 def test_phonons_writes_json_with_units_a_figure_and_what_phonopy_loads(silicon, tmp_path, capsys):
     out = tmp_path / "out"
-    arguments = ["phonons", silicon, "-m", "mlearn-si", "-o", out, "--supercell", "2", "2", "2", *QUICK]
+    arguments = ["phonons", silicon, "-m", "mlearn-si-fast", "-o", out, "--supercell", "2", "2", "2", *QUICK]
     assert run([str(a) for a in [*arguments, "--band-points", "5"]]) == 0
     shown = capsys.readouterr().out
     assert "dynamically stable" in shown and "highest frequency" in shown and "THz" in shown
@@ -48,7 +48,7 @@ def test_an_unstable_structure_exits_with_0_and_writes_the_way_down(tmp_path):
 
 def test_a_supercell_matrix_comes_as_nine_numbers_or_as_rows_of_a_file(silicon, tmp_path):
     nine = ["-1", "1", "1", "1", "-1", "1", "1", "1", "-1"]
-    common = [silicon, "-m", "mlearn-si", "--relax", "none", "--band-points", "3", *QUICK]
+    common = [silicon, "-m", "mlearn-si-fast", "--relax", "none", "--band-points", "3", *QUICK]
     arguments = ["phonons", *common, "-o", tmp_path / "a", "--supercell-matrix", *nine]
     assert run([str(a) for a in arguments]) == 0
     (tmp_path / "s.yaml").write_text("supercell_matrix: [[-1, 1, 1], [1, -1, 1], [1, 1, -1]]\n")
@@ -64,7 +64,7 @@ def test_qha_and_gruneisen_write_their_files(silicon, tmp_path):
     common = [
         silicon,
         "-m",
-        "mlearn-si",
+        "mlearn-si-fast",
         "-o",
         tmp_path,
         "--supercell",
@@ -99,9 +99,9 @@ def test_qha_and_gruneisen_write_their_files(silicon, tmp_path):
 def test_wrong_options_are_refused_in_a_line(silicon, tmp_path, capsys, options, says):
     out = tmp_path / "out"
     given = (
-        ["phonons", silicon, "-m", "mlearn-si", "-o", out, "--relax", "none"]
+        ["phonons", silicon, "-m", "mlearn-si-fast", "-o", out, "--relax", "none"]
         if "--relax" not in options
-        else ["phonons", silicon, "-m", "mlearn-si", "-o", out]
+        else ["phonons", silicon, "-m", "mlearn-si-fast", "-o", out]
     )
     assert run([str(a) for a in [*given, *options]]) == 2
     error = capsys.readouterr().err

@@ -17,7 +17,7 @@ def frames(tmp_path):
 
 
 def record(path, out):
-    assert run(["energy", str(path), "-m", "mlearn-si", "-o", str(out), "--overwrite"]) == 0
+    assert run(["energy", str(path), "-m", "mlearn-si-fast", "-o", str(out), "--overwrite"]) == 0
     (file,) = out.glob("*.json")
     return json.loads(file.read_text())
 
@@ -32,7 +32,7 @@ def test_the_last_frame_is_said_and_another_is_chosen_by_its_number(frames, tmp_
 
 
 def test_a_frame_that_is_not_there_is_a_usage_error(frames, tmp_path, capsys):
-    assert run(["energy", f"{frames}@3", "-m", "mlearn-si", "-o", str(tmp_path / "out")]) == 2
+    assert run(["energy", f"{frames}@3", "-m", "mlearn-si-fast", "-o", str(tmp_path / "out")]) == 2
     assert "no such frame; the file holds 3" in capsys.readouterr().err
 
 
@@ -42,7 +42,7 @@ def test_atoms_far_closer_than_in_training_are_refused_before_anything_is_comput
         atoms = bulk("Si", cubic=True)
         atoms.positions[1] = atoms.positions[0] + [length, 0, 0]
         write(path, atoms)
-        assert run(["energy", str(path), "-m", "mlearn-si", "-o", str(tmp_path / "out")]) == 3
+        assert run(["energy", str(path), "-m", "mlearn-si-fast", "-o", str(tmp_path / "out")]) == 3
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert (
             error.startswith(f"error: {path}: atoms 0 and 1 (Si, Si) are {length} Å apart")

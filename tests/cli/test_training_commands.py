@@ -148,7 +148,7 @@ def test_lr_refuses_a_range_in_one_line(config, capfd, options, code, part):
 
 
 def test_starting_from_a_checkpoint_that_does_not_fit_is_refused(config, capfd):
-    assert run(["train", str(config), "--init-from", "mlearn-si"]) == 4
+    assert run(["train", str(config), "--init-from", "mlearn-si-fast"]) == 4
     assert "architecture" in last_line(capfd)
 
 
@@ -178,7 +178,9 @@ def test_evaluate_takes_units_and_names_of_the_data(config, tmp_path, capsys):
 
 @pytest.mark.parametrize("key", ["energy", "enrgy=dft"])
 def test_evaluate_refuses_a_key_that_means_nothing(config, capfd, key):
-    assert run(["evaluate", "--model", "mlearn-si", str(config.parent / "copper.xyz"), "--key", key]) == 2
+    assert (
+        run(["evaluate", "--model", "mlearn-si-fast", str(config.parent / "copper.xyz"), "--key", key]) == 2
+    )
     assert key.split("=")[0] in last_line(capfd)
 
 
@@ -202,7 +204,16 @@ def test_evaluate_takes_the_name_of_a_jarvis_data_set_and_guesses_no_unit_of_its
     record = {"jid": "a", "atoms": {**silicon, "cartesian": True}, "total_energy": -9.0}
     record |= {"forces": [[0, 0, 0.1], [0, 0, -0.1]], "stress": (0.1 * np.eye(3)).tolist()}
     (place / "mlearn.json").write_text(json.dumps([record]))
-    command = ["evaluate", "--model", "mlearn-si", "mlearn", "--energy-units", "eV", "--out", str(tmp_path)]
+    command = [
+        "evaluate",
+        "--model",
+        "mlearn-si-fast",
+        "mlearn",
+        "--energy-units",
+        "eV",
+        "--out",
+        str(tmp_path),
+    ]
     found = []
     for more in ([], ["--overwrite", "--stress-units", "kbar", "--stress-sign", "-1"]):
         assert run(command + more) == 0

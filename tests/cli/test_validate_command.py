@@ -48,11 +48,11 @@ def tasks_of(place):
 
 def test_files_hold_exactly_what_python_gives(folder, tmp_path, capsys):
     out = tmp_path / "out"
-    assert nff("validate", "--model", "mlearn-si", folder, "-o", out) == 0
+    assert nff("validate", "--model", "mlearn-si-fast", folder, "-o", out) == 0
     shown = capsys.readouterr().out
     assert "coverage 2/2 tasks; 0 of 1 limits exceeded" in shown and "bulk_modulus_error" in shown
-    record = json.loads((out / "mlearn-si-validate.json").read_text())
-    expected = read_suite(folder).run(NFFLrCalculator.load("mlearn-si"))
+    record = json.loads((out / "mlearn-si-fast-validate.json").read_text())
+    expected = read_suite(folder).run(NFFLrCalculator.load("mlearn-si-fast"))
     found = {f"{n}/{s}": v for n, t in record["tasks"].items() for s, v in t["scores"].items()}
     scores = expected.scores()
     assert found and found.items() <= scores.items()  # to the last bit
@@ -60,8 +60,10 @@ def test_files_hold_exactly_what_python_gives(folder, tmp_path, capsys):
     assert record["coverage"] == 1 and record["passed"] is True
     assert record["tasks"]["lattice"]["limits"] == {"volume_error": 2}
     assert record["tasks"]["curve"]["units"] == {"bulk_modulus_error": "GPa"}
-    assert record["checkpoint"]["digest"] and record["command"].startswith("nff validate --model mlearn-si")
-    with Image.open(out / "mlearn-si-validate.png") as image:
+    assert record["checkpoint"]["digest"] and record["command"].startswith(
+        "nff validate --model mlearn-si-fast"
+    )
+    with Image.open(out / "mlearn-si-fast-validate.png") as image:
         assert (
             image.format == "PNG"
             and image.width > 800
@@ -70,20 +72,20 @@ def test_files_hold_exactly_what_python_gives(folder, tmp_path, capsys):
 
 
 def test_one_task_can_be_run_alone(folder, tmp_path):
-    assert nff("validate", "--model", "mlearn-si", folder, "--task", "curve", "-o", tmp_path) == 0
-    record = json.loads((tmp_path / "mlearn-si-validate.json").read_text())
+    assert nff("validate", "--model", "mlearn-si-fast", folder, "--task", "curve", "-o", tmp_path) == 0
+    record = json.loads((tmp_path / "mlearn-si-fast-validate.json").read_text())
     assert list(record["tasks"]) == ["curve"]
 
 
 def test_a_limit_that_is_exceeded_is_exit_code_5_and_leaves_the_files(folder, tmp_path, capsys):
     lattice, curve = tasks_of(folder)
     write(folder, [{**lattice, "limits": {"volume_error": 1e-6}}, curve])
-    assert nff("validate", "--model", "mlearn-si", folder, "-o", tmp_path) == 5
+    assert nff("validate", "--model", "mlearn-si-fast", folder, "-o", tmp_path) == 5
     shown = capsys.readouterr().out
     assert "over" in shown and "1 of 1 limits exceeded" in shown
-    record = json.loads((tmp_path / "mlearn-si-validate.json").read_text())
+    record = json.loads((tmp_path / "mlearn-si-fast-validate.json").read_text())
     assert record["tasks"]["lattice"]["exceeded"] == ["volume_error"] and record["passed"] is False
-    assert (tmp_path / "mlearn-si-validate.png").exists()
+    assert (tmp_path / "mlearn-si-fast-validate.png").exists()
 
 
 def test_a_failed_task_is_exit_code_5_and_null_in_the_file(folder, tmp_path, capsys):
@@ -92,16 +94,16 @@ def test_a_failed_task_is_exit_code_5_and_null_in_the_file(folder, tmp_path, cap
     write(folder, [stuck, curve])
     bulk("Cu", a=3.6).write(folder / "cu.vasp")
     write(folder, [stuck, curve, {**curve, "name": "copper", "structure": "cu.vasp"}])
-    assert nff("validate", "--model", "mlearn-si", folder, "-o", tmp_path) == 5
+    assert nff("validate", "--model", "mlearn-si-fast", folder, "-o", tmp_path) == 5
     shown = capsys.readouterr().out
     assert "coverage 1/3 tasks" in shown and "lattice failed: " in shown and "raise --steps" in shown
     assert "copper failed: " in shown and "Traceback" not in shown
-    text = (tmp_path / "mlearn-si-validate.json").read_text()
+    text = (tmp_path / "mlearn-si-fast-validate.json").read_text()
     assert "Infinity" not in text and "NaN" not in text
     record = json.loads(text)
     assert record["tasks"]["lattice"]["scores"] == {"volume_error": None}
     assert record["tasks"]["curve"]["status"] == "scored" and record["coverage"] == pytest.approx(1 / 3)
-    expected = read_suite(folder).run(NFFLrCalculator.load("mlearn-si")).scores()
+    expected = read_suite(folder).run(NFFLrCalculator.load("mlearn-si-fast")).scores()
     assert expected["lattice/volume_error"] == expected["copper/bulk_modulus_error"] == math.inf
 
 
@@ -110,13 +112,13 @@ def test_a_reference_is_what_a_workflow_wrote(folder, tmp_path):
     config = tmp_path / "phonons.yaml"
     config.write_text(yaml.safe_dump(PHONONS))
     made = tmp_path / "ref"
-    options = ("--model", "mlearn-si", "--no-compile", "--out", made, "--config", config)
+    options = ("--model", "mlearn-si-fast", "--no-compile", "--out", made, "--config", config)
     assert nff("phonons", folder / "si.vasp", *options) == 0
     reference = str(made / "si-phonons.json")
     task = {"name": "bands", "workflow": "phonons", "settings": PHONONS, "reference": reference}
     write(folder, [{**task, "limits": {"frequency_max": 0}}])
-    assert nff("validate", "--model", "mlearn-si", folder, "-o", tmp_path) == 0
-    record = json.loads((tmp_path / "mlearn-si-validate.json").read_text())["tasks"]["bands"]
+    assert nff("validate", "--model", "mlearn-si-fast", folder, "-o", tmp_path) == 0
+    record = json.loads((tmp_path / "mlearn-si-fast-validate.json").read_text())["tasks"]["bands"]
     names = ("frequency_mae", "frequency_max", "zero_point_energy_error")
     assert record["scores"] == dict.fromkeys(names, 0.0)
     assert record["reference"].startswith("nff phonons")
@@ -135,12 +137,12 @@ def fails(capsys, *arguments):
 
 def test_what_is_wrong_is_one_line_and_leaves_no_file(folder, tmp_path, capsys):
     out = tmp_path / "out"
-    code, error = fails(capsys, "mlearn-si", folder, "--task", "latice", "-o", out)
+    code, error = fails(capsys, "mlearn-si-fast", folder, "--task", "latice", "-o", out)
     assert code == 2 and "has no task 'latice'; did you mean 'lattice'?" in error
-    code, error = fails(capsys, "mlearn-si", tmp_path, "-o", out)
+    code, error = fails(capsys, "mlearn-si-fast", tmp_path, "-o", out)
     assert code == 2 and "has no suite.yaml" in error
     (folder / "si.vasp").unlink()
-    code, error = fails(capsys, "mlearn-si", folder, "-o", out)
+    code, error = fails(capsys, "mlearn-si-fast", folder, "-o", out)
     assert code == 3 and "suite.yaml: task lattice: " in error and "si.vasp: no such file" in error
     assert not out.exists()
 
@@ -148,19 +150,20 @@ def test_what_is_wrong_is_one_line_and_leaves_no_file(folder, tmp_path, capsys):
 def test_a_bundled_calculator_brings_its_suite(tmp_path, capsys, monkeypatch):
     folders = {p.name: p for p in (Path(__file__).parents[2] / "calculators").iterdir()}
     monkeypatch.setattr("nfflr.checkpoint_files.bundled_calculators", lambda: folders)
-    assert nff("validate", "--model", "mlearn-si", "--task", "lattice", "-o", tmp_path) == 0
+    assert nff("validate", "--model", "mlearn-si-fast", "--task", "lattice", "-o", tmp_path) == 0
     assert "length_mae" in capsys.readouterr().out
     code, error = fails(capsys, "mlearn-si-alignn", "-o", tmp_path)
     assert code == 2 and "brings no suite; give the folder of one (bundled: acac, " in error
 
 
 def test_results_are_not_replaced_unasked(folder, tmp_path, capsys):
-    kept = tmp_path / "mlearn-si-validate.json"
+    kept = tmp_path / "mlearn-si-fast-validate.json"
     kept.write_text("mine")
-    code, error = fails(capsys, "mlearn-si", folder, "-o", tmp_path)
+    code, error = fails(capsys, "mlearn-si-fast", folder, "-o", tmp_path)
     assert code == 2 and "--overwrite" in error and kept.read_text() == "mine"
     assert (
-        nff("validate", "--model", "mlearn-si", folder, "--task", "curve", "-o", tmp_path, "--overwrite") == 0
+        nff("validate", "--model", "mlearn-si-fast", folder, "--task", "curve", "-o", tmp_path, "--overwrite")
+        == 0
     )
     assert json.loads(kept.read_text())["coverage"] == 1
 

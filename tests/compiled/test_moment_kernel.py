@@ -102,7 +102,7 @@ def compare(model, kernel, elements, dtype, count):
 
 
 def test_the_shipped_potential_agrees_in_single_precision():
-    model, _ = load_checkpoint("mlearn-si")
+    model, _ = load_checkpoint("mlearn-si-fast")
     model.eval()
     kernel = moment.build(model)
     rng = np.random.default_rng(0)
@@ -222,7 +222,7 @@ class Driven(Calculator):
 
 def follow(steps, every):
     """Molecular dynamics with the kernel under a skin; the eager model looks at it now and then."""
-    model, _ = load_checkpoint("mlearn-si")
+    model, _ = load_checkpoint("mlearn-si-fast")
     model = model.double().eval()
     kernel = moment.build(model)
     atoms = bulk("Si", cubic=True)

@@ -18,7 +18,7 @@ from nfflr.engines.torchsim import TorchSimModel, relax_together  # noqa: E402
 
 @pytest.fixture(scope="module")
 def calculator():
-    return NFFLrCalculator.load("mlearn-si", dtype="float64")
+    return NFFLrCalculator.load("mlearn-si-fast", dtype="float64")
 
 
 def cells(number=4, strain=0.0):

@@ -19,7 +19,7 @@ from nfflr.models.evaluator import Sum
 
 HERE = Path(__file__).parent
 PAIRS = f"lennard_jones:{HERE / 'lennard_jones.yaml'}"
-SUM = f"mlearn-si + {PAIRS}"
+SUM = f"mlearn-si-fast + {PAIRS}"
 
 
 def load(name, **options):
@@ -46,7 +46,7 @@ def assert_sum(found, parts):
 
 @pytest.fixture(scope="module")
 def terms():
-    return [load("mlearn-si"), load(PAIRS)]
+    return [load("mlearn-si-fast"), load(PAIRS)]
 
 
 def test_a_sum_in_ase_and_in_batches(terms):
@@ -106,8 +106,8 @@ def test_a_sum_passes_nff_check(tmp_path):
 
 
 def test_another_packages_calculator_is_a_term():
-    total = load("mlearn-si + ase:ase.calculators.lj:LennardJones")
-    parts = [load("mlearn-si"), open_calculator("ase:ase.calculators.lj:LennardJones")]
+    total = load("mlearn-si-fast + ase:ase.calculators.lj:LennardJones")
+    parts = [load("mlearn-si-fast"), open_calculator("ase:ase.calculators.lj:LennardJones")]
     atoms = crystal()
     for part in parts:
         part.calculate(atoms, ["energy", "energies", "forces", "stress"])
@@ -119,7 +119,7 @@ def test_another_packages_calculator_is_a_term():
 
 
 def test_a_sum_of_a_committee_keeps_its_spread():
-    total, committee = load("mlearn-si,mlearn-si + " + PAIRS), load("mlearn-si,mlearn-si")
+    total, committee = load("mlearn-si-fast,mlearn-si-fast + " + PAIRS), load("mlearn-si-fast,mlearn-si-fast")
     assert {"energy_std", "forces_std"} <= set(total.implemented_properties)
     atoms = crystal()
     assert_sum(results(total, atoms), [results(committee, atoms), results(load(PAIRS), atoms)])
@@ -129,10 +129,10 @@ def test_a_sum_of_a_committee_keeps_its_spread():
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("mlearn-si + mlearn-cu", "no element in common"),
-        ("mlearn-si + no-such", "no-such: no such checkpoint"),
-        ("mlearn-si + lennard_jones:no.yaml", "no.yaml: cannot be read"),
-        ("mlearn-si + moment:no.yaml", "has to be trained"),
+        ("mlearn-si-fast + mlearn-cu", "no element in common"),
+        ("mlearn-si-fast + no-such", "no-such: no such checkpoint"),
+        ("mlearn-si-fast + lennard_jones:no.yaml", "no.yaml: cannot be read"),
+        ("mlearn-si-fast + moment:no.yaml", "has to be trained"),
     ],
 )
 def test_what_cannot_be_added_is_said(source, words):

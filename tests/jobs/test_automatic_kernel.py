@@ -21,7 +21,7 @@ def here(tmp_path, monkeypatch):
 
 def energy(capsys, *options):
     """Output and calculator of ``nff energy`` on two atoms."""
-    assert run(["energy", "si.cif", "--model", "mlearn-si", "--overwrite", *options]) == 0
+    assert run(["energy", "si.cif", "--model", "mlearn-si-fast", "--overwrite", *options]) == 0
     with open("si-energy.json") as file:
         return capsys.readouterr().out, json.load(file)["calculator"]["compiled"]
 
@@ -49,7 +49,7 @@ def test_a_long_run_builds_its_kernel(here, capsys, monkeypatch, enough, kind):
     monkeypatch.setattr(opening, "ENOUGH", enough)
     use = opening.Models._use_kernel
     monkeypatch.setattr(opening.Models, "_use_kernel", lambda *given: built.append(1) or use(*given))
-    command = ["md", "si.cif", "--model", "mlearn-si", "--steps", "4", "--temperature", "300"]
+    command = ["md", "si.cif", "--model", "mlearn-si-fast", "--steps", "4", "--temperature", "300"]
     assert run([*command, "--overwrite"]) in (0, 5)
     assert bool(built) == bool(kind)
     assert json.loads((here / "si-md.json").read_text())["calculator"]["compiled"] == kind

@@ -25,7 +25,17 @@ def folder(tmp_path):
 
 
 def command(folder, out, *more):
-    return ["relax", str(folder), "-m", "mlearn-si", "-o", str(folder.parent / out), "--fmax", "0.02", *more]
+    return [
+        "relax",
+        str(folder),
+        "-m",
+        "mlearn-si-fast",
+        "-o",
+        str(folder.parent / out),
+        "--fmax",
+        "0.02",
+        *more,
+    ]
 
 
 def rows(path):
@@ -45,7 +55,7 @@ def test_results_are_those_of_one_by_one(capsys, folder):
     files = {path.name for path in (folder.parent / "together").iterdir()}
     assert files == {path.name for path in (folder.parent / "alone").iterdir()}
     record = json.loads((folder.parent / "together" / "a-relax.json").read_text())
-    assert record["calculator"]["source"] == "mlearn-si" and record["settings"]["fmax"] == 0.02
+    assert record["calculator"]["source"] == "mlearn-si-fast" and record["settings"]["fmax"] == 0.02
 
 
 def test_a_killed_batch_is_continued(folder, monkeypatch):

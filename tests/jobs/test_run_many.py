@@ -214,9 +214,9 @@ def test_nothing_is_printed_and_threads_stay(tmp_path, capfd):
             self.items += [outcome.item for outcome in outcomes]
 
     before, lines = torch.get_num_threads(), Lines()
-    run_many("energy", {"si": bulk("Si")}, "mlearn-si", out=tmp_path, threads=before + 1, listener=lines)
+    run_many("energy", {"si": bulk("Si")}, "mlearn-si-fast", out=tmp_path, threads=before + 1, listener=lines)
     assert torch.get_num_threads() == before
-    assert lines.items == ["si"] and any(line.startswith("model mlearn-si") for line in lines.lines)
+    assert lines.items == ["si"] and any(line.startswith("model mlearn-si-fast") for line in lines.lines)
     assert f"  threads {before + 1}" in "\n".join(lines.lines)
     assert capfd.readouterr() == ("", "")
 

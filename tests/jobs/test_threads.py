@@ -69,7 +69,7 @@ def test_a_simulation_says_how_many_threads(tmp_path, capsys, monkeypatch, optio
         "calculate",
         lambda *given, **more: used.append(torch.get_num_threads()) or calculate(*given, **more),
     )
-    assert run(["energy", "si.cif", "--model", "mlearn-si", "--no-compile", *options]) == 0
+    assert run(["energy", "si.cif", "--model", "mlearn-si-fast", "--no-compile", *options]) == 0
     assert f"threads {number} of 2 (" in capsys.readouterr().out
     assert set(used) == {number} and torch.get_num_threads() == 3
     assert json.loads((tmp_path / "si-energy.json").read_text())["calculator"]["compiled"] is False
@@ -79,6 +79,6 @@ def test_the_option_wins_over_the_environment(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(threads.VARIABLE, "2")
     bulk("Si").write("si.cif")
-    assert run(["energy", "si.cif", "--model", "mlearn-si", "--no-compile", "--threads", "1"]) == 0
+    assert run(["energy", "si.cif", "--model", "mlearn-si-fast", "--no-compile", "--threads", "1"]) == 0
     assert "threads 1 of 2 (--threads)" in capsys.readouterr().out
-    assert run(["energy", "si.cif", "--model", "mlearn-si", "--threads", "0"]) == 2
+    assert run(["energy", "si.cif", "--model", "mlearn-si-fast", "--threads", "0"]) == 2

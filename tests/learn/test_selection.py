@@ -46,7 +46,7 @@ def test_the_committee_decides_before_distance_does():
 
 
 def test_descriptors_know_structure_and_nothing_else():
-    model = NFFLrCalculator.load("mlearn-si").model
+    model = NFFLrCalculator.load("mlearn-si-fast").model
     atoms = bulk("Si", cubic=True)
     turned = atoms.copy()
     turned.rotate(40, (1, 2, 3), rotate_cell=True)

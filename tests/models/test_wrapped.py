@@ -334,7 +334,7 @@ def test_files_of_programs(kind, tmp_path, structures):
     assert other.todict()["digest"] != calc.todict()["digest"]
     assert other.get_potential_energy(atoms) == pytest.approx(expected * kcal / mol, rel=1e-12)
     with pytest.raises(TypeError, match="no option 'units' here"):
-        NFFLrCalculator.load("mlearn-si", units={})
+        NFFLrCalculator.load("mlearn-si-fast", units={})
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises((CheckpointError, ConfigError)):
         NFFLrCalculator.load(path, trust=True)

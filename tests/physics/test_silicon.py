@@ -100,7 +100,7 @@ def test_hot_silicon_does_not_fall_into_a_hole():
     from ase.units import fs, kB
 
     atoms = bulk("Si", "diamond", a=A0, cubic=True).repeat(2)
-    atoms.calc = NFFLrCalculator.load("mlearn-si")
+    atoms.calc = NFFLrCalculator.load("mlearn-si", compile=True)
     rng = np.random.default_rng(0)
     width = np.sqrt(atoms.get_masses() * kB * 6000)[:, None]  # half of it becomes potential energy
     atoms.set_momenta(width * rng.normal(size=(64, 3)))

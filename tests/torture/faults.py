@@ -42,7 +42,7 @@ class Case:
 
 
 def _simulate(name: str, structures: str, *options: str, resumes: bool = False) -> Case:
-    arguments = (name, *structures.split(), "-m", "mlearn-si", "-o", "{out}", *options)
+    arguments = (name, *structures.split(), "-m", "mlearn-si-fast", "-o", "{out}", *options)
     return Case(arguments, resumes, (f"*-{name}.*[!e]", "*.cif", "*.traj", "*.xyz"))
 
 
@@ -61,7 +61,7 @@ CASES = {
     "surface": _simulate("surface", "{folder}/si.cif"),
     "vacancy": _simulate("vacancy", "{folder}/si.cif"),
     "neb": _simulate("neb", "{folder}/rattled.xyz {folder}/other.xyz", "--steps", "2"),
-    "evaluate": Case(("evaluate", "--model", "mlearn-si", "{folder}/labelled.xyz", "-o", "{out}")),
+    "evaluate": Case(("evaluate", "--model", "mlearn-si-fast", "{folder}/labelled.xyz", "-o", "{out}")),
     "lr": Case(
         ("lr", "{folder}/config.py", "--out", "{out}", "--steps", "100", "--start", "1e-3", "--end", "10")
     ),

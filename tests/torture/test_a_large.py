@@ -50,12 +50,12 @@ def assert_linear(found: np.ndarray) -> None:
 
 
 def test_case_35_memory_is_linear_in_the_number_of_atoms():
-    assert_linear(peaks("mlearn-si", 2400, 8000, 20_000))
+    assert_linear(peaks("mlearn-si-fast", 2400, 8000, 20_000))
 
 
 @pytest.mark.slow
 def test_case_35_memory_of_a_hundred_thousand_atoms():
-    found = peaks("mlearn-si", 2400, 20_000, 100_000)
+    found = peaks("mlearn-si-fast", 2400, 20_000, 100_000)
     print(f"peak resident memory of 100,000 atoms: {found[-1, 1] / 2**30:.2f} GiB")
     assert_linear(found)
 
@@ -125,9 +125,9 @@ def test_float32_energies_of_a_solid_keep_six_digits(key):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", [*KEYS, "mlearn-si"])
+@pytest.mark.parametrize("key", [*KEYS, "mlearn-si-fast"])
 def test_float32_energies_of_a_hundred_thousand_atoms_keep_six_digits(key):
-    load = NFFLrCalculator.load if key == "mlearn-si" else calculator
+    load = NFFLrCalculator.load if key == "mlearn-si-fast" else calculator
     found = difference([load(key, dtype=dtype) for dtype in ("float32", "float64")], 100_000)
     print(f"{key}: {found:.1e}")
     assert found < 1e-6

@@ -34,7 +34,7 @@ def silicon(tmp_path_factory):
 
 
 def simulate(name, structure, out, *options) -> list:
-    return [name, structure, "-m", "mlearn-si", "-o", out, *options]
+    return [name, structure, "-m", "mlearn-si-fast", "-o", out, *options]
 
 
 def record(path: Path) -> dict:
@@ -83,7 +83,7 @@ def test_case_76_a_relaxation_that_was_interrupted_continues_to_the_bit(silicon,
     start = ase.io.read(silicon / "rattled.xyz")
     if options.get("symmetry"):
         start = bulk("Si", a=5.6)
-    whole = relax(start, NFFLrCalculator.load("mlearn-si"), settings)
+    whole = relax(start, NFFLrCalculator.load("mlearn-si-fast"), settings)
     for stop in (3, CHECKPOINT + 7):
         archive = FolderArchive(tmp_path)
 
@@ -93,11 +93,11 @@ def test_case_76_a_relaxation_that_was_interrupted_continues_to_the_bit(silicon,
 
         if stop < whole.steps:
             with pytest.raises(KeyboardInterrupt):
-                relax(start, NFFLrCalculator.load("mlearn-si"), settings, progress, archive)
+                relax(start, NFFLrCalculator.load("mlearn-si-fast"), settings, progress, archive)
         archive.close()
     archive = FolderArchive(tmp_path)
     asked = []
-    calculator = NFFLrCalculator.load("mlearn-si")
+    calculator = NFFLrCalculator.load("mlearn-si-fast")
     compute = calculator.calculate
     calculator.calculate = lambda *given, **more: (asked.append(1), compute(*given, **more))
     resumed = relax(start, calculator, settings, archive=archive)

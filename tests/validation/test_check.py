@@ -294,7 +294,7 @@ def test_the_figure_has_every_curve(sound):
 
 
 def test_a_calculator_alone_is_checked_on_crystals_of_its_elements():
-    calculator = NFFLrCalculator.load("mlearn-si")
+    calculator = NFFLrCalculator.load("mlearn-si-fast")
     assert (calculator.elements, calculator.cutoff, calculator.dtype) == (("Si",), 5.3, "float32")
     alone = check(calculator)
     told = check({"float32": calculator}, make_samples(["Si"], cutoff=5.3))

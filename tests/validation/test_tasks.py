@@ -146,7 +146,7 @@ def test_a_path_between_two_structures_is_a_task():
         (lambda: Wrong(breaks(RuntimeError("later")), after=2), "RuntimeError: later"),
         (lambda: Wrong(gives_nan), "not finite"),
         (lambda: Wrong(gives_nan, after=2), "not finite"),
-        (lambda: NFFLrCalculator.load("mlearn-si"), "Cu"),
+        (lambda: NFFLrCalculator.load("mlearn-si-fast"), "Cu"),
     ],
 )
 def test_whatever_breaks_keeps_its_place_with_infinite_scores(calculator, reason):
@@ -210,13 +210,13 @@ def suite():
 
 @pytest.fixture(scope="module")
 def expected():
-    return suite().run(NFFLrCalculator.load("mlearn-si")).scores()
+    return suite().run(NFFLrCalculator.load("mlearn-si-fast")).scores()
 
 
 def test_numbers_do_not_depend_on_what_was_run_before(expected):
     assert expected["coverage"] == 1 and expected["skipped"] == 0
     whole = suite()
-    calculator = NFFLrCalculator.load("mlearn-si")
+    calculator = NFFLrCalculator.load("mlearn-si-fast")
     backwards = Suite(whole.tasks[::-1]).run(calculator).scores()
     assert backwards == expected  # to the last bit
     assert whole.run(calculator).scores() == expected
@@ -229,7 +229,7 @@ def test_numbers_do_not_depend_on_what_was_run_before(expected):
 def test_numbers_do_not_depend_on_the_global_random_state(expected):
     state = np.random.get_state()
     np.random.seed(99)
-    found = suite().run(NFFLrCalculator.load("mlearn-si")).scores()
+    found = suite().run(NFFLrCalculator.load("mlearn-si-fast")).scores()
     np.random.set_state(state)
     assert found == expected
 

@@ -67,7 +67,7 @@ def test_settings_are_given_by_name_or_as_an_object_or_both(copper):
         ({"pressure": 1.0}, "settings: pressure needs the cell to move"),
         ({"settings": 3}, "settings: got int; expected RelaxSettings"),
         ({"calculator": RelaxSettings()}, "calculator: got RelaxSettings; expected a calculator"),
-        ({"calculator": "mlearn-si"}, "calculator: got str; expected a calculator"),
+        ({"calculator": "mlearn-si-fast"}, "calculator: got str; expected a calculator"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(copper, fields, message):

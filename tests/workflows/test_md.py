@@ -177,13 +177,13 @@ def test_a_crystal_that_melts_outside_the_training_range_has_melted_and_both_are
 
 def test_the_bundled_potential_knows_its_shortest_distance_and_md_says_when_it_is_passed():
     train = bundled_calculators()["mlearn-si"] / "train.xyz.xz"
-    known = NFFLrCalculator.load("mlearn-si").shortest_distances
+    known = NFFLrCalculator.load("mlearn-si-fast").shortest_distances
     distances = [neighbor_list("d", record.atoms, 2.6) for record in AtomsDataset(train).part("train")]
     assert known[14, 14] == pytest.approx(min(d.min() for d in distances if len(d)), abs=0.05)
     crystal = bulk("Si", cubic=True)
     near = crystal.copy()
     near.positions[0] += 0.35 * (near.positions[1] - near.positions[0])  # 1.53 Å, was 2.35 Å
-    calculator = NFFLrCalculator.load("mlearn-si")
+    calculator = NFFLrCalculator.load("mlearn-si-fast")
     assert md(crystal, calculator, quick(steps=20)).verdict == "stable"
     assert md(near, calculator, quick(steps=20, timestep=0.2)).verdict == "outside training range"
 
@@ -299,7 +299,9 @@ def stillinger_weber() -> Calculator:
 
 
 @pytest.mark.parametrize(
-    "calculator", [stillinger_weber, lambda: NFFLrCalculator.load("mlearn-si")], ids=["sw", "mlearn-si"]
+    "calculator",
+    [stillinger_weber, lambda: NFFLrCalculator.load("mlearn-si-fast")],
+    ids=["sw", "mlearn-si-fast"],
 )
 def test_silicon_keeps_its_energy(calculator):
     atoms = bulk("Si", a=5.45, cubic=True)
@@ -316,7 +318,7 @@ def test_silicon_keeps_its_energy(calculator):
 @pytest.mark.parametrize("dtype, timestep, limit", [("float32", 1.0, 1e-4), ("float64", 0.5, 1e-6)])
 def test_216_silicon_atoms_keep_their_energy_for_ten_picoseconds(dtype, timestep, limit):
     atoms = bulk("Si", a=5.469, cubic=True) * 3
-    calculator = NFFLrCalculator.load("mlearn-si", dtype=dtype)
+    calculator = NFFLrCalculator.load("mlearn-si-fast", dtype=dtype)
     interval = round(10 / timestep)
     settings = MdSettings(
         ensemble="nve", temperature=600, timestep=timestep, steps=1000 * interval, interval=interval

@@ -116,7 +116,7 @@ def test_a_kept_neighbour_list_does_not_show(tmp_path):
     )
 
     def silicon():
-        return NFFLrCalculator.load("mlearn-si")
+        return NFFLrCalculator.load("mlearn-si-fast")
 
     used = silicon()
     used.get_potential_energy(hot_silicon())
@@ -189,7 +189,8 @@ else:
     import torch
     from nfflr import NFFLrCalculator
     torch.set_num_threads(1)
-    atoms, calculator, ensemble = bulk("Si", cubic=True), NFFLrCalculator.load("mlearn-si"), "nvt-langevin"
+    atoms, calculator = bulk("Si", cubic=True), NFFLrCalculator.load("mlearn-si-fast")
+    ensemble = "nvt-langevin"
 settings = MdSettings(
     ensemble=ensemble, temperature=900, steps=steps, interval=2, checkpoint=10, rdf_cutoff=2
 )
@@ -248,12 +249,12 @@ def check_kills(tmp_path, case, steps, kills):
     other.close()
 
 
-@pytest.mark.parametrize("case, kills", [("emt", 4), ("mlearn-si", 2)])
+@pytest.mark.parametrize("case, kills", [("emt", 4), ("mlearn-si-fast", 2)])
 def test_a_process_killed_at_random_instants(tmp_path, case, kills):
     check_kills(tmp_path, case, 100, kills)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["emt", "mlearn-si"])
+@pytest.mark.parametrize("case", ["emt", "mlearn-si-fast"])
 def test_a_process_killed_at_twenty_random_instants(tmp_path, case):
     check_kills(tmp_path, case, 3000, 20)

@@ -144,7 +144,7 @@ def test_sodium_chloride_splits_at_gamma_along_the_path(tmp_path):
 
 def test_bundled_silicon_is_within_0_3_thz_of_dft():
     case = Case("Si")
-    calculator = NFFLrCalculator.load("mlearn-si")
+    calculator = NFFLrCalculator.load("mlearn-si-fast")
     result = phonons(case.unitcell, calculator, PhononsSettings(supercell=(2, 2, 2), **QUICK))
     phonon = loaded(result)
     points = case.reference["qpoints_fractional_primitive_reciprocal"]
@@ -292,23 +292,23 @@ def test_killed_and_resumed_force_constants_are_the_same_bits_and_nothing_is_com
     atoms = bulk("Si", cubic=True)
     atoms.rattle(0.02, seed=3)
     settings = PhononsSettings(relax="none", supercell=(2, 1, 1), mesh=(2, 2, 2), band_points=3)
-    model = NFFLrCalculator.load("mlearn-si")
+    model = NFFLrCalculator.load("mlearn-si-fast")
     alone = Counting(model)
     expected = phonons(atoms, alone, settings)
     assert alone.count == expected.displacements == 48
 
-    dying = Counting(NFFLrCalculator.load("mlearn-si"), dies_after=20)
+    dying = Counting(NFFLrCalculator.load("mlearn-si-fast"), dies_after=20)
     with pytest.raises(Killed):
         phonons(atoms, dying, settings, archive=FolderArchive(tmp_path))
     assert dying.count == 20
-    rising = Counting(NFFLrCalculator.load("mlearn-si"))
+    rising = Counting(NFFLrCalculator.load("mlearn-si-fast"))
     resumed = phonons(atoms, rising, settings, archive=FolderArchive(tmp_path))
     assert rising.count == 28
     assert resumed.phonopy == expected.phonopy
     assert np.array_equal(resumed.band_frequencies, expected.band_frequencies)
     assert np.array_equal(resumed.free_energy, expected.free_energy)
 
-    again = Counting(NFFLrCalculator.load("mlearn-si"))
+    again = Counting(NFFLrCalculator.load("mlearn-si-fast"))
     phonons(atoms, again, settings.model_copy(update={"mesh": (3, 3, 3)}), archive=FolderArchive(tmp_path))
     assert again.count == 0
     phonons(atoms, again, settings.model_copy(update={"displacement": 0.02}), archive=FolderArchive(tmp_path))

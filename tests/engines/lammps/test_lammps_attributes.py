@@ -84,7 +84,7 @@ def nff_lammps(path, out, *options):
         [
             "lammps",
             "--model",
-            "mlearn-si",
+            "mlearn-si-fast",
             str(path),
             "--out",
             str(out),
@@ -105,7 +105,7 @@ def test_dynamics_is_that_of_ase(name, tmp_path, capfd):
     options = ["--ensemble", "nve", "--keep-velocities", "--steps", 20, "--interval", 20, "-n", 2]
     assert nff_lammps(tmp_path / "si.traj", tmp_path, *options) == 0
     start = atoms.copy()
-    atoms.calc = NFFLrCalculator.load("mlearn-si", dtype="float64", compile=True)
+    atoms.calc = NFFLrCalculator.load("mlearn-si-fast", dtype="float64", compile=True)
     VelocityVerlet(atoms, timestep=units.fs).run(20)
     final = read_structure(tmp_path / "si-lammps-final.data")
     frames = read_structures(tmp_path / "si-lammps.lammpstrj")
@@ -127,7 +127,7 @@ def test_dynamics_is_that_of_ase(name, tmp_path, capfd):
 def check_own_energy(folder):
     """The command reads the file that it wrote, and finds the energy of LAMMPS's log."""
     final = folder / "si-lammps-final.data"
-    assert run(["energy", str(final), "-m", "mlearn-si", "--dtype", "float64", "-o", str(folder)]) == 0
+    assert run(["energy", str(final), "-m", "mlearn-si-fast", "--dtype", "float64", "-o", str(folder)]) == 0
     energy = json.loads((folder / "si-lammps-final-energy.json").read_text())["result"]["energy"]
     row = (folder / "si-lammps.log").read_text().split("Loop time")[0].splitlines()[-1].split()
     assert energy == pytest.approx(float(row[3]), abs=1e-5)

@@ -59,7 +59,7 @@ def silicon():
 
 def client(folder, address, log):
     program = "import sys; from nfflr.cli.main import run; sys.exit(run(sys.argv[1:]))"
-    options = ["serve", "--model", "mlearn-si", "start.xyz", "--unix", address, "--dtype", "float64"]
+    options = ["serve", "--model", "mlearn-si-fast", "start.xyz", "--unix", address, "--dtype", "float64"]
     with log.open("w") as out:
         return subprocess.Popen([sys.executable, "-c", program, *options], cwd=folder, stdout=out, stderr=out)
 
@@ -101,7 +101,7 @@ def test_one_step_gives_the_calculators_numbers(tmp_path):
 
     table, (said,) = simulate(tmp_path / "run", steps=2)
     atoms = silicon()
-    atoms.calc = NFFLrCalculator.load("mlearn-si", dtype="float64")
+    atoms.calc = NFFLrCalculator.load("mlearn-si-fast", dtype="float64")
     assert table[0, 2] == pytest.approx(atoms.get_potential_energy(), abs=1e-5)
     assert evaluations(said) == 3
     last = read(tmp_path / "run" / "out.pos_0.extxyz", "-1")
@@ -146,7 +146,7 @@ def test_forces_are_raw_whatever_the_structure_fixes(constraint, words, tmp_path
     codes = []
     thread = threading.Thread(
         target=lambda: codes.append(
-            run(["serve", "--model", "mlearn-si", str(tmp_path / "si.vasp"), *options])
+            run(["serve", "--model", "mlearn-si-fast", str(tmp_path / "si.vasp"), *options])
         )
     )
     with SocketIOCalculator(unixsocket=address, timeout=60) as server:
@@ -154,7 +154,7 @@ def test_forces_are_raw_whatever_the_structure_fixes(constraint, words, tmp_path
         atoms.calc = server
         forces, stress = atoms.get_forces(), atoms.get_stress()
     thread.join()
-    atoms.calc = NFFLrCalculator.load("mlearn-si", dtype="float64")
+    atoms.calc = NFFLrCalculator.load("mlearn-si-fast", dtype="float64")
     np.testing.assert_allclose(forces, atoms.get_forces(), atol=1e-10)
     np.testing.assert_allclose(stress, atoms.get_stress(), atol=1e-12)
     assert np.abs(forces.sum(axis=0)).max() < 1e-6 and np.abs(forces).min() > 0
@@ -178,7 +178,7 @@ def test_another_number_of_atoms_is_refused(tmp_path, capsys):
     thread = threading.Thread(target=talk)
     thread.start()
     port = listening.getsockname()[1]
-    code = run(["serve", "--model", "mlearn-si", str(tmp_path / "si.xyz"), "--port", str(port)])
+    code = run(["serve", "--model", "mlearn-si-fast", str(tmp_path / "si.xyz"), "--port", str(port)])
     thread.join()
     listening.close()
     assert code == 3
@@ -196,5 +196,5 @@ def test_another_number_of_atoms_is_refused(tmp_path, capsys):
 )
 def test_refusals(options, code, message, tmp_path, capsys):
     write(tmp_path / "si.xyz", silicon())
-    assert run(["serve", "--model", "mlearn-si", str(tmp_path / "si.xyz"), *options]) == code
+    assert run(["serve", "--model", "mlearn-si-fast", str(tmp_path / "si.xyz"), *options]) == code
     assert message in capsys.readouterr().err
