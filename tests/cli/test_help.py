@@ -78,7 +78,7 @@ def test_every_option_says_what_it_is_and_what_it_is_without_being_given(name):
         ("nff md --ensemble nvt-", {"nvt-langevin", "nvt-bussi", "nvt-nose-hoover"}),
         ("nff relax ", {""}),  # files, which the shell finds
         ("nff phonons si.cif --mod", {"--model", "--modulation"}),
-        ("nff check --model mlearn-s", {"mlearn-si-fast", "mlearn-si-alignn"}),
+        ("nff check --model mlearn-s", {"mlearn-si", "mlearn-si-fast", "mlearn-si-alignn"}),
         ("nff relax --model mlearn-", {n for n in bundled_calculators() if n.startswith("mlearn-")}),
     ],
 )

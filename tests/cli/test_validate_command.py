@@ -150,7 +150,7 @@ def test_what_is_wrong_is_one_line_and_leaves_no_file(folder, tmp_path, capsys):
 def test_a_bundled_calculator_brings_its_suite(tmp_path, capsys, monkeypatch):
     folders = {p.name: p for p in (Path(__file__).parents[2] / "calculators").iterdir()}
     monkeypatch.setattr("nfflr.checkpoint_files.bundled_calculators", lambda: folders)
-    assert nff("validate", "--model", "mlearn-si-fast", "--task", "lattice", "-o", tmp_path) == 0
+    assert nff("validate", "--model", "mlearn-si", "--task", "lattice", "-o", tmp_path) == 0
     assert "length_mae" in capsys.readouterr().out
     code, error = fails(capsys, "mlearn-si-alignn", "-o", tmp_path)
     assert code == 2 and "brings no suite; give the folder of one (bundled: acac, " in error
