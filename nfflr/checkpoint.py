@@ -234,7 +234,7 @@ def load_model(source: str | Path | Sequence[str | Path]) -> tuple[Potential | C
     Example:
         >>> model, _ = load_model("mlearn-si")
         >>> model.elements, model.cutoff  # Å
-        (('Si',), 5.3)
+        (('Si',), 5.0)
     """
     names: Sequence[str | Path] = sources_of(source)
     if isinstance(source, str | Path) and len(names) == 1:

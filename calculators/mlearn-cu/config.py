@@ -8,8 +8,8 @@ from nfflr.models import MomentConfig, MomentNetwork
 here, output_dir = Path(__file__).parent, Path("runs/mlearn-cu")
 random_seed = 0
 dataset = AtomsDataset(here / "train.xyz.xz", n_train=0.9, n_val=0.1, test_source=here / "test.xyz.xz")
-model = MomentNetwork(MomentConfig(elements=("Cu",), cutoff=5.0, layers=2))
-epochs, batch_size, compile, validate_every = 70, 2, True, 1
+model = MomentNetwork(MomentConfig(elements=("Cu",), cutoff=5.6))
+epochs, batch_size, compile = 70, 2, True
 stress_weight = 0.0  # the labels' stresses are 2.8 GPa off their own energies
 notes = {
     "data": "mlearn Cu (BSD-3-Clause)",
