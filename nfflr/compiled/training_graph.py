@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -91,11 +92,13 @@ class TrainingGraph(Compiled):
         """Raise NotCompiled if results or gradients differ from the model's by more than rounding may do."""
         exact = copy.deepcopy(self.model).double()
         compiled, eager, precise = (_results(forward, graph) for forward in (self, self.model, exact))
-        worst = max(deviations(compiled, eager).values())
-        rounding = max(deviations(eager, precise).values())
-        # Gradients of weights are sums over all atoms, in which rounding adds up.
-        if not worst <= max(10 * tolerance(self.model.dtype), ROUNDING * rounding):
-            raise NotCompiled(f"the compiled graph disagrees with the model itself by {worst:.2g}")
+        rounding = deviations(eager, precise)
+        for name, deviation in deviations(compiled, eager).items():
+            # Gradients of weights are sums over all atoms, in which rounding adds up.
+            most = max(10 * tolerance(self.model.dtype), ROUNDING * rounding[name])
+            if not (math.isfinite(deviation) and deviation <= most):
+                reason = f"disagrees with the model itself by {deviation:.2g} in {name}"
+                raise NotCompiled(f"the compiled graph {reason}")
 
 
 def _results(forward: TrainingGraph | Potential, graph: Graph) -> dict[str, torch.Tensor]:

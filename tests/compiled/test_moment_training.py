@@ -136,3 +136,21 @@ def test_without_a_kernel_the_model_is_compiled_whole(monkeypatch):
     found = compile_training(network("one element"), told.append)
     assert told == ["no kernel, the whole step is compiled as a graph: it cannot be built here"]
     assert isinstance(found, TrainingGraph) and not isinstance(found, MomentTraining)
+
+
+@pytest.mark.parametrize("name", ["total_energy", "energies", "forces", "stress"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_kernel_that_is_wrong_in_one_result_is_refused(monkeypatch, name, dtype):
+    """By one percent, which the rounding of the gradients, often larger, must not hide."""
+    right = MomentTraining._evaluate
+
+    def wrong(self, graph, stress):
+        outputs = right(self, graph, stress)
+        return {**outputs, name: 1.01 * outputs[name]}
+
+    monkeypatch.setattr(MomentTraining, "_evaluate", wrong)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)  # rounding of its gradients in single precision is one percent
+        model = MomentNetwork(MomentConfig(elements=("H", "C", "O"), layers=2)).to(dtype)
+    with pytest.raises(NotCompiled, match="disagrees"):
+        MomentTraining(model)
